@@ -1,0 +1,33 @@
+# The two commands are `make demo` and `make test`. Both set up what they need and skip what is there.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+BIN := .venv/bin
+# Workers share the cores: numpy's and torch's own threads would only fight them.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test check bench clean
+
+demo: .venv/installed
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash jobs/demo.sh
+
+test: check
+	@echo "── tests"
+	@$(BIN)/python -m pytest
+
+check: .venv/installed
+	@echo "── ruff, mypy"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+
+bench: .venv/installed
+	@$(BIN)/python jobs/bench.py
+
+.venv/installed: pyproject.toml
+	@echo "── installing into .venv (about two minutes the first time)"
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer; set PYTHON=/path/to/python"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
+	@touch $@
+
+clean:
+	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

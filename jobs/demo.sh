@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# The whole story on real records: fetch, build the bundle, run the job, read the predictions. `make demo` calls it.
+set -euo pipefail
+
+say() { printf '\n── %s\n' "$1"; }
+
+data=data/tuxpaint bundle=bundles/stamps
+say "records: Debian's stamps (pictures, captions, sounds) as WebDataset shards in $data"
+if ! python datasets/tuxpaint.py --output "$data"; then
+  data=data/synthetic bundle=bundles/synthetic
+  say "records: Debian's packages cannot be had here; making a synthetic set in $data instead"
+  python datasets/synthetic.py --output "$data"
+fi
+
+say "bundle: three real encoders and a trained head, fused into one graph, in $bundle"
+python jobs/build_bundle.py --input "$data" --output "$bundle"
+
+say "job: every record through Ray Data, predictions in runs/demo/parts"
+mmray run jobs/configs/demo.yaml --input "$data" --bundle "$bundle" --output runs/demo
+
+say "the same job on the held-out records, with their pictures alone"
+mmray run jobs/configs/demo.yaml --input "$data/test-*.tar" --bundle "$bundle" --output runs/demo-image \
+  --set modalities=image
+
+say "held-out records: all modalities beside the picture alone"
+python jobs/held_out.py --bundle "$bundle" --run all=runs/demo --run image=runs/demo-image

@@ -1,0 +1,111 @@
+"""TENSORS rows → the arrays that a graph takes, with modalities *packed*.
+
+Each modality has its own batch dimension and an index that says which record each of its rows belongs to, so
+a record without a modality costs nothing and a clip may have any number of patches, unpadded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmray.preprocess.spec import AudioSpec, ImageSpec, PreprocessSpec
+
+Feeds = dict[str, npt.NDArray[np.generic]]
+
+#: Text is padded to the next of these, so that a device sees few shapes.
+TOKEN_LADDER = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192)
+
+
+def batches(tensors: pa.Table, batch_rows: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Indices of the rows without an error, in batches of at most `batch_rows` of similar text length."""
+    rows = np.flatnonzero(pc.is_null(tensors["error"]).to_numpy(zero_copy_only=False))
+    lengths = pc.fill_null(pc.list_value_length(tensors["input_ids"]), 0).to_numpy()
+    ordered = rows[np.argsort(lengths[rows], kind="stable")]
+    for start in range(0, len(ordered), batch_rows):
+        yield ordered[start : start + batch_rows]
+
+
+def pack(tensors: pa.Table, spec: PreprocessSpec, *, at_least_one: bool = False) -> Feeds:
+    """Arrays of one batch.
+
+    Args:
+        tensors: B rows of TENSORS, without errors.
+        spec: what the graph takes.
+        at_least_one: give a modality that no record has one blank row, which its `present` flag makes count
+            for nothing; for engines that refuse an empty batch dimension.
+
+    Returns:
+        For M modalities: ``present`` bool [B, M]; where the spec has them ``pixels`` uint8 [Ni, H, W, 3] and
+        ``pixels_row`` int64 [Ni]; ``input_ids`` and ``attention_mask`` int32 [Nt, T] and ``text_row`` int64
+        [Nt]; ``log_mel`` float16 [Np, F, K] and ``log_mel_row`` int64 [Np], several patches a record.
+    """
+    feeds: Feeds = {}
+    present = []
+    if spec.image:
+        rows, values = _present(tensors["pixels"])
+        feeds |= _pack_image(rows, values, spec.image, at_least_one)
+        present.append(rows)
+    if spec.text:
+        rows, values = _present(tensors["input_ids"])
+        feeds |= _pack_text(rows, values, at_least_one)
+        present.append(rows)
+    if spec.audio:
+        rows, values = _present(tensors["log_mel"])
+        feeds |= _pack_audio(rows, values, spec.audio, at_least_one)
+        present.append(rows)
+    flags = np.zeros((tensors.num_rows, len(present)), np.bool_)
+    for column, rows in enumerate(present):
+        flags[rows, column] = True
+    return {"present": flags, **feeds}
+
+
+def _present(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], pa.ChunkedArray]:
+    """Indices and values of the rows that are not null."""
+    rows = np.flatnonzero(pc.is_valid(column).to_numpy(zero_copy_only=False))
+    return rows, column.drop_null()
+
+
+def _pack_image(rows: npt.NDArray[np.int64], values: pa.ChunkedArray, spec: ImageSpec, fill: bool) -> Feeds:
+    shape = (spec.height, spec.width, 3)
+    if fill and not len(rows):
+        return {"pixels": np.zeros((1, *shape), np.uint8), "pixels_row": np.zeros(1, np.int64)}
+    pixels = np.empty((len(rows), *shape), np.uint8)
+    for i, value in enumerate(values):
+        pixels[i] = np.frombuffer(value.as_buffer(), np.uint8).reshape(shape)
+    return {"pixels": pixels, "pixels_row": rows}
+
+
+def _pack_text(rows: npt.NDArray[np.int64], values: pa.ChunkedArray, fill: bool) -> Feeds:
+    if fill and not len(rows):
+        one = np.ones((1, TOKEN_LADDER[0]), np.int32)
+        return {"input_ids": np.zeros_like(one), "attention_mask": one, "text_row": np.zeros(1, np.int64)}
+    lengths = pc.list_value_length(values).to_numpy()
+    longest = int(lengths.max(initial=1))
+    width = next((step for step in TOKEN_LADDER if step >= longest), longest)
+    mask = np.arange(width) < lengths[:, None]
+    ids = np.zeros((len(rows), width), np.int32)
+    ids[mask] = pc.list_flatten(values).to_numpy()
+    return {"input_ids": ids, "attention_mask": mask.astype(np.int32), "text_row": rows}
+
+
+def _pack_audio(rows: npt.NDArray[np.int64], values: pa.ChunkedArray, spec: AudioSpec, fill: bool) -> Feeds:
+    shape = (spec.patch_frames, spec.mel_bins)
+    if fill and not len(rows):
+        return {"log_mel": np.zeros((1, *shape), np.float16), "log_mel_row": np.zeros(1, np.int64)}
+    patches = [_patches(np.frombuffer(v.as_buffer(), np.float16), spec) for v in values]
+    counts = [len(p) for p in patches]
+    log_mel = np.concatenate(patches) if patches else np.zeros((0, *shape), np.float16)
+    return {"log_mel": log_mel, "log_mel_row": np.repeat(rows, counts)}
+
+
+def _patches(frames: npt.NDArray[np.float16], spec: AudioSpec) -> npt.NDArray[np.float16]:
+    """float16 [patches, patch_frames, mel_bins], one each `patch_hop` frames."""
+    windows = np.lib.stride_tricks.sliding_window_view(
+        frames.reshape(-1, spec.mel_bins), spec.patch_frames, axis=0
+    )
+    return windows[:: spec.patch_hop].transpose(0, 2, 1)

@@ -1,0 +1,170 @@
+"""The command line. Exit codes: 0 clean; 1 audit or threshold failed; 2 wrong usage, config or input,
+nothing touched; 3 the run failed and the same command resumes it; 130 interrupted, resumable likewise.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from mmray.errors import MmrayError
+
+# Heavy imports (ray, onnxruntime) happen inside the commands: --help and a wrong option answer at once.
+
+app = typer.Typer(
+    help="Distributed multimodal batch inference: image-text-audio shards in, predictions in Parquet out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+bundle_app = typer.Typer(help="Look into a bundle, or check it.", no_args_is_help=True)
+app.add_typer(bundle_app, name="bundle")
+
+ConfigFile = Annotated[
+    Path | None, typer.Argument(metavar="[CONFIG.yaml]", help="Run config; options win over it.")
+]
+Input = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input", help="Directory, glob or brace pattern of .tar shards; may be given several times."
+    ),
+]
+BundleOption = Annotated[str | None, typer.Option("--bundle", help="Bundle directory.")]
+Output = Annotated[
+    str | None, typer.Option("--output", help="Run directory; an unfinished run in it is resumed.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Any config key, as `limits.audio_s=60`. May be repeated."
+    ),
+]
+RunArgument = Annotated[str, typer.Argument(metavar="OUT", help="Run directory.")]
+BundleArgument = Annotated[str, typer.Argument(metavar="DIR", help="Bundle directory.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main() -> NoReturn:
+    """Entry point: deliberate errors become one line and an exit code."""
+    try:
+        app()
+    except MmrayError as e:
+        from mmray.cli.display import print_error
+
+        print_error(str(e))
+        sys.exit(e.exit_code)
+    except KeyboardInterrupt:
+        from mmray.cli.display import print_error
+
+        print_error("interrupted; what is written stays, and the same command goes on from there")
+        sys.exit(130)
+    sys.exit(0)
+
+
+@app.command()
+def run(
+    config: ConfigFile = None,
+    input: Input = None,
+    bundle: BundleOption = None,
+    output: Output = None,
+    set: Set = None,
+) -> None:
+    """Run a bundle over all records; resumes an unfinished run in the same output directory."""
+    from mmray.cli.display import RunDisplay
+    from mmray.config import load_config
+    from mmray.errors import AuditError
+    from mmray.pipeline.run import Watcher
+    from mmray.pipeline.run import run as run_pipeline
+
+    settings = load_config(config, _given(input, bundle, output), set or ())
+    with RunDisplay(settings) as display:
+        result = run_pipeline(settings, Watcher(display.surveyed, display.planned, display.progress))
+    display.conclude(result)
+    if not result.audit.ok:
+        raise AuditError(f"{settings.output}: the audit found {len(result.audit.problems)} problems")
+    rate = result.summary["reject_rate"]
+    if rate > settings.max_reject_rate:
+        raise AuditError(
+            f"{rate:.1%} of the records were rejected; max_reject_rate is {settings.max_reject_rate:g}: "
+            f"see {settings.output}/rejects/; everything else is predicted"
+        )
+
+
+@app.command()
+def plan(
+    config: ConfigFile = None,
+    input: Input = None,
+    bundle: BundleOption = None,
+    output: Output = None,
+    set: Set = None,
+    json: AsJson = False,
+) -> None:
+    """Show what a run would do: shards, modalities, topology, CPU budget, what a resume would skip."""
+    from mmray.cli.display import print_plan
+    from mmray.config import load_config
+    from mmray.pipeline.run import preview
+
+    print_plan(preview(load_config(config, _given(input, bundle, output), set or ())), as_json=json)
+
+
+@app.command()
+def audit(
+    out: RunArgument,
+    json: AsJson = False,
+    recount: Annotated[
+        bool, typer.Option("--recount", help="Also walk the input again and count its records.")
+    ] = False,
+) -> None:
+    """Check that input = predicted + rejected, shard by shard, each row once."""
+    from mmray.cli.display import print_audit
+    from mmray.errors import AuditError
+    from mmray.pipeline.audit import audit as audit_run
+    from mmray.pipeline.rundir import RunDirectory
+
+    verdict = audit_run(RunDirectory.at(out), recount=recount)
+    print_audit(verdict, as_json=json)
+    if not verdict.ok:
+        raise AuditError(f"{out}: {len(verdict.problems)} problems")
+
+
+@bundle_app.command()
+def inspect(directory: BundleArgument, json: AsJson = False) -> None:
+    """Show what a bundle holds and how good it is."""
+    from mmray.bundle import Bundle
+    from mmray.cli.display import print_bundle
+
+    print_bundle(Bundle.open(directory), as_json=json)
+
+
+@bundle_app.command()
+def verify(directory: BundleArgument) -> None:
+    """Check every file against its checksum, and every variant against the golden outputs, here."""
+    from mmray.bundle import Bundle
+    from mmray.cli.display import print_line
+    from mmray.predictor import Predictor
+
+    bundle = Bundle.open(directory)
+    bundle.verify()
+    print_line(f"{len(bundle.manifest.files)} files match their checksums")
+    for variant in bundle.manifest.variants:
+        difference = Predictor(bundle, variant=variant).golden_difference
+        print_line(f"{variant}: golden scores reproduced within {difference:.1e}")
+
+
+@app.command()
+def doctor(json: AsJson = False) -> None:
+    """Check this machine: engines, CPU, memory, disk, packages that break each other."""
+    from mmray.cli.doctor import diagnose, print_findings
+    from mmray.errors import AuditError
+
+    findings = diagnose()
+    print_findings(findings, as_json=json)
+    if any(finding.level == "bad" for finding in findings):
+        raise AuditError("this machine is not fit to run (above)")
+
+
+def _given(input: list[str] | None, bundle: str | None, output: str | None) -> dict[str, Any]:
+    return {"input": tuple(input) if input else None, "bundle": bundle, "output": output}

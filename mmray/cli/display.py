@@ -1,0 +1,259 @@
+"""What the commands print: a live display on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from mmray.bundle import Bundle
+from mmray.config import RunConfig
+from mmray.pipeline.audit import Audit
+from mmray.pipeline.ledger import Ledger
+from mmray.pipeline.meter import Snapshot
+from mmray.pipeline.plan import Plan
+from mmray.pipeline.run import Result
+from mmray.pipeline.survey import Survey
+
+console = Console(highlight=False)
+_LINE_S = 5.0  # between plain lines
+
+
+def print_error(message: str) -> None:
+    """One line on standard error."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}")
+
+
+def print_line(message: str) -> None:
+    """One plain line."""
+    console.print(escape(message), soft_wrap=True)
+
+
+def print_json(value: object) -> None:
+    """Plain JSON, for pipes."""
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+
+
+class RunDisplay:
+    """Shows a run while it goes: use as a context manager, then call `conclude`."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        self._done_before = 0
+        self._expected = 0
+        self._actors = 1
+        self._live: Live | None = None
+        self._started = time.time()
+        self._next_line = 0.0
+
+    def __enter__(self) -> RunDisplay:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def surveyed(self, found: Survey, ledger: Ledger) -> None:
+        """Say what there is."""
+        self._done_before = ledger.predicted + ledger.rejects.total()
+        self._expected = found.expected_rows
+        _print_survey(found, self._done_before)
+
+    def planned(self, plan: Plan) -> None:
+        """Say how it will run, and start the display."""
+        self._actors = plan.actors
+        _print_field("cluster", _describe_machines(plan))
+        if console.is_terminal:
+            self._live = Live(self._render(Snapshot()), console=console, refresh_per_second=4, transient=True)
+            self._live.start()
+
+    def progress(self, snapshot: Snapshot) -> None:
+        """Show the latest counts."""
+        if self._live:
+            self._live.update(self._render(snapshot))
+        elif snapshot.rows and time.time() >= self._next_line:
+            self._next_line = time.time() + _LINE_S
+            print_line("  ".join([self._counts(snapshot), _shares(snapshot.seconds)]))
+
+    def conclude(self, result: Result) -> None:
+        """The closing table."""
+        summary, this_run = result.summary, result.summary["this_run"]
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        table.add_column(style="bold")
+        table.add_column()
+        balance = f"{result.audit.predicted:,} predicted + {result.audit.rejected:,} rejected"
+        mark = "[green]audit clean[/]" if result.audit.ok else "[bold red]audit failed[/]"
+        table.add_row(
+            "rows", f"{result.audit.total:,} = {balance} in {_number(summary['shards'], 'shard')}, {mark}"
+        )
+        for kind, rows in summary["rejects"].items():
+            table.add_row("", f"{rows:,} rejected: {escape(kind)}")
+        sets = ", ".join(f"{rows:,} {s}" for s, rows in summary["modalities"].items())
+        table.add_row("from", sets)
+        if this_run:
+            table.add_row(
+                "speed", f"{this_run['rows_per_s']:.1f} rows/s after {this_run['startup_s']:.1f} s to start"
+            )
+            table.add_row("time", _shares(this_run["stage_seconds"]))
+        else:
+            table.add_row("speed", "nothing was left to do")
+        table.add_row("output", f"{escape(self._config.output)}/parts ({_number(summary['parts'], 'file')})")
+        console.print(table)
+        for problem in result.audit.problems:
+            print_line(f"  {problem}")
+
+    def _render(self, snapshot: Snapshot) -> Group:
+        done = self._done_before + snapshot.rows
+        bar = ProgressBar(total=max(self._expected, done, 1), completed=done, width=40)
+        waiting = "" if snapshot.rows else f"starting workers, {time.time() - self._started:.0f} s"
+        row = Table.grid(padding=(0, 2))
+        row.add_row(bar, Text(waiting or self._counts(snapshot)))
+        return Group(row, Text(_shares(snapshot.seconds), style="dim"))
+
+    def _counts(self, snapshot: Snapshot) -> str:
+        done = self._done_before + snapshot.rows
+        parts = [f"{done:,} of about {max(self._expected, done):,} rows"]
+        if rate := snapshot.rows_per_s:
+            left = max(0, self._expected - done) / rate
+            parts += [f"{rate:.1f} rows/s", f"{int(left // 60)}:{int(left % 60):02d} left"]
+        parts.append(f"{snapshot.rejects:,} rejects")
+        return ", ".join(parts)
+
+
+def print_plan(preview: tuple[Plan, Ledger], *, as_json: bool) -> None:
+    """What `mmray plan` shows."""
+    plan, ledger = preview
+    found = plan.survey
+    done = ledger.predicted + ledger.rejects.total()
+    missing = ledger.missing(found.shards)
+    units = plan.units(missing)
+    if as_json:
+        print_json(
+            {
+                **{k: v for k, v in plan.to_json().items() if k != "shards"},
+                "shards": len(found.shards),
+                "shards_to_do": len(missing),
+                "input_bytes": found.input_bytes,
+                "expected_rows": found.expected_rows,
+                "done_rows": done,
+                "units": len(units),
+                "census": found.census.sets,
+            }
+        )
+        return
+    _print_survey(found, done)
+    _print_field("cluster", _describe_machines(plan))
+    sets = ", ".join(f"{rows} {s}" for s, rows in found.census.sets.items())
+    _print_field("sample", f"{found.census.records} records: {sets}")
+    _print_field(
+        "work", f"{len(units)} units over {len(missing)} shards, parts of up to {plan.part_rows:,} rows"
+    )
+    if done:
+        _print_field(
+            "resume", f"skips {done:,} rows; {len(found.shards) - len(missing)} shards are not opened"
+        )
+
+
+def print_audit(verdict: Audit, *, as_json: bool) -> None:
+    """What `mmray audit` shows."""
+    if as_json:
+        print_json(verdict.to_json())
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("shard")
+    for name in ("input", "predicted", "rejected"):
+        table.add_column(name, justify="right")
+    for shard in verdict.shards:
+        total = "?" if shard.total is None else f"{shard.total:,}"
+        table.add_row(escape(shard.shard), total, f"{shard.predicted:,}", f"{shard.rejected:,}")
+    table.add_section()
+    table.add_row(
+        "all", f"{verdict.total:,}", f"{verdict.predicted:,}", f"{verdict.rejected:,}", style="bold"
+    )
+    console.print(table)
+    for problem in verdict.problems:
+        console.print(f"[red]✗[/] {escape(problem)}", soft_wrap=True)
+    if verdict.ok:
+        console.print("[green]✓[/] input = predicted + rejected, each (shard, row) once")
+
+
+def print_bundle(bundle: Bundle, *, as_json: bool) -> None:
+    """What `mmray bundle inspect` shows."""
+    manifest, scorecard = bundle.manifest, bundle.scorecard
+    if as_json:
+        print_json({"digest": bundle.digest, "manifest": manifest.model_dump(), "scorecard": scorecard})
+        return
+    _print_field("bundle", _describe_bundle(bundle))
+    _print_field("labels", ", ".join(manifest.labels))
+    for name, variant in manifest.variants.items():
+        size = bundle.graph(name).stat().st_size
+        _print_field("variant", f"{name}: {variant.precision}, {size / 1e6:.1f} MB")
+    for source in manifest.sources:
+        _print_field("weights", f"{source.name} {source.version}, {source.licence}")
+    if subsets := scorecard.get("subsets"):
+        console.print(scorecard_table(subsets))
+
+
+def scorecard_table(subsets: Mapping[str, Mapping[str, float]]) -> Table:
+    """Grouped cross-validated quality by what is there of a record."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("modalities")
+    for name in ("accuracy", "± std. error", "balanced"):
+        table.add_column(name, justify="right")
+    for name, figures in subsets.items():
+        table.add_row(
+            name,
+            f"{figures['accuracy']:.3f}",
+            f"{figures['standard_error']:.3f}",
+            f"{figures['balanced_accuracy']:.3f}",
+        )
+    return table
+
+
+def _print_survey(found: Survey, done: int) -> None:
+    shares = ", ".join(f"{m} {share:.0%}" for m, share in found.census.modalities.items())
+    size = f"{_number(len(found.shards), 'shard')}, {found.input_bytes / 1e6:,.1f} MB"
+    inputs = " ".join(found.config.input)
+    _print_field("input", f"{inputs}: {size}, about {found.expected_rows:,} records ({shares})")
+    _print_field("bundle", f"{_describe_bundle(found.bundle)}, variant {found.config.variant}")
+    _print_field("output", f"{found.config.output}" + (f" ({done:,} rows are done)" if done else ""))
+
+
+def _describe_bundle(bundle: Bundle) -> str:
+    takes = " + ".join(bundle.spec.modalities)
+    return f"{bundle.manifest.name} {bundle.digest[:12]}: {takes} → {len(bundle.labels)} labels"
+
+
+def _describe_machines(plan: Plan) -> str:
+    machines = plan.machines
+    where = (
+        f"{_number(machines.nodes, 'node')}, {_number(machines.cpus, 'CPU')}, {_number(machines.gpus, 'GPU')}"
+    )
+    return f"{where}: {plan.topology} topology, {_number(plan.actors, 'actor')}"
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def _print_field(name: str, value: str) -> None:
+    console.print(f"[bold]{name:<8}[/] {escape(value)}", soft_wrap=True)
+
+
+def _shares(seconds: Mapping[str, float]) -> str:
+    """Where the workers' busy time goes: "image 11 %, audio 24 %, model 58 %"."""
+    total = sum(seconds.values())
+    if not total:
+        return ""
+    return ", ".join(f"{stage} {s / total:.0%}" for stage, s in seconds.items())

@@ -1,0 +1,143 @@
+"""The run's configuration: one YAML file, refined by `--set key=value`, checked once at the edge."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from mmray.errors import ConfigError
+from mmray.preprocess.spec import Limits
+from mmray.schema import MODALITIES, Modality
+from mmray.sources.webdataset import EXTENSIONS
+
+
+class Extensions(BaseModel):
+    """Which members of a record are its image, text, audio and metadata, by file extension."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: tuple[str, ...] = EXTENSIONS["image"]
+    text: tuple[str, ...] = EXTENSIONS["text"]
+    audio: tuple[str, ...] = EXTENSIONS["audio"]
+    meta: tuple[str, ...] = EXTENSIONS["meta"]
+
+
+class RunConfig(BaseModel):
+    """What to run over what, and how. Every key of the YAML file is one of these fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # What
+    input: tuple[str, ...] = Field(min_length=1)
+    bundle: str
+    output: str
+    variant: str = "auto"
+    provider: Literal["auto", "cpu", "cuda"] = "auto"
+    modalities: tuple[Modality, ...] | None = Field(None, min_length=1)  # None: all that the model takes
+
+    # What comes out
+    scores: bool = True  # the score of every class, not only the best
+    features: bool = False  # the fused features, float16
+    carry: tuple[str, ...] = ()  # fields of the JSON member that are copied to columns meta_<field>
+
+    # Bad records
+    on_damaged: Literal["reject", "mask"] = "reject"
+    max_reject_rate: float = Field(0.05, ge=0, le=1)  # beyond it the run ends with exit 1; nothing is lost
+    limits: Limits = Limits()
+    extensions: Extensions = Extensions()
+
+    # How
+    topology: Literal["auto", "fused", "split"] = "auto"
+    actors: int | None = Field(None, ge=1)  # that hold a model; None: one a CPU (fused) or one a GPU (split)
+    autoscaling: bool = False  # the cluster grows on demand, so `actors` may be more than fit on it now
+    batch_rows: int = Field(32, ge=1, le=4096)  # records of one inference
+    block_rows: int = Field(64, ge=1, le=65_536)  # records that travel together
+    block_bytes: int = Field(32 << 20, ge=1 << 16)
+    part_rows: int | None = Field(None, ge=1)  # None: about a minute of one actor's work
+    part_seconds: float = Field(60.0, gt=0)  # an actor closes a part after this long at the latest (fused)
+
+    @field_validator("input", "carry", "modalities", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("modalities")
+    @classmethod
+    def _in_order(cls, value: tuple[Modality, ...] | None) -> tuple[Modality, ...] | None:
+        return value and tuple(m for m in MODALITIES if m in value)
+
+
+def load_config(
+    path: Path | None, overrides: Mapping[str, Any], assignments: Iterable[str] = ()
+) -> RunConfig:
+    """Read the YAML file, lay the command line over it and check the whole.
+
+    Args:
+        path: YAML file, or None.
+        overrides: values of command-line options; None means not given.
+        assignments: ``key=value`` or ``limits.audio_s=60``, values in YAML.
+
+    Raises:
+        ConfigError: names the file, the key, and the nearest key that exists.
+    """
+    values = _read_yaml(path) if path else {}
+    where = str(path) if path else "command line"
+    values |= {key: value for key, value in overrides.items() if value is not None}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {assignment}: expected key=value")
+        _assign(values, key, _parse_yaml(text, f"--set {key}"))
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as e:
+        raise ConfigError(_explain(e, where)) from e
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path}: cannot read this config: {getattr(e, 'strerror', None) or e}") from e
+    values = _parse_yaml(text, str(path))
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(f"{path}: a config is a mapping of keys to values")
+    return values
+
+
+def _parse_yaml(text: str, where: str) -> object:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise ConfigError(f"{where}: not YAML: {' '.join(str(e).split())}") from e
+
+
+def _assign(values: dict[str, Any], key: str, value: object) -> None:
+    """Set a possibly dotted key, as `limits.audio_s`."""
+    *outer, last = key.split(".")
+    for name in outer:
+        inner = values.get(name)
+        values[name] = dict(inner) if isinstance(inner, dict) else {}
+        values = values[name]
+    values[last] = value
+
+
+def _explain(failure: ValidationError, where: str) -> str:
+    """The first thing that is wrong, in one line."""
+    first = failure.errors()[0]
+    location = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        outer, _, name = location.rpartition(".")
+        models: dict[str, type[BaseModel]] = {"limits": Limits, "extensions": Extensions}
+        known = models.get(outer, RunConfig).model_fields
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+        return f"{where}: unknown key '{location}' ({hint})"
+    if first["type"] == "missing":
+        return f"{where}: '{location}' is missing; give it there or as --{location.replace('_', '-')}"
+    return f"{where}: '{location}': {first['msg'].lower()}, not {first['input']!r}"

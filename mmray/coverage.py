@@ -1,0 +1,70 @@
+"""Which rows of which shards something covers: the arithmetic of exactly-once.
+
+An interval is (first row, last row, byte offset just past the last row), so that whoever continues after it
+can seek instead of reading what is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Interval(NamedTuple):
+    """Consecutive rows of one shard, both ends included."""
+
+    first: int
+    last: int
+    stop: int  # byte offset just past the last row
+
+    @property
+    def rows(self) -> int:
+        return self.last - self.first + 1
+
+
+class Missing(NamedTuple):
+    """Rows of one shard that are still to be read."""
+
+    first: int
+    last: int | None  # None: to the end of the shard
+    start: int  # byte offset of `first`, where `first` > 0
+
+
+WHOLE = Missing(0, None, 0)
+
+
+def merge(intervals: Iterable[Interval]) -> list[Interval]:
+    """Sort, and join those that touch or overlap."""
+    merged: list[Interval] = []
+    for interval in sorted(intervals):
+        if merged and interval.first <= merged[-1].last + 1:
+            last = max(merged[-1], interval, key=lambda i: i.last)
+            merged[-1] = Interval(merged[-1].first, last.last, last.stop)
+        else:
+            merged.append(interval)
+    return merged
+
+
+def missing(done: Iterable[Interval], total: int | None) -> list[Missing]:
+    """What lies between and after the intervals that are done.
+
+    Args:
+        done: merged intervals of one shard.
+        total: rows of the shard, once its end was seen.
+    """
+    gaps: list[Missing] = []
+    row = start = 0
+    for interval in done:
+        if interval.first > row:
+            gaps.append(Missing(row, interval.first - 1, start))
+        row, start = interval.last + 1, interval.stop
+    if total is None:
+        gaps.append(Missing(row, None, start))
+    elif row < total:
+        gaps.append(Missing(row, total - 1, start))
+    return gaps
+
+
+def of_rows(rows: Iterable[tuple[int, int]]) -> list[Interval]:
+    """Intervals of single rows given as (row, byte offset just past it), in any order."""
+    return merge(Interval(row, row, stop) for row, stop in rows)

@@ -1,0 +1,73 @@
+"""Every error that mmray raises on purpose, and the exit code it ends a command with.
+
+MmrayError
+├── UsageError            exit 2: what was asked for cannot be done; nothing was touched
+│   ├── ConfigError       a key or value of the run config
+│   ├── InputError        the records: missing, empty, or of an unknown kind
+│   ├── BundleError       the bundle directory: unreadable, incomplete or altered
+│   └── OutputError       the run directory: made by another run, or not writable
+├── EngineError           exit 3: the model could not be loaded or run as asked
+├── RunError             exit 3: the run broke off; running it again resumes it
+└── AuditError           exit 1: input, predictions and rejects do not add up, or too many rejects
+
+A bad *record* is never an exception outside the function that found it: it becomes a row with an
+`error` (see mmray.schema). `RecordError` is how a preprocessing function says so to its caller.
+"""
+
+from __future__ import annotations
+
+
+class MmrayError(Exception):
+    """Base of all deliberate errors. Its message names the thing, the place and the remedy."""
+
+    exit_code = 3
+
+
+class UsageError(MmrayError):
+    """What was asked for cannot be done; nothing was touched."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A key or a value of a config is wrong."""
+
+
+class InputError(UsageError):
+    """The input holds no records that can be read."""
+
+
+class BundleError(UsageError):
+    """The bundle directory is unreadable, incomplete or altered."""
+
+
+class OutputError(UsageError):
+    """The run directory belongs to another run, or cannot be written."""
+
+
+class EngineError(MmrayError):
+    """The model could not be loaded or run on the provider that was asked for."""
+
+
+class RunError(MmrayError):
+    """The run broke off; what is written stays, and running it again resumes it."""
+
+
+class AuditError(MmrayError):
+    """Input, predictions and rejects do not add up, or there are more rejects than allowed."""
+
+    exit_code = 1
+
+
+class RecordError(Exception):
+    """One modality of one record cannot be used. Caught per record, never seen by a user as a trace.
+
+    Args:
+        reason: what is wrong with the bytes, in a few words.
+        kind: a stable identifier to group by, such as ``"image-truncated"``.
+    """
+
+    def __init__(self, reason: str, kind: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.kind = kind

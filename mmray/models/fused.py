@@ -1,0 +1,115 @@
+"""The fused model: encoders over packed modalities, one feature per record and modality, one head.
+
+Packed modalities: every modality has its own batch dimension N_m and a row index that says which record each
+of its rows belongs to (`mmray.batching.pack` makes them). A record without a modality costs nothing, and a
+clip has as many patches as it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+
+
+from mmray.schema import MODALITIES, Modality
+
+#: Graph inputs of each modality: what its encoder takes, then the row index.
+INPUTS: Mapping[Modality, tuple[str, ...]] = {
+    "image": ("pixels", "pixels_row"),
+    "text": ("input_ids", "attention_mask", "text_row"),
+    "audio": ("log_mel", "log_mel_row"),
+}
+OUTPUTS = ("logits", "scores", "features")
+
+
+class FusedModel(nn.Module):
+    """Encoders and a head as one graph.
+
+    Args:
+        encoders: module of each modality, with an attribute `dim`; called with the modality's inputs, it
+            gives [N_m, dim].
+        head: gives logits from fused features and `present`. Its features are the encoders' side by side,
+            in the order of `mmray.schema.MODALITIES`.
+    """
+
+    def __init__(self, encoders: Mapping[Modality, nn.Module], head: nn.Module) -> None:
+        super().__init__()
+        self.modalities: tuple[Modality, ...] = tuple(m for m in MODALITIES if m in encoders)
+        self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
+        self.head = head
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the graph's inputs, in order."""
+        return ("present", *(name for m in self.modalities for name in INPUTS[m]))
+
+    def forward(
+        self,
+        present: Tensor,
+        pixels: Tensor | None = None,
+        pixels_row: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        text_row: Tensor | None = None,
+        log_mel: Tensor | None = None,
+        log_mel_row: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Score B records.
+
+        Args:
+            present: bool [B, M], which modalities count for which record.
+            pixels: uint8 [Ni, H, W, 3].
+            pixels_row: int64 [Ni], record of each image.
+            input_ids: int32 [Nt, T].
+            attention_mask: int32 [Nt, T].
+            text_row: int64 [Nt], record of each text.
+            log_mel: float16 or float32 [Np, F, K]; the mean over a clip's patches is its feature.
+            log_mel_row: int64 [Np], record of each patch.
+
+        Returns:
+            Logits and scores (their softmax), float32 [B, C]; fused features, float32 [B, D], zero where a
+            modality is absent.
+        """
+        given: dict[Modality, tuple[Tensor | None, ...]] = {
+            "image": (pixels, pixels_row),
+            "text": (input_ids, attention_mask, text_row),
+            "audio": (log_mel, log_mel_row),
+        }
+        parts = []
+        for column, modality in enumerate(self.modalities):
+            inputs = [tensor for tensor in given[modality] if tensor is not None]
+            if len(inputs) != len(INPUTS[modality]):
+                raise ValueError(f"the model takes {modality}: give {', '.join(INPUTS[modality])}")
+            *encoded, row = inputs
+            pooled = pool_rows(self.encoders[modality](*encoded), row, present.shape[0])
+            # A selection and not a product: 0 * NaN would let an absent modality through.
+            parts.append(torch.where(present[:, column, None], pooled, 0.0))
+        features = torch.cat(parts, dim=1)
+        logits = self.head(features, present)
+        return logits, logits.softmax(dim=1), features
+
+
+def pool_rows(embeddings: Tensor, row: Tensor, records: int) -> Tensor:
+    """Mean of each record's rows.
+
+    Args:
+        embeddings: float [N, D].
+        row: int64 [N], values below `records`, in any order and number.
+        records: B.
+
+    Returns:
+        float [B, D]; zeros for records without rows.
+    """
+    total = embeddings.new_zeros(records, embeddings.shape[1]).index_add(0, row, embeddings)
+    count = embeddings.new_zeros(records).index_add(0, row, torch.ones_like(row, dtype=embeddings.dtype))
+    return total / count.clamp(min=1.0)[:, None]
+
+
+def split_points(dims: Mapping[Modality, int]) -> dict[Modality, slice]:
+    """Columns of each modality in the fused features."""
+    ordered = [m for m in MODALITIES if m in dims]
+    ends = list(accumulate(dims[m] for m in ordered))
+    return {m: slice(end - dims[m], end) for m, end in zip(ordered, ends, strict=True)}

@@ -1,0 +1,178 @@
+"""Labelled records for training a head: shards → the job's own preprocessing → features of frozen encoders.
+
+A record's JSON member says what it is: `label`; `caption_group` (records of one group never lie on both sides
+of a split; without one a record is a group by itself); and `split`, train (the default) or test.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import nn
+
+from mmray.batching import batches, pack
+from mmray.errors import InputError
+from mmray.models.fused import INPUTS, pool_rows
+from mmray.preprocess import Preprocessor
+from mmray.preprocess.spec import PreprocessSpec
+from mmray.schema import Modality
+from mmray.sources import ReadOptions, Shard, read_webdataset
+
+BATCH_ROWS = 16  # records encoded at once; a CPU gains nothing from more
+
+
+@dataclass(frozen=True)
+class Examples:
+    """N labelled records as arrays.
+
+    `features` holds float32 [N, D_m] for each modality, zero where `present` (bool [N, M], columns in the
+    order of `features`) is false; `labels`, `groups` and `splits` are strings [N].
+    """
+
+    features: dict[Modality, npt.NDArray[np.float32]]
+    present: npt.NDArray[np.bool_]
+    labels: npt.NDArray[np.str_]
+    groups: npt.NDArray[np.str_]
+    splits: npt.NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> Examples:
+        """Those rows, by index or by mask."""
+        return Examples(
+            {m: values[rows] for m, values in self.features.items()},
+            self.present[rows],
+            self.labels[rows],
+            self.groups[rows],
+            self.splits[rows],
+        )
+
+    def frequent(self, least: int) -> Examples:
+        """Without the labels that fewer than `least` records have."""
+        names, counts = np.unique(self.labels, return_counts=True)
+        return self.take(np.isin(self.labels, names[counts >= least]))
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What `encode` found."""
+
+    examples: Examples
+    sample: pa.Table  # TENSORS of the first labelled records, for golden inputs
+    rejected: int  # records that preprocessing refused
+    unlabelled: int  # records whose JSON member names no label
+
+
+def encode(
+    shards: Sequence[Shard],
+    spec: PreprocessSpec,
+    tokenizer: Path | None,
+    encoders: Mapping[Modality, nn.Module],
+    *,
+    sample_rows: int,
+    on_progress: Callable[[int], None] | None = None,
+) -> Encoded:
+    """Run frozen encoders over every labelled record, shard by shard.
+
+    Args:
+        shards: where the records are.
+        spec: the preprocessing that goes into the bundle.
+        tokenizer: tokenizer.json, where the spec has text.
+        encoders: module of each of the spec's modalities.
+        sample_rows: how many records to keep as tensors.
+        on_progress: told the number of records done.
+
+    Raises:
+        InputError: no record carries a label, or none has one of the modalities.
+    """
+    preprocess = Preprocessor(spec, tokenizer)
+    parts: list[Examples] = []
+    sample: list[pa.Table] = []
+    done = rejected = unlabelled = 0
+    for shard in shards:
+        for block in read_webdataset(shard, ReadOptions()):
+            tensors = preprocess(block)
+            good = tensors.filter(pc.is_null(tensors["error"]))
+            metas = [_meta(value) for value in good["meta"].to_pylist()]
+            named = np.array(["label" in meta for meta in metas], np.bool_)
+            labelled = good.filter(pa.array(named))
+            parts.append(_embed(labelled, [m for m in metas if "label" in m], spec, encoders))
+            sample.append(labelled.slice(0, max(0, sample_rows - sum(t.num_rows for t in sample))))
+            done += block.num_rows
+            rejected += tensors.num_rows - good.num_rows
+            unlabelled += good.num_rows - labelled.num_rows
+            if on_progress:
+                on_progress(done)
+    examples = _join(parts)
+    if not len(examples):
+        raise InputError(
+            f"{shards[0].url}: none of {done} records in {len(shards)} shards is usable and has a `label` in "
+            "its JSON member; training needs one"
+        )
+    for column, modality in enumerate(spec.modalities):
+        if not examples.present[:, column].any():
+            raise InputError(f"{shards[0].url}: no labelled record has {modality}; leave it out of the model")
+    return Encoded(examples, pa.concat_tables(sample), rejected, unlabelled)
+
+
+@torch.no_grad()
+def _embed(
+    tensors: pa.Table,
+    metas: Sequence[Mapping[str, Any]],
+    spec: PreprocessSpec,
+    encoders: Mapping[Modality, nn.Module],
+) -> Examples:
+    rows = tensors.num_rows
+    features = {m: np.zeros((rows, encoders[m].dim), np.float32) for m in spec.modalities}
+    present = np.zeros((rows, len(spec.modalities)), np.bool_)
+    for batch in batches(tensors, BATCH_ROWS):
+        feeds = {name: torch.from_numpy(a.copy()) for name, a in pack(tensors.take(batch), spec).items()}
+        present[batch] = feeds["present"].numpy()
+        for modality, values in features.items():
+            *inputs, row = (feeds[name] for name in INPUTS[modality])
+            if len(row):
+                values[batch] = pool_rows(encoders[modality](*inputs), row, len(batch)).numpy()
+    return Examples(
+        features,
+        present,
+        labels=np.array([str(meta["label"]) for meta in metas], np.str_),
+        groups=np.array(
+            [
+                str(meta.get("caption_group", f"{shard}#{row}"))
+                for meta, shard, row in zip(
+                    metas, tensors["shard"].to_pylist(), tensors["row"].to_pylist(), strict=True
+                )
+            ],
+            np.str_,
+        ),
+        splits=np.array([str(meta.get("split", "train")) for meta in metas], np.str_),
+    )
+
+
+def _join(parts: Sequence[Examples]) -> Examples:
+    return Examples(
+        {m: np.concatenate([part.features[m] for part in parts]) for m in parts[0].features},
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("present", "labels", "groups", "splits")
+        ),
+    )
+
+
+def _meta(data: bytes | None) -> dict[str, Any]:
+    """The JSON member as an object; empty where it is none, so that the record counts as unlabelled."""
+    try:
+        value = json.loads(data or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

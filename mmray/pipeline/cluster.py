@@ -1,0 +1,70 @@
+"""The Ray cluster: connecting to it in silence, and what it has to give."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+from ray.data import DataContext
+
+from mmray.errors import UsageError
+from mmray.pipeline.plan import Machines
+
+
+@contextmanager
+def connected() -> Iterator[Machines]:
+    """Join the cluster that RAY_ADDRESS or `ray start` names, else start one on this machine for the time.
+
+    Raises:
+        UsageError: there is an address, but no cluster answers at it.
+    """
+    os.environ.setdefault(
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
+    )  # the future default; without it Ray warns
+    owner = not ray.is_initialized()
+    if owner:
+        try:
+            with _muted():
+                ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+        except ConnectionError as e:
+            address = os.environ.get("RAY_ADDRESS", "the address in use")
+            raise UsageError(f"RAY_ADDRESS={address}: no Ray cluster answers there: {e}") from e
+    _silence()
+    try:
+        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        yield Machines(
+            cpus=int(resources.get("CPU", 0)),
+            gpus=int(resources.get("GPU", 0)),
+            nodes=sum(node["Alive"] for node in ray.nodes()),  # type: ignore[no-untyped-call]
+        )
+    finally:
+        if owner:
+            ray.shutdown()
+
+
+@contextmanager
+def _muted() -> Iterator[None]:
+    """Send file descriptor 2 nowhere: Ray's C++ half greets there, whatever its log level."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
+def _silence() -> None:
+    """Ray Data's bars and logs would fight our own display; its files under the session directory stay."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray.data", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)

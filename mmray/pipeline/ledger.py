@@ -1,0 +1,136 @@
+"""What the parts of a run cover, read from their footers alone: the run's only record of what is done.
+
+A part and the rejects of the same rows share a file name; the rejects are written first, so a part stands for
+both. Parts may overlap after a crash or a retry: then the larger one counts, and `settle` deletes the other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmray.coverage import Interval, Missing, merge, missing
+from mmray.pipeline.rundir import RunDirectory
+from mmray.sources import Shard
+from mmray.storage import Location
+
+FOOTER_KEY = b"mmray"
+_READERS = 16  # threads that wait for footers
+
+
+@dataclass(frozen=True)
+class Part:
+    """The footer of one part."""
+
+    name: str
+    coverage: Mapping[str, list[Interval]]  # by shard id
+    totals: Mapping[str, int]  # rows of those shards whose end was seen
+    predicted: int
+    rejects: Mapping[str, int]  # "stage/type": rows
+    modalities: Mapping[str, int]  # "image+text": rows that were predicted from these
+
+    @property
+    def rejected(self) -> int:
+        return sum(self.rejects.values())
+
+    @property
+    def rows(self) -> int:
+        return sum(interval.rows for intervals in self.coverage.values() for interval in intervals)
+
+    def to_footer(self) -> dict[bytes, bytes]:
+        """Parquet key-value metadata."""
+        content = {
+            "coverage": self.coverage,
+            "totals": self.totals,
+            "predicted": self.predicted,
+            "rejects": self.rejects,
+            "modalities": self.modalities,
+        }
+        return {FOOTER_KEY: json.dumps(content, sort_keys=True).encode()}
+
+    @classmethod
+    def read(cls, place: Location) -> Part | None:
+        """Read a part's footer; None where the file is not a part of a run."""
+        try:
+            with place.filesystem.open_input_file(place.path) as file:
+                metadata = pq.read_metadata(file).metadata or {}
+            content: dict[str, Any] = json.loads(metadata[FOOTER_KEY])
+            coverage = {s: [Interval(*i) for i in runs] for s, runs in content.pop("coverage").items()}
+            return cls(place.path.rpartition("/")[2], coverage, **content)
+        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+            return None
+
+
+@dataclass
+class Ledger:
+    """The parts that count, and what they cover together."""
+
+    parts: list[Part] = field(default_factory=list)
+    superseded: list[str] = field(default_factory=list)  # parts whose rows others hold, too
+    foreign: list[str] = field(default_factory=list)  # files in parts/ that are not parts
+    orphans: list[str] = field(default_factory=list)  # rejects without their part
+    coverage: dict[str, list[Interval]] = field(default_factory=dict)
+    totals: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, out: RunDirectory) -> Ledger:
+        """Read every footer of the run."""
+        names = [file.base_name for file in out.parts.files()]
+        with ThreadPoolExecutor(_READERS) as pool:
+            parts = list(pool.map(lambda name: Part.read(out.parts / name), names))
+        ledger = cls.of(part for part in parts if part is not None)
+        ledger.foreign = [name for name, part in zip(names, parts, strict=True) if part is None]
+        kept = {part.name for part in ledger.parts} | set(ledger.superseded)
+        ledger.orphans = [file.base_name for file in out.rejects.files() if file.base_name not in kept]
+        return ledger
+
+    @classmethod
+    def of(cls, parts: Iterable[Part]) -> Ledger:
+        """Choose among overlapping parts: larger ones first, then by name, so that the choice is stable."""
+        ledger = cls()
+        for part in sorted(parts, key=lambda p: (-p.rows, p.name)):
+            if any(_overlap(ledger.coverage.get(s, []), runs) for s, runs in part.coverage.items()):
+                ledger.superseded.append(part.name)
+                continue
+            ledger.parts.append(part)
+            ledger.totals.update(part.totals)
+            for shard, intervals in part.coverage.items():
+                ledger.coverage[shard] = merge([*ledger.coverage.get(shard, []), *intervals])
+        return ledger
+
+    def settle(self, out: RunDirectory) -> None:
+        """Delete what a crash left behind: superseded parts with their rejects, and orphaned rejects."""
+        for name in self.superseded:
+            (out.parts / name).delete()
+            (out.rejects / name).delete()
+        for name in self.orphans:
+            (out.rejects / name).delete()
+        self.superseded, self.orphans = [], []
+
+    def missing(self, shards: Iterable[Shard]) -> list[tuple[Shard, list[Missing]]]:
+        """The shards that are not done, with what is missing of them."""
+        gaps = ((s, missing(self.coverage.get(s.id, []), self.totals.get(s.id))) for s in shards)
+        return [(shard, gap) for shard, gap in gaps if gap]
+
+    @property
+    def predicted(self) -> int:
+        return sum(part.predicted for part in self.parts)
+
+    @property
+    def rejects(self) -> Counter[str]:
+        return sum((Counter(part.rejects) for part in self.parts), Counter())
+
+    @property
+    def modalities(self) -> Counter[str]:
+        return sum((Counter(part.modalities) for part in self.parts), Counter())
+
+
+def _overlap(done: list[Interval], intervals: list[Interval]) -> bool:
+    return any(a.first <= b.last and b.first <= a.last for a in done for b in intervals)

@@ -1,0 +1,92 @@
+"""Counts what all workers did, for the progress display and the summary. Holds no data of the run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter, time
+from typing import TypeVar
+
+T = TypeVar("T")
+_END = object()
+
+#: Stages whose seconds are counted, in the order of the data's way.
+STAGES = ("read", "image", "text", "audio", "model", "write")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What was counted so far in this run, without what an earlier one had already done."""
+
+    rows: int = 0  # predicted and rejected
+    rejects: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)  # busy seconds of each stage, all workers
+    first: float = 0.0  # Unix time of the first block that was predicted, and how many rows it had
+    first_rows: int = 0
+    last: float = 0.0  # Unix time of the latest
+
+    @property
+    def rows_per_s(self) -> float:
+        """Rate since the first block, so that starting up does not count."""
+        elapsed = self.last - self.first
+        return (self.rows - self.first_rows) / elapsed if elapsed > 0 else 0.0
+
+
+class Meter:
+    """Adds up counts of all workers. Run as one Ray actor."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._first = self._last = 0.0
+        self._first_rows = 0
+
+    def add(self, counts: Mapping[str, float]) -> None:
+        """Add ``rows``, ``rejects`` and seconds by stage."""
+        self._counts.update(counts)
+        if rows := counts.get("rows"):
+            self._last = time()
+            if not self._first:
+                self._first, self._first_rows = self._last, int(rows)
+
+    def read(self) -> Snapshot:
+        """What was counted so far."""
+        return Snapshot(
+            rows=self._counts["rows"],
+            rejects=self._counts["rejects"],
+            seconds={stage: float(self._counts[stage]) for stage in STAGES},
+            first=self._first,
+            first_rows=self._first_rows,
+            last=self._last,
+        )
+
+
+def drain(*counters: Counter[str]) -> dict[str, float]:
+    """Take what the counters hold, and leave them empty."""
+    taken: dict[str, float] = {}
+    for counter in counters:
+        taken |= counter
+        counter.clear()
+    return taken
+
+
+@contextmanager
+def measured(seconds: Counter[str], stage: str) -> Iterator[None]:
+    """Add the seconds that the body takes to a stage."""
+    start = perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] += perf_counter() - start  # type: ignore[assignment]  # floats, too
+
+
+def timed(items: Iterable[T], seconds: Counter[str], stage: str) -> Iterator[T]:
+    """Iterate, adding the seconds that each item had to be waited for to a stage."""
+    iterator = iter(items)
+    while True:
+        with measured(seconds, stage):
+            item = next(iterator, _END)
+        if item is _END:
+            return
+        yield item  # type: ignore[misc]

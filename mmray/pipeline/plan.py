@@ -1,0 +1,138 @@
+"""How the work is cut and spread over the machines: topology, actors, units, parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mmray import __version__
+from mmray.bundle import Bundle
+from mmray.config import RunConfig
+from mmray.coverage import Missing
+from mmray.errors import ConfigError
+from mmray.pipeline.survey import Survey
+from mmray.sources import Shard
+
+Topology = Literal["fused", "split"]
+
+_PART_S = 60.0  # a part is about this much work of one actor
+_PART_ROWS = (1_000, 100_000)
+_RECORD_MS = 30.0  # assumed time of one record where the scorecard has no measured one
+_UNITS_PER_ACTOR = 4  # smaller units balance the end of a run, larger ones make fewer parts
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What the cluster has to give."""
+
+    cpus: int
+    gpus: int
+    nodes: int = 1
+
+
+@dataclass(frozen=True)
+class Work:
+    """Rows of one shard that are to be processed."""
+
+    shard: Shard
+    wanted: tuple[Missing, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes to read, at most."""
+        return self.shard.size - self.wanted[0].start
+
+
+Unit = tuple[Work, ...]  # what one task processes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A survey, and how it will be run."""
+
+    survey: Survey
+    machines: Machines
+    topology: Topology
+    accelerated: bool  # whether each actor holds a GPU
+    actors: int
+    part_rows: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Content of plan.json."""
+        return {
+            "mmray": __version__,
+            "identity": self.survey.identity(),
+            "config": self.survey.config.model_dump(mode="json"),
+            "topology": self.topology,
+            "actors": self.actors,
+            "part_rows": self.part_rows,
+            "shards": [[shard.id, shard.url] for shard in self.survey.shards],
+        }
+
+    def units(self, missing: Iterable[tuple[Shard, Sequence[Missing]]]) -> list[Unit]:
+        """Cut what is missing into units of work of similar size, largest first.
+
+        A unit is at most about `part_rows` records where shards are that small, so parts are few; a shard is
+        never split, for want of an index of its records.
+        """
+        works = [Work(shard, tuple(gaps)) for shard, gaps in missing]
+        total = sum(work.size for work in works)
+        part_bytes = self.part_rows * self.survey.census.record_bytes
+        target = min(total / (self.actors * _UNITS_PER_ACTOR), part_bytes)
+        units: list[list[Work]] = []
+        room = 0.0
+        for work in works:
+            if not units or work.size > room:
+                units.append([])
+                room = target
+            units[-1].append(work)
+            room -= work.size
+        return sorted((tuple(unit) for unit in units), key=lambda unit: -sum(work.size for work in unit))
+
+
+def make_plan(survey: Survey, machines: Machines) -> Plan:
+    """Decide how to run on these machines.
+
+    Raises:
+        ConfigError: the machines do not suffice for what the config asks.
+    """
+    config = survey.config
+    accelerated = config.provider == "cuda" or (config.provider == "auto" and machines.gpus > 0)
+    topology: Topology = "split" if accelerated else "fused"
+    if config.topology != "auto":
+        topology = config.topology
+    if accelerated and topology == "fused":
+        raise ConfigError("topology: fused is for CPUs; set topology=split, or provider=cpu")
+    return Plan(
+        survey=survey,
+        machines=machines,
+        topology=topology,
+        accelerated=accelerated,
+        actors=_actors(config, topology, accelerated, machines),
+        part_rows=config.part_rows or _part_rows(survey.bundle),
+    )
+
+
+def _actors(config: RunConfig, topology: Topology, accelerated: bool, machines: Machines) -> int:
+    """How many actors hold a model: as asked, or as many as fit.
+
+    Without GPUs an actor takes a CPU; in the split topology one must be left for reading and writing, or the
+    run would wait for ever.
+    """
+    room = machines.gpus if accelerated else machines.cpus - (topology == "split")
+    actors = config.actors or max(1, room)
+    if actors > room and not config.autoscaling:
+        raise ConfigError(
+            f"actors: {actors} do not fit: {machines.cpus} CPUs and {machines.gpus} GPUs have room for "
+            f"{max(0, room)} in the {topology} topology; set actors lower, add machines, or set "
+            "autoscaling=true on a cluster that grows"
+        )
+    return actors
+
+
+def _part_rows(bundle: Bundle) -> int:
+    measured: dict[str, Any] = bundle.scorecard.get("variants", {}).get("fp32", {})
+    record_ms = float(measured.get("record_ms", _RECORD_MS))
+    low, high = _PART_ROWS
+    return min(high, max(low, round(_PART_S * 1e3 / record_ms)))

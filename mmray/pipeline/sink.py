@@ -1,0 +1,117 @@
+"""OUTCOMES → parts and rejects on disk. Copes with any grouping and order of rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from time import monotonic
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mmray.coverage import Interval, of_rows
+from mmray.pipeline.ledger import Part
+from mmray.pipeline.rundir import RunDirectory
+from mmray.schema import REJECTS, OutputColumns, predictions, table
+
+_PART_BYTES = 256 << 20  # a part is written from memory
+
+
+def write_part(out: RunDirectory, outcomes: pa.Table, columns: OutputColumns) -> Part:
+    """Write the rows of a table of OUTCOMES as one part, and its rejects first.
+
+    Both files appear whole or not at all, and their name derives from the rows that they cover, so that a
+    task that is run again replaces what it wrote before.
+    """
+    coverage, totals = _coverage(outcomes)
+    failed = pc.is_valid(outcomes["error"])
+    good = outcomes.filter(pc.invert(failed))
+    bad = outcomes.filter(failed)
+    rejects = _to_rejects(bad)
+    sets = ("+".join(m) for m in good["modalities"].to_pylist())
+    part = Part(
+        name=_name(coverage),
+        coverage=coverage,
+        totals=totals,
+        predicted=good.num_rows,
+        rejects=Counter(
+            f"{s}/{t}" for s, t in zip(*(rejects[c].to_pylist() for c in ("stage", "type")), strict=True)
+        ),
+        modalities=Counter(sets),
+    )
+    if rejects.num_rows:
+        (out.rejects / part.name).write_atomically(_to_parquet(rejects))
+    else:  # a retry may have fewer than the attempt before it
+        (out.rejects / part.name).delete()
+    schema = predictions(columns)
+    rows = good.select(schema.names).replace_schema_metadata(part.to_footer())
+    (out.parts / part.name).write_atomically(_to_parquet(rows))
+    return part
+
+
+class PartBuffer:
+    """Collects OUTCOMES until a part is full: by rows, by bytes, or by the time since its first row."""
+
+    def __init__(
+        self, out: RunDirectory, columns: OutputColumns, part_rows: int, part_seconds: float
+    ) -> None:
+        self._out = out
+        self._columns = columns
+        self._part_rows = part_rows
+        self._part_seconds = part_seconds
+        self._tables: list[pa.Table] = []
+        self._rows = self._bytes = 0
+        self._since = 0.0
+
+    def add(self, outcomes: pa.Table) -> Part | None:
+        """Take rows; returns the part that they completed, if they did."""
+        if not self._tables:
+            self._since = monotonic()
+        self._tables.append(outcomes)
+        self._rows += outcomes.num_rows
+        self._bytes += outcomes.nbytes
+        full = self._rows >= self._part_rows or self._bytes >= _PART_BYTES
+        return self.close() if full or monotonic() - self._since >= self._part_seconds else None
+
+    def close(self) -> Part | None:
+        """Write what is left, if anything."""
+        if not self._tables:
+            return None
+        part = write_part(self._out, pa.concat_tables(self._tables), self._columns)
+        self._tables, self._rows, self._bytes = [], 0, 0
+        return part
+
+
+def _coverage(outcomes: pa.Table) -> tuple[dict[str, list[Interval]], dict[str, int]]:
+    """Intervals of rows by shard, and the totals of shards whose last row is among them."""
+    rows: dict[str, list[tuple[int, int]]] = {}
+    totals: dict[str, int] = {}
+    columns = (outcomes[name].to_pylist() for name in ("shard", "row", "offset", "length", "end"))
+    for shard, row, offset, length, end in zip(*columns, strict=True):
+        rows.setdefault(shard, []).append((row, offset + length))
+        if end:
+            totals[shard] = row + 1
+    return {shard: of_rows(rows[shard]) for shard in sorted(rows)}, totals
+
+
+def _name(coverage: dict[str, list[Interval]]) -> str:
+    """File name of the part that covers these rows: readable, sortable, and unique to them."""
+    shard, intervals = next(iter(coverage.items()))
+    digest = hashlib.sha256(json.dumps(coverage).encode()).hexdigest()[:12]
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", shard.rpartition("@")[0].removesuffix(".tar"))[-40:].strip("-")
+    return f"{slug}-{intervals[0].first:09d}-{digest}.parquet"
+
+
+def _to_rejects(failed: pa.Table) -> pa.Table:
+    errors = failed["error"].combine_chunks()
+    why = {name: pc.struct_field(errors, name) for name in ("stage", "type", "reason")}
+    return table({**{c: failed[c] for c in ("shard", "row", "key", "offset", "length")}, **why}, REJECTS)
+
+
+def _to_parquet(rows: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, compression="zstd")
+    return sink.getvalue()

@@ -1,0 +1,204 @@
+"""The stages as Ray runs them: thin actors, tasks and a sink around the functions of the lower floors."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import pyarrow as pa
+from ray.data import DataContext, Datasource
+from ray.data.block import Block, BlockAccessor, BlockMetadata
+from ray.data.datasource import Datasink, ReadTask
+
+from mmray.bundle import Bundle
+from mmray.config import RunConfig
+from mmray.coverage import Missing
+from mmray.pipeline.meter import drain, measured, timed
+from mmray.pipeline.plan import Unit, Work
+from mmray.pipeline.rundir import RunDirectory
+from mmray.pipeline.sink import PartBuffer, write_part
+from mmray.pipeline.survey import output_columns, read_options
+from mmray.predictor import Predictor, open_preprocessor
+from mmray.preprocess import Preprocessor
+from mmray.schema import RECORDS
+from mmray.sources import Shard, read_webdataset
+from mmray.sources.readahead import readahead
+
+MeterHandle = Any  # a Ray actor handle of mmray.pipeline.meter.Meter; Ray gives it no type
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker needs to know."""
+
+    config: RunConfig
+    part_rows: int
+    threads: int  # of one inference: the CPUs that an actor owns
+
+    @property
+    def out(self) -> RunDirectory:
+        return RunDirectory.at(self.config.output)
+
+    def open_predictor(self) -> Predictor:
+        bundle = Bundle.open(self.config.bundle)
+        return Predictor(
+            bundle,
+            variant=self.config.variant,
+            provider=self.config.provider,
+            threads=self.threads,
+            batch_rows=self.config.batch_rows,
+            columns=output_columns(self.config, bundle),
+        )
+
+    def open_preprocessor(self) -> Preprocessor:
+        return open_preprocessor(
+            Bundle.open(self.config.bundle),
+            limits=self.config.limits,
+            modalities=self.config.modalities,
+            on_damaged=self.config.on_damaged,
+        )
+
+
+def read_unit(unit: Unit, job: Job) -> Iterator[pa.Table]:
+    """The wanted rows of each shard of a unit, as tables of RECORDS."""
+    for work in unit:
+        yield from read_webdataset(work.shard, read_options(job.config), work.wanted)
+
+
+# The fused topology: one actor a CPU does everything for its unit. No copy between processes.
+
+
+class FusedWorker:
+    """Reads, preprocesses, infers and writes units of work.
+
+    Nothing is kept from one call to the next: it would die with the actor, and Ray would believe it done.
+    """
+
+    def __init__(self, job: Job, meter: MeterHandle) -> None:
+        self._job = job
+        self._preprocess = job.open_preprocessor()
+        self._predict = job.open_predictor()
+        self._meter = meter
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        """Units as JSON (column `unit`) → the parts that were written (columns `part`, `rows`)."""
+        for text in batch["unit"].to_pylist():
+            yield from self._run(unit_from_json(text))
+
+    def _run(self, unit: Unit) -> Iterator[pa.Table]:
+        job, seconds = self._job, Counter[str]()
+        buffer = PartBuffer(job.out, self._predict.columns, job.part_rows, job.config.part_seconds)
+        for records in timed(readahead(read_unit(unit, job)), seconds, "read"):
+            outcomes = self._predict(self._preprocess(records))
+            with measured(seconds, "write"):
+                part = buffer.add(outcomes)
+            busy = drain(seconds, self._preprocess.seconds, self._predict.seconds)
+            self._meter.add.remote({**_count(outcomes), **busy})
+            if part:
+                yield pa.table({"part": [part.name], "rows": [part.rows]})
+        if part := buffer.close():
+            yield pa.table({"part": [part.name], "rows": [part.rows]})
+
+
+def units_to_tables(units: Iterable[Unit]) -> list[pa.Table]:
+    """One table a unit, so that Ray makes one task of each."""
+    return [pa.table({"unit": [json.dumps([asdict(work) for work in unit])]}) for unit in units]
+
+
+def unit_from_json(text: str) -> Unit:
+    """The inverse of what `units_to_tables` puts into column `unit`."""
+    return tuple(
+        Work(Shard(**work["shard"]), tuple(Missing(*gap) for gap in work["wanted"]))
+        for work in json.loads(text)
+    )
+
+
+# The split topology: CPU tasks read and preprocess, accelerator actors infer, tasks write.
+
+
+class ShardSource(Datasource):
+    """Ray Data's view of the shards: one read task a unit, blocks of RECORDS."""
+
+    def __init__(self, units: list[Unit], job: Job) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._units = units
+        self._job = job
+
+    def estimate_inmemory_data_size(self) -> int:
+        return sum(work.size for unit in self._units for work in unit)
+
+    def get_read_tasks(
+        self,
+        parallelism: int,  # noqa: ARG002  (units are cut by the plan)
+        per_task_row_limit: int | None = None,
+        data_context: DataContext | None = None,  # noqa: ARG002
+    ) -> list[ReadTask]:
+        """One task for each unit, whatever parallelism Ray would choose."""
+        tasks = []
+        for unit in self._units:
+            size = sum(work.size for work in unit)
+            metadata = BlockMetadata(num_rows=None, size_bytes=size, input_files=None, exec_stats=None)
+            read = partial(read_unit, unit, self._job)
+            tasks.append(ReadTask(read, metadata, schema=RECORDS, per_task_row_limit=per_task_row_limit))
+        return tasks
+
+
+def preprocess_block(records: pa.Table, job: Job, meter: MeterHandle) -> pa.Table:
+    """RECORDS → TENSORS, in a task; the preprocessor stays open in the worker process."""
+    preprocess = _preprocessor(job)
+    tensors = preprocess(records)
+    meter.add.remote(drain(preprocess.seconds))
+    return tensors
+
+
+@lru_cache(maxsize=1)
+def _preprocessor(job: Job) -> Preprocessor:
+    return job.open_preprocessor()
+
+
+class InferWorker:
+    """TENSORS → OUTCOMES, in an actor that holds the model."""
+
+    def __init__(self, job: Job, meter: MeterHandle) -> None:
+        self._predict = job.open_predictor()
+        self._meter = meter
+
+    def __call__(self, tensors: pa.Table) -> pa.Table:
+        outcomes = self._predict(tensors)
+        self._meter.add.remote({**_count(outcomes), **drain(self._predict.seconds)})
+        return outcomes
+
+
+class PartSink(Datasink[str]):
+    """Writes whatever rows a write task gets as one part."""
+
+    def __init__(self, job: Job, meter: MeterHandle) -> None:
+        self._job = job
+        self._meter = meter
+
+    @property
+    def min_rows_per_write(self) -> int:
+        return self._job.part_rows
+
+    def write(self, blocks: Iterable[Block], ctx: Any) -> str:  # noqa: ANN401, ARG002  (Ray's TaskContext)
+        """Write one part; returns its name."""
+        tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
+        tables = [block for block in tables if block.num_rows]
+        if not tables:
+            return ""
+        seconds = Counter[str]()
+        bundle = Bundle.open(self._job.config.bundle)
+        with measured(seconds, "write"):
+            part = write_part(
+                self._job.out, pa.concat_tables(tables), output_columns(self._job.config, bundle)
+            )
+        self._meter.add.remote(drain(seconds))
+        return part.name
+
+
+def _count(outcomes: pa.Table) -> dict[str, float]:
+    return {"rows": outcomes.num_rows, "rejects": outcomes.num_rows - outcomes["error"].null_count}

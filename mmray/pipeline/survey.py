@@ -1,0 +1,154 @@
+"""What is there before anything runs: bundle, shards, and a look at some records. Starts no cluster."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.compute as pc
+
+from mmray.bundle import Bundle
+from mmray.config import RunConfig
+from mmray.errors import ConfigError, InputError, OutputError
+from mmray.schema import MODALITIES, OutputColumns
+from mmray.sources import ReadOptions, Shard, list_shards, read_webdataset
+from mmray.storage import Location
+
+_SAMPLED_SHARDS = 3
+
+
+@dataclass(frozen=True)
+class Census:
+    """What the first records of a few shards look like."""
+
+    records: int
+    record_bytes: float  # mean
+    sets: Mapping[str, int]  # "image+text+audio": records; "unreadable" for rows with an error
+
+    @property
+    def modalities(self) -> dict[str, float]:
+        """Share of the sampled records that have each modality."""
+        total = max(1, self.records)
+        return {m: sum(n for s, n in self.sets.items() if m in s.split("+")) / total for m in MODALITIES}
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A checked config with what it names."""
+
+    config: RunConfig  # bundle and output made absolute: workers have other working directories
+    bundle: Bundle
+    shards: tuple[Shard, ...]
+    census: Census
+
+    @property
+    def input_bytes(self) -> int:
+        return sum(shard.size for shard in self.shards)
+
+    @property
+    def expected_rows(self) -> int:
+        """Estimated from the sampled bytes a record."""
+        return round(self.input_bytes / self.census.record_bytes)
+
+    def identity(self) -> dict[str, Any]:
+        """What a resume must have in common with the run that it continues: all that shapes the output."""
+        config = self.config.model_dump(mode="json")
+        keys = ("variant", "modalities", "scores", "features", "carry", "on_damaged", "limits", "extensions")
+        return {
+            "bundle": self.bundle.digest,
+            "preprocessing": self.bundle.spec.digest(),
+            **{key: config[key] for key in keys},
+        }
+
+    def check_resumable(self, earlier: Mapping[str, Any]) -> None:
+        """Refuse to continue a run, given its plan.json, with anything that would change its output.
+
+        Raises:
+            OutputError: names what differs.
+        """
+        place = self.config.output
+        identity: dict[str, Any] = earlier.get("identity", {})
+        for key, value in self.identity().items():
+            before = identity.get(key)
+            if before != value:
+                raise OutputError(
+                    f"{place}: was made with {key}={_short(before)}, now it is {_short(value)}; "
+                    "choose another --output, or the same settings to resume"
+                )
+        then = {shard_id for shard_id, _ in earlier.get("shards", [])}
+        now = {shard.id for shard in self.shards}
+        if then != now:
+            raise OutputError(
+                f"{place}: the input changed: {len(now - then)} shards are new, {len(then - now)} gone or of "
+                f"another size ({', '.join(sorted(then ^ now)[:3])}); choose another --output, or the same "
+                "input to resume"
+            )
+
+
+def survey(config: RunConfig) -> Survey:
+    """Open the bundle, list the shards and look at some records.
+
+    Raises:
+        BundleError: the bundle cannot be opened or lacks the variant.
+        InputError: no shards, or none of the sampled records can be used.
+        ConfigError: the model does not take a modality that was asked for.
+    """
+    bundle = Bundle.open(config.bundle)
+    bundle.choose(config.variant)
+    takes = bundle.spec.modalities
+    if unknown := [m for m in config.modalities or () if m not in takes]:
+        raise ConfigError(f"modalities: this bundle's model takes {', '.join(takes)}, not {unknown[0]}")
+    shards = list_shards(config.input)
+    census = take_census(shards, read_options(config))
+    used = config.modalities or takes
+    if not any(census.modalities[m] for m in used):
+        seen = ", ".join(f"{n} {s}" for s, n in census.sets.items())
+        raise InputError(
+            f"{config.input[0]}: none of {census.records} sampled records has {' or '.join(used)} "
+            f"(seen: {seen}); check `extensions` in the config"
+        )
+    absolute = {"bundle": str(bundle.path), "output": str(Location.parse(config.output))}
+    return Survey(config.model_copy(update=absolute), bundle, tuple(shards), census)
+
+
+def take_census(shards: Sequence[Shard], options: ReadOptions) -> Census:
+    """Read the first block of a few shards, spread over the list."""
+    sets: Counter[str] = Counter()
+    size = 0
+    for shard in shards[:: max(1, len(shards) // _SAMPLED_SHARDS)][:_SAMPLED_SHARDS]:
+        block = next(read_webdataset(shard, options))
+        valid = {m: pc.is_valid(block[m]).to_pylist() for m in MODALITIES}
+        for i, failed in enumerate(pc.is_valid(block["error"]).to_pylist()):
+            sets["unreadable" if failed else "+".join(m for m in MODALITIES if valid[m][i]) or "nothing"] += 1
+        size += pc.sum(block["length"]).as_py()
+    records = sum(sets.values())
+    return Census(records, max(1.0, size / records), dict(sets.most_common()))
+
+
+def output_columns(config: RunConfig, bundle: Bundle) -> OutputColumns:
+    """Which optional columns the config asks for."""
+    return OutputColumns(
+        classes=len(bundle.labels) if config.scores else 0,
+        features=bundle.manifest.features if config.features else 0,
+        carry=config.carry,
+    )
+
+
+def read_options(config: RunConfig) -> ReadOptions:
+    """How the config wants shards to be read."""
+    return ReadOptions(
+        extensions=config.extensions.model_dump(),
+        member_bytes=config.limits.member_bytes,
+        block_rows=config.block_rows,
+        block_bytes=config.block_bytes,
+    )
+
+
+def _short(value: object) -> str:
+    """A value as it fits in one line; digests by their first characters."""
+    text = str(value)
+    if len(text) == 64 and text.isalnum():
+        return text[:12]
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,110 @@
+"""Bytes of one clip → float16 log-mel frames. Decodes only as far as the model will look."""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+import soundfile
+import soxr
+
+from mmray.errors import RecordError
+from mmray.preprocess.spec import AudioSpec
+
+Wave = npt.NDArray[np.float32]
+
+_MAX_CHANNELS = 16  # a header may claim 1,024; the product with the seconds is what gets allocated
+_RATES = range(1_000, 384_001)  # Hz
+
+
+def decode_audio(data: bytes, spec: AudioSpec, max_s: float) -> Wave:
+    """Decode a clip to mono at the spec's sample rate.
+
+    Args:
+        data: an encoded clip (what libsndfile reads: ogg, opus, wav, flac, mp3, aiff).
+        spec: sample rate, and how many seconds the model looks at; the rest is not decoded.
+        max_s: refuse clips that claim to be longer, in seconds.
+
+    Returns:
+        float32 [samples], nominally within [-1, 1].
+
+    Raises:
+        RecordError: empty, unreadable, too long, or with samples that are not finite.
+    """
+    if not data:
+        raise RecordError("the audio member is empty", "audio-empty")
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as clip:
+            rate, channels, seconds = clip.samplerate, clip.channels, clip.frames / clip.samplerate
+            if seconds > max_s:
+                raise RecordError(f"{seconds:.0f} s, more than limits.audio_s={max_s:g}", "audio-too-long")
+            if channels > _MAX_CHANNELS or rate not in _RATES:
+                raise RecordError(f"{channels} channels at {rate} Hz", "audio-unsupported")
+            samples = clip.read(min(clip.frames, int(spec.max_s * rate)), dtype="float32", always_2d=True)
+    except RecordError:
+        raise
+    except Exception as e:  # libsndfile's and soundfile's many errors; each is this record's fault
+        raise RecordError(f"cannot decode the audio: {e or type(e).__name__}", "audio-undecodable") from e
+    mono: Wave = samples.mean(axis=1) if channels > 1 else samples[:, 0]
+    if not len(mono):
+        raise RecordError("the clip holds no samples", "audio-empty")
+    if not np.isfinite(mono).all():
+        raise RecordError("the clip holds samples that are not finite", "audio-not-finite")
+    if rate != spec.sample_rate:
+        mono = soxr.resample(mono, rate, spec.sample_rate, quality="HQ")
+    return mono
+
+
+def log_mel(wave: Wave, spec: AudioSpec) -> npt.NDArray[np.float16]:
+    """Log-mel frames that cover the whole wave in patches.
+
+    The wave is padded with silence until its last patch is complete, as YAMNet's own `pad_waveform` does
+    (tensorflow/models, research/audioset/yamnet/features.py).
+
+    Args:
+        wave: float32 [samples] at the spec's sample rate.
+        spec: window, hop, mel scale and patches.
+
+    Returns:
+        float16 [patch_frames + k * patch_hop, mel_bins] for the smallest fitting k >= 0.
+    """
+    first = spec.window + (spec.patch_frames - 1) * spec.hop
+    patch_hop = spec.patch_hop * spec.hop
+    hops = max(0, -(-(len(wave) - first) // patch_hop))
+    padded = np.zeros(first + hops * patch_hop, np.float32)
+    padded[: len(wave)] = wave
+    frames = np.lib.stride_tricks.sliding_window_view(padded, spec.window)[:: spec.hop]
+    hann, filters = _hann(spec.window), _mel_filters(spec)
+    # scipy keeps float32 throughout.
+    spectrum = np.abs(scipy.fft.rfft(frames * hann, spec.fft, axis=1))
+    frames_by_bins: npt.NDArray[np.float32] = np.log(spectrum @ filters + np.float32(spec.log_offset))
+    return frames_by_bins.astype(np.float16)
+
+
+@lru_cache(maxsize=8)
+def _hann(window: int) -> Wave:
+    """Periodic Hann window, float32 [window]."""
+    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)).astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def _mel_filters(spec: AudioSpec) -> Wave:
+    """Triangular filters on the HTK mel scale, m = 2595 log10(1 + f / 700).
+
+    Returns:
+        float32 [fft // 2 + 1, mel_bins].
+    """
+
+    def mel(hz: float) -> float:
+        return float(2595.0 * np.log10(1.0 + hz / 700.0))
+
+    mels = np.linspace(mel(spec.min_hz), mel(spec.max_hz), spec.mel_bins + 2)
+    edges = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)  # Hz
+    bins = np.linspace(0.0, spec.sample_rate / 2, spec.fft // 2 + 1)
+    slopes = edges[None] - bins[:, None]
+    widths = np.diff(edges)
+    up, down = -slopes[:, :-2] / widths[:-1], slopes[:, 2:] / widths[1:]
+    return np.maximum(0.0, np.minimum(up, down)).astype(np.float32)

@@ -1,0 +1,79 @@
+"""What preprocessing does, as a value that is stored with the model.
+
+A bundle's predictions are only right on tensors that were made as at training time, so the spec travels in
+its manifest, and its digest in the run's plan. `Limits` bound what foreign bytes may make us allocate: they
+belong to the run, not to the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mmray.schema import MODALITIES, Modality
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ImageSpec(_Spec):
+    """uint8 RGB of exactly height x width pixels; normalization happens in the graph."""
+
+    height: int = Field(224, ge=1, le=4096)
+    width: int = Field(224, ge=1, le=4096)
+    fit: Literal["pad", "crop"] = "pad"  # pad: whole image on a ground; crop: cover, cut the centre
+    background: tuple[int, int, int] = (255, 255, 255)  # behind transparency and around padding
+
+
+class TextSpec(_Spec):
+    """Token ids of the bundle's tokenizer.json, cut at `max_tokens` (special tokens included)."""
+
+    max_tokens: int = Field(128, ge=4, le=8192)
+
+
+class AudioSpec(_Spec):
+    """Log-mel frames of mono audio: log(mel(|rfft(hann * frame)|) + log_offset), HTK mel scale.
+
+    The defaults are YAMNet's. The graph sees patches of `patch_frames` frames, one each `patch_hop`.
+    """
+
+    sample_rate: int = Field(16_000, ge=1_000, le=192_000)
+    window: int = Field(400, ge=16)  # samples, periodic Hann
+    hop: int = Field(160, ge=1)  # samples
+    fft: int = Field(512, ge=16)  # samples, zero-padded from the window
+    mel_bins: int = Field(64, ge=1)
+    min_hz: float = 125.0
+    max_hz: float = 7_500.0
+    log_offset: float = 0.001
+    patch_frames: int = Field(96, ge=1)
+    patch_hop: int = Field(48, ge=1)
+    max_s: float = Field(30.0, gt=0)  # the model looks at the first max_s seconds; the rest is not decoded
+
+
+class PreprocessSpec(_Spec):
+    """Preprocessing of each modality that the model takes; None for one that it does not."""
+
+    image: ImageSpec | None = None
+    text: TextSpec | None = None
+    audio: AudioSpec | None = None
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """Modalities that the model takes, in the order of the graph's `present` columns."""
+        return tuple(m for m in MODALITIES if getattr(self, m) is not None)
+
+    def digest(self) -> str:
+        """Sha256 of the canonical JSON, in hex."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+class Limits(_Spec):
+    """Bounds on what one record may make a worker allocate; beyond them it is a reject, not a crash."""
+
+    member_bytes: int = Field(64 << 20, ge=1)
+    image_pixels: int = Field(50_000_000, ge=1)
+    audio_s: float = Field(3_600.0, gt=0)
+    text_chars: int = Field(100_000, ge=1)

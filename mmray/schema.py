@@ -1,0 +1,124 @@
+"""The Arrow schemas at the seams: RECORDS (raw bytes) → TENSORS (compact arrays) → OUTCOMES, and what is
+written of the last: PREDICTIONS and REJECTS.
+
+A record that failed stays in the stream as a row whose `error` is set and whose payload is null, so one
+stream carries both kinds and the audit is arithmetic. (shard, row) names a record for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+Modality = Literal["image", "text", "audio"]
+MODALITIES: tuple[Modality, ...] = ("image", "text", "audio")
+
+Stage = Literal["read", "preprocess", "infer"]
+
+#: Why a record was rejected. `type` is stable and made for grouping; `reason` is for people.
+ERROR = pa.struct([("stage", pa.string()), ("type", pa.string()), ("reason", pa.string())])
+
+_ADDRESS = [
+    ("shard", pa.string()),  # shard id: path relative to the input root, '@', size in bytes
+    ("row", pa.int64()),  # ordinal of the record in its shard, from 0
+    ("end", pa.bool_()),  # true on the last record of the shard, so that its total is known
+    ("key", pa.string()),
+    ("offset", pa.int64()),  # byte range of the record in its shard
+    ("length", pa.int64()),
+]
+
+RECORDS = pa.schema(
+    [
+        *_ADDRESS,
+        ("image", pa.binary()),  # the member's bytes as stored; null where the modality is missing
+        ("text", pa.binary()),
+        ("audio", pa.binary()),
+        ("meta", pa.binary()),  # the JSON member
+        ("error", ERROR),
+    ]
+)
+
+TENSORS = pa.schema(
+    [
+        *_ADDRESS,
+        ("meta", pa.binary()),
+        ("pixels", pa.binary()),  # uint8, height x width x 3, row-major; the bundle's spec has the size
+        ("input_ids", pa.list_(pa.int32())),  # unpadded token ids, special tokens included
+        ("log_mel", pa.binary()),  # float16, frames x mel bins, row-major, not yet cut into patches
+        ("damaged", pa.list_(pa.string())),  # modalities that were there but unusable (on_damaged: mask)
+        ("error", ERROR),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class OutputColumns:
+    """Which optional columns predictions have: fixed by bundle and config, the same in every part."""
+
+    classes: int  # width of `scores`; 0 leaves the column out
+    features: int = 0  # width of `features` as float16; 0 leaves it out
+    carry: tuple[str, ...] = ()  # fields of the record's JSON member, copied to string columns `meta_<field>`
+
+
+def predictions(columns: OutputColumns) -> pa.Schema:
+    """Schema of a part: one row for each predicted record."""
+    fields = [
+        ("shard", pa.string()),
+        ("row", pa.int64()),
+        ("key", pa.string()),
+        ("label", pa.string()),
+        ("score", pa.float32()),
+        ("modalities", pa.list_(pa.string())),
+        ("damaged", pa.list_(pa.string())),
+        ("variant", pa.string()),
+        ("bundle", pa.string()),
+        *((f"meta_{name}", pa.string()) for name in columns.carry),
+    ]
+    if columns.classes:
+        fields.append(("scores", pa.list_(pa.float32(), columns.classes)))
+    if columns.features:
+        fields.append(("features", pa.list_(pa.float16(), columns.features)))
+    return pa.schema(fields)
+
+
+REJECTS = pa.schema(
+    [
+        ("shard", pa.string()),
+        ("row", pa.int64()),
+        ("key", pa.string()),
+        ("stage", pa.string()),
+        ("type", pa.string()),
+        ("reason", pa.string()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+    ]
+)
+
+
+def outcomes(columns: OutputColumns) -> pa.Schema:
+    """Schema of the stream that leaves inference: predictions and failed records together."""
+    fields = list(predictions(columns))
+    for name in ("end", "offset", "length"):
+        fields.append(RECORDS.field(name))
+    return pa.schema([*fields, RECORDS.field("error")])
+
+
+def error(stage: Stage, kind: str, reason: str) -> dict[str, str]:
+    """Value of the `error` column. Reasons are cut at 300 characters: they may quote foreign bytes."""
+    return {"stage": stage, "type": kind, "reason": reason[:300]}
+
+
+def table(columns: Mapping[str, Sequence[object] | pa.ChunkedArray], schema: pa.Schema) -> pa.Table:
+    """Build a table of exactly `schema` from lists or Arrow columns; columns that are not given are null."""
+    rows = len(next(iter(columns.values())))
+
+    def column(field: pa.Field) -> pa.Array | pa.ChunkedArray:
+        values = columns.get(field.name)
+        if values is None:
+            return pa.nulls(rows, field.type)
+        return values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, field.type)
+
+    return pa.table([column(field) for field in schema], schema=schema)

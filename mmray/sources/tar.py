@@ -1,0 +1,175 @@
+"""Members of a tar, one after the other, in bounded memory, with what is damaged named instead of raised.
+
+Python's `tarfile` ends in silence at a damaged header in mid-archive, and takes a tar that breaks off between
+two members for complete; both would lose records without a word. So the walk is our own, over the standard
+library's header parser.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+_BLOCK = tarfile.BLOCKSIZE
+_MAX_NAME_BYTES = 1 << 20  # of a long-name or pax header: names, not data
+_ZEROS = bytes(_BLOCK)
+
+
+class ByteFile(Protocol):
+    """What the walk needs of a file: pyarrow's and Python's binary files both have it."""
+
+    def read(self, size: int, /) -> bytes: ...
+    def seek(self, position: int, /) -> object: ...
+
+
+@dataclass(frozen=True)
+class Member:
+    """One regular file in the tar."""
+
+    name: str
+    offset: int  # of its first header
+    end: int  # just past its padded payload
+    size: int  # bytes of payload
+    data: bytes | None  # None where `wanted` said no, or the payload is larger than allowed
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A byte range that cannot be read as members."""
+
+    offset: int
+    end: int
+    kind: str  # "shard-truncated" or "shard-damaged"
+    reason: str
+    name: str | None = None  # of the member that breaks off, where its header is whole
+
+
+def walk(
+    file: ByteFile, size: int, *, start: int = 0, max_bytes: int, wanted: Callable[[str], bool]
+) -> Iterator[Member | Damage]:
+    """Yield the regular members of a tar from a header at `start` to the end.
+
+    Args:
+        file: a seekable file.
+        size: its size in bytes.
+        start: offset of the first header to read.
+        max_bytes: payloads larger than this are passed over (`data` is None).
+        wanted: told a member's name, whether to read its payload.
+    """
+    offset = start
+    while True:
+        begin = offset
+        try:
+            info, payload = _header(file, offset)
+        except EOFError:
+            yield Damage(
+                begin, size, "shard-truncated", f"the tar breaks off at byte {size}, without its end mark"
+            )
+            return
+        except tarfile.HeaderError as e:
+            found = _resync(file, begin + _BLOCK)
+            if found is None:
+                yield Damage(begin, size, "shard-damaged", f"no header at byte {begin}, nor after it: {e}")
+                return
+            offset = found
+            yield Damage(
+                begin, offset, "shard-damaged", f"no header at byte {begin}; reading on at {offset}: {e}"
+            )
+            continue
+        if info is None:  # the end mark
+            return
+        offset = payload + -(-info.size // _BLOCK) * _BLOCK
+        if not info.isreg():
+            continue
+        if payload + info.size > size:
+            reason = f"the tar breaks off at byte {size}, within {info.name!r}"
+            yield Damage(begin, size, "shard-truncated", reason, info.name)
+            return
+        data = None
+        if info.size <= max_bytes and wanted(info.name):
+            file.seek(payload)
+            data = file.read(info.size)
+            if len(data) < info.size:
+                reason = f"the tar is {size} bytes long no more: it breaks off within {info.name!r}"
+                yield Damage(begin, size, "shard-truncated", reason, info.name)
+                return
+        yield Member(info.name, begin, offset, info.size, data)
+
+
+def _header(file: ByteFile, offset: int) -> tuple[tarfile.TarInfo | None, int]:
+    """Parse the header at `offset` with the long-name and pax headers before it; (None, …) at the end mark.
+
+    Returns:
+        The member's header and the offset of its payload.
+
+    Raises:
+        EOFError: the file ends here.
+        tarfile.HeaderError: the block is not a header.
+    """
+    overrides: dict[str, str] = {}
+    while True:
+        file.seek(offset)
+        block = file.read(_BLOCK)
+        if len(block) < _BLOCK:
+            raise EOFError
+        if block == _ZEROS:
+            return None, offset
+        info = tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
+        if info.size < 0 or info.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.HeaderError(f"{info.name!r} is sparse or has a negative size")
+        offset += _BLOCK
+        if info.type not in (
+            tarfile.GNUTYPE_LONGNAME,
+            tarfile.XHDTYPE,
+            tarfile.XGLTYPE,
+            tarfile.GNUTYPE_LONGLINK,
+        ):
+            info.name = overrides.get("path", info.name)
+            info.size = int(overrides.get("size", info.size))
+            return info, offset
+        if info.size > _MAX_NAME_BYTES:
+            raise tarfile.HeaderError(f"a name of {info.size} bytes")
+        extra = file.read(info.size)
+        if len(extra) < info.size:
+            raise EOFError
+        if info.type == tarfile.GNUTYPE_LONGNAME:
+            overrides["path"] = extra.rstrip(b"\0").decode("utf-8", "backslashreplace")
+        elif info.type == tarfile.XHDTYPE:
+            overrides |= _pax(extra)
+        offset += -(-info.size // _BLOCK) * _BLOCK
+
+
+def _pax(data: bytes) -> dict[str, str]:
+    """Records of a pax header, each "<length> <key>=<value>\\n" (POSIX.1-2001, pax, Extended Header)."""
+    found: dict[str, str] = {}
+    position = 0
+    while position < len(data) and data[position : position + 1] != b"\0":
+        digits, space, _ = data[position : position + 20].partition(b" ")
+        if not space or not digits.isdigit() or int(digits) <= len(digits) + 1:
+            raise tarfile.HeaderError("malformed pax header")
+        record = data[position + len(digits) + 1 : position + int(digits)]
+        key, _, value = record.rstrip(b"\n").partition(b"=")
+        found[key.decode("utf-8", "backslashreplace")] = value.decode("utf-8", "backslashreplace")
+        position += int(digits)
+    if not found.get("size", "0").isdigit():
+        raise tarfile.HeaderError("malformed size in a pax header")
+    return found
+
+
+def _resync(file: ByteFile, offset: int) -> int | None:
+    """Offset of the next block that is a header with a valid checksum and the ustar magic, or None."""
+    while True:
+        file.seek(offset)
+        block = file.read(_BLOCK)
+        if len(block) < _BLOCK:
+            return None
+        if block[257:262] == b"ustar":
+            try:
+                tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
+            except tarfile.HeaderError:
+                pass
+            else:
+                return offset
+        offset += _BLOCK
