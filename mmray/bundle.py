@@ -145,12 +145,20 @@ class Bundle:
         return self.path / self.manifest.variants[variant].file
 
     def golden(self) -> tuple[Feeds, Feeds]:
-        """Inputs of one batch, and the outputs that fp32 gave for them where the bundle was built."""
-        with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
-            split = {"in": {}, "out": {}}  # type: dict[str, Feeds]
-            for key in arrays.files:
-                side, _, name = key.partition("/")
-                split[side][name] = arrays[key]
+        """Inputs of one batch, and the outputs that fp32 gave for them where the bundle was built.
+
+        Raises:
+            BundleError: golden.npz is unreadable, or holds anything else.
+        """
+        split: dict[str, Feeds] = {"in": {}, "out": {}}
+        try:
+            with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
+                for key in arrays.files:
+                    side, _, name = key.partition("/")
+                    split[side][name] = arrays[key]
+        except Exception as e:  # zip, zlib and numpy raise a dozen kinds on an altered file
+            place = self.path / GOLDEN
+            raise BundleError(f"{place}: not golden inputs and outputs ({e!r}); get a fresh copy") from e
         return split["in"], split["out"]
 
     def verify(self) -> None:
@@ -181,7 +189,7 @@ def write_bundle(
     sources: Iterable[Source] = (),
     origin: Mapping[str, str] | None = None,
 ) -> Bundle:
-    """Write a bundle with one fp32 variant, whole or not at all; replaces one that is there.
+    """Write a bundle with one fp32 variant, whole or not at all; replaces a bundle that is there.
 
     Args:
         directory: where to.
@@ -196,7 +204,12 @@ def write_bundle(
         scorecard: measured quality, JSON-able.
         sources: weights that went in, with licences.
         origin: what the model was trained on and how.
+
+    Raises:
+        BundleError: the place holds something that is not a bundle.
     """
+    if directory.exists() and not (directory / MANIFEST).is_file() and any(directory.iterdir()):
+        raise BundleError(f"{directory}: holds something that is not a bundle; choose another place")
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as temporary:
         root = Path(temporary) / directory.name

@@ -6,6 +6,7 @@ can seek instead of reading what is done.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -43,6 +44,24 @@ def merge(intervals: Iterable[Interval]) -> list[Interval]:
         else:
             merged.append(interval)
     return merged
+
+
+def overlaps(done: list[Interval], interval: Interval) -> bool:
+    """Whether an interval shares a row with merged ones."""
+    after = bisect_left(done, interval.first, key=lambda i: i.last)
+    return after < len(done) and done[after].first <= interval.last
+
+
+def insert(done: list[Interval], interval: Interval) -> None:
+    """Add an interval that overlaps none, in place, joining it with those that it touches."""
+    index = bisect_left(done, interval.first, key=lambda i: i.last)
+    if index < len(done) and done[index].first == interval.last + 1:
+        after = done.pop(index)
+        interval = Interval(interval.first, after.last, after.stop)
+    if index and done[index - 1].last + 1 == interval.first:
+        index -= 1
+        interval = Interval(done.pop(index).first, interval.last, interval.stop)
+    done.insert(index, interval)
 
 
 def missing(done: Iterable[Interval], total: int | None) -> list[Missing]:

@@ -146,8 +146,14 @@ class Predictor:
 
     def _check_golden(self) -> float:
         inputs, expected = self._bundle.golden()
-        scores = self._engine(inputs)["scores"]
-        difference = float(np.abs(np.subtract(scores, expected["scores"])).max())
+        try:
+            scores = self._engine(inputs)["scores"]
+            difference = float(np.abs(np.subtract(scores, expected["scores"])).max())
+        except Exception as e:  # ONNX Runtime's own exception types share no base
+            raise EngineError(
+                f"{self._bundle.path}: variant {self.variant} does not run on its golden inputs on "
+                f"{self._engine.provider}: {e}"
+            ) from e
         if not difference <= _GOLDEN_TOLERANCE:  # also true for NaN
             raise EngineError(
                 f"{self._bundle.path}: variant {self.variant} is off its golden scores by {difference:.2g} "
@@ -179,4 +185,7 @@ def _json_object(data: bytes | None) -> dict[str, Any]:
 
 
 def _as_text(value: object) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode()  # JSON may hold half a surrogate pair

@@ -59,10 +59,16 @@ class Location:
 
     def files(self, *, recursive: bool = False) -> list[pafs.FileInfo]:
         """Files below a directory, sorted by path, without those that are not yet in place."""
+        return [f for f in self._list(recursive) if not f.base_name.startswith(TEMPORARY)]
+
+    def leftovers(self) -> list[Location]:
+        """Temporary files in a directory, of writers that are busy or died."""
+        return [self / f.base_name for f in self._list(False) if f.base_name.startswith(TEMPORARY)]
+
+    def _list(self, recursive: bool) -> list[pafs.FileInfo]:
         selector = pafs.FileSelector(self.path, recursive=recursive, allow_not_found=True)
         found = self.filesystem.get_file_info(selector)
-        files = [f for f in found if f.type == pafs.FileType.File and not f.base_name.startswith(TEMPORARY)]
-        return sorted(files, key=lambda f: f.path)
+        return sorted((f for f in found if f.type == pafs.FileType.File), key=lambda f: f.path)
 
     def make_directory(self) -> None:
         self.filesystem.create_dir(self.path, recursive=True)

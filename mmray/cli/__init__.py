@@ -6,11 +6,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from mmray.errors import MmrayError
+
+if TYPE_CHECKING:
+    from mmray.cli.display import RunDisplay
+    from mmray.pipeline.run import Result
 
 # Heavy imports (ray, onnxruntime) happen inside the commands: --help and a wrong option answer at once.
 
@@ -71,26 +75,34 @@ def run(
     bundle: BundleOption = None,
     output: Output = None,
     set: Set = None,
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes", help="Resume although shards came or changed; those are run (anew)."
+        ),
+    ] = False,
 ) -> None:
     """Run a bundle over all records; resumes an unfinished run in the same output directory."""
     from mmray.cli.display import RunDisplay
     from mmray.config import load_config
-    from mmray.errors import AuditError
-    from mmray.pipeline.run import Watcher
     from mmray.pipeline.run import run as run_pipeline
 
     settings = load_config(config, _given(input, bundle, output), set or ())
-    with RunDisplay(settings) as display:
-        result = run_pipeline(settings, Watcher(display.surveyed, display.planned, display.progress))
-    display.conclude(result)
-    if not result.audit.ok:
-        raise AuditError(f"{settings.output}: the audit found {len(result.audit.problems)} problems")
-    rate = result.summary["reject_rate"]
-    if rate > settings.max_reject_rate:
-        raise AuditError(
-            f"{rate:.1%} of the records were rejected; max_reject_rate is {settings.max_reject_rate:g}: "
-            f"see {settings.output}/rejects/; everything else is predicted"
-        )
+    with RunDisplay(settings.output) as display:
+        result = run_pipeline(settings, display.watcher, accept_changes=accept_changes)
+    _conclude(display, result, settings.max_reject_rate)
+
+
+@app.command()
+def retry(out: RunArgument, set: Set = None) -> None:
+    """Process the rejects of a run anew, by byte offset; those that succeed now become predictions."""
+    from mmray.cli.display import RunDisplay
+    from mmray.config import load_config
+    from mmray.pipeline.run import retry as retry_rejects
+
+    with RunDisplay(out, retry=True) as display:
+        result = retry_rejects(out, lambda earlier: load_config(None, earlier, set or ()), display.watcher)
+    _conclude(display, result, 1.0)
 
 
 @app.command()
@@ -164,6 +176,21 @@ def doctor(json: AsJson = False) -> None:
     print_findings(findings, as_json=json)
     if any(finding.level == "bad" for finding in findings):
         raise AuditError("this machine is not fit to run (above)")
+
+
+def _conclude(display: RunDisplay, result: Result, max_reject_rate: float) -> None:
+    """Print the closing table; exit code 1 where the run is not good enough."""
+    from mmray.errors import AuditError
+
+    display.conclude(result)
+    if not result.audit.ok:
+        raise AuditError(f"{display.output}: the audit found {len(result.audit.problems)} problems")
+    rate = result.summary["reject_rate"]
+    if rate > max_reject_rate:
+        raise AuditError(
+            f"{rate:.1%} of the records were rejected; max_reject_rate is {max_reject_rate:g}: "
+            f"see {display.output}/rejects/; everything else is predicted"
+        )
 
 
 def _given(input: list[str] | None, bundle: str | None, output: str | None) -> dict[str, Any]:

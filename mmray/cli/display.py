@@ -16,12 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from mmray.bundle import Bundle
-from mmray.config import RunConfig
 from mmray.pipeline.audit import Audit
 from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.meter import Snapshot
 from mmray.pipeline.plan import Plan
-from mmray.pipeline.run import Result
+from mmray.pipeline.run import Result, Watcher
 from mmray.pipeline.survey import Survey
 
 console = Console(highlight=False)
@@ -46,14 +45,20 @@ def print_json(value: object) -> None:
 class RunDisplay:
     """Shows a run while it goes: use as a context manager, then call `conclude`."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self._config = config
+    def __init__(self, output: str, *, retry: bool = False) -> None:
+        self.output = output
+        self._retry = retry
         self._done_before = 0
         self._expected = 0
         self._actors = 1
         self._live: Live | None = None
         self._started = time.time()
         self._next_line = 0.0
+
+    @property
+    def watcher(self) -> Watcher:
+        """What a run is to tell this display."""
+        return Watcher(self.surveyed, self.planned, self.progress)
 
     def __enter__(self) -> RunDisplay:
         return self
@@ -66,9 +71,10 @@ class RunDisplay:
 
     def surveyed(self, found: Survey, ledger: Ledger) -> None:
         """Say what there is."""
-        self._done_before = ledger.predicted + ledger.rejects.total()
-        self._expected = found.expected_rows
-        _print_survey(found, self._done_before)
+        rejected = ledger.rejects.total()
+        done = ledger.predicted + rejected
+        self._done_before, self._expected = (0, rejected) if self._retry else (done, found.expected_rows)
+        _print_survey(found, done)
 
     def planned(self, plan: Plan) -> None:
         """Say how it will run, and start the display."""
@@ -108,7 +114,7 @@ class RunDisplay:
             table.add_row("time", _shares(this_run["stage_seconds"]))
         else:
             table.add_row("speed", "nothing was left to do")
-        table.add_row("output", f"{escape(self._config.output)}/parts ({_number(summary['parts'], 'file')})")
+        table.add_row("output", f"{escape(self.output)}/parts ({_number(summary['parts'], 'file')})")
         console.print(table)
         for problem in result.audit.problems:
             print_line(f"  {problem}")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import ray
 from ray.data import DataContext
 
-from mmray.errors import UsageError
+from mmray.errors import RunError, UsageError
 from mmray.pipeline.plan import Machines
 
 
@@ -34,6 +36,8 @@ def connected() -> Iterator[Machines]:
             address = os.environ.get("RAY_ADDRESS", "the address in use")
             raise UsageError(f"RAY_ADDRESS={address}: no Ray cluster answers there: {e}") from e
     _silence()
+    # After ray.init, which installs a handler of its own that would end the process without a word.
+    earlier = signal.signal(signal.SIGTERM, _terminate)
     try:
         resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
         yield Machines(
@@ -42,8 +46,13 @@ def connected() -> Iterator[Machines]:
             nodes=sum(node["Alive"] for node in ray.nodes()),  # type: ignore[no-untyped-call]
         )
     finally:
+        signal.signal(signal.SIGTERM, earlier)
         if owner:
             ray.shutdown()
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise RunError("terminated; what is written stays, and the same command goes on from there")
 
 
 @contextmanager

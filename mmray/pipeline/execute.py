@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from time import monotonic
 from typing import Any, cast
 
+import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mmray.errors import RunError
 from mmray.pipeline.meter import Meter, Snapshot
@@ -19,79 +22,124 @@ from mmray.pipeline.stages import (
     InferWorker,
     Job,
     PartSink,
+    RetryWorker,
     ShardSource,
     preprocess_block,
     units_to_tables,
 )
+from mmray.sources import Shard
 
 _POLL_S = 0.5
 
 
-@dataclass(frozen=True)
 class RunningMeter:
-    """The meter of a run, as an actor that all workers report to."""
+    """The meter of a run, as an actor that all workers report to, and a watchdog over it."""
 
-    handle: Any
+    def __init__(self, progress: Callable[[Snapshot], None], stall_s: float) -> None:
+        # On the driver's node, which outlives the others; it needs no CPU: the workers may hold them all.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        remote: Any = ray.remote  # its type does not know this strategy
+        self.handle = remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Meter).remote()
+        self.stalled: str | None = None  # why the watchdog ended the run
+        self._latest = Snapshot()
+        self._progress = progress
+        self._stall_s = stall_s
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread.start()
 
     def read(self) -> Snapshot:
-        """What was counted so far."""
-        return cast(Snapshot, ray.get(self.handle.read.remote(), timeout=10))
+        """What was counted so far; the latest that is known, where the meter does not answer."""
+        with suppress(ray.exceptions.RayError):  # a lost meter costs figures, never the run
+            self._latest = cast(Snapshot, ray.get(self.handle.read.remote(), timeout=10))
+        return self._latest
+
+    def stop(self) -> None:
+        """End the watch."""
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        """Twice a second: tell the count, and interrupt the main thread where nothing moves any more."""
+        messages, since = -1, monotonic()
+        while not self._done.wait(_POLL_S):
+            snapshot = self.read()
+            if snapshot.messages != messages:
+                messages, since = snapshot.messages, monotonic()
+                self._progress(snapshot)
+            elif monotonic() - since > self._stall_s:
+                doing = ", ".join(f"{n} in {stage}" for stage, n in snapshot.doing.items())
+                self.stalled = f"no progress for {self._stall_s:g} s (workers: {doing or 'none has started'})"
+                _thread.interrupt_main()
+                return
 
 
 @contextmanager
-def metered(progress: Callable[[Snapshot], None]) -> Iterator[RunningMeter]:
-    """Start a meter, and tell `progress` twice a second what it counted."""
-    # It needs no CPU of its own: on a small machine the workers hold them all.
-    meter = RunningMeter(cast(Any, ray.remote(num_cpus=0)(Meter)).remote())
-    done = threading.Event()
+def metered(progress: Callable[[Snapshot], None], stall_s: float) -> Iterator[RunningMeter]:
+    """Count and watch while the body runs.
 
-    def poll() -> None:
-        while not done.wait(_POLL_S):
-            try:
-                progress(meter.read())
-            except ray.exceptions.RayError:  # a busy or lost meter costs the display, never the run
-                continue
-
-    thread = threading.Thread(target=poll, name="progress", daemon=True)
-    thread.start()
+    Args:
+        progress: told what was counted, at most twice a second, from a thread of its own.
+        stall_s: seconds without any news from any worker after which the body is interrupted.
+    """
+    meter = RunningMeter(progress, stall_s)
     try:
         yield meter
     finally:
-        done.set()
-        thread.join()
+        meter.stop()
 
 
 def execute(plan: Plan, units: list[Unit], meter: RunningMeter) -> None:
     """Process the units to their end.
 
     Raises:
-        RunError: Ray gave up; parts that are written stay.
+        RunError: Ray gave up, or the watchdog did; parts that are written stay.
     """
+    job = _job(plan)
+    with _named_failures(meter):
+        if plan.topology == "fused":
+            _run_pool(FusedWorker, units_to_tables(units), job, plan, meter)
+        else:
+            _run_split(units, job, plan, meter)
+
+
+def execute_retry(plan: Plan, parts: Sequence[str], shards: Sequence[Shard], meter: RunningMeter) -> None:
+    """Process the rejects of these parts anew.
+
+    Raises:
+        RunError: as `execute`.
+    """
+    with _named_failures(meter):
+        tables = [pa.table({"part": [part]}) for part in parts]
+        _run_pool(RetryWorker, tables, _job(plan), plan, meter, {shard.id: shard for shard in shards})
+
+
+def _job(plan: Plan) -> Job:
     # The provider is settled here: a worker that has no GPU of its own must not take one that it sees.
     config = plan.survey.config.model_copy(update={"provider": "cuda" if plan.accelerated else "cpu"})
-    job = Job(config, plan.part_rows, threads=1)
-    run = _execute_fused if plan.topology == "fused" else _execute_split
-    try:
-        run(plan, units, job, meter)
-    except Exception as e:  # Ray's many error types; named for the user, who can resume
-        raise RunError(f"the run broke off: {_root_cause(e)}; run the same command again to resume") from e
+    return Job(config, plan.part_rows, threads=1)
 
 
-def _execute_fused(plan: Plan, units: list[Unit], job: Job, meter: RunningMeter) -> None:
-    parts = ray.data.from_arrow(units_to_tables(units)).map_batches(
-        FusedWorker,
-        fn_constructor_args=(job, meter.handle),
+def _run_pool(
+    worker: type, work: list[pa.Table], job: Job, plan: Plan, meter: RunningMeter, *arguments: object
+) -> None:
+    """One actor a CPU (or GPU), each table of work a task, and workers that write for themselves."""
+    ds = ray.data.from_arrow(work).map_batches(
+        worker,
+        fn_constructor_args=(job, meter.handle, *arguments),
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=1,
+        num_gpus=1 if plan.accelerated else 0,
         # One unit at a time: they are large, and a queue at one actor would leave others idle at the end.
-        compute=ActorPoolStrategy(size=min(plan.actors, len(units)), max_tasks_in_flight_per_actor=1),
+        compute=ActorPoolStrategy(size=min(plan.actors, len(work)), max_tasks_in_flight_per_actor=1),
     )
-    for _ in parts.iter_batches(batch_size=None, batch_format="pyarrow"):
+    for _ in ds.iter_batches(batch_size=None, batch_format="pyarrow"):
         pass
 
 
-def _execute_split(plan: Plan, units: list[Unit], job: Job, meter: RunningMeter) -> None:
+def _run_split(units: list[Unit], job: Job, plan: Plan, meter: RunningMeter) -> None:
+    """CPU tasks read and preprocess, actors infer, tasks write."""
     # Unequal resources keep Ray from fusing the reading into the actors, which would idle the device.
     bundle = plan.survey.bundle
     model_bytes = bundle.graph(bundle.choose(job.config.variant)).stat().st_size
@@ -109,6 +157,22 @@ def _execute_split(plan: Plan, units: list[Unit], job: Job, meter: RunningMeter)
         )
         .write_datasink(PartSink(job, meter.handle))
     )
+
+
+@contextmanager
+def _named_failures(meter: RunningMeter) -> Iterator[None]:
+    """Turn what ends a run early into a RunError that says why, and how to go on."""
+    remedy = "run the same command again to resume"
+    try:
+        yield
+    except KeyboardInterrupt as e:
+        if meter.stalled:
+            raise RunError(f"{meter.stalled}; {remedy}") from e
+        raise
+    except RunError:
+        raise
+    except Exception as e:  # Ray's many error types; named for the user, who can resume
+        raise RunError(f"the run broke off: {_root_cause(e)}; {remedy}") from e
 
 
 def _root_cause(failure: BaseException) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmray.coverage import Interval, Missing, merge, missing
+from mmray.coverage import Interval, Missing, insert, missing, overlaps
 from mmray.pipeline.rundir import RunDirectory
 from mmray.sources import Shard
 from mmray.storage import Location
@@ -64,7 +64,7 @@ class Part:
             content: dict[str, Any] = json.loads(metadata[FOOTER_KEY])
             coverage = {s: [Interval(*i) for i in runs] for s, runs in content.pop("coverage").items()}
             return cls(place.path.rpartition("/")[2], coverage, **content)
-        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, AttributeError):
             return None
 
 
@@ -93,25 +93,32 @@ class Ledger:
 
     @classmethod
     def of(cls, parts: Iterable[Part]) -> Ledger:
-        """Choose among overlapping parts: larger ones first, then by name, so that the choice is stable."""
+        """Choose among overlapping parts: more rows first, then more predictions, then by name."""
         ledger = cls()
-        for part in sorted(parts, key=lambda p: (-p.rows, p.name)):
-            if any(_overlap(ledger.coverage.get(s, []), runs) for s, runs in part.coverage.items()):
+        for part in sorted(parts, key=lambda p: (-p.rows, -p.predicted, p.name)):
+            runs = [(s, interval) for s, intervals in part.coverage.items() for interval in intervals]
+            if any(overlaps(ledger.coverage.get(shard, []), interval) for shard, interval in runs):
                 ledger.superseded.append(part.name)
                 continue
             ledger.parts.append(part)
             ledger.totals.update(part.totals)
-            for shard, intervals in part.coverage.items():
-                ledger.coverage[shard] = merge([*ledger.coverage.get(shard, []), *intervals])
+            for shard, interval in runs:
+                insert(ledger.coverage.setdefault(shard, []), interval)
         return ledger
 
     def settle(self, out: RunDirectory) -> None:
-        """Delete what a crash left behind: superseded parts with their rejects, and orphaned rejects."""
+        """Delete what a crash left behind: superseded parts with their rejects, orphaned rejects, torn files.
+
+        To be called while no worker writes.
+        """
         for name in self.superseded:
             (out.parts / name).delete()
             (out.rejects / name).delete()
         for name in self.orphans:
             (out.rejects / name).delete()
+        for place in (out.parts, out.rejects):
+            for file in place.leftovers():
+                file.delete()
         self.superseded, self.orphans = [], []
 
     def missing(self, shards: Iterable[Shard]) -> list[tuple[Shard, list[Missing]]]:
@@ -130,7 +137,3 @@ class Ledger:
     @property
     def modalities(self) -> Counter[str]:
         return sum((Counter(part.modalities) for part in self.parts), Counter())
-
-
-def _overlap(done: list[Interval], intervals: list[Interval]) -> bool:
-    return any(a.first <= b.last and b.first <= a.last for a in done for b in intervals)

@@ -26,6 +26,8 @@ class Snapshot:
     first: float = 0.0  # Unix time of the first block that was predicted, and how many rows it had
     first_rows: int = 0
     last: float = 0.0  # Unix time of the latest
+    messages: int = 0  # grows as long as any worker gets on
+    doing: Mapping[str, int] = field(default_factory=dict)  # workers by the stage that they are in
 
     @property
     def rows_per_s(self) -> float:
@@ -41,9 +43,20 @@ class Meter:
         self._counts: Counter[str] = Counter()
         self._first = self._last = 0.0
         self._first_rows = 0
+        self._messages = 0
+        self._doing: dict[str, str] = {}
+
+    def enter(self, worker: str, stage: str | None) -> None:
+        """A worker begins a stage; None: it has nothing to do."""
+        self._messages += 1
+        if stage is None:
+            self._doing.pop(worker, None)
+        else:
+            self._doing[worker] = stage
 
     def add(self, counts: Mapping[str, float]) -> None:
         """Add ``rows``, ``rejects`` and seconds by stage."""
+        self._messages += 1
         self._counts.update(counts)
         if rows := counts.get("rows"):
             self._last = time()
@@ -59,6 +72,8 @@ class Meter:
             first=self._first,
             first_rows=self._first_rows,
             last=self._last,
+            messages=self._messages,
+            doing=Counter(self._doing.values()),
         )
 
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import time
 from typing import Any
 
 from mmray import __version__
 from mmray.config import RunConfig
-from mmray.errors import RunError
+from mmray.errors import OutputError, RunError
 from mmray.pipeline.audit import Audit, audit
 from mmray.pipeline.cluster import connected
-from mmray.pipeline.execute import RunningMeter, execute, metered
+from mmray.pipeline.execute import RunningMeter, execute, execute_retry, metered
 from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.meter import Snapshot
 from mmray.pipeline.plan import Plan, make_plan
+from mmray.pipeline.prune import prune
 from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.survey import Survey, survey
+from mmray.sources import Shard
 
 _PASSES = 3  # after a pass, what crashed tasks left out or wrote twice is done once more
 
@@ -28,7 +30,7 @@ class Watcher:
 
     surveyed: Callable[[Survey, Ledger], None]  # before the cluster starts
     planned: Callable[[Plan], None]
-    progress: Callable[[Snapshot], None]  # twice a second, from a thread of its own
+    progress: Callable[[Snapshot], None]  # at most twice a second, from a thread of its own
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,13 @@ def preview(config: RunConfig) -> tuple[Plan, Ledger]:
         return make_plan(found, machines), Ledger.load(out) if earlier else Ledger()
 
 
-def run(config: RunConfig, watcher: Watcher) -> Result:
+def run(config: RunConfig, watcher: Watcher, *, accept_changes: bool = False) -> Result:
     """Run a config to its end, or continue it where an earlier run broke off.
+
+    Args:
+        config: what to run.
+        watcher: told how it goes.
+        accept_changes: continue although shards came or changed since; those are run (anew).
 
     Raises:
         UsageError: nothing was run: config, input, bundle or output directory are not as they must be.
@@ -64,7 +71,14 @@ def run(config: RunConfig, watcher: Watcher) -> Result:
     started = time()
     found = survey(config)
     out = RunDirectory.at(found.config.output)
-    ledger = _resumed(out, found)
+    earlier = out.read_plan()
+    ledger = Ledger()
+    if earlier is not None:
+        found.check_resumable(earlier, accept_changes=accept_changes)
+        ledger = Ledger.load(out)
+        ledger.settle(out)
+        if accept_changes:
+            ledger = prune(out, {shard.id for shard in found.shards})
     watcher.surveyed(found, ledger)
     if not ledger.missing(found.shards):
         return _conclude(out, found, ledger, {})
@@ -73,30 +87,47 @@ def run(config: RunConfig, watcher: Watcher) -> Result:
         watcher.planned(plan)
         out.begin(plan.to_json())
         out.log("started", mmray=__version__, topology=plan.topology, actors=plan.actors)
-        with metered(watcher.progress) as meter:
+        with metered(watcher.progress, plan.survey.config.stall_s) as meter:
             ledger = _process(plan, out, ledger, meter)
             counted = meter.read()
-    this_run = {
-        "rows": counted.rows,
-        "topology": plan.topology,
-        "actors": plan.actors,
-        "elapsed_s": round(time() - started, 3),
-        "startup_s": round(counted.first - started, 3),
-        "rows_per_s": round(counted.rows_per_s, 2),
-        "stage_seconds": {stage: round(seconds, 3) for stage, seconds in counted.seconds.items()},
-    }
-    return _conclude(out, found, ledger, this_run)
+    return _conclude(out, found, ledger, _describe(plan, counted, started))
 
 
-def _resumed(out: RunDirectory, found: Survey) -> Ledger:
-    """What an earlier run in this directory has done, tidied up, if this survey may continue it."""
+def retry(output: str, overrides: Callable[[Mapping[str, Any]], RunConfig], watcher: Watcher) -> Result:
+    """Process the rejects of a run anew; those that succeed now become predictions.
+
+    Args:
+        output: the run directory.
+        overrides: makes the config of the retry from that of the run.
+        watcher: told how it goes.
+
+    Raises:
+        OutputError: no finished run there.
+        RunError: the retry broke off; the same call goes on from there.
+    """
+    started = time()
+    out = RunDirectory.at(output)
     earlier = out.read_plan()
     if earlier is None:
-        return Ledger()
-    found.check_resumable(earlier)
+        raise OutputError(f"{output}: no run there (no plan.json); check the path")
+    found = survey(overrides(earlier["config"]))
+    shards = [Shard(id, url, int(id.rpartition("@")[2])) for id, url in earlier["shards"]]
     ledger = Ledger.load(out)
     ledger.settle(out)
-    return ledger
+    watcher.surveyed(found, ledger)
+    parts = [part.name for part in ledger.parts if part.rejected]
+    if not parts:
+        return _conclude(out, found, ledger, {})
+    with connected() as machines:
+        plan = make_plan(found, machines)
+        watcher.planned(plan)
+        out.log("retry", rejects=ledger.rejects.total(), parts=len(parts), identity=found.identity())
+        with metered(watcher.progress, found.config.stall_s) as meter:
+            execute_retry(plan, parts, shards, meter)
+            counted = meter.read()
+        ledger = Ledger.load(out)
+        ledger.settle(out)
+    return _conclude(out, found, ledger, _describe(plan, counted, started))
 
 
 def _process(plan: Plan, out: RunDirectory, ledger: Ledger, meter: RunningMeter) -> Ledger:
@@ -116,6 +147,18 @@ def _process(plan: Plan, out: RunDirectory, ledger: Ledger, meter: RunningMeter)
     if ledger.missing(plan.survey.shards):
         raise RunError(f"{out}: still incomplete after {_PASSES} passes; see `mmray audit {out}`")
     return ledger
+
+
+def _describe(plan: Plan, counted: Snapshot, started: float) -> dict[str, Any]:
+    return {
+        "rows": counted.rows,
+        "topology": plan.topology,
+        "actors": plan.actors,
+        "elapsed_s": round(time() - started, 3),
+        "startup_s": round(counted.first - started, 3),
+        "rows_per_s": round(counted.rows_per_s, 2),
+        "stage_seconds": {stage: round(seconds, 3) for stage, seconds in counted.seconds.items()},
+    }
 
 
 def _conclude(out: RunDirectory, found: Survey, ledger: Ledger, this_run: dict[str, Any]) -> Result:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping
 from time import monotonic
 
 import pyarrow as pa
@@ -16,38 +17,43 @@ from mmray.coverage import Interval, of_rows
 from mmray.pipeline.ledger import Part
 from mmray.pipeline.rundir import RunDirectory
 from mmray.schema import REJECTS, OutputColumns, predictions, table
+from mmray.storage import Location
 
 _PART_BYTES = 256 << 20  # a part is written from memory
 
 
 def write_part(out: RunDirectory, outcomes: pa.Table, columns: OutputColumns) -> Part:
-    """Write the rows of a table of OUTCOMES as one part, and its rejects first.
-
-    Both files appear whole or not at all, and their name derives from the rows that they cover, so that a
-    task that is run again replaces what it wrote before.
-    """
+    """Write the rows of a table of OUTCOMES as one part, and its rejects first."""
     coverage, totals = _coverage(outcomes)
     failed = pc.is_valid(outcomes["error"])
-    good = outcomes.filter(pc.invert(failed))
-    bad = outcomes.filter(failed)
-    rejects = _to_rejects(bad)
-    sets = ("+".join(m) for m in good["modalities"].to_pylist())
+    good = outcomes.filter(pc.invert(failed)).select(predictions(columns).names)
+    return commit(out, good, to_rejects(outcomes.filter(failed)), coverage, totals)
+
+
+def commit(
+    out: RunDirectory,
+    predicted: pa.Table,
+    rejects: pa.Table,
+    coverage: Mapping[str, list[Interval]],
+    totals: Mapping[str, int],
+) -> Part:
+    """Make rows appear in the run directory: their rejects first, then the part that stands for both.
+
+    Both files appear whole or not at all. Their name derives from the rows that they cover and from which of
+    them are rejected, so a task that is run again replaces what it wrote before.
+    """
+    kinds = zip(rejects["stage"].to_pylist(), rejects["type"].to_pylist(), strict=True)
     part = Part(
-        name=_name(coverage),
+        name=_name(coverage, rejects),
         coverage=coverage,
         totals=totals,
-        predicted=good.num_rows,
-        rejects=Counter(
-            f"{s}/{t}" for s, t in zip(*(rejects[c].to_pylist() for c in ("stage", "type")), strict=True)
-        ),
-        modalities=Counter(sets),
+        predicted=predicted.num_rows,
+        rejects=Counter(f"{stage}/{kind}" for stage, kind in kinds),
+        modalities=Counter("+".join(m) for m in predicted["modalities"].to_pylist()),
     )
     if rejects.num_rows:
         (out.rejects / part.name).write_atomically(_to_parquet(rejects))
-    else:  # a retry may have fewer than the attempt before it
-        (out.rejects / part.name).delete()
-    schema = predictions(columns)
-    rows = good.select(schema.names).replace_schema_metadata(part.to_footer())
+    rows = predicted.replace_schema_metadata(part.to_footer())
     (out.parts / part.name).write_atomically(_to_parquet(rows))
     return part
 
@@ -97,15 +103,17 @@ def _coverage(outcomes: pa.Table) -> tuple[dict[str, list[Interval]], dict[str, 
     return {shard: of_rows(rows[shard]) for shard in sorted(rows)}, totals
 
 
-def _name(coverage: dict[str, list[Interval]]) -> str:
+def _name(coverage: Mapping[str, list[Interval]], rejects: pa.Table) -> str:
     """File name of the part that covers these rows: readable, sortable, and unique to them."""
     shard, intervals = next(iter(coverage.items()))
-    digest = hashlib.sha256(json.dumps(coverage).encode()).hexdigest()[:12]
+    rejected = sorted(zip(rejects["shard"].to_pylist(), rejects["row"].to_pylist(), strict=True))
+    digest = hashlib.sha256(json.dumps([coverage, rejected]).encode()).hexdigest()[:12]
     slug = re.sub(r"[^A-Za-z0-9]+", "-", shard.rpartition("@")[0].removesuffix(".tar"))[-40:].strip("-")
     return f"{slug}-{intervals[0].first:09d}-{digest}.parquet"
 
 
-def _to_rejects(failed: pa.Table) -> pa.Table:
+def to_rejects(failed: pa.Table) -> pa.Table:
+    """OUTCOMES with an error → REJECTS."""
     errors = failed["error"].combine_chunks()
     why = {name: pc.struct_field(errors, name) for name in ("stage", "type", "reason")}
     return table({**{c: failed[c] for c in ("shard", "row", "key", "offset", "length")}, **why}, REJECTS)
@@ -115,3 +123,9 @@ def _to_parquet(rows: pa.Table) -> pa.Buffer:
     sink = pa.BufferOutputStream()
     pq.write_table(rows, sink, compression="zstd")
     return sink.getvalue()
+
+
+def read_parquet(place: Location) -> pa.Table:
+    """Rows of a part or of its rejects."""
+    with place.filesystem.open_input_file(place.path) as file:
+        return pq.read_table(file)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from ray.data import DataContext, Datasource
 from ray.data.block import Block, BlockAccessor, BlockMetadata
 from ray.data.datasource import Datasink, ReadTask
@@ -17,14 +20,16 @@ from ray.data.datasource import Datasink, ReadTask
 from mmray.bundle import Bundle
 from mmray.config import RunConfig
 from mmray.coverage import Missing
+from mmray.errors import RunError
+from mmray.pipeline.ledger import Part
 from mmray.pipeline.meter import drain, measured, timed
 from mmray.pipeline.plan import Unit, Work
 from mmray.pipeline.rundir import RunDirectory
-from mmray.pipeline.sink import PartBuffer, write_part
+from mmray.pipeline.sink import PartBuffer, commit, read_parquet, to_rejects, write_part
 from mmray.pipeline.survey import output_columns, read_options
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.preprocess import Preprocessor
-from mmray.schema import RECORDS
+from mmray.schema import RECORDS, predictions
 from mmray.sources import Shard, read_webdataset
 from mmray.sources.readahead import readahead
 
@@ -83,6 +88,7 @@ class FusedWorker:
         self._preprocess = job.open_preprocessor()
         self._predict = job.open_predictor()
         self._meter = meter
+        self._name = uuid4().hex
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Units as JSON (column `unit`) → the parts that were written (columns `part`, `rows`)."""
@@ -92,16 +98,78 @@ class FusedWorker:
     def _run(self, unit: Unit) -> Iterator[pa.Table]:
         job, seconds = self._job, Counter[str]()
         buffer = PartBuffer(job.out, self._predict.columns, job.part_rows, job.config.part_seconds)
+        self._enter("read")
         for records in timed(readahead(read_unit(unit, job)), seconds, "read"):
-            outcomes = self._predict(self._preprocess(records))
+            outcomes = self._process(records)
+            self._enter("write")
             with measured(seconds, "write"):
                 part = buffer.add(outcomes)
             busy = drain(seconds, self._preprocess.seconds, self._predict.seconds)
             self._meter.add.remote({**_count(outcomes), **busy})
             if part:
-                yield pa.table({"part": [part.name], "rows": [part.rows]})
+                yield _written(part)
+            self._enter("read")
+        self._enter("write")
         if part := buffer.close():
-            yield pa.table({"part": [part.name], "rows": [part.rows]})
+            yield _written(part)
+        self._enter(None)
+
+    def _process(self, records: pa.Table) -> pa.Table:
+        self._enter("preprocess")
+        tensors = self._preprocess(records)
+        self._enter("model")
+        return self._predict(tensors)
+
+    def _enter(self, stage: str | None) -> None:
+        self._meter.enter.remote(self._name, stage)
+
+
+class RetryWorker(FusedWorker):
+    """Processes the rejects of parts anew, each record by its byte offset.
+
+    A part whose rejects became fewer is written again, beside the old one; more predictions win (see
+    `Ledger.of`), so a crash between the two loses and doubles nothing.
+    """
+
+    def __init__(self, job: Job, meter: MeterHandle, shards: Mapping[str, Shard]) -> None:
+        super().__init__(job, meter)
+        self._shards = shards
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        """Names of parts (column `part`) → the parts that were written."""
+        for name in batch["part"].to_pylist():
+            out = self._job.out
+            part = Part.read(out.parts / name)
+            if part is None:
+                raise RunError(f"{out}: parts/{name} went away while it was retried")
+            old_rejects = read_parquet(out.rejects / name)
+            outcomes = self._reread(old_rejects)
+            failed = pc.is_valid(outcomes["error"])
+            good = outcomes.filter(pc.invert(failed)).select(predictions(self._predict.columns).names)
+            rows = pa.concat_tables([read_parquet(out.parts / name), good]).sort_by(
+                [("shard", "ascending"), ("row", "ascending")]
+            )
+            self._enter("write")
+            yield _written(commit(out, rows, to_rejects(outcomes.filter(failed)), part.coverage, part.totals))
+            busy = drain(self._preprocess.seconds, self._predict.seconds)
+            self._meter.add.remote({**_count(outcomes), **busy})
+            self._enter(None)
+
+    def _reread(self, rejects: pa.Table) -> pa.Table:
+        """OUTCOMES of the rejected records, one for each."""
+        outcomes = []
+        for reject in rejects.to_pylist():
+            self._enter("read")
+            shard, row, offset = self._shards[reject["shard"]], reject["row"], reject["offset"]
+            blocks = list(read_webdataset(shard, read_options(self._job.config), [Missing(row, row, offset)]))
+            if not blocks:
+                raise RunError(f"{shard.name}: no record at byte {offset} any more; was the shard changed?")
+            outcomes += [self._process(block) for block in blocks]
+        return pa.concat_tables(outcomes)
+
+
+def _written(part: Part) -> pa.Table:
+    return pa.table({"part": [part.name], "rows": [part.rows]})
 
 
 def units_to_tables(units: Iterable[Unit]) -> list[pa.Table]:
@@ -149,9 +217,12 @@ class ShardSource(Datasource):
 
 def preprocess_block(records: pa.Table, job: Job, meter: MeterHandle) -> pa.Table:
     """RECORDS → TENSORS, in a task; the preprocessor stays open in the worker process."""
+    worker = f"task {os.getpid()}"
+    meter.enter.remote(worker, "preprocess")
     preprocess = _preprocessor(job)
     tensors = preprocess(records)
     meter.add.remote(drain(preprocess.seconds))
+    meter.enter.remote(worker, None)
     return tensors
 
 
@@ -166,10 +237,13 @@ class InferWorker:
     def __init__(self, job: Job, meter: MeterHandle) -> None:
         self._predict = job.open_predictor()
         self._meter = meter
+        self._name = uuid4().hex
 
     def __call__(self, tensors: pa.Table) -> pa.Table:
+        self._meter.enter.remote(self._name, "model")
         outcomes = self._predict(tensors)
         self._meter.add.remote({**_count(outcomes), **drain(self._predict.seconds)})
+        self._meter.enter.remote(self._name, None)
         return outcomes
 
 

@@ -62,8 +62,12 @@ class Survey:
             **{key: config[key] for key in keys},
         }
 
-    def check_resumable(self, earlier: Mapping[str, Any]) -> None:
+    def check_resumable(self, earlier: Mapping[str, Any], *, accept_changes: bool = False) -> None:
         """Refuse to continue a run, given its plan.json, with anything that would change its output.
+
+        Args:
+            earlier: content of plan.json.
+            accept_changes: shards may have come, or have changed (another size): those are run anew.
 
         Raises:
             OutputError: names what differs.
@@ -77,13 +81,22 @@ class Survey:
                     f"{place}: was made with {key}={_short(before)}, now it is {_short(value)}; "
                     "choose another --output, or the same settings to resume"
                 )
-        then = {shard_id for shard_id, _ in earlier.get("shards", [])}
-        now = {shard.id for shard in self.shards}
-        if then != now:
+        then = {Shard(id, url, 0) for id, url in earlier.get("shards", [])}
+        now = {Shard(shard.id, shard.url, 0) for shard in self.shards}
+        came = sorted(s.name for s in now if s.id not in {t.id for t in then})
+        went = sorted(t.name for t in then if t.id not in {s.id for s in now})
+        changed = sorted(set(came) & set(went))
+        removed = sorted(set(went) - set(changed))
+        if removed:
             raise OutputError(
-                f"{place}: the input changed: {len(now - then)} shards are new, {len(then - now)} gone or of "
-                f"another size ({', '.join(sorted(then ^ now)[:3])}); choose another --output, or the same "
-                "input to resume"
+                f"{place}: {len(removed)} shards of this run are gone ({', '.join(removed[:3])}); bring them "
+                "back, or choose another --output"
+            )
+        if came and not accept_changes:
+            new = len(came) - len(changed)
+            raise OutputError(
+                f"{place}: the input changed: {new} shards are new, {len(changed)} have another size "
+                f"({', '.join(came[:3])}); run them with --accept-changes, or choose another --output"
             )
 
 

@@ -17,6 +17,7 @@ from mmray.preprocess.spec import AudioSpec
 Wave = npt.NDArray[np.float32]
 
 _MAX_CHANNELS = 16  # a header may claim 1,024; the product with the seconds is what gets allocated
+_LOUDEST = 1e9  # float samples in the wrong byte order reach 3e38, whose spectrum overflows float32
 _RATES = range(1_000, 384_001)  # Hz
 
 
@@ -46,13 +47,16 @@ def decode_audio(data: bytes, spec: AudioSpec, max_s: float) -> Wave:
             samples = clip.read(min(clip.frames, int(spec.max_s * rate)), dtype="float32", always_2d=True)
     except RecordError:
         raise
+    except soundfile.LibsndfileError as e:  # its own text has the address of our buffer
+        raise RecordError(f"cannot decode the audio: {e.error_string}", "audio-undecodable") from e
     except Exception as e:  # libsndfile's and soundfile's many errors; each is this record's fault
         raise RecordError(f"cannot decode the audio: {e or type(e).__name__}", "audio-undecodable") from e
     mono: Wave = samples.mean(axis=1) if channels > 1 else samples[:, 0]
     if not len(mono):
         raise RecordError("the clip holds no samples", "audio-empty")
-    if not np.isfinite(mono).all():
-        raise RecordError("the clip holds samples that are not finite", "audio-not-finite")
+    if not np.abs(mono).max() <= _LOUDEST:  # also true for NaN
+        reason = f"the clip holds samples that are not finite, or beyond {_LOUDEST:g}"
+        raise RecordError(reason, "audio-not-finite")
     if rate != spec.sample_rate:
         mono = soxr.resample(mono, rate, spec.sample_rate, quality="HQ")
     return mono

@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from mmray.errors import RecordError
 from mmray.preprocess.spec import ImageSpec
@@ -42,10 +42,12 @@ def decode_image(data: bytes, spec: ImageSpec, max_pixels: int) -> npt.NDArray[n
                     "image-too-large",
                 )
             # JPEG only: decode at 1/2, 1/4 or 1/8 scale where that still covers the target.
-            image.draft("RGB", _fitted(image.size, spec))
+            image.draft("RGB", _stored_size(image, spec))
             return _place(_flatten_modes(ImageOps.exif_transpose(image)), spec)
     except RecordError:
         raise
+    except UnidentifiedImageError as e:  # its message is the address of our buffer
+        raise RecordError(f"not an image of type {', '.join(FORMATS)}", "image-undecodable") from e
     except Exception as e:  # Pillow raises a dozen kinds on foreign bytes; each is this record's fault
         raise RecordError(f"cannot decode the image: {e or type(e).__name__}", "image-undecodable") from e
 
@@ -57,9 +59,17 @@ def _fitted(size: tuple[int, int], spec: ImageSpec) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
+def _stored_size(image: Image.Image, spec: ImageSpec) -> tuple[int, int]:
+    """Size (width, height) to decode at: that of `_fitted`, turned as the file stores it."""
+    if image.getexif().get(ExifTags.Base.Orientation) not in (5, 6, 7, 8):
+        return _fitted(image.size, spec)
+    width, height = _fitted((image.height, image.width), spec)
+    return height, width
+
+
 def _flatten_modes(image: Image.Image) -> Image.Image:
     """Any Pillow mode → RGB, or RGBA where there is transparency."""
-    if image.mode in ("RGB", "RGBA"):
+    if image.mode == "RGBA" or (image.mode == "RGB" and "transparency" not in image.info):
         return image
     if (
         image.mode.startswith("I") or image.mode == "F"
@@ -73,10 +83,22 @@ def _flatten_modes(image: Image.Image) -> Image.Image:
 
 def _place(image: Image.Image, spec: ImageSpec) -> npt.NDArray[np.uint8]:
     """Resize to fit, composite over the background, pad or crop to the exact size."""
-    fitted = _fitted(image.size, spec)
+    box, fitted = None, _fitted(image.size, spec)
+    if spec.fit == "crop":
+        # Only the part that stays is resized: a 1 x 50,000 strip would grow to gigabytes first.
+        box, fitted = _centre(image.size, spec), (spec.width, spec.height)
     # Pillow resizes RGBA with premultiplied alpha, so flattening the small image is both right and cheap.
-    small = image.resize(fitted, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    small = image.resize(fitted, Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
     canvas = Image.new("RGB", (spec.width, spec.height), spec.background)
     corner = ((spec.width - fitted[0]) // 2, (spec.height - fitted[1]) // 2)
     canvas.paste(small, corner, small if small.mode == "RGBA" else None)
     return np.asarray(canvas)
+
+
+def _centre(size: tuple[int, int], spec: ImageSpec) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of the largest centred box with the target's proportions."""
+    scale = max(spec.width / size[0], spec.height / size[1])
+    # Rounding must not push an edge out of the image.
+    left = max(0.0, (size[0] - spec.width / scale) / 2)
+    top = max(0.0, (size[1] - spec.height / scale) / 2)
+    return left, top, size[0] - left, size[1] - top

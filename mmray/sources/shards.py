@@ -72,9 +72,8 @@ def _expand(text: str) -> Iterable[tuple[str, Location, int]]:
     fixed = text[: text.index("{")] if len(patterns) > 1 else None
     for pattern in patterns:
         place = Location.parse(pattern)
-        root = (
-            _directory(Location.parse(fixed).path + ("/" if fixed.endswith("/") else "")) if fixed else None
-        )
+        # Any name in the place of the first brace lies in the directory that all the patterns share.
+        root = None if fixed is None else _directory(Location.parse(f"{fixed}_").path)
         if glob.has_magic(pattern):
             yield from _glob(place, root)
             continue

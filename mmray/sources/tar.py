@@ -7,6 +7,7 @@ library's header parser.
 
 from __future__ import annotations
 
+import re
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -78,11 +79,21 @@ def walk(
                 begin, offset, "shard-damaged", f"no header at byte {begin}; reading on at {offset}: {e}"
             )
             continue
-        if info is None:  # the end mark
-            return
-        offset = payload + -(-info.size // _BLOCK) * _BLOCK
-        if not info.isreg():
+        if info is None:
+            found = _resync(file, payload + _BLOCK)
+            if found is None and _is_end_mark(file, payload):
+                return
+            offset = size if found is None else found
+            yield Damage(begin, offset, "shard-damaged", f"zeros at byte {payload}, but no end mark")
+            if found is None:
+                return
             continue
+        if not info.isreg():
+            # Directories and links may state a size but have no payload (POSIX.1-2001, pax, ustar Interchange
+            # Format); members of unknown types have one.
+            offset = payload if info.type in tarfile.SUPPORTED_TYPES else payload + _padded(info.size)
+            continue
+        offset = payload + _padded(info.size)
         if payload + info.size > size:
             reason = f"the tar breaks off at byte {size}, within {info.name!r}"
             yield Damage(begin, size, "shard-truncated", reason, info.name)
@@ -99,10 +110,10 @@ def walk(
 
 
 def _header(file: ByteFile, offset: int) -> tuple[tarfile.TarInfo | None, int]:
-    """Parse the header at `offset` with the long-name and pax headers before it; (None, …) at the end mark.
+    """Parse the header at `offset` with the long-name and pax headers before it.
 
     Returns:
-        The member's header and the offset of its payload.
+        The member's header and the offset of its payload; None and its own offset for a block of zeros.
 
     Raises:
         EOFError: the file ends here.
@@ -138,7 +149,18 @@ def _header(file: ByteFile, offset: int) -> tuple[tarfile.TarInfo | None, int]:
             overrides["path"] = extra.rstrip(b"\0").decode("utf-8", "backslashreplace")
         elif info.type == tarfile.XHDTYPE:
             overrides |= _pax(extra)
-        offset += -(-info.size // _BLOCK) * _BLOCK
+        offset += _padded(info.size)
+
+
+def _padded(size: int) -> int:
+    """Bytes that a payload takes in the tar: whole blocks."""
+    return -(-size // _BLOCK) * _BLOCK
+
+
+def _is_end_mark(file: ByteFile, offset: int) -> bool:
+    """Whether the zeros at `offset` go on for a second block, or to the end of the file."""
+    file.seek(offset + _BLOCK)
+    return not file.read(_BLOCK).strip(b"\0")
 
 
 def _pax(data: bytes) -> dict[str, str]:
@@ -153,7 +175,7 @@ def _pax(data: bytes) -> dict[str, str]:
         key, _, value = record.rstrip(b"\n").partition(b"=")
         found[key.decode("utf-8", "backslashreplace")] = value.decode("utf-8", "backslashreplace")
         position += int(digits)
-    if not found.get("size", "0").isdigit():
+    if not re.fullmatch("[0-9]{1,20}", found.get("size", "0")):
         raise tarfile.HeaderError("malformed size in a pax header")
     return found
 

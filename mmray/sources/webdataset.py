@@ -30,6 +30,7 @@ EXTENSIONS: Mapping[str, tuple[str, ...]] = {
 }
 
 _NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$", re.DOTALL)  # webdataset.tariterators.base_plus_ext
+_META = re.compile(r"__[^/]*__($|/)")  # webdataset.tariterators.tar_file_iterator's skip_meta
 _RECENT_KEYS = 10_000  # how far back a key is remembered; bounds the memory
 _BUFFER_BYTES = 1 << 20  # one request to an object store serves many small members
 
@@ -124,6 +125,8 @@ class _Records:
         if self._open is None or key != self._open["key"]:
             yield from self._close()
             self._begin(key, member.offset)
+        else:
+            self._after_damage = None  # it goes on, so the damage lay within it
         record = self._open
         assert record is not None
         record["length"] = member.end - record["offset"]
@@ -139,18 +142,24 @@ class _Records:
                 f"{member.name!r} has {member.size} bytes, more than limits.member_bytes={self._max_bytes}"
             )
             self._fail("member-too-large", reason)
-        else:
+        elif record["error"] is None:
             record[column] = member.data
 
     def _add_damage(self, damage: Damage) -> Iterator[dict[str, Any]]:
         """The record that the damage lies in is lost, and so may members of its neighbours be."""
         key = _split(damage.name)[0] if damage.name else None
+        if self._open is None and key is None and self._row >= 0:
+            self._after_damage = damage.reason
+            return  # the walk began here: the damage belongs to the row before it, which is done
         if self._open is None or (key is not None and key != self._open["key"]):
             yield from self._close()
             self._begin(key or "", damage.offset)
         record = self._open
         assert record is not None
-        record["length"] = damage.end - record["offset"]
+        # A damaged range is left out, so that a walk which begins after this record meets it again and knows
+        # that the next one may lack members.
+        end = damage.offset if damage.kind == "shard-damaged" else damage.end
+        record["length"] = end - record["offset"]
         self._fail(damage.kind, damage.reason)
         self._after_damage = damage.reason
 
@@ -210,7 +219,7 @@ class _Records:
 def _split(name: str) -> tuple[str, str]:
     """Key and lower-case extension of a member; an extension of "" for what is not part of a record."""
     match = _NAME.match(name)
-    if match is None or (name.startswith("__") and name.endswith("__")):
+    if match is None or _META.match(name):
         return name, ""
     return match[1], match[2].lower()
 

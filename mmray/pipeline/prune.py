@@ -1,0 +1,36 @@
+"""Drop the rows of shards that are no longer what they were, and keep all others."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmray.pipeline.ledger import Ledger
+from mmray.pipeline.rundir import RunDirectory
+from mmray.pipeline.sink import commit, read_parquet
+from mmray.schema import REJECTS
+
+
+def prune(out: RunDirectory, shard_ids: Collection[str]) -> Ledger:
+    """Remove what parts hold of shards other than these.
+
+    A part that holds other rows, too, is written anew without the stale ones before it is deleted. A crash
+    between the two leaves both; the next call starts again from the old one.
+    """
+    for part in Ledger.load(out).parts:
+        kept = {shard: runs for shard, runs in part.coverage.items() if shard in shard_ids}
+        if len(kept) == len(part.coverage):
+            continue
+        if kept:
+            rejects = read_parquet(out.rejects / part.name) if part.rejected else REJECTS.empty_table()
+            totals = {shard: total for shard, total in part.totals.items() if shard in kept}
+            commit(out, _only(read_parquet(out.parts / part.name), kept), _only(rejects, kept), kept, totals)
+        (out.parts / part.name).delete()
+        (out.rejects / part.name).delete()
+    return Ledger.load(out)
+
+
+def _only(rows: pa.Table, shard_ids: Collection[str]) -> pa.Table:
+    return rows.filter(pc.is_in(rows["shard"], pa.array(list(shard_ids))))

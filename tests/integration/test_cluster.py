@@ -1,0 +1,96 @@
+"""Clusters: `ray job submit` against a head with token authentication, and cluster.yaml."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import pytest
+import yaml
+from conftest import ROOT
+
+RAY = str(Path(sys.executable).with_name("ray"))
+DASHBOARD = "http://127.0.0.1:28265"
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A head of its own on loopback, with a token; yields the environment that reaches it."""
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef" * 4)
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    environment.pop("RAY_ADDRESS", None)
+    command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--port=26379", "--dashboard-port=28265"]
+    command += ["--node-ip-address=127.0.0.1", f"--temp-dir={tmp_path}/ray", "--disable-usage-stats"]
+    with (tmp_path / "head.log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while subprocess.run(
+            [RAY, "job", "list", "--address", DASHBOARD], env=environment, capture_output=True
+        ).returncode:
+            assert time.monotonic() < deadline, (tmp_path / "head.log").read_text()
+            assert process.poll() is None, (tmp_path / "head.log").read_text()
+            time.sleep(0.5)
+        yield environment
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_submitted_job_predicts_what_a_local_run_predicts(head, shards, bundle, tmp_path):
+    from mmray.config import RunConfig
+    from mmray.predictor import Predictor, open_preprocessor
+    from mmray.sources import ReadOptions, list_shards, read_webdataset
+
+    output = tmp_path / "out"
+    command = [RAY, "job", "submit", "--address", DASHBOARD, "--working-dir", str(ROOT), "--"]
+    command += ["python", "jobs/batch_infer.py", "jobs/configs/batch.yaml", "--input", str(shards)]
+    command += ["--bundle", str(bundle.path), "--output", str(output)]
+    done = subprocess.run(command, env=head, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "240 = 240 predicted + 0 rejected in 6 shards, audit clean" in done.stdout
+
+    submitted = {
+        (row["shard"], row["row"]): row
+        for row in ds.dataset(output / "parts").to_table(["shard", "row", "label", "scores"]).to_pylist()
+    }
+    preprocess, predict = open_preprocessor(bundle), Predictor(bundle, batch_rows=5)
+    assert RunConfig.model_fields["batch_rows"].default != 5
+    for shard in list_shards([str(shards)]):
+        for records in read_webdataset(shard, ReadOptions()):
+            for row in predict(preprocess(records)).to_pylist():
+                other = submitted.pop((row["shard"], row["row"]))
+                assert other["label"] == row["label"]
+                assert other["scores"] == pytest.approx(row["scores"], abs=1e-5)
+    assert not submitted
+
+
+def test_without_the_token_the_head_refuses(head, shards, bundle, tmp_path):
+    environment = {**head, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "wrong")}
+    (tmp_path / "wrong").write_text("f" * 64)
+    done = subprocess.run(
+        [RAY, "job", "list", "--address", DASHBOARD], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+
+
+def test_cluster_yaml_passes_rays_own_validator():
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    validate_config(prepare_config(config))
+    types = config["available_node_types"]
+    assert types["gpu"]["resources"]["GPU"] == 1
+    assert types["cpu"]["max_workers"] + types["gpu"]["max_workers"] <= config["max_workers"]
+    starts = config["head_start_ray_commands"] + config["worker_start_ray_commands"]
+    assert all("RAY_AUTH_MODE=token" in command for command in starts if "ray start" in command)

@@ -1,0 +1,165 @@
+"""The main job on a real local Ray, from shards to Parquet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support.damaged import damaged_shard
+
+from mmray.bundle import Bundle
+from mmray.config import RunConfig
+from mmray.errors import OutputError
+from mmray.pipeline.audit import audit
+from mmray.pipeline.run import Result, Watcher, run
+from mmray.pipeline.rundir import RunDirectory
+from mmray.schema import REJECTS
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+SILENT = Watcher(lambda *_: None, lambda *_: None, lambda *_: None)
+
+
+def execute(shards: Path, bundle: Bundle, output: Path, **settings: object) -> Result:
+    config = {"input": [str(shards)], "bundle": str(bundle.path), "output": str(output), **settings}
+    return run(RunConfig.model_validate(config), SILENT)
+
+
+def read(output: Path, folder: str = "parts") -> pa.Table:
+    tables = [pq.read_table(file) for file in sorted((output / folder).glob("*.parquet"))]
+    return pa.concat_tables(tables).sort_by([("shard", "ascending"), ("row", "ascending")])
+
+
+@pytest.fixture(scope="module")
+def finished(
+    shards: Path, bundle: Bundle, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Result]:
+    output = tmp_path_factory.mktemp("runs") / "finished"
+    return output, execute(shards, bundle, output, carry=["label"], features=True, part_rows=50)
+
+
+def test_every_row_is_predicted_exactly_once(finished):
+    output, result = finished
+    assert result.audit.ok
+    assert result.summary["rows"] == result.summary["predicted"] == 240
+    rows = read(output)
+    assert len(set(zip(rows["shard"].to_pylist(), rows["row"].to_pylist(), strict=True))) == 240
+    assert audit(RunDirectory.at(str(output)), recount=True).ok
+
+
+def test_predictions_follow_the_declared_schema_and_are_better_than_chance(finished, bundle):
+    rows = read(finished[0])
+    assert rows.schema.field("scores").type == pa.list_(pa.float32(), len(bundle.labels))
+    assert rows.schema.field("features").type == pa.list_(pa.float16(), bundle.manifest.features)
+    assert set(rows["bundle"].to_pylist()) == {bundle.digest}
+    scores = rows["scores"].to_pylist()
+    assert all(abs(sum(row) - 1) < 1e-4 for row in scores)
+    assert [bundle.labels[row.index(max(row))] for row in scores] == rows["label"].to_pylist()
+    right = sum(
+        a == b for a, b in zip(rows["label"].to_pylist(), rows["meta_label"].to_pylist(), strict=True)
+    )
+    assert right / rows.num_rows > 2 / len(bundle.labels)
+
+
+def test_a_stranger_reads_the_same_with_duckdb(finished):
+    query = f"select count(*), count(distinct (shard, row)) from '{finished[0]}/parts/*.parquet'"
+    assert duckdb.sql(query).fetchone() == (240, 240)
+
+
+def test_running_again_does_nothing(finished, shards, bundle):
+    output, _ = finished
+    before = {file: file.stat().st_mtime_ns for file in (output / "parts").iterdir()}
+    result = execute(shards, bundle, output, carry=["label"], features=True)
+    assert result.audit.ok
+    assert result.summary["this_run"] == {}
+    assert {file: file.stat().st_mtime_ns for file in (output / "parts").iterdir()} == before
+
+
+def test_a_run_goes_on_where_parts_are_missing_and_gives_the_same_predictions(
+    finished, shards, bundle, tmp_path
+):
+    output = tmp_path / "resumed"
+    settings = {"carry": ["label"], "features": True, "part_rows": 50}
+    execute(shards, bundle, output, **settings)
+    lost = sorted((output / "parts").iterdir())[1:3]
+    gone = sum(pq.read_metadata(file).num_rows for file in lost)
+    for file in lost:
+        file.unlink()
+    result = execute(shards, bundle, output, **settings)
+    assert result.audit.ok
+    assert result.summary["this_run"]["rows"] == gone
+    assert read(output).drop_columns("features").equals(read(finished[0]).drop_columns("features"))
+
+
+def test_another_bundle_or_setting_is_refused_and_nothing_is_touched(finished, shards, bundle):
+    output, _ = finished
+    plan = (output / "plan.json").read_bytes()
+    with pytest.raises(OutputError, match="features=True, now it is False"):
+        execute(shards, bundle, output, carry=["label"])
+    assert (output / "plan.json").read_bytes() == plan
+
+
+def test_split_topology_gives_the_same_predictions(finished, shards, bundle, tmp_path):
+    result = execute(shards, bundle, tmp_path / "out", topology="split", carry=["label"], features=True)
+    assert result.audit.ok
+    fused, split = read(finished[0]), read(tmp_path / "out")
+    assert split["label"].equals(fused["label"])
+    assert split["key"].equals(fused["key"])
+    apart = [
+        abs(a - b)
+        for x, y in zip(fused["scores"].to_pylist(), split["scores"].to_pylist(), strict=True)
+        for a, b in zip(x, y, strict=True)
+    ]
+    assert max(apart) < 1e-5
+
+
+@pytest.mark.parametrize("topology", ["fused", "split"])
+def test_damaged_records_become_exactly_the_expected_rejects(bundle, tmp_path, topology):
+    (tmp_path / "in").mkdir()
+    expected = damaged_shard(tmp_path / "in" / "damaged.tar")
+    output = tmp_path / "out"
+    settings = {
+        "limits": {"member_bytes": 2 << 20, "image_pixels": 4_000_000, "audio_s": 60, "text_chars": 10_000}
+    }
+    result = execute(tmp_path / "in", bundle, output, topology=topology, **settings)
+    assert result.audit.ok
+    rejects = read(output, "rejects")
+    assert rejects.schema.equals(REJECTS)
+    found = {
+        key: (stage, kind)
+        for key, stage, kind in zip(*(rejects[c].to_pylist() for c in ("key", "stage", "type")), strict=True)
+    }
+    assert found == expected
+    assert all(rejects["reason"].to_pylist())
+    assert result.summary["predicted"] == result.audit.total - len(expected) > 0
+
+
+def test_a_damaged_modality_can_be_masked_instead(bundle, tmp_path):
+    (tmp_path / "in").mkdir()
+    expected = damaged_shard(tmp_path / "in" / "damaged.tar")
+    output = tmp_path / "out"
+    limits = {"member_bytes": 2 << 20, "image_pixels": 4_000_000, "audio_s": 60, "text_chars": 10_000}
+    result = execute(tmp_path / "in", bundle, output, on_damaged="mask", limits=limits)
+    assert result.audit.ok
+    rows = read(output)
+    named = {k: d for k, d in zip(rows["key"].to_pylist(), rows["damaged"].to_pylist(), strict=True) if d}
+    assert named
+    assert set(named) <= set(expected)
+    assert all(not set(row["damaged"]) & set(row["modalities"]) for row in rows.to_pylist())
+
+
+def test_the_run_directory_tells_what_happened(finished):
+    output, result = finished
+    plan = json.loads((output / "plan.json").read_text())
+    assert plan["identity"]["bundle"] == result.summary["bundle"]
+    assert len(plan["shards"]) == 6
+    events = [json.loads(line)["event"] for line in (output / "events.jsonl").read_text().splitlines()]
+    assert events[:2] == ["started", "pass"]
+    assert "finished" in events
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["this_run"]["stage_seconds"]["model"] > 0
+    assert sum(summary["modalities"].values()) == 240
