@@ -53,6 +53,12 @@ class RunError(MmrayError):
     """The run broke off; what is written stays, and running it again resumes it."""
 
 
+class Interrupted(RunError):  # noqa: N818  (what happened, not a fault)
+    """Somebody pressed Ctrl-C; what is written stays, and running it again resumes it."""
+
+    exit_code = 130
+
+
 class AuditError(MmrayError):
     """Input, predictions and rejects do not add up, or there are more rejects than allowed."""
 

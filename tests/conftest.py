@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from support.scripts import load_script
 
 from mmray.bundle import Bundle
-
-ROOT = Path(__file__).parent.parent
-
-
-def load_script(path: str) -> ModuleType:
-    """A script of datasets/ or jobs/ as a module; they are run by path, not imported as packages."""
-    file = ROOT / path
-    sys.path.insert(0, str(file.parent))
-    try:
-        spec = importlib.util.spec_from_file_location(file.stem, file)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules.setdefault(file.stem, module)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(file.parent))
-    return module
 
 
 @pytest.fixture(scope="session")
@@ -43,9 +23,11 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bundle(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle with small random encoders and a trained head, built by the same path as the real one."""
-    from mmray.optimize.build import build_bundle, tiny_encoders
+    from mmray.optimize.build import build_bundle
+    from mmray.optimize.encoders import tiny_encoders
 
-    return build_bundle([str(shards)], tmp_path_factory.mktemp("bundles") / "tiny", encoders=tiny_encoders())
+    inputs = [str(shards)]
+    return build_bundle(inputs, tmp_path_factory.mktemp("bundles") / "tiny", tiny_encoders(inputs))
 
 
 @pytest.fixture(scope="session")

@@ -60,11 +60,6 @@ def main() -> NoReturn:
 
         print_error(str(e))
         sys.exit(e.exit_code)
-    except KeyboardInterrupt:
-        from mmray.cli.display import print_error
-
-        print_error("interrupted; what is written stays, and the same command goes on from there")
-        sys.exit(130)
     sys.exit(0)
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -207,23 +208,20 @@ def print_bundle(bundle: Bundle, *, as_json: bool) -> None:
         _print_field("variant", f"{name}: {variant.precision}, {size / 1e6:.1f} MB")
     for source in manifest.sources:
         _print_field("weights", f"{source.name} {source.version}, {source.licence}")
-    if subsets := scorecard.get("subsets"):
-        console.print(scorecard_table(subsets))
+    if "cross_validation" in scorecard:
+        console.print(scorecard_table(scorecard))
 
 
-def scorecard_table(subsets: Mapping[str, Mapping[str, float]]) -> Table:
-    """Grouped cross-validated quality by what is there of a record."""
+def scorecard_table(scorecard: Mapping[str, Any]) -> Table:
+    """Quality by what is there of a record: grouped cross-validation, and records held out of training."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("modalities")
-    for name in ("accuracy", "± std. error", "balanced"):
+    for name in ("records", "accuracy", "balanced", "held out"):
         table.add_column(name, justify="right")
-    for name, figures in subsets.items():
-        table.add_row(
-            name,
-            f"{figures['accuracy']:.3f}",
-            f"{figures['standard_error']:.3f}",
-            f"{figures['balanced_accuracy']:.3f}",
-        )
+    for name, score in scorecard["cross_validation"]["subsets"].items():
+        held_out = scorecard["held_out"].get(name)
+        cells = [f"{s['accuracy']:.3f} ± {s['standard_error']:.3f}" if s else "" for s in (score, held_out)]
+        table.add_row(name, f"{score['records']:,}", cells[0], f"{score['balanced_accuracy']:.3f}", cells[1])
     return table
 
 

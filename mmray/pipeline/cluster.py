@@ -13,7 +13,7 @@ from typing import NoReturn
 import ray
 from ray.data import DataContext
 
-from mmray.errors import RunError, UsageError
+from mmray.errors import Interrupted, RunError, UsageError
 from mmray.pipeline.plan import Machines
 
 
@@ -37,7 +37,7 @@ def connected() -> Iterator[Machines]:
             raise UsageError(f"RAY_ADDRESS={address}: no Ray cluster answers there: {e}") from e
     _silence()
     # After ray.init, which installs a handler of its own that would end the process without a word.
-    earlier = signal.signal(signal.SIGTERM, _terminate)
+    earlier = {number: signal.signal(number, _end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
         yield Machines(
@@ -46,13 +46,15 @@ def connected() -> Iterator[Machines]:
             nodes=sum(node["Alive"] for node in ray.nodes()),  # type: ignore[no-untyped-call]
         )
     finally:
-        signal.signal(signal.SIGTERM, earlier)
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
         if owner:
             ray.shutdown()
 
 
-def _terminate(*_: object) -> NoReturn:
-    raise RunError("terminated; what is written stays, and the same command goes on from there")
+def _end(number: int, _: object) -> NoReturn:
+    word, kind = ("interrupted", Interrupted) if number == signal.SIGINT else ("terminated", RunError)
+    raise kind(f"{word}; what is written stays, and the same command goes on from there")
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import _thread
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,7 +15,7 @@ import ray
 from ray.data import ActorPoolStrategy
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mmray.errors import RunError
+from mmray.errors import Interrupted, RunError
 from mmray.pipeline.meter import Meter, Snapshot
 from mmray.pipeline.plan import Plan, Unit
 from mmray.pipeline.stages import (
@@ -70,7 +71,8 @@ class RunningMeter:
             elif monotonic() - since > self._stall_s:
                 doing = ", ".join(f"{n} in {stage}" for stage, n in snapshot.doing.items())
                 self.stalled = f"no progress for {self._stall_s:g} s (workers: {doing or 'none has started'})"
-                _thread.interrupt_main()
+                # As Ctrl-C would: only a real signal wakes a main thread that waits on a lock.
+                os.kill(os.getpid(), signal.SIGINT)
                 return
 
 
@@ -165,7 +167,7 @@ def _named_failures(meter: RunningMeter) -> Iterator[None]:
     remedy = "run the same command again to resume"
     try:
         yield
-    except KeyboardInterrupt as e:
+    except Interrupted as e:
         if meter.stalled:
             raise RunError(f"{meter.stalled}; {remedy}") from e
         raise

@@ -18,7 +18,8 @@ Topology = Literal["fused", "split"]
 
 _PART_S = 60.0  # a part is about this much work of one actor
 _PART_ROWS = (1_000, 100_000)
-_RECORD_MS = 30.0  # assumed time of one record where the scorecard has no measured one
+_MODEL_MS = 20.0  # assumed time of one record where the scorecard has no measured one
+_PREPROCESS_MS = 8.0
 _UNITS_PER_ACTOR = 4  # smaller units balance the end of a run, larger ones make fewer parts
 
 
@@ -132,7 +133,8 @@ def _actors(config: RunConfig, topology: Topology, accelerated: bool, machines: 
 
 
 def _part_rows(bundle: Bundle) -> int:
-    measured: dict[str, Any] = bundle.scorecard.get("variants", {}).get("fp32", {})
-    record_ms = float(measured.get("record_ms", _RECORD_MS))
+    """Rows of about a minute of one actor's work, by the slowest subset of modalities that was measured."""
+    fp32: dict[str, Any] = bundle.scorecard.get("variants", {}).get("fp32", {})
+    model_ms: float = max(fp32.get("ms_per_record", {"assumed": _MODEL_MS}).values())
     low, high = _PART_ROWS
-    return min(high, max(low, round(_PART_S * 1e3 / record_ms)))
+    return min(high, max(low, round(_PART_S * 1e3 / (model_ms + _PREPROCESS_MS))))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
+from support.scripts import ROOT, SHARDS
 
 USAGE, FAILED = 2, 1
 
@@ -68,12 +68,12 @@ def test_run_plan_audit_from_a_config_file(shards, bundle, tmp_path):
     output = tmp_path / "out"
     planned = mmray("plan", config, "--output", output, "--json")
     assert planned.returncode == 0, planned.stderr
-    assert json.loads(planned.stdout)["shards_to_do"] == 6
+    assert json.loads(planned.stdout)["shards_to_do"] == SHARDS
     assert not output.exists()
 
     done = mmray("run", config, "--output", output)
     assert done.returncode == 0, done.stderr
-    assert "240 = 240 predicted + 0 rejected in 6 shards, audit clean" in done.stdout
+    assert f"240 = 240 predicted + 0 rejected in {SHARDS} shards, audit clean" in done.stdout
     assert not done.stderr
 
     assert json.loads(mmray("plan", config, "--output", output, "--json").stdout)["done_rows"] == 240

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,21 +15,24 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pytest
 import yaml
-from conftest import ROOT
+from support.scripts import ROOT, SHARDS
 
 RAY = str(Path(sys.executable).with_name("ray"))
 DASHBOARD = "http://127.0.0.1:28265"
 
 
-@pytest.fixture
-def head(tmp_path: Path) -> Iterator[dict[str, str]]:
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A head of its own on loopback, with a token; yields the environment that reaches it."""
+    tmp_path = tmp_path_factory.mktemp("head")
     token = tmp_path / "token"
     token.write_text("0123456789abcdef" * 4)
-    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # as in an activated environment
+    environment = {**os.environ, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     environment.pop("RAY_ADDRESS", None)
     command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--port=26379", "--dashboard-port=28265"]
-    command += ["--node-ip-address=127.0.0.1", f"--temp-dir={tmp_path}/ray", "--disable-usage-stats"]
+    short = tempfile.mkdtemp(prefix="ray-")  # paths of sockets may have 107 bytes
+    command += ["--node-ip-address=127.0.0.1", f"--temp-dir={short}", "--disable-usage-stats"]
     with (tmp_path / "head.log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
@@ -40,11 +45,12 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
             time.sleep(0.5)
         yield environment
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        process.terminate()  # `--block` ends what it started
         try:
-            process.wait(20)
+            process.wait(5)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
+        shutil.rmtree(short, ignore_errors=True)
 
 
 def test_a_submitted_job_predicts_what_a_local_run_predicts(head, shards, bundle, tmp_path):
@@ -58,7 +64,7 @@ def test_a_submitted_job_predicts_what_a_local_run_predicts(head, shards, bundle
     command += ["--bundle", str(bundle.path), "--output", str(output)]
     done = subprocess.run(command, env=head, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "240 = 240 predicted + 0 rejected in 6 shards, audit clean" in done.stdout
+    assert f"240 = 240 predicted + 0 rejected in {SHARDS} shards, audit clean" in done.stdout
 
     submitted = {
         (row["shard"], row["row"]): row

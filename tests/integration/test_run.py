@@ -9,7 +9,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.damaged import damaged_shard
+from support.damaged import MEMBER_BYTES, damaged_shard
+from support.scripts import SHARDS
 
 from mmray.bundle import Bundle
 from mmray.config import RunConfig
@@ -21,6 +22,7 @@ from mmray.schema import REJECTS
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
+LIMITS = {"member_bytes": MEMBER_BYTES}
 SILENT = Watcher(lambda *_: None, lambda *_: None, lambda *_: None)
 
 
@@ -67,7 +69,7 @@ def test_predictions_follow_the_declared_schema_and_are_better_than_chance(finis
 
 def test_a_stranger_reads_the_same_with_duckdb(finished):
     query = f"select count(*), count(distinct (shard, row)) from '{finished[0]}/parts/*.parquet'"
-    assert duckdb.sql(query).fetchone() == (240, 240)
+    assert duckdb.sql(query).fetchall() == [(240, 240)]
 
 
 def test_running_again_does_nothing(finished, shards, bundle):
@@ -122,10 +124,7 @@ def test_damaged_records_become_exactly_the_expected_rejects(bundle, tmp_path, t
     (tmp_path / "in").mkdir()
     expected = damaged_shard(tmp_path / "in" / "damaged.tar")
     output = tmp_path / "out"
-    settings = {
-        "limits": {"member_bytes": 2 << 20, "image_pixels": 4_000_000, "audio_s": 60, "text_chars": 10_000}
-    }
-    result = execute(tmp_path / "in", bundle, output, topology=topology, **settings)
+    result = execute(tmp_path / "in", bundle, output, topology=topology, limits=LIMITS)
     assert result.audit.ok
     rejects = read(output, "rejects")
     assert rejects.schema.equals(REJECTS)
@@ -142,8 +141,7 @@ def test_a_damaged_modality_can_be_masked_instead(bundle, tmp_path):
     (tmp_path / "in").mkdir()
     expected = damaged_shard(tmp_path / "in" / "damaged.tar")
     output = tmp_path / "out"
-    limits = {"member_bytes": 2 << 20, "image_pixels": 4_000_000, "audio_s": 60, "text_chars": 10_000}
-    result = execute(tmp_path / "in", bundle, output, on_damaged="mask", limits=limits)
+    result = execute(tmp_path / "in", bundle, output, on_damaged="mask", limits=LIMITS)
     assert result.audit.ok
     rows = read(output)
     named = {k: d for k, d in zip(rows["key"].to_pylist(), rows["damaged"].to_pylist(), strict=True) if d}
@@ -156,7 +154,7 @@ def test_the_run_directory_tells_what_happened(finished):
     output, result = finished
     plan = json.loads((output / "plan.json").read_text())
     assert plan["identity"]["bundle"] == result.summary["bundle"]
-    assert len(plan["shards"]) == 6
+    assert len(plan["shards"]) == SHARDS
     events = [json.loads(line)["event"] for line in (output / "events.jsonl").read_text().splitlines()]
     assert events[:2] == ["started", "pass"]
     assert "finished" in events

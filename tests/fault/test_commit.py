@@ -1,0 +1,105 @@
+"""A process dies between each pair of steps of a part's commit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.outcomes import outcomes_table
+
+from mmray.pipeline.ledger import Ledger
+from mmray.pipeline.rundir import RunDirectory
+from mmray.pipeline.sink import write_part
+from mmray.schema import OutputColumns, outcomes
+
+# Runs in a process of its own: commits one part with a reject, and dies at the given system call of it.
+_SCRIPT = """
+import os, sys
+from support.outcomes import outcomes_table
+from mmray.pipeline.rundir import RunDirectory
+from mmray.pipeline.sink import write_part
+from mmray.schema import OutputColumns
+
+place, dies_at = sys.argv[1], int(sys.argv[2])
+out = RunDirectory.at(place)
+rows = outcomes_table("a.tar@1", range(10), rejected={3}, end=True)
+steps = 0
+
+def watch(frame, event, function):
+    global steps
+    name = getattr(function, "__name__", "")
+    if event == "c_call" and name in ("open", "write", "flush", "fsync", "rename", "replace", "close"):
+        steps += 1
+        if steps == dies_at:
+            os._exit(9)
+
+sys.setprofile(watch)
+write_part(out, rows, OutputColumns(classes=2))
+sys.setprofile(None)
+print(steps)
+"""
+
+
+def commit(place: Path, dies_at: int) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    return subprocess.run(
+        [sys.executable, "-c", _SCRIPT, str(place), str(dies_at)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_dying_between_any_two_steps_leaves_all_or_nothing(tmp_path):
+    calm = tmp_path / "calm"
+    RunDirectory.at(str(calm)).begin({})
+    steps = int(commit(calm, 0).stdout)
+    assert steps >= 10  # two files: open, write, flush, fsync, replace each, and their directory
+    whole = Ledger.load(RunDirectory.at(str(calm)))
+    assert (whole.predicted, whole.rejects.total()) == (9, 1)
+    for step in range(1, steps + 1):
+        place = tmp_path / str(step)
+        out = RunDirectory.at(str(place))
+        out.begin({})
+        assert commit(place, step).returncode == 9
+        ledger = Ledger.load(out)
+        assert not ledger.foreign, f"a torn part after step {step}"
+        ledger.settle(out)
+        assert Ledger.load(out).predicted in (0, 9)
+        files = [file.name for file in place.rglob("*.parquet")]
+        assert len(files) in (0, 2), f"step {step} left {files}"
+        assert not list(place.rglob(".tmp-*"))
+        write_part(
+            out, outcomes_table("a.tar@1", range(10), rejected={3}, end=True), OutputColumns(classes=2)
+        )
+        again = Ledger.load(out)
+        assert [part.name for part in again.parts] == [part.name for part in whole.parts]
+        assert again.predicted == 9
+
+
+def test_columns_of_the_script_are_those_of_the_schema():
+    table = outcomes_table("a.tar@1", range(2), rejected=set(), end=False)
+    assert table.schema.equals(outcomes(OutputColumns(classes=2)))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system of a fixed size")
+def test_a_full_disk_is_an_error_without_a_torn_file(tmp_path):
+    from mmray.storage import Location
+
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        Location.parse(disk / "small").write_atomically(b"x" * 1000)
+        with pytest.raises(OSError, match="No space left"):
+            Location.parse(disk / "large").write_atomically(b"x" * 1_000_000)
+        assert [file.name for file in disk.iterdir()] == ["small"]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

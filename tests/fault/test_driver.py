@@ -1,0 +1,46 @@
+"""The driver dies, or is told to end, in the middle of a run: nothing is lost, nothing comes twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from mmray.pipeline.audit import audit
+from mmray.pipeline.rundir import RunDirectory
+
+KILLS = 10
+
+
+@pytest.mark.timeout(600)
+def test_ten_kills_of_the_driver_lose_and_double_nothing(command, undisturbed):
+    chance = random.Random(0)
+    for _ in range(KILLS):
+        process = command.start()
+        command.wait_for_parts(process, len(command.parts()) + chance.randint(1, 3))
+        time.sleep(chance.uniform(0, 0.3))
+        assert process.poll() is None, "the run ended before it was killed: give it more records"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    command.finish(command.start())
+    assert audit(RunDirectory.at(str(command.output)), recount=True).ok
+    assert command.predictions().equals(undisturbed)
+    assert not list(command.output.rglob(".tmp-*"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 3)])
+def test_an_interrupted_run_says_how_to_go_on_and_does(command, undisturbed, number, code):
+    process = command.start()
+    command.wait_for_parts(process, 2)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert err.count("error: ") == 1
+    assert "the same command goes on from there" in err
+    kept = {part.name for part in command.parts()}
+    command.finish(command.start())
+    assert kept <= {part.name for part in command.parts()}
+    assert command.predictions().equals(undisturbed)

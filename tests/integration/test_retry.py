@@ -1,0 +1,86 @@
+"""Rejects become predictions once their cause is mended; shards that come or change are run."""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mmray.config import RunConfig, load_config
+from mmray.errors import OutputError
+from mmray.pipeline.audit import audit
+from mmray.pipeline.run import Watcher, retry, run
+from mmray.pipeline.rundir import RunDirectory
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+SILENT = Watcher(lambda *_: None, lambda *_: None, lambda *_: None)
+
+
+def execute(shards, bundle, output, accept_changes=False, **settings):
+    config = {"input": [str(shards)], "bundle": str(bundle.path), "output": str(output), **settings}
+    return run(RunConfig.model_validate(config), SILENT, accept_changes=accept_changes)
+
+
+def rows(output):
+    tables = [pq.read_table(file) for file in (output / "parts").glob("*.parquet")]
+    return pa.concat_tables(tables).sort_by([("shard", "ascending"), ("row", "ascending")])
+
+
+def test_retry_with_a_mended_config_brings_the_rejects_to_zero(shards, bundle, tmp_path):
+    output, straight = tmp_path / "out", tmp_path / "straight"
+    first = execute(shards, bundle, output, limits={"image_pixels": 12_000}, part_rows=30)
+    assert first.audit.ok
+    assert first.summary["rejected"] > 10
+    assert first.summary["predicted"] > 10
+    for pixels in (20_000, 1_000_000):  # some of them, then all
+        assignments = [f"limits.image_pixels={pixels}"]
+        again = retry(str(output), partial(load_config, None, assignments=assignments), SILENT)
+        assert again.audit.ok
+    assert again.summary["rejected"] == 0
+    assert again.audit.predicted == first.audit.total == 240
+    assert not list((output / "rejects").iterdir())
+    execute(shards, bundle, straight)
+    for column in ("shard", "row", "key", "label", "modalities"):
+        assert rows(output)[column].equals(rows(straight)[column])
+
+
+def test_retry_without_a_cure_changes_nothing(shards, bundle, tmp_path):
+    output = tmp_path / "out"
+    first = execute(shards, bundle, output, limits={"image_pixels": 12_000})
+    files = {file.name for file in output.rglob("*.parquet")}
+    again = retry(str(output), lambda earlier: load_config(None, earlier), SILENT)
+    assert again.audit.ok
+    assert again.summary["rejects"] == first.summary["rejects"]
+    assert {file.name for file in output.rglob("*.parquet")} == files
+
+
+def test_new_and_changed_shards_are_run_when_that_is_accepted(shards, bundle, tmp_path):
+    source, output = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    first, second, third = sorted(shards.glob("*.tar"))[:3]
+    shutil.copy(first, source / "a.tar")
+    shutil.copy(second, source / "b.tar")
+    execute(source, bundle, output, actors=1, part_rows=1_000)
+    kept = rows(output)
+
+    shutil.copy(third, source / "b.tar")  # changed: another size
+    shutil.copy(second, source / "c.tar")  # new
+    with pytest.raises(OutputError, match=r"1 shards are new, 1 have another size.*--accept-changes"):
+        execute(source, bundle, output)
+    result = execute(source, bundle, output, accept_changes=True)
+    assert result.audit.ok
+    assert audit(RunDirectory.at(str(output)), recount=True).ok
+    after = rows(output)
+    assert {name.partition("@")[0] for name in after["shard"].to_pylist()} == {"a.tar", "b.tar", "c.tar"}
+    unchanged = f"a.tar@{(source / 'a.tar').stat().st_size}"
+    same = [table.filter(pa.compute.equal(table["shard"], unchanged)) for table in (kept, after)]
+    assert same[0].num_rows > 0
+    assert same[0].equals(same[1])
+
+    (source / "a.tar").unlink()
+    with pytest.raises(OutputError, match="1 shards of this run are gone"):
+        execute(source, bundle, output, accept_changes=True)

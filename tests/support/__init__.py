@@ -1,0 +1,1 @@
+"""Real parts that tests are made of: media, shards, damage, a small ONNX bundle, outcomes."""

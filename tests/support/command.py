@@ -1,0 +1,76 @@
+"""The command line in a process that can be killed, and the Ray workers that it starts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmray.bundle import Bundle
+from support.scripts import ROOT
+
+
+@dataclass
+class Command:
+    """`mmray run` over the large set, in a process of its own, joined to the session's cluster."""
+
+    shards: Path
+    bundle: Bundle
+    address: str
+    output: Path
+
+    def start(self, *settings: str, address: str | None = None) -> subprocess.Popen[str]:
+        arguments = ["run", "--input", str(self.shards), "--bundle", str(self.bundle.path)]
+        arguments += ["--output", str(self.output), "--set", "part_rows=40"]
+        for setting in settings:
+            arguments += ["--set", setting]
+        return subprocess.Popen(
+            [str(Path(sys.executable).with_name("mmray")), *arguments],
+            env={**os.environ, "RAY_ADDRESS": address or self.address},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            start_new_session=True,
+        )
+
+    def finish(self, process: subprocess.Popen[str]) -> str:
+        """Wait for a clean end; what it printed."""
+        out, err = process.communicate(timeout=180)
+        assert process.returncode == 0, out + err
+        return out
+
+    def parts(self) -> list[Path]:
+        return sorted((self.output / "parts").glob("*.parquet"))
+
+    def wait_for_parts(self, process: subprocess.Popen[str], count: int) -> None:
+        """Until that many parts are there, or the process has ended."""
+        deadline = time.monotonic() + 120
+        while len(self.parts()) < count and process.poll() is None:
+            assert time.monotonic() < deadline, "no parts appear"
+            time.sleep(0.02)
+
+    def predictions(self) -> pa.Table:
+        rows = pa.concat_tables([pq.read_table(part) for part in self.parts()])
+        return rows.sort_by([("shard", "ascending"), ("row", "ascending")])
+
+
+def worker_pids(*names: str) -> list[int]:
+    """Processes of Ray workers whose title names one of these."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            title = (entry / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:  # ended meanwhile
+            continue
+        if title.startswith("ray::") and any(name in title for name in names):
+            found.append(int(entry.name))
+    return found

@@ -1,0 +1,58 @@
+"""Reading shards in tests, with an eye on which bytes are touched."""
+
+import io
+
+from mmray.sources import ReadOptions, list_shards, read_webdataset
+from mmray.sources.tar import Damage, walk
+
+
+def shard_at(path):
+    return list_shards([str(path)])[0]
+
+
+def read_rows(path, *wanted, **options):
+    """Rows of a shard as dictionaries; all of them where no Missing is given."""
+    arguments = (wanted,) if wanted else ()
+    blocks = read_webdataset(shard_at(path), ReadOptions(**options), *arguments)
+    return [row for block in blocks for row in block.to_pylist()]
+
+
+def columns(rows, *names):
+    return [tuple(row[name] for name in names) for row in rows]
+
+
+def fault(row):
+    """Type of a row's error, or None."""
+    return row["error"] and row["error"]["type"]
+
+
+class SpyFile(io.BytesIO):
+    """A file that remembers which byte ranges were read."""
+
+    def __init__(self, data):
+        super().__init__(data)
+        self.reads = []
+
+    def read(self, size=-1, /):
+        start = self.tell()
+        data = super().read(size)
+        self.reads.append((start, start + len(data)))
+        return data
+
+
+def walk_all(tar, *, start=0, max_bytes=1 << 20, wanted=lambda _: True, size=None):
+    """Members and damage of a tar given as bytes."""
+    return list(
+        walk(
+            io.BytesIO(tar),
+            len(tar) if size is None else size,
+            start=start,
+            max_bytes=max_bytes,
+            wanted=wanted,
+        )
+    )
+
+
+def names(parts):
+    """Member names; the kind of damage in angle brackets."""
+    return [f"<{part.kind}>" if isinstance(part, Damage) else part.name for part in parts]
