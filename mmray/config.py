@@ -87,17 +87,19 @@ def load_config(
         ConfigError: names the file, the key, and the nearest key that exists.
     """
     values = _read_yaml(path) if path else {}
-    where = str(path) if path else "command line"
+    file_keys = set(values)
     values |= {key: value for key, value in overrides.items() if value is not None}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
             raise ConfigError(f"--set {assignment}: expected key=value")
         _assign(values, key, _parse_yaml(text, f"--set {key}"))
+        file_keys.discard(key.partition(".")[0])
     try:
         return RunConfig.model_validate(values)
     except ValidationError as e:
-        raise ConfigError(_explain(e, where)) from e
+        in_file = path is not None and e.errors()[0]["loc"][0] in file_keys
+        raise ConfigError(_explain(e, str(path) if in_file else "command line")) from e
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -112,7 +112,7 @@ class RunDisplay:
             table.add_row(
                 "speed", f"{this_run['rows_per_s']:.1f} rows/s after {this_run['startup_s']:.1f} s to start"
             )
-            table.add_row("time", _shares(this_run["stage_seconds"]))
+            table.add_row("stages", _shares(this_run["stage_seconds"]))
         else:
             table.add_row("speed", "nothing was left to do")
         table.add_row("output", f"{escape(self.output)}/parts ({_number(summary['parts'], 'file')})")

@@ -65,9 +65,9 @@ class RunningMeter:
         messages, since = -1, monotonic()
         while not self._done.wait(_POLL_S):
             snapshot = self.read()
+            self._progress(snapshot)
             if snapshot.messages != messages:
                 messages, since = snapshot.messages, monotonic()
-                self._progress(snapshot)
             elif monotonic() - since > self._stall_s:
                 doing = ", ".join(f"{n} in {stage}" for stage, n in snapshot.doing.items())
                 self.stalled = f"no progress for {self._stall_s:g} s (workers: {doing or 'none has started'})"
@@ -81,7 +81,7 @@ def metered(progress: Callable[[Snapshot], None], stall_s: float) -> Iterator[Ru
     """Count and watch while the body runs.
 
     Args:
-        progress: told what was counted, at most twice a second, from a thread of its own.
+        progress: told what was counted, twice a second, from a thread of its own.
         stall_s: seconds without any news from any worker after which the body is interrupted.
     """
     meter = RunningMeter(progress, stall_s)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from time import perf_counter, time
 from typing import TypeVar
 
+_LEAST_S = 0.5  # over a shorter time a rate means nothing
+
 T = TypeVar("T")
 _END = object()
 
@@ -31,9 +33,9 @@ class Snapshot:
 
     @property
     def rows_per_s(self) -> float:
-        """Rate since the first block, so that starting up does not count."""
+        """Rate since the first block, so that starting up does not count; 0 where that is no time ago."""
         elapsed = self.last - self.first
-        return (self.rows - self.first_rows) / elapsed if elapsed > 0 else 0.0
+        return (self.rows - self.first_rows) / elapsed if elapsed > _LEAST_S else 0.0
 
 
 class Meter:

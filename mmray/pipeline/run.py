@@ -30,7 +30,7 @@ class Watcher:
 
     surveyed: Callable[[Survey, Ledger], None]  # before the cluster starts
     planned: Callable[[Plan], None]
-    progress: Callable[[Snapshot], None]  # at most twice a second, from a thread of its own
+    progress: Callable[[Snapshot], None]  # twice a second, from a thread of its own
 
 
 @dataclass(frozen=True)

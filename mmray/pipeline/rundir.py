@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import pyarrow.fs as pafs
+
 from mmray.errors import OutputError
 from mmray.storage import Location
 
@@ -54,13 +56,17 @@ class RunDirectory:
         Raises:
             OutputError: a directory that holds something else.
         """
+        if self.root.info().type == pafs.FileType.File:
+            raise OutputError(f"{self}: is a file; choose another --output")
         if self.plan.exists():
             try:
                 plan: dict[str, Any] = json.loads(self.plan.read_bytes())
-            except ValueError as e:
-                raise OutputError(f"{self.plan}: not JSON; this is not a run directory of mmray") from e
+                if not {"identity", "config", "shards"} <= plan.keys():
+                    raise ValueError("keys are missing")
+            except (ValueError, AttributeError) as e:
+                raise OutputError(f"{self.plan}: not a plan of mmray ({e}); choose another --output") from e
             return plan
-        if self.root.files():
+        if any(place.files() for place in (self.root, self.parts, self.rejects)):
             raise OutputError(f"{self}: holds files but no plan.json; choose an empty or new --output")
         return None
 

@@ -161,6 +161,8 @@ class RetryWorker(FusedWorker):
         for reject in rejects.to_pylist():
             self._enter("read")
             shard, row, offset = self._shards[reject["shard"]], reject["row"], reject["offset"]
+            if reject["type"] == "interleaved-members":
+                offset = 0  # only a walk that meets the other half first sees that this is not a whole record
             blocks = list(read_webdataset(shard, read_options(self._job.config), [Missing(row, row, offset)]))
             if not blocks:
                 raise RunError(f"{shard.name}: no record at byte {offset} any more; was the shard changed?")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from mmray.errors import RecordError
+from mmray.errors import BundleError, RecordError
 from mmray.preprocess.audio import decode_audio, log_mel
 from mmray.preprocess.image import decode_image
 from mmray.preprocess.spec import Limits, PreprocessSpec
@@ -43,6 +43,8 @@ class Preprocessor:
         modalities: Collection[Modality] | None = None,
         on_damaged: OnDamaged = "reject",
     ) -> None:
+        if spec.text and tokenizer is None:
+            raise BundleError("the spec has text, so a tokenizer.json is needed")
         self._limits = limits or Limits()
         self._on_damaged = on_damaged
         self._tokenize = TextTokenizer(tokenizer, spec.text) if spec.text and tokenizer else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +17,11 @@ from mmray.preprocess.spec import AudioSpec
 
 Wave = npt.NDArray[np.float32]
 
+# How the formats that records come in begin; libsndfile's other twenty parsers are attack surface. Of MP3, a
+# frame's sync bits (ISO 11172-3, 2.4.1.3) or an ID3 tag.
+_BEGINNINGS = re.compile(rb"RIFF|RIFX|RF64|OggS|fLaC|FORM....AIF[FC]|ID3|\xff[\xe2-\xff]", re.DOTALL)
+_FORMATS = "WAV, Ogg, FLAC, AIFF, MP3"
+
 _MAX_CHANNELS = 16  # a header may claim 1,024; the product with the seconds is what gets allocated
 _LOUDEST = 1e9  # float samples in the wrong byte order reach 3e38, whose spectrum overflows float32
 _RATES = range(1_000, 384_001)  # Hz
@@ -25,7 +31,7 @@ def decode_audio(data: bytes, spec: AudioSpec, max_s: float) -> Wave:
     """Decode a clip to mono at the spec's sample rate.
 
     Args:
-        data: an encoded clip (what libsndfile reads: ogg, opus, wav, flac, mp3, aiff).
+        data: an encoded clip (WAV, Ogg Vorbis or Opus, FLAC, AIFF or MP3).
         spec: sample rate, and how many seconds the model looks at; the rest is not decoded.
         max_s: refuse clips that claim to be longer, in seconds.
 
@@ -37,6 +43,8 @@ def decode_audio(data: bytes, spec: AudioSpec, max_s: float) -> Wave:
     """
     if not data:
         raise RecordError("the audio member is empty", "audio-empty")
+    if not _BEGINNINGS.match(data):
+        raise RecordError(f"not audio of type {_FORMATS}", "audio-undecodable")
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as clip:
             rate, channels, seconds = clip.samplerate, clip.channels, clip.frames / clip.samplerate

@@ -17,6 +17,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 # Our own bound, named in the reject, comes first; Pillow's would only warn below twice its value.
 Image.MAX_IMAGE_PIXELS = None
 
+# Each scan of a progressive JPEG passes over all pixels and takes as few as 75 bytes; ten of them are usual.
+_MAX_SCANS = 100
+_SCAN = b"\xff\xda"
+
 
 def decode_image(data: bytes, spec: ImageSpec, max_pixels: int) -> npt.NDArray[np.uint8]:
     """Decode, orient by EXIF, flatten transparency, resize and pad or crop.
@@ -30,7 +34,7 @@ def decode_image(data: bytes, spec: ImageSpec, max_pixels: int) -> npt.NDArray[n
         uint8 [spec.height, spec.width, 3].
 
     Raises:
-        RecordError: empty, unreadable, truncated or too large.
+        RecordError: empty, unreadable, truncated, too large, or a JPEG of too many scans.
     """
     if not data:
         raise RecordError("the image member is empty", "image-empty")
@@ -41,6 +45,8 @@ def decode_image(data: bytes, spec: ImageSpec, max_pixels: int) -> npt.NDArray[n
                     f"{image.width}x{image.height} pixels, more than limits.image_pixels={max_pixels}",
                     "image-too-large",
                 )
+            if data.startswith(b"\xff\xd8") and data.count(_SCAN) > _MAX_SCANS:
+                raise RecordError(f"a JPEG of more than {_MAX_SCANS} scans", "image-too-complex")
             # JPEG only: decode at 1/2, 1/4 or 1/8 scale where that still covers the target.
             image.draft("RGB", _stored_size(image, spec))
             return _place(_flatten_modes(ImageOps.exif_transpose(image)), spec)
@@ -74,8 +80,10 @@ def _flatten_modes(image: Image.Image) -> Image.Image:
     if (
         image.mode.startswith("I") or image.mode == "F"
     ):  # 16-bit grey: keep the high byte, not the clipped low one
-        grey = np.asarray(image, dtype=np.float32) / 257.0
-        return Image.fromarray(grey.clip(0, 255).round().astype(np.uint8)).convert("RGB")
+        grey = np.array(image, dtype=np.float32)
+        grey /= 257.0  # in place: such an image may be as large as the limit allows
+        grey.clip(0, 255, out=grey).round(out=grey)
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.mode in ("LA", "PA", "La") or "transparency" in image.info:
         return image.convert("RGBA")
     return image.convert("RGB")

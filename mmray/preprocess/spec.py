@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mmray.schema import MODALITIES, Modality
 
@@ -51,6 +51,16 @@ class AudioSpec(_Spec):
     patch_frames: int = Field(96, ge=1)
     patch_hop: int = Field(48, ge=1)
     max_s: float = Field(30.0, gt=0)  # the model looks at the first max_s seconds; the rest is not decoded
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AudioSpec:
+        if self.window > self.fft:
+            raise ValueError(f"window of {self.window} samples does not fit into fft of {self.fft}")
+        if not 0 <= self.min_hz < self.max_hz <= self.sample_rate / 2:
+            raise ValueError(
+                f"min_hz < max_hz <= {self.sample_rate / 2:g}, half the sample rate, does not hold"
+            )
+        return self
 
 
 class PreprocessSpec(_Spec):

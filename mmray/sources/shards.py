@@ -100,7 +100,8 @@ def _glob(place: Location, root: str | None) -> Iterable[tuple[str, Location, in
     base = Location(place.filesystem, str(PurePosixPath(*parts[:fixed])))
     for file in base.files(recursive=depth > fixed + 1):
         names = PurePosixPath(file.path).parts
-        if len(names) == depth and all(fnmatchcase(n, p) for n, p in zip(names, parts, strict=True)):
+        matches = len(names) == depth and all(fnmatchcase(n, p) for n, p in zip(names, parts, strict=True))
+        if matches and file.path.endswith(SUFFIXES):
             yield root or base.path, Location(place.filesystem, file.path), file.size
 
 

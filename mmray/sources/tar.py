@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 _BLOCK = tarfile.BLOCKSIZE
-_MAX_NAME_BYTES = 1 << 20  # of a long-name or pax header: names, not data
+_MAX_NAME_BYTES = 1 << 16  # of a long-name or pax header: names, not data
+_MAX_NAMES = 8  # such headers before one member; a resync reads them anew from each block on
 _ZEROS = bytes(_BLOCK)
 
 
@@ -91,7 +92,10 @@ def walk(
         if not info.isreg():
             # Directories and links may state a size but have no payload (POSIX.1-2001, pax, ustar Interchange
             # Format); members of unknown types have one.
-            offset = payload if info.type in tarfile.SUPPORTED_TYPES else payload + _padded(info.size)
+            # A size beyond the file, of up to 2^95, must not become a place to seek to.
+            offset = (
+                payload if info.type in tarfile.SUPPORTED_TYPES else min(size, payload + _padded(info.size))
+            )
             continue
         offset = payload + _padded(info.size)
         if payload + info.size > size:
@@ -120,7 +124,7 @@ def _header(file: ByteFile, offset: int) -> tuple[tarfile.TarInfo | None, int]:
         tarfile.HeaderError: the block is not a header.
     """
     overrides: dict[str, str] = {}
-    while True:
+    for _ in range(_MAX_NAMES + 1):
         file.seek(offset)
         block = file.read(_BLOCK)
         if len(block) < _BLOCK:
@@ -150,6 +154,7 @@ def _header(file: ByteFile, offset: int) -> tuple[tarfile.TarInfo | None, int]:
         elif info.type == tarfile.XHDTYPE:
             overrides |= _pax(extra)
         offset += _padded(info.size)
+    raise tarfile.HeaderError(f"more than {_MAX_NAMES} names for one member")
 
 
 def _padded(size: int) -> int:

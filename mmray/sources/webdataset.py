@@ -29,7 +29,6 @@ EXTENSIONS: Mapping[str, tuple[str, ...]] = {
     "meta": ("json",),
 }
 
-_NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$", re.DOTALL)  # webdataset.tariterators.base_plus_ext
 _META = re.compile(r"__[^/]*__($|/)")  # webdataset.tariterators.tar_file_iterator's skip_meta
 _RECENT_KEYS = 10_000  # how far back a key is remembered; bounds the memory
 _BUFFER_BYTES = 1 << 20  # one request to an object store serves many small members
@@ -92,7 +91,7 @@ class _Records:
         self._open: dict[str, Any] | None = None
         self._extensions: set[str] = set()
         self._recent: OrderedDict[str, tuple[int, set[str]]] = OrderedDict()
-        self._after_damage: str | None = None
+        self._after_damage: Damage | None = None
         self.ended = False  # whether the end of the shard was seen
 
     def read(self, file: io.BufferedReader, size: int) -> Iterator[dict[str, Any]]:
@@ -149,35 +148,35 @@ class _Records:
         """The record that the damage lies in is lost, and so may members of its neighbours be."""
         key = _split(damage.name)[0] if damage.name else None
         if self._open is None and key is None and self._row >= 0:
-            self._after_damage = damage.reason
+            self._after_damage = damage
             return  # the walk began here: the damage belongs to the row before it, which is done
         if self._open is None or (key is not None and key != self._open["key"]):
             yield from self._close()
             self._begin(key or "", damage.offset)
         record = self._open
         assert record is not None
-        # A damaged range is left out, so that a walk which begins after this record meets it again and knows
-        # that the next one may lack members.
+        # A damaged range counts to the record after it, so that a walk which begins there meets it again and
+        # knows that the record may lack members.
         end = damage.offset if damage.kind == "shard-damaged" else damage.end
         record["length"] = end - record["offset"]
         self._fail(damage.kind, damage.reason)
-        self._after_damage = damage.reason
+        self._after_damage = damage
 
     def _begin(self, key: str, offset: int) -> None:
         self._row += 1
         self._extensions = set()
+        damage, self._after_damage = self._after_damage, None
         self._open = {
             **dict.fromkeys(RECORDS.names),
             "shard": self._shard_id,
             "row": self._row,
             "end": False,
             "key": key,
-            "offset": offset,
+            "offset": damage.offset if damage else offset,
             "length": 0,
         }
-        if self._after_damage is not None:
-            self._fail("shard-damaged", f"may lack members lost just before it: {self._after_damage}")
-            self._after_damage = None
+        if damage:
+            self._fail("shard-damaged", f"may lack members lost just before it: {damage.reason}")
 
     def _close(self) -> Iterator[dict[str, Any]]:
         record, self._open = self._open, None
@@ -217,11 +216,16 @@ class _Records:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Key and lower-case extension of a member; an extension of "" for what is not part of a record."""
-    match = _NAME.match(name)
-    if match is None or _META.match(name):
+    """Key and lower-case extension of a member; an extension of "" for what is not part of a record.
+
+    As webdataset.tariterators.base_plus_ext, whose expression takes hours over a long name of slashes.
+    """
+    folder, slash, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    hidden = not stem and (not slash or "." in folder.rpartition("/")[2])  # yes: "a/.b" has the key "a/"
+    if hidden or _META.match(name):
         return name, ""
-    return match[1], match[2].lower()
+    return folder + slash + stem, extension.lower()
 
 
 def _to_table(records: list[dict[str, Any]]) -> pa.Table:

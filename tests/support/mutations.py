@@ -59,11 +59,27 @@ def seeds():
     audio = [("wav", _sound("WAV", subtype)) for subtype in subtypes]
     audio += [("ogg", _sound("OGG", subtype)) for subtype in ("VORBIS", "OPUS")]
     audio += [("flac", _sound("FLAC", "PCM_16")), ("flac", _sound("FLAC", "PCM_24"))]
-    audio += [("mp3", clip("MP3", seconds=0.2)), ("wav", clip(seconds=0.2, channels=2)), ("wav", clip(seconds=1.5))]
+    audio += [
+        ("mp3", clip("MP3", seconds=0.2)),
+        ("wav", clip(seconds=0.2, channels=2)),
+        ("wav", clip(seconds=1.5)),
+    ]
     # libsndfile looks at the bytes, not at the name: its other formats come in as well.
     audio += [("wav", _sound(format)) for format in sorted(soundfile.available_formats()) if _writes(format)]
-    texts = ["a red cat", "\ufeffein blauer Hund", "猫 と 犬", "قطة حمراء", "👍🏽 " * 5, "a cat " * 60, "caf\u00e9\r\nb"]
-    meta = [{"number": 1}, {"number": {"deep": [1, 2.5, None]}, "label": "cat"}, {"number": "\u00e9\ud83d\ude00"}]
+    texts = [
+        "a red cat",
+        "\ufeffein blauer Hund",
+        "猫 と 犬",
+        "قطة حمراء",
+        "👍🏽 " * 5,
+        "a cat " * 60,
+        "caf\u00e9\r\nb",
+    ]
+    meta = [
+        {"number": 1},
+        {"number": {"deep": [1, 2.5, None]}, "label": "cat"},
+        {"number": "\u00e9\ud83d\ude00"},
+    ]
     damaged = {"image": [], "audio": [], "text": []}
     for extension, make, _ in BAD_MEMBERS.values():
         column = "text" if extension == "txt" else "image" if extension in IMAGES else "audio"
@@ -95,7 +111,9 @@ def damaged_shard_bytes(seed, number):
     chance = random.Random(f"{seed}/{number}")
     done = []
     where = chance.choice(("members", "members", "members", "members", "tar", "tar", "both"))
-    records = [_record(chance, i, done if where != "tar" else None) for i in range(chance.choice((1, 1, 2, 3)))]
+    records = [
+        _record(chance, i, done if where != "tar" else None) for i in range(chance.choice((1, 1, 2, 3)))
+    ]
     members = [member for record in records for member in record]
     if where == "both" and chance.random() < 0.3:
         chance.shuffle(members)
@@ -117,7 +135,9 @@ def _record(chance, i, done):
         extension, data = chance.choice(seeds()[column])
         if column == hit:
             for _ in range(chance.choice((1, 1, 2, 3, 6))):
-                mutate = {"text": _text, "meta": _meta}.get(column, _bytes) if chance.random() < 0.6 else _bytes
+                mutate = (
+                    {"text": _text, "meta": _meta}.get(column, _bytes) if chance.random() < 0.6 else _bytes
+                )
                 data, what = mutate(chance, data, [d for _, d in seeds()[column]])
                 done.append(f"{extension}: {what}")
             if chance.random() < 0.7:
@@ -135,7 +155,9 @@ def _bytes(chance, data, others=()):
     # Headers lie at the front, so that half of the places are in the first 1/16.
     place = int(size * chance.random() ** chance.choice((1, 4)))
     run = chance.choice((1, 2, 4, 16, 64, 512))
-    kind = chance.choice(("flip", "flip", "cut", "splice", "lie", "lie", "lie", "delete", "insert", "repeat", "swap"))
+    kind = chance.choice(
+        ("flip", "flip", "cut", "splice", "lie", "lie", "lie", "delete", "insert", "repeat", "swap")
+    )
     if kind == "flip":
         for _ in range(chance.choice((1, 1, 4, 16)) if data else 0):
             data[int(size * chance.random() ** chance.choice((1, 4)))] ^= 1 << chance.randrange(8)
@@ -166,13 +188,26 @@ def _text(chance, data, others):
 
 def _meta(chance, data, others):
     odd = chance.choice(ODD_JSON)
-    return chance.choice((odd, b'{"number": ' + odd + b"}", data[:-1] + b', "number": ' + odd + b"}")), "odd JSON"
+    return chance.choice(
+        (odd, b'{"number": ' + odd + b"}", data[:-1] + b', "number": ' + odd + b"}")
+    ), "odd JSON"
 
 
 _FIELDS = {"name": (0, 100), "mode": (100, 8), "uid": (108, 8), "size": (124, 12), "mtime": (136, 12),
            "chksum": (148, 8), "type": (156, 1), "link": (157, 100), "magic": (257, 8), "prefix": (345, 155)}  # fmt: skip
 _TYPES = b"0\x001234567xgLKSMVDNZA\xff"
-_NAMES = (b"", b"/", b"../../x.jpg", b"a/.hidden", b"__meta__.json", b"k0.jpg", b"k0", b".", b"\xff\xfe.png", b"a" * 100)
+_NAMES = (
+    b"",
+    b"/",
+    b"../../x.jpg",
+    b"a/.hidden",
+    b"__meta__.json",
+    b"k0.jpg",
+    b"k0",
+    b".",
+    b"\xff\xfe.png",
+    b"a" * 100,
+)
 
 
 def _header_lie(chance, tar):
@@ -190,7 +225,11 @@ def _header_lie(chance, tar):
     elif chance.random() < 0.5:
         value = b"%o" % (chance.choice((*EXTREMES, len(tar), BLOCK, BLOCK - 1)) % 8 ** (width - 1))
     else:  # base 256
-        value = chance.choice((b"\x80", b"\xff")) + chance.choice(EXTREMES).to_bytes(width - 1, "big") if width > 8 else b"\xff" * 8
+        value = (
+            chance.choice((b"\x80", b"\xff")) + chance.choice(EXTREMES).to_bytes(width - 1, "big")
+            if width > 8
+            else b"\xff" * 8
+        )
     header = bytearray(tar[at : at + BLOCK])
     header[start : start + width] = value.ljust(width, b"\0")[:width]
     if name != "chksum" and chance.random() < 0.9:
@@ -201,7 +240,12 @@ def _header_lie(chance, tar):
 def _insert_header(chance, tar):
     """A long name, a pax header, or a member of an odd type, before any block."""
     kind = chance.choice("xxxgLLKSMVDZ5123")
-    pairs = {"path": b"k0.png", "size": str(chance.choice(EXTREMES)).encode(), "GNU.sparse.map": b"0,1", "": b"\xff"}
+    pairs = {
+        "path": b"k0.png",
+        "size": str(chance.choice(EXTREMES)).encode(),
+        "GNU.sparse.map": b"0,1",
+        "": b"\xff",
+    }
     records = [_pax_record(key.encode(), value) for key, value in pairs.items() if chance.random() < 0.5]
     data = b"".join(records) if kind in "xg" else chance.choice(_NAMES) * chance.choice((1, 3, 400))
     if chance.random() < 0.3:

@@ -1,0 +1,166 @@
+"""Crash at 90 % of a run, resume, and say what the resume reads and how long it takes; beside Ray Data's own.
+
+    OMP_NUM_THREADS=1 python jobs/bench_resume.py --input data/tuxpaint --bundle bundles/stamps
+
+Runs the job once undisturbed, then kills it (-9) once 90 % of the rows are in parts, and resumes it. Then the
+same for a plain Ray Data pipeline (read_parquet, an actor around the same model, write_parquet) with
+CheckpointConfig. Expected: mmray reads at most 12 % of the input's bytes again and processes at most 20 % as
+long (start-up apart). Prints one JSON line last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow.parquet as pq
+import typer
+
+from mmray.pipeline.ledger import Ledger
+from mmray.pipeline.rundir import RunDirectory
+from mmray.sources import ReadOptions, list_shards, read_webdataset
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    input: Annotated[Path, typer.Option(help="Directory of shards.")] = Path("data/tuxpaint"),
+    bundle: Annotated[Path, typer.Option(help="Bundle directory.")] = Path("bundles/stamps"),
+    copies: Annotated[int, typer.Option(help="The input this many times over, so that a run lasts.")] = 3,
+) -> None:
+    """Measure both, and print the figures."""
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        rows = _multiply(input, place / "in", copies)
+        ours = _ours(place, bundle.absolute(), rows)
+        print(json.dumps(ours), flush=True)
+        theirs = _theirs(place, bundle.absolute(), rows)
+    print(json.dumps({"rows": rows, "mmray": ours, "ray_data_checkpoint": theirs}))
+
+
+def _multiply(source: Path, target: Path, copies: int) -> int:
+    """Hard links of every shard under `copies` names; how many records that are."""
+    target.mkdir()
+    for copy in range(copies):
+        for shard in sorted(source.glob("*.tar")):
+            os.link(shard.absolute(), target / f"{copy}-{shard.name}")
+    shards = list_shards([str(source)])
+    return copies * sum(int(b.num_rows) for shard in shards for b in read_webdataset(shard, ReadOptions()))
+
+
+def _ours(place: Path, bundle: Path, rows: int) -> dict[str, Any]:
+    def command(output: Path) -> list[str]:
+        options = ["--input", str(place / "in"), "--bundle", str(bundle), "--output", str(output)]
+        return ["mmray", "run", *options, "--set", "part_rows=40"]
+
+    def this_run(output: Path) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((output / "summary.json").read_text())["this_run"]
+        return found
+
+    calm, crashed = place / "calm", place / "crashed"
+    subprocess.run(command(calm), check=True, stdout=subprocess.DEVNULL)
+    _kill_at(command(crashed), lambda: _parquet_rows(crashed / "parts") >= 0.9 * rows)
+    shards = list_shards([str(place / "in")])
+    missing = Ledger.load(RunDirectory.at(str(crashed))).missing(shards)
+    again = sum(shard.size - gaps[0].start for shard, gaps in missing)
+    subprocess.run(command(crashed), check=True, stdout=subprocess.DEVNULL)
+    seconds = {o.name: this_run(o)["elapsed_s"] - this_run(o)["startup_s"] for o in (calm, crashed)}
+    return {
+        "full_s": round(seconds["calm"], 2),
+        "resume_s": round(seconds["crashed"], 2),
+        "time_share": round(seconds["crashed"] / seconds["calm"], 3),
+        "bytes_share": round(again / sum(shard.size for shard in shards), 3),
+        "rows_again": this_run(crashed)["rows"],
+    }
+
+
+def _theirs(place: Path, bundle: Path, rows: int) -> dict[str, Any]:
+    (place / "records").mkdir()
+    for number, shard in enumerate(list_shards([str(place / "in")])):
+        for block, records in enumerate(read_webdataset(shard, ReadOptions())):
+            ids = [
+                f"{s}/{r}" for s, r in zip(*(records[c].to_pylist() for c in ("shard", "row")), strict=True)
+            ]
+            pq.write_table(
+                records.append_column("id", [ids]), place / f"records/{number:04d}-{block:04d}.parquet"
+            )
+
+    def command(name: str) -> list[str]:
+        return [sys.executable, __file__, "ray-data", str(place), name, str(bundle)]
+
+    start = time.monotonic()
+    subprocess.run(command("theirs-calm"), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    full = time.monotonic() - start
+    output = place / "theirs-crashed"
+    committed = _kill_at(command(output.name), lambda: _parquet_rows(output) >= 0.9 * rows)
+    start = time.monotonic()
+    subprocess.run(command(output.name), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    resumed = time.monotonic() - start
+    return {
+        "full_s": round(full, 2),  # with start-up, which it does not report
+        "resume_s": round(resumed, 2),
+        "killed_in_time": committed,
+        "rows_after": _parquet_rows(output),
+    }
+
+
+@app.command(hidden=True)
+def ray_data(place: Path, name: str, bundle: Path) -> None:
+    """The pipeline that Ray's documentation shows for checkpoints."""
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+    from ray.data.checkpoint import CheckpointConfig
+
+    from mmray.bundle import Bundle
+    from mmray.predictor import Predictor, open_preprocessor
+
+    class Infer:
+        def __init__(self) -> None:
+            opened = Bundle.open(bundle)
+            self._preprocess, self._predict = open_preprocessor(opened), Predictor(opened)
+
+        def __call__(self, batch: Any) -> Any:  # noqa: ANN401
+            outcomes = self._predict(self._preprocess(batch))
+            return outcomes.append_column("id", batch["id"])
+
+    ray.init(include_dashboard=False)
+    DataContext.get_current().checkpoint_config = CheckpointConfig(
+        id_column="id", checkpoint_path=str(place / f"{name}-checkpoint"), delete_checkpoint_on_success=False
+    )
+    # One actor: with two, which would hold both CPUs, nothing is written before the end.
+    ray.data.read_parquet(str(place / "records")).map_batches(
+        Infer, batch_size=64, batch_format="pyarrow", num_cpus=1, compute=ActorPoolStrategy(size=1)
+    ).write_parquet(str(place / name))
+
+
+def _kill_at(command: list[str], reached: Callable[[], bool]) -> bool:
+    """Start a command and kill it, with what it started, once the condition holds; whether it came to that."""
+    process = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and not reached():
+        time.sleep(0.05)
+    killed = process.poll() is None
+    if killed:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(5)  # Ray's own processes notice the death of their driver
+    return killed
+
+
+def _parquet_rows(directory: Path) -> int:
+    files = (f for f in directory.glob("*.parquet") if not f.name.startswith("."))
+    return sum(int(pq.read_metadata(file).num_rows) for file in files)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,198 @@
+"""The audit finds every way in which input, predictions and rejects may not add up, and says where."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from support.damaged import MEMBER_BYTES, damaged_shard
+from support.outcomes import begin, files, rows_of, shard, write
+from support.runs import make_config, part_files, run_here
+from support.tars import good_records, write_shard
+
+from mmray.errors import OutputError
+from mmray.pipeline.audit import audit
+from mmray.pipeline.rundir import RunDirectory
+
+A, B = shard("a.tar", 10), shard("b.tar", 4)
+
+
+@pytest.fixture
+def out(tmp_path):
+    """A finished run: rows 0 to 4 and 5 to 9 of A with B, in two parts."""
+    out = begin(tmp_path / "run", A, B)
+    write(out, rows_of(A, range(5)))
+    write(out, [*rows_of(A, range(5, 10)), *rows_of(B)])
+    return out
+
+
+def path(out, folder="parts", number=0):
+    return sorted((Path(out.root.path) / folder).iterdir())[number]
+
+
+def alter(path, change):
+    """Rewrite a Parquet file with other rows and the same footer."""
+    table = pq.read_table(path)
+    pq.write_table(change(table), path)
+
+
+def test_a_finished_run_is_clean(out):
+    before = files(out)
+    verdict = audit(out)
+    assert verdict.problems == []
+    assert verdict.ok
+    assert (verdict.total, verdict.predicted, verdict.rejected) == (14, 10, 4)
+    assert [(s.shard, s.total, s.predicted, s.rejected) for s in verdict.shards] == [
+        (A.id, 10, 7, 3),
+        (B.id, 4, 3, 1),
+    ]
+    assert files(out) == before
+
+
+def test_the_verdict_is_json(out):
+    path(out).unlink()
+    content = json.loads(json.dumps(audit(out).to_json()))
+    assert content["ok"] is False
+    assert content["input"] == 14
+    assert content["shards"][0]["missing"] == [[0, 4]]
+
+
+def problems(out, *words):
+    """Problems that mention all of the words; there must be one."""
+    verdict = audit(out)
+    assert not verdict.ok
+    found = [p for p in verdict.problems if all(str(word) in p for word in words)]
+    assert found, verdict.problems
+    return found
+
+
+def test_a_deleted_part_leaves_rows_missing_and_rejects_orphaned(out):
+    name = path(out).name
+    path(out).unlink()
+    problems(out, A.id, "rows 0 to 4 are not done")
+    problems(out, f"rejects/{name}", "without their part")
+
+
+def test_rows_of_a_shard_whose_end_nobody_saw_are_missing(tmp_path):
+    out = begin(tmp_path / "run", A, B)
+    write(out, [*rows_of(A, range(9)), *rows_of(B)])
+    problems(out, A.id, "rows 9 to its end are not done; run again to resume")
+
+
+def test_a_shard_that_nobody_touched_is_missing(tmp_path):
+    out = begin(tmp_path / "run", A, B)
+    write(out, rows_of(A))
+    problems(out, B.id, "rows 0 to its end")
+
+
+@pytest.mark.parametrize("folder", ["parts", "rejects"])
+def test_a_row_that_went_away_is_found(out, folder):
+    """Somebody filtered the file; its footer still promises the row."""
+    alter(path(out, folder), lambda table: table.slice(1))
+    problems(out, f"{folder}/{path(out).name}", "its footer says")
+    problems(out, path(out).name, "are not those that its footer says")
+    problems(out, A.id, "10 rows in, but")
+
+
+def test_a_doubled_row_is_found(out):
+    alter(path(out), lambda table: table.take([0, 0, *range(1, len(table))]))
+    problems(out, path(out).name, "rows, its footer says")
+
+
+def test_a_row_in_the_place_of_another_is_found_though_the_counts_agree(out):
+    alter(path(out), lambda table: table.take([0, 0, *range(2, len(table))]))
+    assert problems(out) == problems(out, path(out).name, "are not those that its footer says")
+
+
+def test_a_renumbered_shard_is_found(out):
+    alter(path(out), lambda table: table.set_column(0, "shard", [["x.tar@9"] * len(table)]))
+    problems(out, path(out).name, "rows of x.tar@9, which its footer does not name")
+
+
+@pytest.mark.parametrize("content", [b"", b"noise", b"PAR1" + bytes(50) + b"PAR1"])
+def test_a_file_that_is_no_part_is_found(out, content):
+    (path(out).parent / "stray.parquet").write_bytes(content)
+    assert problems(out) == ["parts/stray.parquet: not a readable part of a run"]
+
+
+def test_a_part_that_can_no_longer_be_read_is_found(out):
+    """The footer is whole, the pages are not."""
+    data = bytearray(path(out).read_bytes())
+    data[4:200] = bytes(196)
+    path(out).write_bytes(data)
+    assert problems(out, path(out).name)
+
+
+@pytest.mark.parametrize("content", [None, b"noise"])
+def test_rejects_that_are_gone_or_unreadable_are_found(out, content):
+    path(out, "rejects").unlink()
+    if content:
+        (path(out).parent.parent / "rejects" / path(out).name).write_bytes(content)
+    problems(out, f"rejects/{path(out).name}", "cannot be read")
+
+
+def test_overlapping_parts_are_found(out):
+    extra = write(out, rows_of(A, [2, 3]))
+    problems(out, f"parts/{extra.name}", "holds rows that another part holds, too")
+
+
+def test_rejects_without_a_part_are_found(out):
+    stray = path(out, "rejects").with_name("stray.parquet")
+    stray.write_bytes(path(out, "rejects").read_bytes())
+    assert problems(out) == ["rejects/stray.parquet: rejects without their part"]
+
+
+def test_a_shard_that_is_not_in_the_plan_is_found(out):
+    stray = shard("stray.tar", 2)
+    write(out, rows_of(stray))
+    problems(out, stray.id, "not in the plan")
+
+
+def test_torn_files_of_a_dead_writer_are_no_problem(out):
+    path(out).with_name(".tmp-1-x.parquet").write_bytes(b"half")
+    assert audit(out).ok
+
+
+@pytest.mark.parametrize("place", ["nowhere", "."])
+def test_a_place_without_a_run_is_refused(tmp_path, place):
+    with pytest.raises(OutputError, match="no run there"):
+        audit(RunDirectory.at(str(tmp_path / place)))
+
+
+def test_a_real_run_with_every_kind_of_damage_adds_up(tmp_path):
+    write_shard(tmp_path / "in/good.tar", good_records(10))
+    expected = damaged_shard(tmp_path / "in/bad.tar")
+    out, _ = run_here(make_config(tmp_path / "in", tmp_path / "out", limits={"member_bytes": MEMBER_BYTES}))
+    verdict = audit(out, recount=True)
+    assert verdict.problems == []
+    assert (verdict.predicted, verdict.rejected) == (40 + 10, len(expected))
+    rejects = pq.read_table(tmp_path / "out/rejects").to_pylist()
+    assert {row["key"]: (row["stage"], row["type"]) for row in rejects} == expected
+
+
+def test_a_recount_finds_rows_that_the_run_never_saw(tmp_path):
+    """As when a shard was replaced by one of the same size: names and footers agree, the input does not."""
+    source = write_shard(tmp_path / "in/s.tar", [("a", {"txt": b"one"}), ("b", {"txt": b"two"})])
+    out, plan = run_here(make_config(tmp_path / "in", tmp_path / "out"))
+    assert audit(out, recount=True).ok
+    size = source.stat().st_size
+    write_shard(source, [("a", {"txt": b"one", "json": b"{}"})])
+    assert source.stat().st_size == size
+    assert audit(out).ok
+    (problem,) = audit(out, recount=True).problems
+    assert problem == f"{plan.survey.shards[0].id}: holds 1 records, the run saw 2"
+
+
+def test_a_run_goes_on_where_it_was_broken_off(tmp_path):
+    """Deleting any part is what a crash before it was written would have left."""
+    write_shard(tmp_path / "in/s.tar", good_records(23))
+    config = make_config(tmp_path / "in", tmp_path / "out", part_rows=4, block_rows=2)
+    out, _ = run_here(config)
+    before = files(out)
+    assert len(part_files(out)) == 6
+    for number in (5, 2, 0):
+        part_files(out)[number].unlink()
+    assert not audit(out).ok
+    run_here(config)
+    assert audit(out, recount=True).ok
+    assert files(out) == before

@@ -1,0 +1,128 @@
+"""How work is cut: each missing row in one unit, units of like size, and no more than the machines hold."""
+
+import json
+
+import pytest
+from support.bundles import make_bundle, small_bundle
+from support.outcomes import shard
+from support.runs import make_config
+
+from mmray.coverage import WHOLE, Missing
+from mmray.errors import ConfigError
+from mmray.pipeline.plan import Machines, make_plan
+from mmray.pipeline.survey import Census, Survey
+
+SHARDS = tuple(shard(f"{i:02d}.tar", 100 + 7 * i) for i in range(20))
+
+
+def plan(machines=None, shards=SHARDS, bundle=None, **settings):
+    config = make_config("in", "/out", provider=settings.pop("provider", "auto"), **settings)
+    census = Census(records=10, record_bytes=1024.0, sets={"image": 10})
+    found = Survey(config, bundle or small_bundle(), shards, census)
+    return make_plan(found, machines or Machines(cpus=4, gpus=0))
+
+
+@pytest.mark.parametrize(
+    ("machines", "settings", "topology", "actors"),
+    [
+        (Machines(4, 0), {}, "fused", 4),
+        (Machines(1, 0), {}, "fused", 1),
+        (Machines(4, 0), {"actors": 3}, "fused", 3),
+        (Machines(4, 0), {"topology": "split"}, "split", 3),
+        (Machines(64, 8), {}, "split", 8),
+        (Machines(64, 8), {"actors": 2}, "split", 2),
+        (Machines(64, 8), {"provider": "cpu"}, "fused", 64),
+        (Machines(64, 8), {"provider": "cpu", "topology": "split"}, "split", 63),
+        (Machines(1, 0), {"actors": 100, "autoscaling": True}, "fused", 100),
+    ],
+)
+def test_the_topology_and_the_actors_fit_the_machines(machines, settings, topology, actors):
+    made = plan(machines, **settings)
+    assert (made.topology, made.actors) == (topology, actors)
+
+
+@pytest.mark.parametrize(
+    ("machines", "settings"),
+    [
+        (Machines(4, 0), {"actors": 5}),
+        (Machines(1, 0), {"topology": "split"}),  # nothing would be left to read with: the run would hang
+        (Machines(4, 0), {"topology": "split", "actors": 4}),
+        (Machines(0, 0), {}),
+        (Machines(8, 1), {"actors": 2}),
+        (Machines(8, 0), {"provider": "cuda"}),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_a_remedy_instead_of_waiting_for_ever(machines, settings):
+    with pytest.raises(ConfigError, match="do not fit") as e:
+        plan(machines, **settings)
+    assert "set actors lower" in str(e.value)
+
+
+def test_the_fused_topology_is_no_place_for_a_gpu():
+    with pytest.raises(ConfigError, match="topology=split, or provider=cpu"):
+        plan(Machines(8, 1), topology="fused")
+
+
+def test_a_part_is_about_a_minute_of_work_within_bounds(tmp_path):
+    """Counting on the slowest mix of modalities that was measured, and 8 ms of preprocessing."""
+
+    def rows(**ms):
+        scorecard = {"variants": {"fp32": {"ms_per_record": ms}}}
+        return plan(bundle=make_bundle(tmp_path / "b", scorecard=scorecard)).part_rows
+
+    assert rows(image=12.0, text=2.0) == 3_000
+    assert rows(image=500.0) == 1_000
+    assert 1_000 < plan().part_rows < 10_000  # nothing measured
+    assert plan(part_rows=17).part_rows == 17
+
+
+@pytest.mark.parametrize("actors", [1, 4])
+@pytest.mark.parametrize("part_rows", [150, 1_000, 100_000])
+def test_units_hold_all_that_is_missing_once(actors, part_rows):
+    made = plan(actors=actors, part_rows=part_rows)
+    missing = [(s, [WHOLE]) for s in SHARDS[:7]] + [
+        (SHARDS[9], [Missing(3, 5, 4096), Missing(8, None, 9216)])
+    ]
+    works = [work for unit in made.units(missing) for work in unit]
+    assert sorted((w.shard.id, w.wanted) for w in works) == sorted((s.id, tuple(gaps)) for s, gaps in missing)
+
+
+@pytest.mark.parametrize("part_rows", [150, 1_000, 100_000])
+def test_units_are_as_large_as_a_part_or_a_fair_share_allows_and_come_largest_first(part_rows):
+    made = plan(part_rows=part_rows)
+    units = made.units([(s, [WHOLE]) for s in SHARDS])
+    sizes = [sum(work.size for work in unit) for unit in units]
+    assert sizes == sorted(sizes, reverse=True)
+    bound = min(part_rows * 1024, sum(sizes) / (4 * made.actors))
+    assert all(size <= bound or len(unit) == 1 for size, unit in zip(sizes, units, strict=True))
+    assert len(units) >= min(len(SHARDS), made.actors)
+
+
+def test_small_shards_share_a_unit_so_that_parts_are_few():
+    tiny = tuple(shard(f"{i:05d}.tar", 1) for i in range(10_000))
+    units = plan(shards=tiny).units([(s, [WHOLE]) for s in tiny])
+    assert len(units) <= 2 * 16
+
+
+def test_of_a_shard_that_is_partly_done_only_the_rest_counts():
+    big, small = shard("big.tar", 1000), shard("small.tar", 100)
+    (first, *_) = plan().units([(big, [Missing(990, None, 990 * 1024)]), (small, [WHOLE])])
+    assert [work.shard for work in first] == [small]
+
+
+def test_nothing_missing_is_nothing_to_do():
+    assert plan().units([]) == []
+
+
+def test_the_plan_is_json_with_all_that_a_resume_compares():
+    content = json.loads(json.dumps(plan().to_json()))
+    assert set(content["identity"]) >= {
+        "bundle",
+        "preprocessing",
+        "modalities",
+        "limits",
+        "extensions",
+        "carry",
+    }
+    assert content["shards"][0] == [SHARDS[0].id, SHARDS[0].url]
+    assert content["config"]["input"] == ["in"]

@@ -1,0 +1,162 @@
+"""Before anything runs: what is there, and whether an earlier run may be continued with it."""
+
+import pytest
+from support.bundles import LABELS, make_bundle, small_bundle
+from support.runs import make_config
+from support.tars import good_records, tar_bytes, write_shard
+
+from mmray.bundle import Bundle
+from mmray.errors import BundleError, ConfigError, InputError, OutputError
+from mmray.pipeline.survey import output_columns, survey
+
+
+@pytest.fixture
+def data(tmp_path):
+    for name in ("a", "b", "c", "d"):
+        write_shard(tmp_path / f"in/{name}.tar", good_records(5))
+    return tmp_path / "in"
+
+
+def look(data, **settings):
+    return survey(make_config(data, data.parent / "out", **settings))
+
+
+def plan_of(found):
+    """What plan.json of a run would hold."""
+    return {"identity": found.identity(), "shards": [[shard.id, shard.url] for shard in found.shards]}
+
+
+def test_it_counts_shards_bytes_and_modalities(data):
+    found = look(data)
+    assert [shard.name for shard in found.shards] == ["a.tar", "b.tar", "c.tar", "d.tar"]
+    assert found.input_bytes == sum(file.stat().st_size for file in data.iterdir())
+    assert found.census.records == 15  # the first block of three of the shards
+    assert found.census.modalities == {"image": 0.6, "text": 0.8, "audio": 0.4}
+    assert found.expected_rows == pytest.approx(20, rel=0.3)
+
+
+def test_it_writes_nothing(data):
+    look(data)
+    assert {path.name for path in data.parent.iterdir()} == {"in"}
+
+
+def test_places_are_made_absolute_for_workers_elsewhere(data, monkeypatch):
+    monkeypatch.chdir(data.parent)
+    found = survey(make_config("in", "out"))
+    assert found.config.output == str(data.parent / "out")
+    assert all(shard.url.startswith(str(data)) for shard in found.shards)
+
+
+def test_unreadable_records_are_counted_as_such(data):
+    (data / "a.tar").write_bytes(b"")
+    (data / "b.tar").write_bytes(tar_bytes([("x.json", b"{}")]))
+    assert look(data).census.sets["unreadable"] == 1
+    assert look(data).census.sets["nothing"] == 1
+
+
+def test_a_shard_without_bytes_does_not_divide_by_zero(data):
+    for path in data.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match="3 unreadable"):
+        look(data)
+
+
+def test_input_without_any_usable_modality_is_refused(data):
+    with pytest.raises(InputError, match="check `extensions` in the config") as e:
+        look(data, extensions={"image": ["tiff"], "text": ["md"], "audio": ["aac"]})
+    assert "none of 15 sampled records has image or text or audio" in str(e.value)
+
+
+def test_a_modality_that_is_asked_for_must_be_there(data):
+    for path in data.iterdir():
+        write_shard(path, [("a", {"txt": b"a cat"})])
+    with pytest.raises(InputError, match="has audio"):
+        look(data, modalities=["audio"])
+    look(data, modalities=["text", "audio"])
+
+
+def test_a_modality_that_the_model_does_not_take_is_refused(data, tmp_path):
+    spec = small_bundle().spec.model_copy(update={"audio": None})
+    bundle = make_bundle(tmp_path / "no-audio", spec=spec, golden_outputs={})
+    with pytest.raises(ConfigError, match="takes image, text, not audio"):
+        look(data, modalities=["audio"], bundle=str(bundle.path))
+
+
+def test_an_unknown_variant_is_refused(data):
+    with pytest.raises(BundleError, match="no variant 'int4'"):
+        look(data, variant="int4")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"batch_rows": 3}, {"actors": 2}, {"part_rows": 7}, {"provider": "auto"}, {"topology": "split"}],
+)
+def test_how_a_run_is_done_may_change_when_it_is_resumed(data, settings):
+    look(data, **settings).check_resumable(plan_of(look(data)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"modalities": ["text"]}, "modalities"),
+        ({"scores": False}, "scores"),
+        ({"features": True}, "features"),
+        ({"carry": ["label"]}, "carry"),
+        ({"on_damaged": "mask"}, "on_damaged"),
+        ({"limits": {"audio_s": 5}}, "limits"),
+        ({"extensions": {"image": ["png"]}}, "extensions"),
+        ({"variant": "fp32"}, "variant"),
+    ],
+)
+def test_what_shapes_the_output_may_not(data, settings, named):
+    with pytest.raises(OutputError, match=f"was made with {named}=.*now it is") as e:
+        look(data, **settings).check_resumable(plan_of(look(data)))
+    assert "choose another --output" in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_nor_may_the_model(data, tmp_path):
+    other = make_bundle(tmp_path / "other", labels=LABELS[::-1])
+    with pytest.raises(OutputError, match="was made with bundle="):
+        look(data, bundle=str(other.path)).check_resumable(plan_of(look(data)))
+
+
+def test_a_bundle_that_moved_is_the_same_bundle(data, tmp_path):
+    moved = tmp_path / "moved"
+    moved.symlink_to(small_bundle().path)
+    assert Bundle.open(moved).digest == small_bundle().digest
+    look(data, bundle=str(moved)).check_resumable(plan_of(look(data)))
+
+
+def test_shards_that_are_gone_are_named(data):
+    earlier = plan_of(look(data))
+    (data / "b.tar").unlink()
+    for accept in (False, True):
+        with pytest.raises(OutputError, match=r"1 shards of this run are gone \(b\.tar\)"):
+            look(data).check_resumable(earlier, accept_changes=accept)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("e", "1 shards are new, 0 have"), ("b", "0 shards are new, 1 have another size")]
+)
+def test_shards_that_came_or_changed_are_named_until_accepted(data, name, message):
+    earlier = plan_of(look(data))
+    write_shard(data / f"{name}.tar", good_records(60))
+    with pytest.raises(OutputError, match=f"{message}.*{name}\\.tar.*--accept-changes"):
+        look(data).check_resumable(earlier)
+    look(data).check_resumable(earlier, accept_changes=True)
+
+
+def test_a_changed_config_is_told_before_a_changed_input(data):
+    earlier = plan_of(look(data))
+    (data / "b.tar").unlink()
+    with pytest.raises(OutputError, match="scores"):
+        look(data, scores=False).check_resumable(earlier)
+
+
+def test_columns_follow_the_config(data):
+    bundle = small_bundle()
+    full = output_columns(make_config(data, "o", features=True, carry=["label"]), bundle)
+    assert (full.classes, full.features, full.carry) == (4, 3, ("label",))
+    none = output_columns(make_config(data, "o", scores=False), bundle)
+    assert (none.classes, none.features, none.carry) == (0, 0, ())

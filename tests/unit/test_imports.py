@@ -1,0 +1,133 @@
+"""Floors and fences: nothing imports upward, and the heavy libraries stay in their rooms.
+
+0  errors, schema, coverage
+1  storage, sources, preprocess, batching
+2  config, bundle, engine, predictor, models
+3  pipeline, serve, optimize: three wings that never import each other
+4  cli
+"""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from support.scripts import ROOT
+
+FLOORS = [
+    {"errors", "schema", "coverage"},
+    {"storage", "sources", "preprocess", "batching"},
+    {"config", "bundle", "engine", "predictor", "models"},
+    {"pipeline", "serve", "optimize"},
+    {"cli"},
+]
+FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+WINGS = FLOORS[3]
+
+FENCES = {
+    "ray": {"pipeline", "serve"},
+    "torch": {"models", "optimize"},
+    "onnxruntime": {"engine", "optimize"},
+}
+
+FILES = sorted((ROOT / "mmray").rglob("*.py"))
+
+
+def module_of(file):
+    """Dotted name and its room: the part of mmray that it belongs to ("" for mmray itself)."""
+    parts = list(file.relative_to(ROOT).with_suffix("").parts)
+    if parts[-1] == "__init__":
+        parts.pop()
+    return ".".join(parts), parts[1] if len(parts) > 1 else ""
+
+
+def imports_of(source, package):
+    """Absolute names of all modules that some source imports, also inside functions and for types only."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def rooms_of(file):
+    """Rooms of mmray that a file imports."""
+    name, _ = module_of(file)
+    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    imported = [target.split(".") for target in imports_of(file.read_text(), package)]
+    return {
+        parts[1] for parts in imported if parts[0] == "mmray" and len(parts) > 1 and parts[1] != "__version__"
+    }
+
+
+def packages_of(file):
+    """Top-level packages that a file imports."""
+    return {target.split(".")[0] for target in imports_of(file.read_text(), "mmray")}
+
+
+def ids(file):
+    return str(file.relative_to(ROOT))
+
+
+def test_every_module_has_a_floor():
+    rooms = {module_of(file)[1] for file in FILES} - {""}
+    assert rooms <= set(FLOOR_OF), "new modules need a floor in this test and in the docs"
+    assert len(rooms) > 10
+
+
+@pytest.mark.parametrize("file", FILES, ids=ids)
+def test_nothing_imports_upward(file):
+    room = module_of(file)[1]
+    floor = FLOOR_OF.get(room, 0)
+    upward = {other for other in rooms_of(file) if FLOOR_OF[other] > floor}
+    assert not upward
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if module_of(f)[1] in WINGS], ids=ids)
+def test_the_wings_do_not_import_each_other(file):
+    assert not rooms_of(file) & WINGS - {module_of(file)[1]}
+
+
+@pytest.mark.parametrize("library", FENCES)
+def test_heavy_libraries_stay_behind_their_fences(library):
+    users = {module_of(file)[1] for file in FILES if library in packages_of(file)}
+    assert users <= FENCES[library]
+    assert users, "the fence has nothing to hold: the test would not notice a broken parser"
+
+
+def test_imports_are_found_wherever_they_hide():
+    source = """
+import a.b, c as d
+from e import f
+from . import g
+from .h import i
+from ..j import k
+def function():
+    import l
+    if True:
+        from m import n
+if TYPE_CHECKING:
+    import o
+"""
+    found = set(imports_of(source, "mmray.x"))
+    assert found == {"a.b", "c", "e.f", "mmray.x.g", "mmray.x.h.i", "mmray.j.k", "l", "m.n", "o"}
+
+
+@pytest.mark.parametrize("module", ["mmray.predictor", "mmray.pipeline.stages", "mmray.pipeline.run"])
+def test_a_worker_never_loads_torch(module):
+    """It would cost each of them seconds and hundreds of megabytes."""
+    script = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr or f"{module} imports torch"
+
+
+def test_the_command_line_answers_before_anything_heavy_is_loaded():
+    script = "import sys, mmray.cli; print({'ray', 'torch', 'onnxruntime', 'pyarrow'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.strip() == "set()", done.stderr
