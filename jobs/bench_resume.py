@@ -28,14 +28,13 @@ from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.rundir import RunDirectory
 from mmray.sources import ReadOptions, list_shards, read_webdataset
 
-app = typer.Typer(add_completion=False)
+CONTENDER = Path(__file__).parent / "contenders" / "ray_checkpoint.py"
 
 
-@app.command()
 def main(
     input: Annotated[Path, typer.Option(help="Directory of shards.")] = Path("data/tuxpaint"),
     bundle: Annotated[Path, typer.Option(help="Bundle directory.")] = Path("bundles/stamps"),
-    copies: Annotated[int, typer.Option(help="The input this many times over, so that a run lasts.")] = 3,
+    copies: Annotated[int, typer.Option(help="The input this many times over, so that a run lasts.")] = 2,
 ) -> None:
     """Measure both, and print the figures."""
     with tempfile.TemporaryDirectory() as temporary:
@@ -95,7 +94,7 @@ def _theirs(place: Path, bundle: Path, rows: int) -> dict[str, Any]:
             )
 
     def command(name: str) -> list[str]:
-        return [sys.executable, __file__, "ray-data", str(place), name, str(bundle)]
+        return [sys.executable, str(CONTENDER), str(place / "records"), str(place / name), str(bundle)]
 
     start = time.monotonic()
     subprocess.run(command("theirs-calm"), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -113,37 +112,8 @@ def _theirs(place: Path, bundle: Path, rows: int) -> dict[str, Any]:
     }
 
 
-@app.command(hidden=True)
-def ray_data(place: Path, name: str, bundle: Path) -> None:
-    """The pipeline that Ray's documentation shows for checkpoints."""
-    import ray
-    from ray.data import ActorPoolStrategy, DataContext
-    from ray.data.checkpoint import CheckpointConfig
-
-    from mmray.bundle import Bundle
-    from mmray.predictor import Predictor, open_preprocessor
-
-    class Infer:
-        def __init__(self) -> None:
-            opened = Bundle.open(bundle)
-            self._preprocess, self._predict = open_preprocessor(opened), Predictor(opened)
-
-        def __call__(self, batch: Any) -> Any:  # noqa: ANN401
-            outcomes = self._predict(self._preprocess(batch))
-            return outcomes.append_column("id", batch["id"])
-
-    ray.init(include_dashboard=False)
-    DataContext.get_current().checkpoint_config = CheckpointConfig(
-        id_column="id", checkpoint_path=str(place / f"{name}-checkpoint"), delete_checkpoint_on_success=False
-    )
-    # One actor: with two, which would hold both CPUs, nothing is written before the end.
-    ray.data.read_parquet(str(place / "records")).map_batches(
-        Infer, batch_size=64, batch_format="pyarrow", num_cpus=1, compute=ActorPoolStrategy(size=1)
-    ).write_parquet(str(place / name))
-
-
 def _kill_at(command: list[str], reached: Callable[[], bool]) -> bool:
-    """Start a command and kill it, with what it started, once the condition holds; whether it came to that."""
+    """Start a command and kill it, with what it started, once the condition holds; whether that came."""
     process = subprocess.Popen(
         command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -163,4 +133,4 @@ def _parquet_rows(directory: Path) -> int:
 
 
 if __name__ == "__main__":
-    app()
+    typer.run(main)

@@ -13,7 +13,7 @@ if ! python datasets/tuxpaint.py --output "$data"; then
 fi
 
 say "bundle: three real encoders and a trained head, fused into one graph, in $bundle"
-python jobs/build_bundle.py --input "$data" --output "$bundle"
+env -u OMP_NUM_THREADS python jobs/build_bundle.py --input "$data" --output "$bundle"
 
 say "job: every record through Ray Data, predictions in runs/demo/parts"
 mmray run jobs/configs/demo.yaml --input "$data" --bundle "$bundle" --output runs/demo

@@ -8,12 +8,12 @@ clip has as many patches as it needs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
-
+from mmray.models.encoder import Encoder
+from mmray.models.head import SubsetHead
 from mmray.schema import MODALITIES, Modality
 
 #: Graph inputs of each modality: what its encoder takes, then the row index.
@@ -29,13 +29,12 @@ class FusedModel(nn.Module):
     """Encoders and a head as one graph.
 
     Args:
-        encoders: module of each modality, with an attribute `dim`; called with the modality's inputs, it
-            gives [N_m, dim].
+        encoders: encoder of each modality, called with its inputs but the row index.
         head: gives logits from fused features and `present`. Its features are the encoders' side by side,
             in the order of `mmray.schema.MODALITIES`.
     """
 
-    def __init__(self, encoders: Mapping[Modality, nn.Module], head: nn.Module) -> None:
+    def __init__(self, encoders: Mapping[Modality, Encoder], head: SubsetHead) -> None:
         super().__init__()
         self.modalities: tuple[Modality, ...] = tuple(m for m in MODALITIES if m in encoders)
         self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
@@ -106,10 +105,3 @@ def pool_rows(embeddings: Tensor, row: Tensor, records: int) -> Tensor:
     total = embeddings.new_zeros(records, embeddings.shape[1]).index_add(0, row, embeddings)
     count = embeddings.new_zeros(records).index_add(0, row, torch.ones_like(row, dtype=embeddings.dtype))
     return total / count.clamp(min=1.0)[:, None]
-
-
-def split_points(dims: Mapping[Modality, int]) -> dict[Modality, slice]:
-    """Columns of each modality in the fused features."""
-    ordered = [m for m in MODALITIES if m in dims]
-    ends = list(accumulate(dims[m] for m in ordered))
-    return {m: slice(end - dims[m], end) for m, end in zip(ordered, ends, strict=True)}

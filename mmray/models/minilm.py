@@ -1,6 +1,6 @@
 """MiniLM: the text encoder, a BERT whose masked mean, scaled to unit length, is the sentence's feature.
 
-Loads sentence-transformers' all-MiniLM-L6-v2 (Wang et al., 2020, arXiv:2002.10957), which is the default size.
+The default size is that of sentence-transformers' all-MiniLM-L6-v2 (Wang et al., 2020, arXiv:2002.10957).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from mmray.models.encoder import Encoder
 
 NORM_EPS = 1e-12
 #: Added to the attention scores of padding. Finite, so that a row of padding only gives no NaN, and within
@@ -36,7 +38,7 @@ class _Layer(nn.Module):
 
     def __init__(self, hidden: int, heads: int, intermediate: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.width = heads, hidden // heads
         self.query, self.key, self.value, self.attended = (nn.Linear(hidden, hidden) for _ in range(4))
         self.attended_norm = nn.LayerNorm(hidden, NORM_EPS)
         self.widen = nn.Linear(hidden, intermediate)
@@ -48,17 +50,17 @@ class _Layer(nn.Module):
         query, key, value = (self._split(part(x)) for part in (self.query, self.key, self.value))
         # Written out, not scaled_dot_product_attention: its export depends on the opset, and the newer
         # Attention operator refuses this mask on ONNX Runtime's CPU provider.
-        weights = (query @ key.transpose(2, 3) / query.shape[-1] ** 0.5 + mask).softmax(dim=-1)
+        weights = (query @ key.transpose(2, 3) / self.width**0.5 + mask).softmax(dim=-1)
         joined = (weights @ value).transpose(1, 2).flatten(2)
         x = self.attended_norm(x + self.attended(joined))
         out: Tensor = self.norm(x + self.narrow(F.gelu(self.widen(x))))
         return out
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return x.view(x.shape[0], x.shape[1], self.heads, self.width).transpose(1, 2)
 
 
-class MiniLM(nn.Module):
+class MiniLM(Encoder):
     """Text encoder: int32 ids and mask [N, T] to float features [N, `dim`] of unit length.
 
     Padding (mask 0) changes nothing; a row without any token gives zeros.
@@ -91,7 +93,8 @@ class MiniLM(nn.Module):
             x = layer(x, mask)
         total = (x * kept[:, :, None]).sum(dim=1)
         mean = total / kept.sum(dim=1, keepdim=True).clamp(min=1.0)
-        return mean / mean.norm(dim=1, keepdim=True).clamp(min=1e-6)
+        unit: Tensor = mean / mean.norm(dim=1, keepdim=True).clamp(min=1e-6)
+        return unit
 
     def load_checkpoint(self, state: Mapping[str, Tensor]) -> None:
         """Take the weights of a BERT checkpoint in Hugging Face's naming; its pooler is left out.

@@ -1,7 +1,7 @@
 """YAMNet: the audio encoder, a MobileNetV1 over log-mel patches.
 
-Architecture: Howard et al., 2017, arXiv:1704.04861; trained on AudioSet by Plakal & Ellis. The published graph has
-its batch norms folded into the convolutions, and a batch fixed at 1; here the batch is free.
+Architecture: Howard et al., 2017, arXiv:1704.04861; trained on AudioSet by Plakal & Ellis. The published
+graph has its batch norms folded into the convolutions, and a batch fixed at 1; here the batch is free.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mmray.models.encoder import Encoder
 from mmray.models.same_padding import pad_same
 
 #: (stride, channels) of the separable layers after the first convolution.
@@ -40,7 +41,7 @@ class _Conv(nn.Module):
         return torch.relu(self.conv(pad_same(x, self.kernel, self.stride)))
 
 
-class YAMNet(nn.Module):
+class YAMNet(Encoder):
     """Audio encoder: float log-mel patches [N, frames, mel bins] to float features [N, `dim`].
 
     Args:
@@ -51,7 +52,8 @@ class YAMNet(nn.Module):
     def __init__(self, width: float = 1.0, layers: int = len(LAYERS)) -> None:
         super().__init__()
         channels = _scale(STEM_CHANNELS, width)
-        convs: list[nn.Module] = [_Conv(1, channels, kernel=3, stride=2)]
+        self.stem = _Conv(1, channels, kernel=3, stride=2)
+        convs: list[_Conv] = []
         for stride, outputs in LAYERS[:layers]:
             scaled = _scale(outputs, width)
             convs.append(_Conv(channels, channels, kernel=3, stride=stride, groups=channels))
@@ -62,7 +64,7 @@ class YAMNet(nn.Module):
 
     def forward(self, log_mel: Tensor) -> Tensor:
         """Features before the classifier: the mean over time and frequency of the last layer."""
-        x: Tensor = self.convs(log_mel[:, None].to(self.convs[0].conv.weight.dtype))
+        x: Tensor = self.convs(self.stem(log_mel[:, None].to(self.stem.conv.weight.dtype)))
         return x.mean(dim=(2, 3))
 
     def load_convolutions(self, parameters: Sequence[tuple[Tensor, Tensor]]) -> None:
@@ -70,7 +72,7 @@ class YAMNet(nn.Module):
 
         Raises ValueError when their number or a shape does not fit.
         """
-        own = [module.conv for module in self.convs if isinstance(module, _Conv)]
+        own = [module.conv for module in self.modules() if isinstance(module, _Conv)]
         if len(own) != len(parameters):
             raise ValueError(f"YAMNet has {len(own)} convolutions, the checkpoint {len(parameters)}")
         with torch.no_grad():

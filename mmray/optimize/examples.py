@@ -7,7 +7,7 @@ of a split; without one a record is a group by itself); and `split`, train (the 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from torch import nn
 
 from mmray.batching import batches, pack
 from mmray.errors import InputError
+from mmray.models.encoder import Encoder
 from mmray.models.fused import INPUTS, pool_rows
+from mmray.optimize.threads import map_in_order
 from mmray.preprocess import Preprocessor
 from mmray.preprocess.spec import PreprocessSpec
 from mmray.schema import Modality
@@ -77,12 +78,11 @@ def encode(
     shards: Sequence[Shard],
     spec: PreprocessSpec,
     tokenizer: Path | None,
-    encoders: Mapping[Modality, nn.Module],
+    encoders: Mapping[Modality, Encoder],
     *,
     sample_rows: int,
-    on_progress: Callable[[int], None] | None = None,
 ) -> Encoded:
-    """Run frozen encoders over every labelled record, shard by shard.
+    """Run frozen encoders over every labelled record, in order.
 
     Args:
         shards: where the records are.
@@ -90,48 +90,61 @@ def encode(
         tokenizer: tokenizer.json, where the spec has text.
         encoders: module of each of the spec's modalities.
         sample_rows: how many records to keep as tensors.
-        on_progress: told the number of records done.
 
     Raises:
         InputError: no record carries a label, or none has one of the modalities.
     """
     preprocess = Preprocessor(spec, tokenizer)
+    options = ReadOptions(block_rows=BATCH_ROWS)
+    blocks = (block for shard in shards for block in read_webdataset(shard, options))
     parts: list[Examples] = []
     sample: list[pa.Table] = []
-    done = rejected = unlabelled = 0
-    for shard in shards:
-        for block in read_webdataset(shard, ReadOptions()):
-            tensors = preprocess(block)
-            good = tensors.filter(pc.is_null(tensors["error"]))
-            metas = [_meta(value) for value in good["meta"].to_pylist()]
-            named = np.array(["label" in meta for meta in metas], np.bool_)
-            labelled = good.filter(pa.array(named))
-            parts.append(_embed(labelled, [m for m in metas if "label" in m], spec, encoders))
-            sample.append(labelled.slice(0, max(0, sample_rows - sum(t.num_rows for t in sample))))
-            done += block.num_rows
-            rejected += tensors.num_rows - good.num_rows
-            unlabelled += good.num_rows - labelled.num_rows
-            if on_progress:
-                on_progress(done)
+    rejected = unlabelled = 0
+    for part in map_in_order(lambda block: _encode_block(preprocess(block), spec, encoders), blocks):
+        parts.append(part.examples)
+        rejected += part.rejected
+        unlabelled += part.unlabelled
+        if missing := sample_rows - sum(kept.num_rows for kept in sample):
+            sample.append(part.sample.slice(0, missing))
     examples = _join(parts)
     if not len(examples):
         raise InputError(
-            f"{shards[0].url}: none of {done} records in {len(shards)} shards is usable and has a `label` in "
-            "its JSON member; training needs one"
+            f"{shards[0].url}: none of {rejected + unlabelled} records in {len(shards)} shards is usable and "
+            "has a `label` in its JSON member; training needs one"
         )
     for column, modality in enumerate(spec.modalities):
         if not examples.present[:, column].any():
-            raise InputError(f"{shards[0].url}: no labelled record has {modality}; leave it out of the model")
+            raise InputError(
+                f"{shards[0].url}: no labelled record has {modality}; name only the other modalities"
+            )
     return Encoded(examples, pa.concat_tables(sample), rejected, unlabelled)
+
+
+def _encode_block(tensors: pa.Table, spec: PreprocessSpec, encoders: Mapping[Modality, Encoder]) -> Encoded:
+    """What a block of TENSORS holds; the sample is all its labelled rows."""
+    good = tensors.filter(pc.is_null(tensors["error"]))
+    metas = [_meta(value) for value in good["meta"].to_pylist()]
+    labelled = good.filter(pa.array(["label" in meta for meta in metas], pa.bool_()))
+    metas = [meta for meta in metas if "label" in meta]
+    own_group = [f"{shard}#{row}" for shard, row in zip(labelled["shard"], labelled["row"], strict=True)]
+    features, present = _embed(labelled, spec, encoders)
+    examples = Examples(
+        features,
+        present,
+        labels=np.array([str(meta["label"]) for meta in metas], np.str_),
+        groups=np.array(
+            [str(m.get("caption_group", own)) for m, own in zip(metas, own_group, strict=True)], np.str_
+        ),
+        splits=np.array([str(meta.get("split", "train")) for meta in metas], np.str_),
+    )
+    return Encoded(examples, labelled, tensors.num_rows - good.num_rows, good.num_rows - labelled.num_rows)
 
 
 @torch.no_grad()
 def _embed(
-    tensors: pa.Table,
-    metas: Sequence[Mapping[str, Any]],
-    spec: PreprocessSpec,
-    encoders: Mapping[Modality, nn.Module],
-) -> Examples:
+    tensors: pa.Table, spec: PreprocessSpec, encoders: Mapping[Modality, Encoder]
+) -> tuple[dict[Modality, npt.NDArray[np.float32]], npt.NDArray[np.bool_]]:
+    """Features and `present` of Examples."""
     rows = tensors.num_rows
     features = {m: np.zeros((rows, encoders[m].dim), np.float32) for m in spec.modalities}
     present = np.zeros((rows, len(spec.modalities)), np.bool_)
@@ -142,21 +155,7 @@ def _embed(
             *inputs, row = (feeds[name] for name in INPUTS[modality])
             if len(row):
                 values[batch] = pool_rows(encoders[modality](*inputs), row, len(batch)).numpy()
-    return Examples(
-        features,
-        present,
-        labels=np.array([str(meta["label"]) for meta in metas], np.str_),
-        groups=np.array(
-            [
-                str(meta.get("caption_group", f"{shard}#{row}"))
-                for meta, shard, row in zip(
-                    metas, tensors["shard"].to_pylist(), tensors["row"].to_pylist(), strict=True
-                )
-            ],
-            np.str_,
-        ),
-        splits=np.array([str(meta.get("split", "train")) for meta in metas], np.str_),
-    )
+    return features, present
 
 
 def _join(parts: Sequence[Examples]) -> Examples:

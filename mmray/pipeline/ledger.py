@@ -23,9 +23,10 @@ from mmray.storage import Location
 
 FOOTER_KEY = b"mmray"
 _READERS = 16  # threads that wait for footers
+_BATCH = 64  # footers that one thread reads in a row: a future for each would cost a tenth of the memory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Part:
     """The footer of one part."""
 
@@ -83,8 +84,10 @@ class Ledger:
     def load(cls, out: RunDirectory) -> Ledger:
         """Read every footer of the run."""
         names = [file.base_name for file in out.parts.files()]
+        batches = [names[i : i + _BATCH] for i in range(0, len(names), _BATCH)]
         with ThreadPoolExecutor(_READERS) as pool:
-            parts = list(pool.map(lambda name: Part.read(out.parts / name), names))
+            read = pool.map(lambda batch: [Part.read(out.parts / name) for name in batch], batches)
+            parts = [part for batch in read for part in batch]
         ledger = cls.of(part for part in parts if part is not None)
         ledger.foreign = [name for name, part in zip(names, parts, strict=True) if part is None]
         kept = {part.name for part in ledger.parts} | set(ledger.superseded)
@@ -103,7 +106,10 @@ class Ledger:
             ledger.parts.append(part)
             ledger.totals.update(part.totals)
             for shard, interval in runs:
-                insert(ledger.coverage.setdefault(shard, []), interval)
+                if shard in ledger.coverage:
+                    insert(ledger.coverage[shard], interval)
+                else:
+                    ledger.coverage[shard] = [interval]
         return ledger
 
     def settle(self, out: RunDirectory) -> None:

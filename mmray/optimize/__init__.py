@@ -1,0 +1,1 @@
+"""From labelled shards and frozen encoders to a bundle: features, head, scorecard, export."""

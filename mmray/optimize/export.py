@@ -1,0 +1,183 @@
+"""A fused torch model as one clean ONNX graph, proved equal to the model before anybody uses it."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from mmray.batching import Feeds
+from mmray.engine import Engine
+from mmray.errors import EngineError
+from mmray.models.fused import OUTPUTS, FusedModel
+from mmray.optimize.threads import one_thread
+from mmray.preprocess.spec import PreprocessSpec
+
+#: From 23 on the exporter emits an Attention operator whose CPU kernel refuses our mask.
+OPSET = 20
+#: Largest difference between torch and ONNX Runtime, as a share of the output's largest value.
+TOLERANCE = 1e-4
+
+_EXAMPLE = {
+    "records": 3,
+    "images": 2,
+    "texts": 4,
+    "tokens": 7,
+    "patches": 5,
+}  # all differ: none is tied to another
+
+
+def export_graph(model: FusedModel, spec: PreprocessSpec, path: Path) -> None:
+    """Write the model as an ONNX file with the inputs of `mmray.batching.pack`.
+
+    Free are the numbers of records, images, texts, tokens and patches; any of them but the first may be 0.
+
+    Args:
+        model: in eval mode.
+        spec: shapes of pixels and patches.
+        path: where to.
+
+    Raises:
+        EngineError: the graph does not have the inputs and outputs that the engine expects.
+    """
+    records, images, texts, tokens, patches = (torch.export.Dim(name) for name in _EXAMPLE)
+    free: dict[str, dict[int, Any]] = {
+        "present": {0: records},
+        "pixels": {0: images},
+        "pixels_row": {0: images},
+        "input_ids": {0: texts, 1: tokens},
+        "attention_mask": {0: texts, 1: tokens},
+        "text_row": {0: texts},
+        "log_mel": {0: patches},
+        "log_mel_row": {0: patches},
+    }
+    names = model.input_names
+    examples = _example_inputs(spec, len(model.modalities))
+    with _quiet():
+        torch.onnx.export(
+            model.eval(),
+            kwargs={name: examples[name] for name in names},
+            f=path,
+            input_names=list(names),
+            output_names=list(OUTPUTS),
+            dynamic_shapes={name: free[name] for name in names},
+            dynamo=True,
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+        )
+    proto = onnx.load(path)
+    clean(proto)
+    found = ([i.name for i in proto.graph.input], [o.name for o in proto.graph.output])
+    if found != (list(names), list(OUTPUTS)):
+        raise EngineError(
+            f"{path}: exported with inputs {found[0]} and outputs {found[1]}, not {names}, {OUTPUTS}"
+        )
+    onnx.save(proto, path)
+
+
+def clean(proto: onnx.ModelProto) -> None:
+    """Make a graph small, private and safe for later passes, in place; then check it.
+
+    Raises:
+        onnx.checker.ValidationError: the graph is not valid.
+    """
+    graph = proto.graph
+    del graph.value_info[:]  # inferred shapes that quantization would find contradicted
+    _drop_unused(graph)
+    _split_zero_points(graph)
+    for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        part.doc_string = ""
+        if hasattr(part, "metadata_props"):
+            del part.metadata_props[:]  # the exporter's stack traces, with paths of the building machine
+    onnx.checker.check_model(proto, full_check=True)
+
+
+def check_parity(model: FusedModel, graph: Path, cases: Mapping[str, Feeds]) -> float:
+    """Compare the graph on ONNX Runtime's CPU provider with the torch model.
+
+    Args:
+        model: what the graph was exported from.
+        graph: ONNX file.
+        cases: batches by a name for people, as `mmray.batching.pack` makes them.
+
+    Returns:
+        The largest difference found, as a share of the output's largest value.
+
+    Raises:
+        EngineError: names the case and the output that differ by more than TOLERANCE.
+    """
+    engine = Engine(graph, provider="cpu")
+    worst = 0.0
+    for case, feeds in cases.items():
+        with one_thread(), torch.no_grad():
+            expected = model(**{name: torch.from_numpy(a.copy()) for name, a in feeds.items()})
+        outputs = engine(feeds)
+        for name, tensor in zip(OUTPUTS, expected, strict=True):
+            reference = tensor.numpy()
+            scale = max(1.0, float(np.abs(reference).max()))
+            difference = float(np.abs(np.subtract(outputs[name], reference)).max()) / scale
+            if not difference <= TOLERANCE:  # also true for NaN
+                shapes = ", ".join(f"{key} {array.shape}" for key, array in feeds.items())
+                raise EngineError(
+                    f"{graph}: output {name!r} is off torch's by {difference:.2g} on the batch {case!r} "
+                    f"({shapes}); the export changed the model"
+                )
+            worst = max(worst, difference)
+    return worst
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's talk about its own internals: what matters is checked afterwards."""
+    with warnings.catch_warnings(), redirect_stdout(StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+def _example_inputs(spec: PreprocessSpec, modalities: int) -> dict[str, torch.Tensor]:
+    n = _EXAMPLE
+    inputs = {"present": torch.ones(n["records"], modalities, dtype=torch.bool)}
+    if image := spec.image:
+        inputs["pixels"] = torch.zeros(n["images"], image.height, image.width, 3, dtype=torch.uint8)
+        inputs["pixels_row"] = torch.arange(n["images"]) % n["records"]
+    if spec.text:
+        inputs["input_ids"] = torch.ones(n["texts"], n["tokens"], dtype=torch.int32)
+        inputs["attention_mask"] = torch.ones(n["texts"], n["tokens"], dtype=torch.int32)
+        inputs["text_row"] = torch.arange(n["texts"]) % n["records"]
+    if audio := spec.audio:
+        inputs["log_mel"] = torch.zeros(n["patches"], audio.patch_frames, audio.mel_bins, dtype=torch.float16)
+        inputs["log_mel_row"] = torch.arange(n["patches"]) % n["records"]
+    return inputs
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    kept = [i for i in graph.initializer if i.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def _split_zero_points(graph: onnx.GraphProto) -> None:
+    """One zero-point for each DequantizeLinear: ONNX Runtime's exact int8 crashes on shared ones."""
+    initializers = {i.name: i for i in graph.initializer}
+    for number, node in enumerate(graph.node):
+        if node.op_type == "DequantizeLinear" and len(node.input) > 2 and node.input[2] in initializers:
+            copy = onnx.TensorProto()
+            copy.CopyFrom(initializers[node.input[2]])
+            copy.name = f"{node.input[2]}_{number}"
+            node.input[2] = copy.name
+            graph.initializer.append(copy)
+    _drop_unused(graph)
