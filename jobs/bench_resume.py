@@ -18,9 +18,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
 
@@ -128,8 +130,11 @@ def _kill_at(command: list[str], reached: Callable[[], bool]) -> bool:
 
 
 def _parquet_rows(directory: Path) -> int:
-    files = (f for f in directory.glob("*.parquet") if not f.name.startswith("."))
-    return sum(int(pq.read_metadata(file).num_rows) for file in files)
+    rows = 0
+    for file in directory.glob("[!.]*.parquet"):
+        with suppress(pa.ArrowInvalid):  # Ray Data writes in place: a file may be torn
+            rows += int(pq.read_metadata(file).num_rows)
+    return rows
 
 
 if __name__ == "__main__":
