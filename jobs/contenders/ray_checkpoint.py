@@ -33,13 +33,14 @@ if __name__ == "__main__":
     DataContext.get_current().checkpoint_config = CheckpointConfig(
         id_column="id", checkpoint_path=f"{output}-checkpoint", delete_checkpoint_on_success=False
     )
-    # One actor: with two, which would hold both CPUs, nothing is written before the end.
+    # One actor without a CPU of its own: on two CPUs a resume hangs otherwise, since Ray's filter of finished
+    # rows takes one CPU, this actor the other, and the reading waits for a third.
     # Enough blocks that some are written before the end; by default Ray would make one of all.
     ray.data.read_parquet(records, override_num_blocks=40).map_batches(
         Infer,
         fn_constructor_args=(bundle,),
         batch_size=64,
         batch_format="pyarrow",
-        num_cpus=1,
+        num_cpus=0,
         compute=ActorPoolStrategy(size=1),
     ).write_parquet(output)

@@ -206,8 +206,8 @@ def _cross_entropy(logits: Tensor, targets: Tensor, shares: Tensor) -> Tensor:
 def _minimize(loss: Callable[[], Tensor], parameters: list[Tensor]) -> None:
     """Full-batch L-BFGS with line search; it stops where a step changes next to nothing.
 
-    The products are thin: a second thread gains a tenth on a quiet machine, and on a busy one it made this
-    eight times slower.
+    On one thread, for the products are thin: a second one gains a tenth at best, and on a busy machine (two
+    cores, a load of 7, in turns with one thread) it took 14 to 180 s instead of 4.
     """
     optimizer = torch.optim.LBFGS(
         parameters,

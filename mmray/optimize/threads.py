@@ -1,6 +1,8 @@
-"""Threads of torch. Its operators meet at a barrier many times a batch, so one busy core slows them all down:
-encoding the stamps took 198 s on two threads of a busy machine, 40 s on two of a quiet one. Here one operator
-has one thread, and the cores work on different batches.
+"""Threads of torch: one for each operator, and the cores work on different batches.
+
+Operators on several threads meet at a barrier many times a batch, so one busy core slows them all down.
+Encoding 100 stamps on two cores, in turns: 3.4 s that way and 3.1 s this way while they were free; 85 s and
+28 s at a load of 9.
 """
 
 from __future__ import annotations

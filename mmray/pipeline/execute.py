@@ -147,7 +147,7 @@ def _run_split(units: list[Unit], job: Job, plan: Plan, meter: RunningMeter) -> 
     model_bytes = bundle.graph(bundle.choose(job.config.variant)).stat().st_size
     actor: dict[str, float] = {"num_gpus": 1} if plan.accelerated else {"num_cpus": 1, "memory": model_bytes}
     (
-        ray.data.read_datasource(ShardSource(units, job), override_num_blocks=len(units))
+        ray.data.read_datasource(ShardSource(units, job, meter.handle), override_num_blocks=len(units))
         .map_batches(preprocess_block, fn_args=(job, meter.handle), batch_size=None, batch_format="pyarrow")
         .map_batches(
             InferWorker,

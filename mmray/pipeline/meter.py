@@ -30,6 +30,7 @@ class Snapshot:
     last: float = 0.0  # Unix time of the latest
     messages: int = 0  # grows as long as any worker gets on
     doing: Mapping[str, int] = field(default_factory=dict)  # workers by the stage that they are in
+    unreadable: Mapping[str, str] = field(default_factory=dict)  # shards by name, and why
 
     @property
     def rows_per_s(self) -> float:
@@ -47,6 +48,12 @@ class Meter:
         self._first_rows = 0
         self._messages = 0
         self._doing: dict[str, str] = {}
+        self._unreadable: dict[str, str] = {}
+
+    def fail(self, shard: str, reason: str) -> None:
+        """A shard cannot be read."""
+        self._messages += 1
+        self._unreadable[shard] = reason
 
     def enter(self, worker: str, stage: str | None) -> None:
         """A worker begins a stage; None: it has nothing to do."""
@@ -76,6 +83,7 @@ class Meter:
             last=self._last,
             messages=self._messages,
             doing=Counter(self._doing.values()),
+            unreadable=dict(self._unreadable),
         )
 
 

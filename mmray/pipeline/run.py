@@ -21,8 +21,6 @@ from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.survey import Survey, survey
 from mmray.sources import Shard
 
-_PASSES = 3  # after a pass, what crashed tasks left out or wrote twice is done once more
-
 
 @dataclass(frozen=True)
 class Watcher:
@@ -131,11 +129,12 @@ def retry(output: str, overrides: Callable[[Mapping[str, Any]], RunConfig], watc
 
 
 def _process(plan: Plan, out: RunDirectory, ledger: Ledger, meter: RunningMeter) -> Ledger:
-    """Do what is missing until nothing is."""
-    for number in range(1, _PASSES + 1):
-        units = plan.units(ledger.missing(plan.survey.shards))
-        if not units:
-            return ledger
+    """Do what is missing, until nothing is or a pass gets nowhere."""
+    missing = ledger.missing(plan.survey.shards)
+    number = 0
+    while missing:
+        number += 1
+        units = plan.units(missing)
         out.log("pass", number=number, units=len(units))
         try:
             execute(plan, units, meter)
@@ -144,8 +143,14 @@ def _process(plan: Plan, out: RunDirectory, ledger: Ledger, meter: RunningMeter)
             raise
         ledger = Ledger.load(out)
         ledger.settle(out)
-    if ledger.missing(plan.survey.shards):
-        raise RunError(f"{out}: still incomplete after {_PASSES} passes; see `mmray audit {out}`")
+        before, missing = missing, ledger.missing(plan.survey.shards)
+        if missing == before:
+            shard = missing[0][0].name
+            reason = meter.read().unreadable.get(shard, "its rows did not arrive")
+            raise RunError(
+                f"{len(missing)} shards are incomplete, all others are done; {shard}: {reason}; mend that, "
+                "and run the same command again"
+            )
     return ledger
 
 

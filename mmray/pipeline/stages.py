@@ -68,10 +68,16 @@ class Job:
         )
 
 
-def read_unit(unit: Unit, job: Job) -> Iterator[pa.Table]:
-    """The wanted rows of each shard of a unit, as tables of RECORDS."""
+def read_unit(unit: Unit, job: Job, meter: MeterHandle) -> Iterator[pa.Table]:
+    """The wanted rows of each shard of a unit, as tables of RECORDS.
+
+    A shard that cannot be read stops none of the others: it stays missing, and the run says so at its end.
+    """
     for work in unit:
-        yield from read_webdataset(work.shard, read_options(job.config), work.wanted)
+        try:
+            yield from read_webdataset(work.shard, read_options(job.config), work.wanted)
+        except OSError as e:
+            meter.fail.remote(work.shard.name, str(e))
 
 
 # The fused topology: one actor a CPU does everything for its unit. No copy between processes.
@@ -99,7 +105,7 @@ class FusedWorker:
         job, seconds = self._job, Counter[str]()
         buffer = PartBuffer(job.out, self._predict.columns, job.part_rows, job.config.part_seconds)
         self._enter("read")
-        for records in timed(readahead(read_unit(unit, job)), seconds, "read"):
+        for records in timed(readahead(read_unit(unit, job, self._meter)), seconds, "read"):
             outcomes = self._process(records)
             self._enter("write")
             with measured(seconds, "write"):
@@ -193,10 +199,11 @@ def unit_from_json(text: str) -> Unit:
 class ShardSource(Datasource):
     """Ray Data's view of the shards: one read task a unit, blocks of RECORDS."""
 
-    def __init__(self, units: list[Unit], job: Job) -> None:
+    def __init__(self, units: list[Unit], job: Job, meter: MeterHandle) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._units = units
         self._job = job
+        self._meter = meter
 
     def estimate_inmemory_data_size(self) -> int:
         return sum(work.size for unit in self._units for work in unit)
@@ -212,7 +219,7 @@ class ShardSource(Datasource):
         for unit in self._units:
             size = sum(work.size for work in unit)
             metadata = BlockMetadata(num_rows=None, size_bytes=size, input_files=None, exec_stats=None)
-            read = partial(read_unit, unit, self._job)
+            read = partial(read_unit, unit, self._job, self._meter)
             tasks.append(ReadTask(read, metadata, schema=RECORDS, per_task_row_limit=per_task_row_limit))
         return tasks
 

@@ -127,16 +127,26 @@ def survey(config: RunConfig) -> Survey:
 
 
 def take_census(shards: Sequence[Shard], options: ReadOptions) -> Census:
-    """Read the first block of a few shards, spread over the list."""
+    """Read the first block of a few shards, spread over the list.
+
+    Raises:
+        InputError: none of them can be read.
+    """
     sets: Counter[str] = Counter()
-    size = 0
+    size, unreadable = 0, ""
     for shard in shards[:: max(1, len(shards) // _SAMPLED_SHARDS)][:_SAMPLED_SHARDS]:
-        block = next(read_webdataset(shard, options))
+        try:
+            block = next(read_webdataset(shard, options))
+        except OSError as e:  # the run will name it and go on with the others; here one readable is enough
+            unreadable = f"{shard.url}: cannot be read: {e}"
+            continue
         valid = {m: pc.is_valid(block[m]).to_pylist() for m in MODALITIES}
         for i, failed in enumerate(pc.is_valid(block["error"]).to_pylist()):
             sets["unreadable" if failed else "+".join(m for m in MODALITIES if valid[m][i]) or "nothing"] += 1
         size += pc.sum(block["length"]).as_py()
     records = sum(sets.values())
+    if not records:
+        raise InputError(f"{unreadable}; check permissions")
     return Census(records, max(1.0, size / records), dict(sets.most_common()))
 
 

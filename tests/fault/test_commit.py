@@ -8,24 +8,23 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.outcomes import outcomes_table
+from support.outcomes import begin, outcomes_of, rows_of, shard, write
 
 from mmray.pipeline.ledger import Ledger
-from mmray.pipeline.rundir import RunDirectory
-from mmray.pipeline.sink import write_part
-from mmray.schema import OutputColumns, outcomes
+
+ROWS = rows_of(shard("a.tar", 10))
+REJECTED = sum(error is not None for error in outcomes_of(ROWS)["error"].to_pylist())
 
 # Runs in a process of its own: commits one part with a reject, and dies at the given system call of it.
 _SCRIPT = """
 import os, sys
-from support.outcomes import outcomes_table
 from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.sink import write_part
-from mmray.schema import OutputColumns
+from support.outcomes import COLUMNS, outcomes_of, rows_of, shard
 
 place, dies_at = sys.argv[1], int(sys.argv[2])
 out = RunDirectory.at(place)
-rows = outcomes_table("a.tar@1", range(10), rejected={3}, end=True)
+rows = outcomes_of(rows_of(shard("a.tar", 10)))
 steps = 0
 
 def watch(frame, event, function):
@@ -37,7 +36,7 @@ def watch(frame, event, function):
             os._exit(9)
 
 sys.setprofile(watch)
-write_part(out, rows, OutputColumns(classes=2))
+write_part(out, rows, COLUMNS)
 sys.setprofile(None)
 print(steps)
 """
@@ -54,35 +53,26 @@ def commit(place: Path, dies_at: int) -> subprocess.CompletedProcess[str]:
 
 
 def test_dying_between_any_two_steps_leaves_all_or_nothing(tmp_path):
-    calm = tmp_path / "calm"
-    RunDirectory.at(str(calm)).begin({})
-    steps = int(commit(calm, 0).stdout)
+    calm = begin(tmp_path / "calm")
+    steps = int(commit(tmp_path / "calm", 0).stdout)
     assert steps >= 10  # two files: open, write, flush, fsync, replace each, and their directory
-    whole = Ledger.load(RunDirectory.at(str(calm)))
-    assert (whole.predicted, whole.rejects.total()) == (9, 1)
+    whole = Ledger.load(calm)
+    assert (whole.predicted, whole.rejects.total()) == (10 - REJECTED, REJECTED)
     for step in range(1, steps + 1):
         place = tmp_path / str(step)
-        out = RunDirectory.at(str(place))
-        out.begin({})
+        out = begin(place)
         assert commit(place, step).returncode == 9
         ledger = Ledger.load(out)
         assert not ledger.foreign, f"a torn part after step {step}"
         ledger.settle(out)
-        assert Ledger.load(out).predicted in (0, 9)
+        assert Ledger.load(out).predicted in (0, whole.predicted)
         files = [file.name for file in place.rglob("*.parquet")]
         assert len(files) in (0, 2), f"step {step} left {files}"
         assert not list(place.rglob(".tmp-*"))
-        write_part(
-            out, outcomes_table("a.tar@1", range(10), rejected={3}, end=True), OutputColumns(classes=2)
-        )
+        write(out, ROWS)
         again = Ledger.load(out)
         assert [part.name for part in again.parts] == [part.name for part in whole.parts]
-        assert again.predicted == 9
-
-
-def test_columns_of_the_script_are_those_of_the_schema():
-    table = outcomes_table("a.tar@1", range(2), rejected=set(), end=False)
-    assert table.schema.equals(outcomes(OutputColumns(classes=2)))
+        assert again.predicted == whole.predicted
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system of a fixed size")

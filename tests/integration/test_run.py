@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import duckdb
@@ -14,7 +15,7 @@ from support.scripts import SHARDS
 
 from mmray.bundle import Bundle
 from mmray.config import RunConfig
-from mmray.errors import OutputError
+from mmray.errors import OutputError, RunError
 from mmray.pipeline.audit import audit
 from mmray.pipeline.run import Result, Watcher, run
 from mmray.pipeline.rundir import RunDirectory
@@ -161,3 +162,26 @@ def test_the_run_directory_tells_what_happened(finished):
     summary = json.loads((output / "summary.json").read_text())
     assert summary["this_run"]["stage_seconds"]["model"] > 0
     assert sum(summary["modalities"].values()) == 240
+
+
+def test_an_unreadable_shard_is_named_and_keeps_no_other_from_being_done(shards, bundle, tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    first, second = sorted(shards.glob("*.tar"))[:2]
+    shutil.copy(first, source / "a.tar")
+    shutil.copy(second, source / "b.tar")
+    plain = RunConfig.model_validate(
+        {"input": [str(source)], "bundle": str(bundle.path), "output": str(tmp_path / "out")}
+    )
+
+    def lose_one(*_: object) -> None:
+        (source / "b.tar").rename(tmp_path / "b.tar")
+
+    with pytest.raises(
+        RunError, match=r"1 shards are incomplete, all others are done; b\.tar: .*[Nn]o such file"
+    ):
+        run(plain, Watcher(lambda *_: None, lose_one, lambda *_: None))
+    done = {shard.partition("@")[0] for shard in read(tmp_path / "out")["shard"].to_pylist()}
+    assert done == {"a.tar"}
+    (tmp_path / "b.tar").rename(source / "b.tar")
+    assert run(plain, SILENT).audit.ok
