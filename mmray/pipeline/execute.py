@@ -31,6 +31,7 @@ from mmray.pipeline.stages import (
 from mmray.sources import Shard
 
 _POLL_S = 0.5
+_START_S = 900.0  # machines may have to be started before the first worker can say anything
 
 
 class RunningMeter:
@@ -68,9 +69,11 @@ class RunningMeter:
             self._progress(snapshot)
             if snapshot.messages != messages:
                 messages, since = snapshot.messages, monotonic()
-            elif monotonic() - since > self._stall_s:
+            elif monotonic() - since > (self._stall_s if messages else max(self._stall_s, _START_S)):
                 doing = ", ".join(f"{n} in {stage}" for stage, n in snapshot.doing.items())
-                self.stalled = f"no progress for {self._stall_s:g} s (workers: {doing or 'none has started'})"
+                self.stalled = (
+                    f"no progress for {monotonic() - since:.0f} s (workers: {doing or 'none has started'})"
+                )
                 # As Ctrl-C would: only a real signal wakes a main thread that waits on a lock.
                 os.kill(os.getpid(), signal.SIGINT)
                 return

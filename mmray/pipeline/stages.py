@@ -163,16 +163,22 @@ class RetryWorker(FusedWorker):
 
     def _reread(self, rejects: pa.Table) -> pa.Table:
         """OUTCOMES of the rejected records, one for each."""
-        outcomes = []
+        options = read_options(self._job.config)
+        outcomes, records = [], []
         for reject in rejects.to_pylist():
             self._enter("read")
             shard, row, offset = self._shards[reject["shard"]], reject["row"], reject["offset"]
             if reject["type"] == "interleaved-members":
                 offset = 0  # only a walk that meets the other half first sees that this is not a whole record
-            blocks = list(read_webdataset(shard, read_options(self._job.config), [Missing(row, row, offset)]))
-            if not blocks:
+            found = list(read_webdataset(shard, options, [Missing(row, row, offset)]))
+            if not found:
                 raise RunError(f"{shard.name}: no record at byte {offset} any more; was the shard changed?")
-            outcomes += [self._process(block) for block in blocks]
+            records += found
+            if len(records) >= options.block_rows:
+                outcomes.append(self._process(pa.concat_tables(records)))
+                records = []
+        if records:
+            outcomes.append(self._process(pa.concat_tables(records)))
         return pa.concat_tables(outcomes)
 
 

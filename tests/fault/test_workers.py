@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 
 import pytest
@@ -38,7 +39,7 @@ def test_a_run_that_stands_still_ends_with_exit_3_and_names_the_stage(command, u
         os.kill(pid, signal.SIGSTOP)
     _, err = process.communicate(timeout=90)
     assert process.returncode == 3
-    assert "no progress for 5 s" in err
+    assert re.search(r"no progress for [56] s", err)
     assert any(stage in err for stage in ("in read", "in preprocess", "in model", "in write"))
     assert "run the same command again to resume" in err
     os.kill(stopped, 0)

@@ -1,109 +1,30 @@
-"""Small sound shards, and seeded damage to them: what jobs/fuzz.py feeds to the reader and the preprocessing.
+"""Seeded damage to small shards: what jobs/fuzz.py feeds to the reader, the preprocessing and the model.
 
 Damage that a checksum would give away at once (tar headers, PNG chunks, Ogg pages) is mostly repaired
 afterwards, so that it reaches the code behind the checksum.
 """
 
-import io
-import json
 import random
 import struct
 import tarfile
 import zlib
 from functools import cache
 
-import numpy as np
-import soundfile
-from PIL import Image
-
-from support.damaged import BAD_MEMBERS
-from support.media import clip, encode, photo, tone
+from mmray.sources import EXTENSIONS
+from support.seeds import seeds
 from support.tars import BLOCK, tar_bytes
 
-IMAGES = ("jpg", "png", "webp", "gif", "bmp")
+ALL_EXTENSIONS = [extension for column in EXTENSIONS.values() for extension in column]
 EXTREMES = (0, 1, 2, 127, 128, 255, 256, 32_767, 65_535, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1)
 ODD_TEXT = (
-    *(b"\0", b"\xef\xbb\xbf", b"\xff\xfe", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xc0\x80", b"\xe2\x80\xae"),
-    *("e\u0301\u0323" * 50).encode().split(), "👩‍👩‍👧‍👦".encode(), "\u2028\x85\u00a0".encode(), "ﷺ".encode() * 40,
-)  # fmt: skip
+    *(b"\0", b"\xef\xbb\xbf", b"\xff\xfe", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xc0\x80"),
+    *(t.encode() for t in ("e\u0301\u0323" * 50, "\u202e", "\u2028\x85\u00a0", "\ufdfa" * 40, "👩\u200d👧")),
+)
 ODD_JSON = (
-    *(b"[" * 3_000, b"[" * 900 + b"]" * 900, b"9" * 5_000, b"-1e999", b"NaN", b'"\\ud800"', b'"\\u0000"', b"{}"),
-    *(b'{"number":' * 990 + b"1" + b"}" * 990, b"[]", b"null", b'"text"', b'{"number": 1, "number": [2]}'),
-)  # fmt: skip
-
-
-@cache
-def seeds():
-    """Sound members by column: lists of (extension, bytes)."""
-    rgb = Image.fromarray(photo(40, 30))
-    alpha = rgb.convert("RGBA")
-    alpha.putalpha(Image.fromarray(photo(40, 30, 1)[:, :, 0]))
-    palette = alpha.convert("P")
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    wide = Image.fromarray((photo(40, 30)[:, :, 0].astype(np.uint16) * 257))
-    images = [
-        *(("jpg", encode(image, "JPEG", **o)) for image, o in (
-            (rgb, {"exif": exif}), (rgb.convert("L"), {}), (rgb.convert("CMYK"), {}), (rgb, {"progressive": True}),
-        )),
-        *(("png", encode(i)) for i in (rgb, alpha, alpha.convert("LA"), palette, wide, rgb.convert("1"))),
-        ("png", encode(rgb, exif=exif, icc_profile=b"profile" * 20)),
-        ("png", encode(rgb, save_all=True, append_images=[alpha.convert("RGB")])),
-        ("webp", encode(rgb, "WEBP", exif=exif)), ("webp", encode(alpha, "WEBP", lossless=True)),
-        ("webp", encode(alpha, "WEBP", save_all=True, append_images=[rgb])),
-        ("gif", encode(palette, "GIF", transparency=0)),
-        ("gif", encode(palette, "GIF", save_all=True, append_images=[rgb.convert("P")])),
-        *(("bmp", encode(image, "BMP")) for image in (rgb, alpha, palette.convert("P"), rgb.convert("1"))),
-    ]  # fmt: skip
-    subtypes = ("PCM_16", "PCM_U8", "PCM_24", "FLOAT", "DOUBLE", "ULAW", "IMA_ADPCM", "MS_ADPCM", "GSM610")
-    audio = [("wav", _sound("WAV", subtype)) for subtype in subtypes]
-    audio += [("ogg", _sound("OGG", subtype)) for subtype in ("VORBIS", "OPUS")]
-    audio += [("flac", _sound("FLAC", "PCM_16")), ("flac", _sound("FLAC", "PCM_24"))]
-    audio += [
-        ("mp3", clip("MP3", seconds=0.2)),
-        ("wav", clip(seconds=0.2, channels=2)),
-        ("wav", clip(seconds=1.5)),
-    ]
-    # libsndfile looks at the bytes, not at the name: its other formats come in as well.
-    audio += [("wav", _sound(format)) for format in sorted(soundfile.available_formats()) if _writes(format)]
-    texts = [
-        "a red cat",
-        "\ufeffein blauer Hund",
-        "猫 と 犬",
-        "قطة حمراء",
-        "👍🏽 " * 5,
-        "a cat " * 60,
-        "caf\u00e9\r\nb",
-    ]
-    meta = [
-        {"number": 1},
-        {"number": {"deep": [1, 2.5, None]}, "label": "cat"},
-        {"number": "\u00e9\ud83d\ude00"},
-    ]
-    damaged = {"image": [], "audio": [], "text": []}
-    for extension, make, _ in BAD_MEMBERS.values():
-        column = "text" if extension == "txt" else "image" if extension in IMAGES else "audio"
-        if len(data := make()) < 100_000:
-            damaged[column].append((extension, data))
-    return {
-        "image": images + damaged["image"],
-        "audio": audio + damaged["audio"],
-        "text": [("txt", text.encode()) for text in texts] + damaged["text"],
-        "meta": [("json", json.dumps(value).encode()) for value in meta],
-    }
-
-
-def _sound(format, subtype=None):
-    buffer = io.BytesIO()
-    soundfile.write(buffer, tone(0.2, 8_000), 8_000, format=format, subtype=subtype)
-    return buffer.getvalue()
-
-
-def _writes(format):
-    try:
-        return bool(_sound(format))
-    except (soundfile.LibsndfileError, ValueError, TypeError):  # RAW, SD2 and others cannot be written so
-        return False
+    *(b"[" * 3_000, b"[" * 900 + b"]" * 900, b'{"number":' * 990 + b"1" + b"}" * 990),
+    *(b"9" * 5_000, b"-1e999", b"NaN", b'"\\ud800"', b'"\\u0000"', b"{}", b"[]", b"null", b'"text"'),
+    b'{"number": 1, "number": [2]}',
+)
 
 
 def damaged_shard_bytes(seed, number):
@@ -143,7 +64,7 @@ def _record(chance, i, done):
             if chance.random() < 0.7:
                 data = repaired(data)
             if chance.random() < 0.05:
-                extension = chance.choice((*IMAGES, "wav", "ogg", "mp3", "txt", "json", "JPG", "tar.gz", ""))
+                extension = chance.choice((*ALL_EXTENSIONS, "JPG", "tar.gz", ""))
         members.append((f"k{i}.{extension}", data))
     return members
 
@@ -193,8 +114,11 @@ def _meta(chance, data, others):
     ), "odd JSON"
 
 
-_FIELDS = {"name": (0, 100), "mode": (100, 8), "uid": (108, 8), "size": (124, 12), "mtime": (136, 12),
-           "chksum": (148, 8), "type": (156, 1), "link": (157, 100), "magic": (257, 8), "prefix": (345, 155)}  # fmt: skip
+#: Where fields lie in a header, and how long they are.
+_FIELDS = {
+    **{"name": (0, 100), "mode": (100, 8), "uid": (108, 8), "size": (124, 12), "mtime": (136, 12)},
+    **{"chksum": (148, 8), "type": (156, 1), "link": (157, 100), "magic": (257, 8), "prefix": (345, 155)},
+}
 _TYPES = b"0\x001234567xgLKSMVDNZA\xff"
 _NAMES = (
     b"",
