@@ -19,6 +19,7 @@ from support.scripts import ROOT, SHARDS
 
 RAY = str(Path(sys.executable).with_name("ray"))
 DASHBOARD = "http://127.0.0.1:28265"
+SUBMIT = (RAY, "job", "submit", "--address", DASHBOARD)
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +37,10 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     with (tmp_path / "head.log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
-        deadline = time.monotonic() + 60
+        # Ready is when it takes a job: its agent comes up after its dashboard.
+        deadline = time.monotonic() + 120
         while subprocess.run(
-            [RAY, "job", "list", "--address", DASHBOARD], env=environment, capture_output=True
+            [*SUBMIT, "--no-wait", "--", "true"], env=environment, capture_output=True
         ).returncode:
             assert time.monotonic() < deadline, (tmp_path / "head.log").read_text()
             assert process.poll() is None, (tmp_path / "head.log").read_text()
