@@ -25,8 +25,8 @@ FRESH = 300
 
 
 @pytest.fixture(scope="module")
-def check():
-    return Checker()
+def check(tmp_path_factory):
+    return Checker(tmp_path_factory.mktemp("fuzz"))
 
 
 def header(name="a.png", kind=tarfile.REGTYPE, size=0):

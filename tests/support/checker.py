@@ -33,15 +33,18 @@ class Case(NamedTuple):
 
 
 class Checker:
-    """The whole path over one shard at a time, in this process: once it rejects damage, once it masks it."""
+    """The whole path over one shard at a time, in this process: once it rejects damage, once it masks it.
 
-    def __init__(self):
-        self._home = tempfile.TemporaryDirectory(prefix="mmray-fuzz-")
-        self._path = Path(self._home.name) / "s.tar"
+    Its files are in a new folder below `place`, which is the caller's to delete: a checker may die at work.
+    """
+
+    def __init__(self, place):
+        home = Path(tempfile.mkdtemp(dir=place))
+        self._path = home / "s.tar"
         self._ways = []
         crop = SPEC.model_copy(update={"image": ImageSpec(height=48, width=64, fit="crop")})
         for mode, spec in (("reject", SPEC), ("mask", crop)):
-            bundle = make_bundle(Path(self._home.name) / mode, spec=spec)
+            bundle = make_bundle(home / mode, spec=spec)
             columns = OutputColumns(classes=len(bundle.labels), features=3, carry=("number", "label"))
             predict = Predictor(bundle, provider="cpu", columns=columns)
             self._ways.append((open_preprocessor(bundle, limits=LIMITS, on_damaged=mode), predict))
