@@ -122,11 +122,25 @@ def _kill_at(command: list[str], reached: Callable[[], bool]) -> bool:
     while process.poll() is None and not reached():
         time.sleep(0.05)
     killed = process.poll() is None
-    if killed:
-        os.killpg(process.pid, signal.SIGKILL)
+    # The workers, too, as when the machine dies: they would go on writing for seconds after their driver.
+    for pid in [process.pid, *_descendants(process.pid)] if killed else []:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     process.wait()
-    time.sleep(5)  # Ray's own processes notice the death of their driver
     return killed
+
+
+def _descendants(pid: int) -> list[int]:
+    """Processes that a process started, and those that these started (Linux)."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # ended meanwhile
+            after_name = stat.read_text().rpartition(")")[2].split()
+            children.setdefault(int(after_name[1]), []).append(int(stat.parent.name))
+    found = list(children.get(pid, []))
+    for child in found:  # grows while it is walked
+        found += children.get(child, [])
+    return found
 
 
 def _parquet_rows(directory: Path) -> int:

@@ -33,8 +33,7 @@ if __name__ == "__main__":
     DataContext.get_current().checkpoint_config = CheckpointConfig(
         id_column="id", checkpoint_path=f"{output}-checkpoint", delete_checkpoint_on_success=False
     )
-    # One actor without a CPU of its own: on two CPUs a resume hangs otherwise, since Ray's filter of finished
-    # rows takes one CPU, this actor the other, and the reading waits for a third.
+    # One actor without a CPU of its own: with one, a resume stood still on two CPUs (see docs/log.md).
     # Enough blocks that some are written before the end; by default Ray would make one of all.
     ray.data.read_parquet(records, override_num_blocks=40).map_batches(
         Infer,
