@@ -32,6 +32,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     environment = {**os.environ, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     environment.pop("RAY_ADDRESS", None)
     command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--port=26379", "--dashboard-port=28265"]
+    # The session's cluster beside it may hold the agent's default port; a head without an agent takes no job.
+    command += ["--dashboard-agent-listen-port=28266", "--dashboard-agent-grpc-port=28267"]
     short = tempfile.mkdtemp(prefix="ray-")  # paths of sockets may have 107 bytes
     command += ["--node-ip-address=127.0.0.1", f"--temp-dir={short}", "--disable-usage-stats"]
     with (tmp_path / "head.log").open("w") as log:
