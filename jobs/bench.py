@@ -19,7 +19,7 @@ from mmray.pipeline.meter import STAGES, drain, measured, timed
 from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.sink import PartBuffer
 from mmray.predictor import Predictor, open_preprocessor
-from mmray.sources import ReadOptions, list_shards, read_webdataset
+from mmray.sources import ReadOptions, list_shards, read
 
 
 def main(
@@ -37,7 +37,7 @@ def main(
             out.begin({})
             buffer = PartBuffer(out, predict.columns, part_rows=1_000, part_seconds=60.0)
             for shard in shards:
-                for records in timed(read_webdataset(shard, ReadOptions()), seconds, "read"):
+                for records in timed(read(shard, ReadOptions()), seconds, "read"):
                     outcomes = predict(preprocess(records))
                     with measured(seconds, "write"):
                         buffer.add(outcomes)

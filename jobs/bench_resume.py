@@ -28,7 +28,7 @@ import typer
 
 from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.rundir import RunDirectory
-from mmray.sources import ReadOptions, list_shards, read_webdataset
+from mmray.sources import ReadOptions, list_shards, read
 
 CONTENDER = Path(__file__).parent / "contenders" / "ray_checkpoint.py"
 
@@ -55,7 +55,7 @@ def _multiply(source: Path, target: Path, copies: int) -> int:
         for shard in sorted(source.glob("*.tar")):
             os.link(shard.absolute(), target / f"{copy}-{shard.name}")
     shards = list_shards([str(source)])
-    return copies * sum(int(b.num_rows) for shard in shards for b in read_webdataset(shard, ReadOptions()))
+    return copies * sum(int(b.num_rows) for shard in shards for b in read(shard, ReadOptions()))
 
 
 def _ours(place: Path, bundle: Path, rows: int) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def _ours(place: Path, bundle: Path, rows: int) -> dict[str, Any]:
 def _theirs(place: Path, bundle: Path, rows: int) -> dict[str, Any]:
     (place / "records").mkdir()
     for number, shard in enumerate(list_shards([str(place / "in")])):
-        for block, records in enumerate(read_webdataset(shard, ReadOptions())):
+        for block, records in enumerate(read(shard, ReadOptions())):
             ids = [
                 f"{s}/{r}" for s, r in zip(*(records[c].to_pylist() for c in ("shard", "row")), strict=True)
             ]

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from mmray.errors import ConfigError
 from mmray.preprocess.spec import Limits
 from mmray.schema import MODALITIES, Modality
-from mmray.sources.webdataset import EXTENSIONS
+from mmray.sources.options import EXTENSIONS
 
 
 class Extensions(BaseModel):

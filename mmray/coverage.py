@@ -1,7 +1,8 @@
 """Which rows of which shards something covers: the arithmetic of exactly-once.
 
-An interval is (first row, last row, byte offset just past the last row), so that whoever continues after it
-can seek instead of reading what is done.
+An interval is (first row, last row, offset just past the last row), so that whoever continues after it can
+seek instead of reading what is done. Offsets are what the shard's reader says: bytes of a tar, entries of an
+LMDB.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ class Interval(NamedTuple):
 
     first: int
     last: int
-    stop: int  # byte offset just past the last row
+    stop: int  # offset just past the last row
 
     @property
     def rows(self) -> int:
@@ -28,7 +29,7 @@ class Missing(NamedTuple):
 
     first: int
     last: int | None  # None: to the end of the shard
-    start: int  # byte offset of `first`, where `first` > 0
+    start: int  # offset of `first`, where `first` > 0
 
 
 WHOLE = Missing(0, None, 0)
@@ -85,5 +86,5 @@ def missing(done: Iterable[Interval], total: int | None) -> list[Missing]:
 
 
 def of_rows(rows: Iterable[tuple[int, int]]) -> list[Interval]:
-    """Intervals of single rows given as (row, byte offset just past it), in any order."""
+    """Intervals of single rows given as (row, offset just past it), in any order."""
     return merge(Interval(row, row, stop) for row, stop in rows)

@@ -26,7 +26,8 @@ _ADDRESS = [
     ("row", pa.int64()),  # ordinal of the record in its shard, from 0
     ("end", pa.bool_()),  # true on the last record of the shard, so that its total is known
     ("key", pa.string()),
-    ("offset", pa.int64()),  # byte range of the record in its shard
+    # Where the record lies in its shard: bytes of a tar or TFRecord, entries of an LMDB, rows of a Parquet.
+    ("offset", pa.int64()),
     ("length", pa.int64()),
 ]
 

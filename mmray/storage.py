@@ -6,7 +6,7 @@ Any URL that `pyarrow.fs.FileSystem.from_uri` knows works (file, s3, gs, abfs, h
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,6 +23,8 @@ class Location:
 
     filesystem: pafs.FileSystem
     path: str
+    scheme: str = ""  # of the URL that it came from; none for a local path
+    query: str = ""  # of that URL: options of the filesystem, such as an endpoint
 
     @classmethod
     def parse(cls, place: str | Path) -> Location:
@@ -38,13 +40,26 @@ class Location:
             filesystem, path = pafs.FileSystem.from_uri(text)
         except pa.ArrowException as e:
             raise UsageError(f"{text}: not a path or URL that can be opened: {e}") from e
-        return cls(filesystem, path)
+        if isinstance(filesystem, pafs.LocalFileSystem):
+            return cls(filesystem, path)
+        return cls(filesystem, path, text.partition("://")[0], text.partition("?")[2])
 
     def __truediv__(self, name: str) -> Location:
-        return Location(self.filesystem, f"{self.path.rstrip('/')}/{name}")
+        return replace(self, path=f"{self.path.rstrip('/')}/{name}")
 
     def __str__(self) -> str:
-        return self.path if self.is_local else f"{self.filesystem.type_name}://{self.path}"
+        return self.url
+
+    @property
+    def url(self) -> str:
+        """What `parse` makes this of again."""
+        if self.is_local:
+            return self.path
+        return f"{self.scheme}://{self.path}" + (f"?{self.query}" if self.query else "")
+
+    def beside(self, suffix: str) -> Location:
+        """The neighbour whose name has this suffix added."""
+        return replace(self, path=self.path + suffix)
 
     @property
     def is_local(self) -> bool:

@@ -37,7 +37,7 @@ from mmray.models.yamnet import YAMNet
 from mmray.optimize.recipe import PRETRAINED_ENCODERS, PRETRAINED_SPEC
 from mmray.preprocess.spec import AudioSpec, ImageSpec, PreprocessSpec, TextSpec
 from mmray.schema import Modality
-from mmray.sources import ReadOptions, list_shards, read_webdataset
+from mmray.sources import ReadOptions, list_shards, read
 
 _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
@@ -159,7 +159,7 @@ def _word_tokenizer(inputs: Sequence[str]) -> Tokenizer:
     words: set[str] = set()
     lower, split = Lowercase(), Whitespace()
     for shard in list_shards(inputs):
-        for block in read_webdataset(shard, ReadOptions()):
+        for block in read(shard, ReadOptions()):
             for caption in block["text"].drop_null().to_pylist():
                 normal = lower.normalize_str(caption.decode("utf-8", errors="ignore"))
                 words.update(word for word, _ in split.pre_tokenize_str(normal))

@@ -26,7 +26,7 @@ from mmray.optimize.threads import map_in_order
 from mmray.preprocess import Preprocessor
 from mmray.preprocess.spec import PreprocessSpec
 from mmray.schema import Modality
-from mmray.sources import ReadOptions, Shard, read_webdataset
+from mmray.sources import ReadOptions, Shard, read
 
 BATCH_ROWS = 16  # records encoded at once; a CPU gains nothing from more
 
@@ -96,7 +96,7 @@ def encode(
     """
     preprocess = Preprocessor(spec, tokenizer)
     options = ReadOptions(block_rows=BATCH_ROWS)
-    blocks = (block for shard in shards for block in read_webdataset(shard, options))
+    blocks = (block for shard in shards for block in read(shard, options))
     parts: list[Examples] = []
     sample: list[pa.Table] = []
     rejected = unlabelled = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from mmray.errors import OutputError
 from mmray.pipeline.ledger import Ledger, Part
 from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.survey import read_options
-from mmray.sources import ReadOptions, Shard, read_webdataset
+from mmray.sources import ReadOptions, Shard, read
 from mmray.storage import Location
 
 _READERS = 8
@@ -94,7 +94,7 @@ def audit(out: RunDirectory, *, recount: bool = False) -> Audit:
     plan = out.read_plan()
     if plan is None:
         raise OutputError(f"{out}: no run there (no plan.json); check the path")
-    shards = [Shard(id, url, int(id.rpartition("@")[2])) for id, url in plan["shards"]]
+    shards = [Shard.from_list(values) for values in plan["shards"]]
     ledger = Ledger.load(out)
     problems = [f"parts/{name}: not a readable part of a run" for name in ledger.foreign]
     problems += [f"parts/{name}: holds rows that another part holds, too" for name in ledger.superseded]
@@ -177,6 +177,6 @@ def _check_shard(shard: ShardAudit) -> Iterable[str]:
 
 def _recount(shards: Iterable[Shard], audits: Iterable[ShardAudit], options: ReadOptions) -> Iterable[str]:
     for shard, verdict in zip(shards, audits, strict=True):
-        rows = sum(block.num_rows for block in read_webdataset(shard, options))
+        rows = sum(block.num_rows for block in read(shard, replace(options, payload=False)))
         if rows != verdict.total:
             yield f"{shard.id}: holds {rows} records, the run saw {verdict.total}"

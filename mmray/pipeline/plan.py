@@ -68,7 +68,7 @@ class Plan:
             "topology": self.topology,
             "actors": self.actors,
             "part_rows": self.part_rows,
-            "shards": [[shard.id, shard.url] for shard in self.survey.shards],
+            "shards": [shard.to_list() for shard in self.survey.shards],
         }
 
     def units(self, missing: Iterable[tuple[Shard, Sequence[Missing]]]) -> list[Unit]:

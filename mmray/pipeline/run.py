@@ -109,7 +109,7 @@ def retry(output: str, overrides: Callable[[Mapping[str, Any]], RunConfig], watc
     if earlier is None:
         raise OutputError(f"{output}: no run there (no plan.json); check the path")
     found = survey(overrides(earlier["config"]))
-    shards = [Shard(id, url, int(id.rpartition("@")[2])) for id, url in earlier["shards"]]
+    shards = [Shard.from_list(values) for values in earlier["shards"]]
     ledger = Ledger.load(out)
     ledger.settle(out)
     watcher.surveyed(found, ledger)

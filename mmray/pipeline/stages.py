@@ -30,7 +30,7 @@ from mmray.pipeline.survey import output_columns, read_options
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.preprocess import Preprocessor
 from mmray.schema import RECORDS, predictions
-from mmray.sources import Shard, read_webdataset
+from mmray.sources import Shard, read
 from mmray.sources.readahead import readahead
 
 MeterHandle = Any  # a Ray actor handle of mmray.pipeline.meter.Meter; Ray gives it no type
@@ -75,7 +75,7 @@ def read_unit(unit: Unit, job: Job, meter: MeterHandle) -> Iterator[pa.Table]:
     """
     for work in unit:
         try:
-            yield from read_webdataset(work.shard, read_options(job.config), work.wanted)
+            yield from read(work.shard, read_options(job.config), work.wanted)
         except OSError as e:
             meter.fail.remote(work.shard.name, str(e))
 
@@ -170,7 +170,7 @@ class RetryWorker(FusedWorker):
             shard, row, offset = self._shards[reject["shard"]], reject["row"], reject["offset"]
             if reject["type"] == "interleaved-members":
                 offset = 0  # only a walk that meets the other half first sees that this is not a whole record
-            found = list(read_webdataset(shard, options, [Missing(row, row, offset)]))
+            found = list(read(shard, options, [Missing(row, row, offset)]))
             if not found:
                 raise RunError(f"{shard.name}: no record at byte {offset} any more; was the shard changed?")
             records += found

@@ -13,7 +13,7 @@ from mmray.bundle import Bundle
 from mmray.config import RunConfig
 from mmray.errors import ConfigError, InputError, OutputError
 from mmray.schema import MODALITIES, OutputColumns
-from mmray.sources import ReadOptions, Shard, list_shards, read_webdataset
+from mmray.sources import ReadOptions, Shard, list_shards, read
 from mmray.storage import Location
 
 _SAMPLED_SHARDS = 3
@@ -81,10 +81,10 @@ class Survey:
                     f"{place}: was made with {key}={_short(before)}, now it is {_short(value)}; "
                     "choose another --output, or the same settings to resume"
                 )
-        then = {Shard(id, url, 0) for id, url in earlier.get("shards", [])}
-        now = {Shard(shard.id, shard.url, 0) for shard in self.shards}
-        came = sorted(s.name for s in now if s.id not in {t.id for t in then})
-        went = sorted(t.name for t in then if t.id not in {s.id for s in now})
+        then = {shard.id: shard for shard in map(Shard.from_list, earlier.get("shards", []))}
+        now = {shard.id: shard for shard in self.shards}
+        came = sorted(now[id].name for id in now.keys() - then.keys())
+        went = sorted(then[id].name for id in then.keys() - now.keys())
         changed = sorted(set(came) & set(went))
         removed = sorted(set(went) - set(changed))
         if removed:
@@ -136,7 +136,7 @@ def take_census(shards: Sequence[Shard], options: ReadOptions) -> Census:
     size, unreadable = 0, ""
     for shard in shards[:: max(1, len(shards) // _SAMPLED_SHARDS)][:_SAMPLED_SHARDS]:
         try:
-            block = next(read_webdataset(shard, options))
+            block = next(read(shard, options))
         except OSError as e:  # the run will name it and go on with the others; here one readable is enough
             unreadable = f"{shard.url}: cannot be read: {e}"
             continue

@@ -1,6 +1,33 @@
-"""Where records come from: shards on disks and object stores → Arrow blocks of RECORDS."""
+"""Where records come from: shards of any format, on disks and object stores → Arrow blocks of RECORDS."""
 
-from mmray.sources.shards import Shard, list_shards
-from mmray.sources.webdataset import EXTENSIONS, ReadOptions, read_webdataset
+from __future__ import annotations
 
-__all__ = ["EXTENSIONS", "ReadOptions", "Shard", "list_shards", "read_webdataset"]
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+
+import pyarrow as pa
+
+from mmray.coverage import WHOLE, Missing
+from mmray.sources.options import EXTENSIONS, ReadOptions
+from mmray.sources.shards import Format, Shard, list_shards
+
+__all__ = ["EXTENSIONS", "Format", "ReadOptions", "Shard", "list_shards", "read"]
+
+Reader = Callable[[Shard, ReadOptions, Sequence[Missing]], Iterator[pa.Table]]
+
+#: The reader of each format, loaded when the first shard of that format is read.
+_READERS: dict[Format, str] = {"webdataset": "mmray.sources.webdataset:read_webdataset"}
+
+
+def read(shard: Shard, options: ReadOptions, wanted: Sequence[Missing] = (WHOLE,)) -> Iterator[pa.Table]:
+    """Yield the wanted rows of a shard as tables of RECORDS, in order, in bounded memory.
+
+    Rows that are not wanted are passed over without reading their payload. `wanted` is sorted and does not
+    overlap; each gap's `start` is where its first row lies, so that the reader can go there at once.
+
+    Raises:
+        OSError: the shard cannot be opened or read; anything wrong *inside* it is a row with an error.
+    """
+    module, _, name = _READERS[shard.format].partition(":")
+    reader: Reader = getattr(import_module(module), name)
+    return reader(shard, options, wanted)

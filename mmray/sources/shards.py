@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import glob
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
+from typing import Any, Literal
 
 import pyarrow.fs as pafs
 from braceexpand import braceexpand
@@ -15,32 +15,73 @@ from braceexpand import braceexpand
 from mmray.errors import InputError
 from mmray.storage import Location
 
-SUFFIXES = (".tar",)
+Format = Literal["webdataset", "lmdb", "tfrecord", "parquet"]
+
+#: The format of a shard, by the end of its name.
+SUFFIXES: dict[str, Format] = {
+    ".tar": "webdataset",
+    ".tar.gz": "webdataset",
+    ".tgz": "webdataset",
+    ".tar.zst": "webdataset",
+    ".lmdb": "lmdb",
+    ".mdb": "lmdb",
+    ".tfrecord": "tfrecord",
+    ".tfrecords": "tfrecord",
+    ".parquet": "parquet",
+}
+COMPRESSED = (".tar.gz", ".tgz", ".tar.zst")  # read as a stream: no seeking, no splitting
+INDEX_SUFFIX = ".mmidx"  # of an index beside its shard (see mmray.sources.index)
+_LMDB_DATA = "data.mdb"  # of an LMDB that is a directory, which is then the shard
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar of records."""
+    """One file of records, or one LMDB."""
 
     id: str  # path relative to the input root, '@', size in bytes
     url: str  # what Location.parse opens
     size: int  # bytes
+    format: Format = "webdataset"
+    indexed: bool = False  # whether an index lies beside it
 
     @property
     def name(self) -> str:
         """The relative path alone, for people."""
         return self.id.rpartition("@")[0]
 
+    @property
+    def compressed(self) -> bool:
+        return self.url.endswith(COMPRESSED)
+
+    def to_list(self) -> list[Any]:
+        """As plan.json holds it: a run may have a million."""
+        return [self.id, self.url, self.size, self.format]
+
+    @classmethod
+    def from_list(cls, values: list[Any]) -> Shard:
+        return cls(*values)
+
     def open(self) -> Location:
         return Location.parse(self.url)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A shard's place, before it has an id."""
+
+    place: Location
+    size: int
+    format: Format
+    indexed: bool
 
 
 def list_shards(inputs: Sequence[str]) -> list[Shard]:
     """List the shards that the inputs name, sorted by id.
 
     Args:
-        inputs: directories (searched recursively for .tar files), files, globs, or brace patterns such as
-            ``data/train-{000000..000099}.tar``; paths or URLs.
+        inputs: directories (searched recursively), files, LMDBs, globs, or brace patterns such as
+            ``data/train-{000000..000099}.tar``; paths or URLs. In a directory that also holds other shards,
+            Parquet files are taken for something else (tables of metadata).
 
     Raises:
         InputError: an input that names nothing, or two shards that would get the same id.
@@ -49,9 +90,10 @@ def list_shards(inputs: Sequence[str]) -> list[Shard]:
     for text in inputs:
         matches = list(_expand(text))
         if not matches:
-            raise InputError(f"{text}: no {' or '.join(SUFFIXES)} shards there; check --input")
-        for root, place, size in matches:
-            shard = Shard(f"{place.path[len(root) :].lstrip('/')}@{size}", _url(place), size)
+            raise InputError(f"{text}: no shards ({', '.join(SUFFIXES)}) there; check --input")
+        for root, found in matches:
+            id = f"{found.place.path[len(root) :].lstrip('/')}@{found.size}"
+            shard = Shard(id, found.place.url, found.size, found.format, found.indexed)
             if shards.setdefault(shard.id, shard).url != shard.url:
                 raise InputError(
                     f"{shard.url} and {shards[shard.id].url} have the same name and size below their inputs; "
@@ -60,8 +102,8 @@ def list_shards(inputs: Sequence[str]) -> list[Shard]:
     return [shards[id] for id in sorted(shards)]
 
 
-def _expand(text: str) -> Iterable[tuple[str, Location, int]]:
-    """Root, location and size of each shard that one input names.
+def _expand(text: str) -> Iterator[tuple[str, _Found]]:
+    """Root and place of each shard that one input names.
 
     The root is the input's fixed directory, so that an id does not change when other inputs come or go.
     """
@@ -71,40 +113,71 @@ def _expand(text: str) -> Iterable[tuple[str, Location, int]]:
         raise InputError(f"{text}: unbalanced braces in the pattern") from e
     fixed = text[: text.index("{")] if len(patterns) > 1 else None
     for pattern in patterns:
-        place = Location.parse(pattern)
         # Any name in the place of the first brace lies in the directory that all the patterns share.
         root = None if fixed is None else _directory(Location.parse(f"{fixed}_").path)
-        if glob.has_magic(pattern):
+        place = Location.parse(pattern)
+        if glob.has_magic(place.path):
             yield from _glob(place, root)
             continue
         info = place.info()
-        if info.type == pafs.FileType.Directory:
-            for file in place.files(recursive=True):
-                if file.path.endswith(SUFFIXES):
-                    yield root or place.path, Location(place.filesystem, file.path), file.size
-        elif info.type == pafs.FileType.File:
-            yield root or _directory(place.path), place, info.size
-        else:
+        if info.type == pafs.FileType.NotFound:
             raise InputError(f"{pattern}: not found; check --input")
+        alone = _single(place, info)
+        if alone is not None:
+            yield root or _directory(place.path), alone
+            continue
+        below = list(_below(place, recursive=True))
+        if any(found.format != "parquet" for found in below):
+            below = [found for found in below if found.format != "parquet"]
+        for found in below:
+            yield root or place.path, found
+
+
+def _single(place: Location, info: pafs.FileInfo) -> _Found | None:
+    """The shard that a path names by itself; None for a directory of shards."""
+    size = info.size
+    if info.type == pafs.FileType.Directory:
+        data = (place / _LMDB_DATA).info()
+        if data.type != pafs.FileType.File:
+            return None
+        size, format = data.size, _format(_LMDB_DATA)
+    else:
+        format = _format(place.path)
+    # A file that is named is read, whatever it is called.
+    return _Found(place, size, format or "webdataset", place.beside(INDEX_SUFFIX).exists())
+
+
+def _below(base: Location, *, recursive: bool) -> Iterator[_Found]:
+    """Shards in a directory, sorted by path."""
+    files = base.files(recursive=recursive)
+    paths = {file.path for file in files}
+    for file in files:
+        format = _format(file.path)
+        if format is None:
+            continue
+        path = _directory(file.path) if file.base_name == _LMDB_DATA else file.path
+        yield _Found(replace(base, path=path), file.size, format, path + INDEX_SUFFIX in paths)
+
+
+def _format(path: str) -> Format | None:
+    name = path.rpartition("/")[2]
+    if name == "lock.mdb":
+        return None
+    return next((format for suffix, format in SUFFIXES.items() if name.endswith(suffix)), None)
 
 
 def _directory(path: str) -> str:
     return path.rpartition("/")[0]
 
 
-def _glob(place: Location, root: str | None) -> Iterable[tuple[str, Location, int]]:
-    """Files that match a glob, on any filesystem: list from the last directory without a wildcard."""
+def _glob(place: Location, root: str | None) -> Iterable[tuple[str, _Found]]:
+    """Shards that match a glob, on any filesystem: list from the last directory without a wildcard."""
     parts = PurePosixPath(place.path).parts
     depth = len(parts)
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-    base = Location(place.filesystem, str(PurePosixPath(*parts[:fixed])))
-    for file in base.files(recursive=depth > fixed + 1):
-        names = PurePosixPath(file.path).parts
-        matches = len(names) == depth and all(fnmatchcase(n, p) for n, p in zip(names, parts, strict=True))
-        if matches and file.path.endswith(SUFFIXES):
-            yield root or base.path, Location(place.filesystem, file.path), file.size
-
-
-def _url(place: Location) -> str:
-    scheme = re.sub("^gcs$", "gs", str(place.filesystem.type_name))
-    return place.path if place.is_local else f"{scheme}://{place.path}"
+    base = replace(place, path=str(PurePosixPath(*parts[:fixed])))
+    # An LMDB is a directory, so its data lie one level deeper; LMDBs are on local disks only.
+    for found in _below(base, recursive=place.is_local or depth > fixed + 1):
+        names = PurePosixPath(found.place.path).parts
+        if len(names) == depth and all(fnmatchcase(n, p) for n, p in zip(names, parts, strict=True)):
+            yield root or base.path, found

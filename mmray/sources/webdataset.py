@@ -10,38 +10,21 @@ from __future__ import annotations
 import io
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from mmray.coverage import WHOLE, Missing
-from mmray.schema import RECORDS, error, table
+from mmray.schema import RECORDS, error
+from mmray.sources.blocks import to_blocks
+from mmray.sources.options import EXTENSIONS, ReadOptions
 from mmray.sources.shards import Shard
 from mmray.sources.tar import Damage, Member, walk
-
-#: Member extensions of each column of RECORDS.
-EXTENSIONS: Mapping[str, tuple[str, ...]] = {
-    "image": ("jpg", "jpeg", "png", "webp", "bmp", "gif"),
-    "text": ("txt", "caption"),
-    "audio": ("ogg", "wav", "flac", "mp3", "opus"),
-    "meta": ("json",),
-}
 
 _META = re.compile(r"__[^/]*__($|/)")  # webdataset.tariterators.tar_file_iterator's skip_meta
 _RECENT_KEYS = 10_000  # how far back a key is remembered; bounds the memory
 _BUFFER_BYTES = 1 << 20  # one request to an object store serves many small members
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """How a shard is cut into blocks, and what a record may hold."""
-
-    extensions: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: EXTENSIONS)
-    member_bytes: int = 64 << 20
-    block_rows: int = 64
-    block_bytes: int = 32 << 20
 
 
 def read_webdataset(
@@ -57,26 +40,11 @@ def read_webdataset(
     """
     place = shard.open()
     records = _Records(shard.id, options, wanted)
-    block: list[dict[str, Any]] = []
-    held: dict[str, Any] | None = None  # the last record, until it is known whether another follows
-    size = 0
     with (
         place.filesystem.open_input_file(place.path) as raw,
         io.BufferedReader(raw, _BUFFER_BYTES) as file,
     ):
-        for record in records.read(file, shard.size):
-            if held is not None:
-                block.append(held)
-                size += sum(len(held[column] or b"") for column in EXTENSIONS)
-            held = record
-            if len(block) >= options.block_rows or size >= options.block_bytes:
-                yield _to_table(block)
-                block, size = [], 0
-    if held is not None:
-        held["end"] = records.ended
-        block.append(held)
-    if block:
-        yield _to_table(block)
+        yield from to_blocks(records.read(file, shard.size), options, lambda: records.ended)
 
 
 class _Records:
@@ -85,7 +53,8 @@ class _Records:
     def __init__(self, shard_id: str, options: ReadOptions, wanted: Sequence[Missing]) -> None:
         self._shard_id = shard_id
         self._max_bytes = options.member_bytes
-        self._column_of = {ext: column for column, exts in options.extensions.items() for ext in exts}
+        self._column_of = options.column_of
+        self._payload = options.payload
         self._wanted = wanted
         self._row = wanted[0].first - 1 if wanted[0].start else -1
         self._open: dict[str, Any] | None = None
@@ -109,7 +78,7 @@ class _Records:
     def _is_wanted(self, name: str) -> bool:
         """Whether a member's payload is worth reading. Told by the walk before `_add` sees the member."""
         key, extension = _split(name)
-        if extension not in self._column_of:
+        if not self._payload or extension not in self._column_of:
             return False
         following = self._open is None or key != self._open["key"]
         return self._row_is_wanted(self._row + following)
@@ -226,7 +195,3 @@ def _split(name: str) -> tuple[str, str]:
     if hidden or _META.match(name):
         return name, ""
     return folder + slash + stem, extension.lower()
-
-
-def _to_table(records: list[dict[str, Any]]) -> pa.Table:
-    return table({name: [record[name] for record in records] for name in RECORDS.names}, RECORDS)

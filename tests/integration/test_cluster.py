@@ -60,7 +60,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 def test_a_submitted_job_predicts_what_a_local_run_predicts(head, shards, bundle, tmp_path):
     from mmray.config import RunConfig
     from mmray.predictor import Predictor, open_preprocessor
-    from mmray.sources import ReadOptions, list_shards, read_webdataset
+    from mmray.sources import ReadOptions, list_shards, read
 
     output = tmp_path / "out"
     command = [RAY, "job", "submit", "--address", DASHBOARD, "--working-dir", str(ROOT), "--"]
@@ -77,7 +77,7 @@ def test_a_submitted_job_predicts_what_a_local_run_predicts(head, shards, bundle
     preprocess, predict = open_preprocessor(bundle), Predictor(bundle, batch_rows=5)
     assert RunConfig.model_fields["batch_rows"].default != 5
     for shard in list_shards([str(shards)]):
-        for records in read_webdataset(shard, ReadOptions()):
+        for records in read(shard, ReadOptions()):
             for row in predict(preprocess(records)).to_pylist():
                 other = submitted.pop((row["shard"], row["row"]))
                 assert other["label"] == row["label"]

@@ -7,14 +7,14 @@ import pyarrow as pa
 import pytest
 
 from mmray.predictor import Predictor, open_preprocessor
-from mmray.sources import ReadOptions, list_shards, read_webdataset
+from mmray.sources import ReadOptions, list_shards, read
 
 
 @pytest.fixture(scope="module")
 def tensors(shards, bundle) -> pa.Table:
     """Records of every mix of missing modalities."""
     preprocess = open_preprocessor(bundle)
-    blocks = (read_webdataset(shard, ReadOptions()) for shard in list_shards([str(shards)]))
+    blocks = (read(shard, ReadOptions()) for shard in list_shards([str(shards)]))
     return pa.concat_tables([preprocess(block) for shard in blocks for block in shard])
 
 

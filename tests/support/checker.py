@@ -12,7 +12,7 @@ from mmray.coverage import Missing
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.preprocess.spec import ImageSpec, Limits
 from mmray.schema import OutputColumns
-from mmray.sources import ReadOptions, Shard, read_webdataset
+from mmray.sources import ReadOptions, Shard, read
 from support.bundles import SPEC, make_bundle
 
 CASE_S = 5.0  # of CPU time
@@ -68,7 +68,7 @@ class Checker:
 
     def _run(self, shard, kinds):
         for preprocess, predict in self._ways:
-            blocks = [predict(preprocess(block)).to_pylist() for block in read_webdataset(shard, OPTIONS)]
+            blocks = [predict(preprocess(block)).to_pylist() for block in read(shard, OPTIONS)]
             rows = [row for block in blocks for row in block]
             assert rows, "no rows at all"
             for i, row in enumerate(rows):
@@ -83,7 +83,7 @@ class Checker:
         stop = 0  # of the row before
         for i, row in enumerate(rows):
             for start in (row["offset"], stop):  # where a retry looks for it, and a resume
-                blocks = read_webdataset(shard, OPTIONS, [Missing(i, i, start)])
+                blocks = read(shard, OPTIONS, [Missing(i, i, start)])
                 found = [[again[name] for name in ADDRESS] for block in blocks for again in block.to_pylist()]
                 assert found == [[row[name] for name in ADDRESS]], f"row {i} from byte {start} is {found}"
             stop = row["offset"] + row["length"]

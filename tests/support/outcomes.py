@@ -63,7 +63,7 @@ def write(out, rows):
 def begin(folder, *shards):
     """A run directory whose plan names these shards."""
     out = RunDirectory.at(str(folder))
-    out.begin({"identity": {}, "config": {}, "shards": [[shard.id, shard.url] for shard in shards]})
+    out.begin({"identity": {}, "config": {}, "shards": [shard.to_list() for shard in shards]})
     return out
 
 

@@ -2,7 +2,7 @@
 
 import io
 
-from mmray.sources import ReadOptions, list_shards, read_webdataset
+from mmray.sources import ReadOptions, list_shards, read
 from mmray.sources.tar import Damage, walk
 
 
@@ -13,7 +13,7 @@ def shard_at(path):
 def read_rows(path, *wanted, **options):
     """Rows of a shard as dictionaries; all of them where no Missing is given."""
     arguments = (wanted,) if wanted else ()
-    blocks = read_webdataset(shard_at(path), ReadOptions(**options), *arguments)
+    blocks = read(shard_at(path), ReadOptions(**options), *arguments)
     return [row for block in blocks for row in block.to_pylist()]
 
 

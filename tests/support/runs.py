@@ -9,7 +9,7 @@ from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.sink import PartBuffer
 from mmray.pipeline.survey import output_columns, read_options, survey
 from mmray.predictor import Predictor, open_preprocessor
-from mmray.sources import read_webdataset
+from mmray.sources import read
 from support.bundles import small_bundle
 
 
@@ -34,7 +34,7 @@ def run_here(config):
     predict = Predictor(found.bundle, provider="cpu", columns=output_columns(config, found.bundle))
     for shard, wanted in Ledger.load(out).missing(found.shards):
         buffer = PartBuffer(out, predict.columns, plan.part_rows, config.part_seconds)
-        for records in read_webdataset(shard, read_options(config), wanted):
+        for records in read(shard, read_options(config), wanted):
             buffer.add(predict(preprocess(records)))
         buffer.close()
     return out, plan

@@ -18,7 +18,7 @@ from mmray.optimize.examples import encode
 from mmray.optimize.recipe import PRETRAINED_ENCODERS, Recipe
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.schema import OutputColumns
-from mmray.sources import ReadOptions, list_shards, read_webdataset
+from mmray.sources import ReadOptions, list_shards, read
 
 SUBSETS = ["image", "text", "audio", "image+text", "image+audio", "text+audio", "image+text+audio"]
 
@@ -28,7 +28,7 @@ def test_the_bundle_predicts_like_its_scorecard(shards, bundle):
     preprocess, predictor = open_preprocessor(bundle), Predictor(bundle, provider="cpu")
     right = []
     for shard in list_shards([str(shards)]):
-        for block in read_webdataset(shard, ReadOptions()):
+        for block in read(shard, ReadOptions()):
             outcomes = predictor(preprocess(block)).to_pylist()
             for record, outcome in zip(block.to_pylist(), outcomes, strict=True):
                 meta = json.loads(record["meta"])

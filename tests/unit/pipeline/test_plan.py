@@ -124,5 +124,5 @@ def test_the_plan_is_json_with_all_that_a_resume_compares():
         "extensions",
         "carry",
     }
-    assert content["shards"][0] == [SHARDS[0].id, SHARDS[0].url]
+    assert content["shards"][0] == SHARDS[0].to_list()
     assert content["config"]["input"] == ["in"]

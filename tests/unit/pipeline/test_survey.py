@@ -23,7 +23,7 @@ def look(data, **settings):
 
 def plan_of(found):
     """What plan.json of a run would hold."""
-    return {"identity": found.identity(), "shards": [[shard.id, shard.url] for shard in found.shards]}
+    return {"identity": found.identity(), "shards": [shard.to_list() for shard in found.shards]}
 
 
 def test_it_counts_shards_bytes_and_modalities(data):

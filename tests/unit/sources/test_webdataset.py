@@ -11,7 +11,7 @@ from support.tars import BLOCK, THREE, good_records, write_shard, write_tar
 
 from mmray.coverage import Missing
 from mmray.schema import RECORDS
-from mmray.sources import ReadOptions, read_webdataset
+from mmray.sources import ReadOptions, read
 
 PROCESS_IO = Path("/proc/self/io")
 
@@ -47,20 +47,20 @@ def test_rows_carry_the_shards_id_and_their_byte_ranges(write):
 
 
 def test_blocks_have_the_schema_of_records(write):
-    for block in read_webdataset(shard_at(write(THREE)), ReadOptions(block_rows=2)):
+    for block in read(shard_at(write(THREE)), ReadOptions(block_rows=2)):
         assert block.schema.equals(RECORDS)
 
 
 @pytest.mark.parametrize(("block_rows", "sizes"), [(1, [1] * 7), (3, [3, 3, 1]), (7, [7]), (100, [7])])
 def test_blocks_hold_at_most_block_rows(write, block_rows, sizes):
     path = write([(f"k{i}", {"txt": b"x"}) for i in range(7)])
-    blocks = read_webdataset(shard_at(path), ReadOptions(block_rows=block_rows))
+    blocks = read(shard_at(path), ReadOptions(block_rows=block_rows))
     assert [block.num_rows for block in blocks] == sizes
 
 
 def test_a_block_is_closed_as_soon_as_it_has_block_bytes(write):
     path = write([(f"k{i}", {"jpg": bytes(1000)}) for i in range(7)])
-    blocks = read_webdataset(shard_at(path), ReadOptions(block_bytes=2500))
+    blocks = read(shard_at(path), ReadOptions(block_bytes=2500))
     assert [block.num_rows for block in blocks] == [3, 3, 1]
 
 
@@ -157,7 +157,7 @@ def test_a_shard_that_is_gone_is_an_oserror(write):
     shard = shard_at(write(THREE))
     gone = dataclasses.replace(shard, url=shard.url + ".gone")
     with pytest.raises(OSError, match="gone"):
-        list(read_webdataset(gone, ReadOptions()))
+        list(read(gone, ReadOptions()))
 
 
 def test_bytes_are_passed_on_as_they_are(tmp_path):

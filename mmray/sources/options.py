@@ -1,0 +1,30 @@
+"""How shards are read, whatever their format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+#: Member extensions (or field names) of each column of RECORDS.
+EXTENSIONS: Mapping[str, tuple[str, ...]] = {
+    "image": ("jpg", "jpeg", "png", "webp", "bmp", "gif"),
+    "text": ("txt", "caption"),
+    "audio": ("ogg", "wav", "flac", "mp3", "opus"),
+    "meta": ("json",),
+}
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a shard is cut into blocks, and what a record may hold."""
+
+    extensions: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: EXTENSIONS)
+    member_bytes: int = 64 << 20
+    block_rows: int = 64
+    block_bytes: int = 32 << 20
+    payload: bool = True  # False: addresses and errors only, to count or to index records
+
+    @property
+    def column_of(self) -> dict[str, str]:
+        """Column of RECORDS by extension."""
+        return {ext: column for column, exts in self.extensions.items() for ext in exts}
