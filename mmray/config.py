@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from mmray.errors import ConfigError
 from mmray.preprocess.spec import Limits
 from mmray.schema import MODALITIES, Modality
-from mmray.sources.options import EXTENSIONS
+from mmray.sources.options import EXTENSIONS, Interleaved
 
 
 class Extensions(BaseModel):
@@ -50,6 +50,8 @@ class RunConfig(BaseModel):
     max_reject_rate: float = Field(0.05, ge=0, le=1)  # beyond it the run ends with exit 1; nothing is lost
     limits: Limits = Limits()
     extensions: Extensions = Extensions()
+    interleaved: Interleaved = "strict"  # members of a tar's record that lie apart: reject, or bring together
+    regroup_rows: int = Field(256, ge=2, le=100_000)  # records that are open at once meanwhile
 
     # How
     topology: Literal["auto", "fused", "split"] = "auto"

@@ -137,6 +137,16 @@ def audit(
         raise AuditError(f"{out}: {len(verdict.problems)} problems")
 
 
+@app.command()
+def index(
+    inputs: Annotated[list[str], typer.Argument(metavar="IN...", help="Shards, as --input takes them.")],
+) -> None:
+    """Write an index beside each shard, so that a large one can be shared among several tasks."""
+    from mmray.cli.indexing import index_shards
+
+    index_shards(inputs)
+
+
 @bundle_app.command()
 def inspect(directory: BundleArgument, json: AsJson = False) -> None:
     """Show what a bundle holds and how good it is."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 from mmray import __version__
@@ -11,8 +12,9 @@ from mmray.bundle import Bundle
 from mmray.config import RunConfig
 from mmray.coverage import Missing
 from mmray.errors import ConfigError
-from mmray.pipeline.survey import Survey
+from mmray.pipeline.survey import Survey, read_options
 from mmray.sources import Shard
+from mmray.sources.index import index_of
 
 Topology = Literal["fused", "split"]
 
@@ -38,11 +40,7 @@ class Work:
 
     shard: Shard
     wanted: tuple[Missing, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes to read, at most."""
-        return self.shard.size - self.wanted[0].start
+    size: int  # bytes to read, about
 
 
 Unit = tuple[Work, ...]  # what one task processes
@@ -74,22 +72,39 @@ class Plan:
     def units(self, missing: Iterable[tuple[Shard, Sequence[Missing]]]) -> list[Unit]:
         """Cut what is missing into units of work of similar size, largest first.
 
-        A unit is at most about `part_rows` records where shards are that small, so parts are few; a shard is
-        never split, for want of an index of its records.
+        A unit is about `part_rows` records, so parts are few, or less where every actor is to have some. A
+        shard is split only where an index says where its records begin.
+
+        Raises:
+            InputError: an index that is of no use.
         """
-        works = [Work(shard, tuple(gaps)) for shard, gaps in missing]
-        total = sum(work.size for work in works)
+        whole = [Work(shard, tuple(gaps), shard.size - gaps[0].start) for shard, gaps in missing]
+        total = sum(work.size for work in whole)
         part_bytes = self.part_rows * self.survey.census.record_bytes
         target = min(total / (self.actors * _UNITS_PER_ACTOR), part_bytes)
         units: list[list[Work]] = []
         room = 0.0
-        for work in works:
+        for work in chain.from_iterable(self._pieces(work, target) for work in whole):
             if not units or work.size > room:
                 units.append([])
                 room = target
             units[-1].append(work)
             room -= work.size
         return sorted((tuple(unit) for unit in units), key=lambda unit: -sum(work.size for work in unit))
+
+    def _pieces(self, work: Work, target: float) -> Iterator[Work]:
+        """The work, or where it is larger than the target and can be split, pieces of about that size."""
+        index = None
+        if work.size > target:
+            index = index_of(work.shard, read_options(self.survey.config))
+        if index is None:
+            yield work
+            return
+        row_bytes = work.shard.size / index.rows
+        for gap in work.wanted:
+            for piece in index.cut(gap, round(target / row_bytes)):
+                last = index.rows - 1 if piece.last is None else piece.last
+                yield Work(work.shard, (piece,), round((last - piece.first + 1) * row_bytes))
 
 
 def make_plan(survey: Survey, machines: Machines) -> Plan:

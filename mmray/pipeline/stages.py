@@ -20,7 +20,7 @@ from ray.data.datasource import Datasink, ReadTask
 from mmray.bundle import Bundle
 from mmray.config import RunConfig
 from mmray.coverage import Missing
-from mmray.errors import RunError
+from mmray.errors import InputError, RunError
 from mmray.pipeline.ledger import Part
 from mmray.pipeline.meter import drain, measured, timed
 from mmray.pipeline.plan import Unit, Work
@@ -76,7 +76,7 @@ def read_unit(unit: Unit, job: Job, meter: MeterHandle) -> Iterator[pa.Table]:
     for work in unit:
         try:
             yield from read(work.shard, read_options(job.config), work.wanted)
-        except OSError as e:
+        except (OSError, InputError) as e:
             meter.fail.remote(work.shard.name, str(e))
 
 
@@ -164,22 +164,25 @@ class RetryWorker(FusedWorker):
     def _reread(self, rejects: pa.Table) -> pa.Table:
         """OUTCOMES of the rejected records, one for each."""
         options = read_options(self._job.config)
-        outcomes, records = [], []
-        for reject in rejects.to_pylist():
+        outcomes = []
+        for shard_id in rejects["shard"].unique().to_pylist():
+            shard = self._shards[shard_id]
+            here = rejects.filter(pc.equal(rejects["shard"], shard_id)).sort_by("row").to_pylist()
             self._enter("read")
-            shard, row, offset = self._shards[reject["shard"]], reject["row"], reject["offset"]
-            if reject["type"] == "interleaved-members":
-                offset = 0  # only a walk that meets the other half first sees that this is not a whole record
-            found = list(read(shard, options, [Missing(row, row, offset)]))
-            if not found:
-                raise RunError(f"{shard.name}: no record at byte {offset} any more; was the shard changed?")
-            records += found
-            if len(records) >= options.block_rows:
-                outcomes.append(self._process(pa.concat_tables(records)))
-                records = []
-        if records:
-            outcomes.append(self._process(pa.concat_tables(records)))
-        return pa.concat_tables(outcomes)
+            for records in read(shard, options, [_address(reject) for reject in here]):
+                outcomes.append(self._process(records))
+                self._enter("read")
+        found = pa.concat_tables(outcomes)
+        if found.num_rows != rejects.num_rows:
+            raise RunError(f"{found.num_rows} of {rejects.num_rows} rejects found again; did a shard change?")
+        return found
+
+
+def _address(reject: Mapping[str, Any]) -> Missing:
+    """Where to read a rejected record again."""
+    row, offset = reject["row"], reject["offset"]
+    # Only a walk that meets the other half first sees that this is not a whole record.
+    return Missing(row, row, 0 if reject["type"] == "interleaved-members" else offset)
 
 
 def _written(part: Part) -> pa.Table:
@@ -194,7 +197,7 @@ def units_to_tables(units: Iterable[Unit]) -> list[pa.Table]:
 def unit_from_json(text: str) -> Unit:
     """The inverse of what `units_to_tables` puts into column `unit`."""
     return tuple(
-        Work(Shard(**work["shard"]), tuple(Missing(*gap) for gap in work["wanted"]))
+        Work(Shard(**work["shard"]), tuple(Missing(*gap) for gap in work["wanted"]), work["size"])
         for work in json.loads(text)
     )
 

@@ -7,16 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmray.bundle import Bundle
 from mmray.config import RunConfig
 from mmray.errors import ConfigError, InputError, OutputError
 from mmray.schema import MODALITIES, OutputColumns
-from mmray.sources import ReadOptions, Shard, list_shards, read
+from mmray.sources import EXTENSIONS, ReadOptions, Shard, list_shards, read
 from mmray.storage import Location
 
 _SAMPLED_SHARDS = 3
+
+#: Settings that a resume must share with the run that it continues.
+_SHAPES_OUTPUT = (
+    *("variant", "modalities", "scores", "features", "carry"),
+    *("on_damaged", "limits", "extensions", "interleaved", "regroup_rows"),
+)
 
 
 @dataclass(frozen=True)
@@ -55,11 +62,10 @@ class Survey:
     def identity(self) -> dict[str, Any]:
         """What a resume must have in common with the run that it continues: all that shapes the output."""
         config = self.config.model_dump(mode="json")
-        keys = ("variant", "modalities", "scores", "features", "carry", "on_damaged", "limits", "extensions")
         return {
             "bundle": self.bundle.digest,
             "preprocessing": self.bundle.spec.digest(),
-            **{key: config[key] for key in keys},
+            **{key: config[key] for key in _SHAPES_OUTPUT},
         }
 
     def check_resumable(self, earlier: Mapping[str, Any], *, accept_changes: bool = False) -> None:
@@ -143,11 +149,18 @@ def take_census(shards: Sequence[Shard], options: ReadOptions) -> Census:
         valid = {m: pc.is_valid(block[m]).to_pylist() for m in MODALITIES}
         for i, failed in enumerate(pc.is_valid(block["error"]).to_pylist()):
             sets["unreadable" if failed else "+".join(m for m in MODALITIES if valid[m][i]) or "nothing"] += 1
-        size += pc.sum(block["length"]).as_py()
+        size += sum(pc.sum(column).as_py() or 0 for column in _sizes(shard, block))
     records = sum(sets.values())
     if not records:
         raise InputError(f"{unreadable}; check permissions")
     return Census(records, max(1.0, size / records), dict(sets.most_common()))
+
+
+def _sizes(shard: Shard, block: pa.Table) -> list[pa.ChunkedArray]:
+    """Columns whose sum is about the bytes that the records of a block take in their shard."""
+    if shard.format in ("webdataset", "tfrecord"):
+        return [block["length"]]
+    return [pc.binary_length(block[column]) for column in EXTENSIONS]
 
 
 def output_columns(config: RunConfig, bundle: Bundle) -> OutputColumns:
@@ -166,6 +179,8 @@ def read_options(config: RunConfig) -> ReadOptions:
         member_bytes=config.limits.member_bytes,
         block_rows=config.block_rows,
         block_bytes=config.block_bytes,
+        interleaved=config.interleaved,
+        regroup_rows=config.regroup_rows,
     )
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
+
+Interleaved = Literal["strict", "regroup"]
 
 #: Member extensions (or field names) of each column of RECORDS.
 EXTENSIONS: Mapping[str, tuple[str, ...]] = {
@@ -22,6 +25,10 @@ class ReadOptions:
     member_bytes: int = 64 << 20
     block_rows: int = 64
     block_bytes: int = 32 << 20
+    interleaved: Interleaved = (
+        "strict"  # members of a record that lie apart: reject them, or bring them together
+    )
+    regroup_rows: int = 256  # records that are open at once while members are brought together
     payload: bool = True  # False: addresses and errors only, to count or to index records
 
     @property

@@ -8,6 +8,7 @@ library's header parser.
 from __future__ import annotations
 
 import re
+import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ class ByteFile(Protocol):
 
     def read(self, size: int, /) -> bytes: ...
     def seek(self, position: int, /) -> object: ...
+    def tell(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -49,31 +51,33 @@ class Damage:
 
 
 def walk(
-    file: ByteFile, size: int, *, start: int = 0, max_bytes: int, wanted: Callable[[str], bool]
+    file: ByteFile, size: int | None, *, start: int = 0, max_bytes: int, wanted: Callable[[str], bool]
 ) -> Iterator[Member | Damage]:
     """Yield the regular members of a tar from a header at `start` to the end.
 
     Args:
         file: a seekable file.
-        size: its size in bytes.
+        size: its size in bytes; None where only reading on will tell (a compressed stream).
         start: offset of the first header to read.
         max_bytes: payloads larger than this are passed over (`data` is None).
         wanted: told a member's name, whether to read its payload.
     """
     offset = start
+    limit = sys.maxsize if size is None else size
     while True:
         begin = offset
         try:
             info, payload = _header(file, offset)
         except EOFError:
-            yield Damage(
-                begin, size, "shard-truncated", f"the tar breaks off at byte {size}, without its end mark"
-            )
+            end = max(begin, file.tell()) if size is None else size
+            reason = f"the tar breaks off at byte {end}, without its end mark"
+            yield Damage(begin, end, "shard-truncated", reason)
             return
         except tarfile.HeaderError as e:
             found = _resync(file, begin + _BLOCK)
             if found is None:
-                yield Damage(begin, size, "shard-damaged", f"no header at byte {begin}, nor after it: {e}")
+                end = file.tell() if size is None else size
+                yield Damage(begin, end, "shard-damaged", f"no header at byte {begin}, nor after it: {e}")
                 return
             offset = found
             yield Damage(
@@ -81,10 +85,11 @@ def walk(
             )
             continue
         if info is None:
+            ends = _is_end_mark(file, payload)
             found = _resync(file, payload + _BLOCK)
-            if found is None and _is_end_mark(file, payload):
+            if found is None and ends:
                 return
-            offset = size if found is None else found
+            offset = found if found is not None else file.tell() if size is None else size
             yield Damage(begin, offset, "shard-damaged", f"zeros at byte {payload}, but no end mark")
             if found is None:
                 return
@@ -94,21 +99,22 @@ def walk(
             # Format); members of unknown types have one.
             # A size beyond the file, of up to 2^95, must not become a place to seek to.
             offset = (
-                payload if info.type in tarfile.SUPPORTED_TYPES else min(size, payload + _padded(info.size))
+                payload if info.type in tarfile.SUPPORTED_TYPES else min(limit, payload + _padded(info.size))
             )
             continue
         offset = payload + _padded(info.size)
-        if payload + info.size > size:
-            reason = f"the tar breaks off at byte {size}, within {info.name!r}"
-            yield Damage(begin, size, "shard-truncated", reason, info.name)
+        if payload + info.size > limit:
+            reason = f"the tar breaks off at byte {limit}, within {info.name!r}"
+            yield Damage(begin, limit, "shard-truncated", reason, info.name)
             return
         data = None
         if info.size <= max_bytes and wanted(info.name):
             file.seek(payload)
             data = file.read(info.size)
             if len(data) < info.size:
-                reason = f"the tar is {size} bytes long no more: it breaks off within {info.name!r}"
-                yield Damage(begin, size, "shard-truncated", reason, info.name)
+                end = payload + len(data)
+                reason = f"the tar breaks off at byte {end}, within {info.name!r}"
+                yield Damage(begin, end if size is None else size, "shard-truncated", reason, info.name)
                 return
         yield Member(info.name, begin, offset, info.size, data)
 

@@ -11,6 +11,8 @@ import io
 import re
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -20,59 +22,92 @@ from mmray.schema import RECORDS, error
 from mmray.sources.blocks import to_blocks
 from mmray.sources.options import EXTENSIONS, ReadOptions
 from mmray.sources.shards import Shard
-from mmray.sources.tar import Damage, Member, walk
+from mmray.sources.stream import DecompressedFile
+from mmray.sources.tar import ByteFile, Damage, Member, walk
 
 _META = re.compile(r"__[^/]*__($|/)")  # webdataset.tariterators.tar_file_iterator's skip_meta
 _RECENT_KEYS = 10_000  # how far back a key is remembered; bounds the memory
+_REGROUP_BYTES = 256 << 20  # of records that are open at once while members are brought together
 _BUFFER_BYTES = 1 << 20  # one request to an object store serves many small members
 
 
 def read_webdataset(
     shard: Shard, options: ReadOptions, wanted: Sequence[Missing] = (WHOLE,)
 ) -> Iterator[pa.Table]:
-    """Yield the wanted rows of a shard as tables of RECORDS, in order.
+    """Yield the wanted rows of a tar, compressed or not, as tables of RECORDS, in order.
 
-    Rows that are not wanted are passed over without reading their payload, and where the first wanted row's
-    byte offset is known the walk begins there.
+    The walk goes to the byte where each gap starts, and passes over the payload of what is not wanted. A tar
+    whose members are brought together is walked from its beginning: where a record starts does not say which
+    members of earlier ones still follow.
 
     Raises:
         OSError: the shard cannot be opened or read; anything wrong *inside* it is a row with an error.
     """
+    records = _Records(shard.id, options)
+    with _opened(shard) as file:
+        yield from to_blocks(records.read(file, shard, wanted), options, lambda: records.ended)
+
+
+@contextmanager
+def _opened(shard: Shard) -> Iterator[ByteFile]:
     place = shard.open()
-    records = _Records(shard.id, options, wanted)
-    with (
-        place.filesystem.open_input_file(place.path) as raw,
-        io.BufferedReader(raw, _BUFFER_BYTES) as file,
-    ):
-        yield from to_blocks(records.read(file, shard.size), options, lambda: records.ended)
+    with place.filesystem.open_input_file(place.path) as raw:
+        if shard.compressed:
+            yield DecompressedFile(raw, "zstd" if shard.url.endswith(".zst") else "gzip")
+            return
+        with io.BufferedReader(raw, _BUFFER_BYTES) as file:
+            yield file
 
 
 class _Records:
-    """Groups the members of one shard into records and numbers them."""
+    """Groups the members of one shard into records and numbers them.
 
-    def __init__(self, shard_id: str, options: ReadOptions, wanted: Sequence[Missing]) -> None:
+    Up to `window` records are open at once, in the order of their first members; one more closes the oldest.
+    With a window of one, a record's members must be neighbours.
+    """
+
+    def __init__(self, shard_id: str, options: ReadOptions) -> None:
         self._shard_id = shard_id
         self._max_bytes = options.member_bytes
         self._column_of = options.column_of
         self._payload = options.payload
-        self._wanted = wanted
-        self._row = wanted[0].first - 1 if wanted[0].start else -1
-        self._open: dict[str, Any] | None = None
-        self._extensions: set[str] = set()
+        self._window = options.regroup_rows if options.interleaved == "regroup" else 1
+        self._wanted: Sequence[Missing] = ()
+        self._open: OrderedDict[str, _Open] = OrderedDict()
+        self._open_bytes = 0
+        self._row = self._closed = -1  # the last row that was begun, and the last that is complete
         self._recent: OrderedDict[str, tuple[int, set[str]]] = OrderedDict()
         self._after_damage: Damage | None = None
         self.ended = False  # whether the end of the shard was seen
 
-    def read(self, file: io.BufferedReader, size: int) -> Iterator[dict[str, Any]]:
-        start = self._wanted[0].start
-        last = self._wanted[-1].last
+    def read(self, file: ByteFile, shard: Shard, wanted: Sequence[Missing]) -> Iterator[dict[str, Any]]:
+        if self._window > 1:
+            yield from self._walk(file, shard, wanted, start=0)
+            return
+        for gap in wanted:
+            self._row = self._closed = gap.first - 1 if gap.start else -1
+            yield from self._walk(file, shard, [gap], start=gap.start)
+
+    def _walk(
+        self, file: ByteFile, shard: Shard, wanted: Sequence[Missing], start: int
+    ) -> Iterator[dict[str, Any]]:
+        """The wanted rows, from a byte on, until they are complete."""
+        self._wanted, last = wanted, wanted[-1].last
+        self._open.clear()
+        self._open_bytes, self._after_damage = 0, None
+        size = None if shard.compressed else shard.size
         for part in walk(file, size, start=start, max_bytes=self._max_bytes, wanted=self._is_wanted):
-            yield from self._add_damage(part) if isinstance(part, Damage) else self._add(part)
-            if last is not None and self._row > last:
+            if isinstance(part, Damage):
+                fault = getattr(file, "fault", None)
+                yield from self._add_damage(replace(part, reason=fault) if fault else part)
+            else:
+                yield from self._add(part)
+            if last is not None and self._closed >= last:
                 return
-        yield from self._close()
+        while self._open:
+            yield from self._close()
         if self._row < 0:
-            yield self._empty_shard(size)
+            yield self._empty_shard(shard.size)
         self.ended = True
 
     def _is_wanted(self, name: str) -> bool:
@@ -80,8 +115,7 @@ class _Records:
         key, extension = _split(name)
         if not self._payload or extension not in self._column_of:
             return False
-        following = self._open is None or key != self._open["key"]
-        return self._row_is_wanted(self._row + following)
+        return self._row_is_wanted(self._open[key].row if key in self._open else self._row + 1)
 
     def _row_is_wanted(self, row: int) -> bool:
         return any(m.first <= row and (m.last is None or row <= m.last) for m in self._wanted)
@@ -90,98 +124,109 @@ class _Records:
         key, extension = _split(member.name)
         if not extension:  # no extension, or a hidden or meta file: not part of a record
             return
-        if self._open is None or key != self._open["key"]:
-            yield from self._close()
+        if key not in self._open:
+            yield from self._make_room()
             self._begin(key, member.offset)
-        else:
-            self._after_damage = None  # it goes on, so the damage lay within it
-        record = self._open
-        assert record is not None
-        record["length"] = member.end - record["offset"]
+        elif self._window == 1:
+            self._after_damage = None  # the record goes on, so the damage lay within it
+        opened = self._open[key]
+        opened.fields["length"] = member.end - opened.fields["offset"]
         column = self._column_of.get(extension)
-        repeated = extension in self._extensions
-        self._extensions.add(extension)
+        repeated = extension in opened.extensions
+        opened.extensions.add(extension)
         if column is None:
             return
-        if repeated or record[column] is not None:
-            self._fail("repeated-member", f"more than one {column} member: {member.name!r} comes second")
-        elif member.size > self._max_bytes:
+        if repeated or column in opened.columns:
+            opened.fail("repeated-member", f"more than one {column} member: {member.name!r} comes second")
+            return
+        opened.columns.add(column)
+        if member.size > self._max_bytes:
             reason = (
                 f"{member.name!r} has {member.size} bytes, more than limits.member_bytes={self._max_bytes}"
             )
-            self._fail("member-too-large", reason)
-        elif record["error"] is None:
-            record[column] = member.data
+            opened.fail("member-too-large", reason)
+        elif opened.fields["error"] is None:
+            opened.fields[column] = member.data
+            opened.size += member.size
+            self._open_bytes += member.size
+
+    def _make_room(self) -> Iterator[dict[str, Any]]:
+        """Close the oldest records until one more fits."""
+        while self._open and (len(self._open) >= self._window or self._open_bytes > _REGROUP_BYTES):
+            yield from self._close()
 
     def _add_damage(self, damage: Damage) -> Iterator[dict[str, Any]]:
-        """The record that the damage lies in is lost, and so may members of its neighbours be."""
+        """The records that the damage may lie in are lost, and so may members of the next one be."""
         key = _split(damage.name)[0] if damage.name else None
-        if self._open is None and key is None and self._row >= 0:
+        if not self._open and key is None and self._row >= 0:
             self._after_damage = damage
             return  # the walk began here: the damage belongs to the row before it, which is done
-        if self._open is None or (key is not None and key != self._open["key"]):
-            yield from self._close()
+        if not self._open or (key is not None and key not in self._open):
+            yield from self._make_room()
             self._begin(key or "", damage.offset)
-        record = self._open
-        assert record is not None
         # A damaged range counts to the record after it, so that a walk which begins there meets it again and
         # knows that the record may lack members.
         end = damage.offset if damage.kind == "shard-damaged" else damage.end
-        record["length"] = end - record["offset"]
-        self._fail(damage.kind, damage.reason)
+        for opened in [self._open[key]] if key is not None else self._open.values():
+            opened.fields["length"] = end - opened.fields["offset"]
+            opened.fail(damage.kind, damage.reason)
         self._after_damage = damage
 
     def _begin(self, key: str, offset: int) -> None:
         self._row += 1
-        self._extensions = set()
         damage, self._after_damage = self._after_damage, None
-        self._open = {
-            **dict.fromkeys(RECORDS.names),
-            "shard": self._shard_id,
-            "row": self._row,
-            "end": False,
-            "key": key,
-            "offset": damage.offset if damage else offset,
-            "length": 0,
-        }
+        address = {"shard": self._shard_id, "row": self._row, "end": False, "key": key, "length": 0}
+        address["offset"] = damage.offset if damage else offset
+        opened = self._open[key] = _Open({**dict.fromkeys(RECORDS.names), **address})
         if damage:
-            self._fail("shard-damaged", f"may lack members lost just before it: {damage.reason}")
+            opened.fail("shard-damaged", f"may lack members lost just before it: {damage.reason}")
 
     def _close(self) -> Iterator[dict[str, Any]]:
-        record, self._open = self._open, None
-        if record is None:
-            return
-        key = record["key"]
-        earlier_row, earlier = self._recent.get(key, (-1, self._extensions))
-        if self._extensions.isdisjoint(earlier):
-            self._open = record
-            self._fail(
-                "interleaved-members",
-                f"members of this key lie apart: row {earlier_row} holds {', '.join(sorted(earlier))}; "
-                "rewrite the shard so that a record's members are neighbours",
-            )
-            self._open = None
-        self._recent[key] = (record["row"], self._extensions)
+        """The oldest open record, if it is wanted."""
+        key, opened = self._open.popitem(last=False)
+        self._open_bytes -= opened.size
+        self._closed = opened.row
+        earlier_row, earlier = self._recent.get(key, (-1, opened.extensions))
+        if opened.extensions.isdisjoint(earlier):
+            opened.fail("interleaved-members", self._lie_apart(earlier_row, earlier))
+        self._recent[key] = (opened.row, opened.extensions)
         if len(self._recent) > _RECENT_KEYS:
             self._recent.popitem(last=False)
-        if self._row_is_wanted(record["row"]):
-            yield record
+        if self._row_is_wanted(opened.row):
+            yield opened.fields
 
-    def _fail(self, kind: str, reason: str) -> None:
-        """Make the open record a row with an error, without payload; the first reason stays."""
-        record = self._open
-        assert record is not None
-        record["error"] = record["error"] or error("read", kind, reason)
-        for column in EXTENSIONS:
-            record[column] = None
+    def _lie_apart(self, row: int, extensions: set[str]) -> str:
+        what = f"members of this key lie apart: row {row} holds {', '.join(sorted(extensions))}"
+        if self._window > 1:
+            return f"{what}, more than {self._window} records before; raise regroup_rows"
+        return f"{what}; set interleaved=regroup, or rewrite the shard so that they are neighbours"
 
     def _empty_shard(self, size: int) -> dict[str, Any]:
         self._begin("", 0)
-        assert self._open is not None
-        self._open["length"] = size
-        self._fail("shard-empty", "the shard holds no records")
-        record, self._open = self._open, None
-        return record
+        _, opened = self._open.popitem()
+        opened.fields["length"] = size
+        opened.fail("shard-empty", "the shard holds no records")
+        return opened.fields
+
+
+@dataclass
+class _Open:
+    """A record whose members are being collected."""
+
+    fields: dict[str, Any]  # a row of RECORDS
+    extensions: set[str] = field(default_factory=set)  # of all its members
+    columns: set[str] = field(default_factory=set)  # that have a member
+    size: int = 0  # bytes of payload that were read
+
+    @property
+    def row(self) -> int:
+        return int(self.fields["row"])
+
+    def fail(self, kind: str, reason: str) -> None:
+        """Make it a row with an error, without payload; the first reason stays."""
+        self.fields["error"] = self.fields["error"] or error("read", kind, reason)
+        for column in EXTENSIONS:
+            self.fields[column] = None
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -112,6 +112,32 @@ def test_any_split_into_missing_rows_reads_what_a_full_read_reads(records, forma
         assert {row["row"] for row in again if row["end"]} == {len(rows) - 1}
 
 
+@settings(deadline=None, max_examples=60)
+@given(records, st.data())
+def test_members_in_any_order_become_the_records_that_they_are_of(records, data):
+    """And whichever rows are asked for, as long as no more records are open than the window holds."""
+    members = data.draw(st.permutations(members_of(records)))
+    first_met = list(dict.fromkeys(name.rpartition("/")[0] + "/" + stem(name) for name, _ in members))
+    with on_disk(tar_bytes(members)) as folder:
+        path = Path(folder, "s.tar")
+        rows = read_rows(path, interleaved="regroup", regroup_rows=len(records))
+        assert [row["key"] for row in rows] == [key.removeprefix("/") for key in first_met]
+        assert not any(map(fault, rows))
+        by_key = {row["key"]: row for row in rows}
+        for key, fields in records:
+            expected = {COLUMN_OF.get(name.lower()): payload for name, payload in fields.items()}
+            assert {column: by_key[key][column] for column in EXTENSIONS} == {
+                column: expected.get(column) for column in EXTENSIONS
+            }
+        gap = data.draw(st.integers(0, len(rows) - 1).map(lambda row: Missing(row, row, row)))
+        again = read_rows(path, gap, interleaved="regroup", regroup_rows=len(records))
+        assert comparable(again, set()) == comparable(rows[gap.first : gap.first + 1], set())
+
+
+def stem(name):
+    return name.rpartition("/")[2].partition(".")[0]
+
+
 def comparable(rows, torn):
     """Rows without `end`, promised only where reading went that far; of torn ones the address only."""
     address = ("shard", "row", "key", "offset", "length")

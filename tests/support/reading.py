@@ -45,7 +45,7 @@ def walk_all(tar, *, start=0, max_bytes=1 << 20, wanted=lambda _: True, size=Non
     return list(
         walk(
             io.BytesIO(tar),
-            len(tar) if size is None else size,
+            {None: len(tar), "unknown": None}.get(size, size),
             start=start,
             max_bytes=max_bytes,
             wanted=wanted,

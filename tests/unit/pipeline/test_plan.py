@@ -5,12 +5,15 @@ import json
 import pytest
 from support.bundles import make_bundle, small_bundle
 from support.outcomes import shard
+from support.reading import shard_at
 from support.runs import make_config
+from support.tars import write_shard
 
 from mmray.coverage import WHOLE, Missing
 from mmray.errors import ConfigError
 from mmray.pipeline.plan import Machines, make_plan
 from mmray.pipeline.survey import Census, Survey
+from mmray.sources.index import write_index
 
 SHARDS = tuple(shard(f"{i:02d}.tar", 100 + 7 * i) for i in range(20))
 
@@ -126,3 +129,24 @@ def test_the_plan_is_json_with_all_that_a_resume_compares():
     }
     assert content["shards"][0] == SHARDS[0].to_list()
     assert content["config"]["input"] == ["in"]
+
+
+def test_one_indexed_shard_is_shared_among_the_actors(tmp_path):
+    """Every row once, the end of the shard in one of the units, and each unit of about the same size."""
+    path = write_shard(tmp_path / "s.tar", [(f"k{i:04d}", {"txt": b"x"}) for i in range(2_000)])
+    write_index(shard_at(path))
+    large = shard_at(path)
+    units = plan(shards=(large,)).units([(large, [Missing(3, None, 3 * 1024)])])
+    assert len(units) > 8
+    gaps = sorted(gap for unit in units for work in unit for gap in work.wanted)
+    assert gaps[0][:2] == (3, gaps[1].first - 1)
+    assert [gap.first for gap in gaps[1:]] == [gap.last + 1 for gap in gaps[:-1]]
+    assert gaps[-1].last is None
+    sizes = [sum(work.size for work in unit) for unit in units]
+    assert max(sizes) < 2 * sum(sizes) / len(sizes)
+
+
+def test_a_shard_without_an_index_is_one_unit(tmp_path):
+    path = write_shard(tmp_path / "s.tar", [(f"k{i:04d}", {"txt": b"x"}) for i in range(200)])
+    whole = shard_at(path)
+    assert len(plan(shards=(whole,)).units([(whole, [WHOLE])])) == 1

@@ -1,0 +1,136 @@
+"""Where every few records of a shard begin, so that one large shard can be shared among several tasks.
+
+An index is a small file beside its shard (`mmray index` writes it). Formats that tell it quickly need none.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mmray.coverage import Missing
+from mmray.errors import InputError
+from mmray.sources import ReadOptions, Shard, read
+from mmray.sources.shards import INDEX_SUFFIX
+from mmray.storage import Location
+
+_STRIDE = 64  # rows between anchors: 16 bytes each, so 250 kB for a million records
+_BLOCK_ROWS = 4096  # of addresses, which are small
+_METADATA = b"mmray"
+_SELF_INDEXED = ("lmdb", "parquet")  # their addresses cost little beside reading them
+
+
+@dataclass(frozen=True)
+class Index:
+    """Anchors into one shard."""
+
+    shard_id: str
+    rows: int  # of the whole shard
+    anchors: npt.NDArray[np.int64]  # [A, 2]: row, and the offset where it begins; both ascend
+
+    def cut(self, gap: Missing, rows: int) -> list[Missing]:
+        """Cut a gap at anchors, into pieces of about so many rows.
+
+        The last piece ends where the gap does, so that whoever reads to the end of the shard still sees it.
+        """
+        last = self.rows - 1 if gap.last is None else gap.last
+        starts = [(gap.first, gap.start)]
+        while True:
+            following = int(np.searchsorted(self.anchors[:, 0], starts[-1][0] + max(1, rows)))
+            if following == len(self.anchors) or self.anchors[following, 0] > last:
+                break
+            starts.append((int(self.anchors[following, 0]), int(self.anchors[following, 1])))
+        lasts = [first - 1 for first, _ in starts[1:]] + [gap.last]
+        return [Missing(first, end, start) for (first, start), end in zip(starts, lasts, strict=True)]
+
+    def write(self, shard: Shard) -> Location:
+        """Put the index beside its shard."""
+        table = pa.table({"row": self.anchors[:, 0], "offset": self.anchors[:, 1]})
+        about = json.dumps({"shard": self.shard_id, "rows": self.rows}).encode()
+        sink = pa.BufferOutputStream()
+        pq.write_table(table.replace_schema_metadata({_METADATA: about}), sink, compression="zstd")
+        place = shard.open().beside(INDEX_SUFFIX)
+        place.write_atomically(sink.getvalue())
+        return place
+
+    @classmethod
+    def load(cls, shard: Shard) -> Index:
+        """Read the index beside a shard.
+
+        Raises:
+            InputError: it is unreadable, or was made for what the shard was before.
+        """
+        place = shard.open().beside(INDEX_SUFFIX)
+        remedy = "run `mmray index` again, or delete it"
+        try:
+            table = pq.read_table(pa.BufferReader(place.read_bytes()))
+            about = json.loads(table.schema.metadata[_METADATA])
+            anchors = np.stack([table["row"].to_numpy(), table["offset"].to_numpy()], axis=1)
+            shard_id, rows = str(about["shard"]), int(about["rows"])
+        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as e:
+            raise InputError(f"{place}: not an index of mmray: {e}; {remedy}") from e
+        if shard_id.rpartition("@")[2] != shard.id.rpartition("@")[2]:
+            raise InputError(f"{place}: was made for {shard_id}, but the shard is now {shard.id}; {remedy}")
+        return cls(shard.id, rows, anchors)
+
+
+def build_index(shard: Shard, options: ReadOptions) -> Index:
+    """Walk a shard for the addresses of its records; payload is passed over.
+
+    Raises:
+        InputError: the shard cannot be read from its middle: compressed, or with members that lie apart.
+        OSError: it cannot be read at all.
+    """
+    if shard.compressed:
+        raise InputError(f"{shard.url}: is compressed, so it can only be read from its beginning; unpack it")
+    rows, offsets = 0, []
+    for block in read(shard, replace(options, interleaved="strict", payload=False, block_rows=_BLOCK_ROWS)):
+        kinds = pc.struct_field(block["error"].combine_chunks(), "type")
+        if pc.any(pc.equal(kinds, "interleaved-members")).as_py():
+            raise InputError(
+                f"{shard.url}: members of its records lie apart, so it can only be read from its beginning; "
+                "rewrite it (`mmray convert` there and back does)"
+            )
+        offsets.append(block["offset"].to_numpy())
+        rows += block.num_rows
+    ordinals = np.arange(0, rows, _STRIDE)
+    every = np.concatenate(offsets)[ordinals] if rows else ordinals
+    return Index(shard.id, rows, np.stack([ordinals, every], axis=1))
+
+
+def index_of(shard: Shard, options: ReadOptions) -> Index | None:
+    """The index to split a shard with: the one beside it, or one made now where that is quick.
+
+    Raises:
+        InputError: the index beside it is of no use.
+    """
+    if options.interleaved == "regroup" and shard.format == "webdataset":
+        return None
+    if shard.indexed:
+        return Index.load(shard)
+    if shard.format not in _SELF_INDEXED:
+        return None
+    with suppress(OSError):  # whoever reads the shard will name it
+        return build_index(shard, options)
+    return None
+
+
+def write_index(shard: Shard) -> Index:
+    """Make the index of a shard and put it beside it; one that is there and right stays.
+
+    Raises:
+        InputError, OSError: as `build_index`.
+    """
+    if shard.indexed:
+        with suppress(InputError):  # of what the shard was before
+            return Index.load(shard)
+    index = build_index(shard, ReadOptions())
+    index.write(shard)
+    return index
