@@ -109,9 +109,9 @@ class RunDisplay:
         sets = ", ".join(f"{rows:,} {s}" for s, rows in summary["modalities"].items())
         table.add_row("from", sets)
         if this_run:
-            table.add_row(
-                "speed", f"{this_run['rows_per_s']:.1f} rows/s after {this_run['startup_s']:.1f} s to start"
-            )
+            rate = this_run["rows_per_s"]
+            speed = f"{rate:.1f} rows/s" if rate else f"{this_run['rows']:,} rows, too few for a rate"
+            table.add_row("speed", f"{speed}, after {this_run['startup_s']:.1f} s to start")
             table.add_row("stages", _shares(this_run["stage_seconds"]))
         else:
             table.add_row("speed", "nothing was left to do")

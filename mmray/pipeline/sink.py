@@ -53,8 +53,7 @@ def commit(
     )
     if rejects.num_rows:
         (out.rejects / part.name).write_atomically(_to_parquet(rejects))
-    rows = predicted.replace_schema_metadata(part.to_footer())
-    (out.parts / part.name).write_atomically(_to_parquet(rows))
+    (out.parts / part.name).write_atomically(_to_parquet(predicted, part.to_footer()))
     return part
 
 
@@ -119,9 +118,12 @@ def to_rejects(failed: pa.Table) -> pa.Table:
     return table({**{c: failed[c] for c in ("shard", "row", "key", "offset", "length")}, **why}, REJECTS)
 
 
-def _to_parquet(rows: pa.Table) -> pa.Buffer:
+def _to_parquet(rows: pa.Table, footer: Mapping[bytes, bytes] | None = None) -> pa.Buffer:
     sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression="zstd")
+    with pq.ParquetWriter(sink, rows.schema, compression="zstd") as writer:
+        writer.write_table(rows)
+        # As metadata of the schema it would be in the file twice.
+        writer.add_key_value_metadata(footer or {})
     return sink.getvalue()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import support.three_nodes
+from support.predictions import assert_same_predictions
 
 from mmray.pipeline.audit import audit
 from mmray.pipeline.rundir import RunDirectory
@@ -43,5 +44,4 @@ def test_a_killed_node_is_survived_without_a_restart(command, undisturbed, three
     out = command.finish(process)
     assert "3 nodes, 3 CPUs" in out
     assert audit(RunDirectory.at(str(command.output))).ok
-    rows = command.predictions()
-    assert rows["label"].equals(undisturbed["label"])
+    assert_same_predictions(command.predictions(), undisturbed)

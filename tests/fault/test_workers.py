@@ -8,6 +8,7 @@ import signal
 
 import pytest
 from support.command import worker_pids
+from support.predictions import assert_same_predictions
 
 from mmray.pipeline.audit import audit
 from mmray.pipeline.rundir import RunDirectory
@@ -26,9 +27,7 @@ def test_a_killed_worker_is_survived_without_a_restart(
     os.kill(wait_for_worker(f"({worker})"), signal.SIGKILL)
     command.finish(process)
     assert audit(RunDirectory.at(str(command.output))).ok
-    rows = command.predictions()
-    assert rows.num_rows == undisturbed.num_rows
-    assert rows["label"].equals(undisturbed["label"])
+    assert_same_predictions(command.predictions(), undisturbed)
 
 
 def test_a_run_that_stands_still_ends_with_exit_3_and_names_the_stage(command, undisturbed, wait_for_worker):
