@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 python jobs/bench_resume.py --input data/tuxpaint --bundle bundles/stamps
 
-Runs the job once undisturbed, then kills it (-9) once 90 % of the rows are in parts, and resumes it. Then the
-same for a plain Ray Data pipeline (read_parquet, an actor around the same model, write_parquet) with
-CheckpointConfig. Expected: mmray reads at most 12 % of the input's bytes again and processes at most 20 % as
+Runs the job once undisturbed, then kills it (-9) once 90 % of the rows are in parts, takes away the parts
+that came between that moment and the kill, and resumes it. Then the same for a plain Ray Data pipeline
+(read_parquet, an actor around the same model, write_parquet) with CheckpointConfig, whose output is left as
+the kill left it. Expected: mmray reads at most 12 % of the input's bytes again and processes at most 20 % as
 long (start-up apart). Prints one JSON line last.
 """
 
@@ -36,7 +37,7 @@ CONTENDER = Path(__file__).parent / "contenders" / "ray_checkpoint.py"
 def main(
     input: Annotated[Path, typer.Option(help="Directory of shards.")] = Path("data/tuxpaint"),
     bundle: Annotated[Path, typer.Option(help="Bundle directory.")] = Path("bundles/stamps"),
-    copies: Annotated[int, typer.Option(help="The input this many times over, so that a run lasts.")] = 2,
+    copies: Annotated[int, typer.Option(help="The input this many times over, so that a run lasts.")] = 4,
 ) -> None:
     """Measure both, and print the figures."""
     with tempfile.TemporaryDirectory() as temporary:
@@ -61,7 +62,7 @@ def _multiply(source: Path, target: Path, copies: int) -> int:
 def _ours(place: Path, bundle: Path, rows: int) -> dict[str, Any]:
     def command(output: Path) -> list[str]:
         options = ["--input", str(place / "in"), "--bundle", str(bundle), "--output", str(output)]
-        return ["mmray", "run", *options, "--set", "part_rows=40"]
+        return ["mmray", "run", *options, "--set", "part_rows=16", "--set", "block_rows=16"]
 
     def this_run(output: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((output / "summary.json").read_text())["this_run"]
@@ -70,18 +71,34 @@ def _ours(place: Path, bundle: Path, rows: int) -> dict[str, Any]:
     calm, crashed = place / "calm", place / "crashed"
     subprocess.run(command(calm), check=True, stdout=subprocess.DEVNULL)
     _kill_at(command(crashed), lambda: _parquet_rows(crashed / "parts") >= 0.9 * rows)
+    _trim(crashed / "parts", round(0.9 * rows))
+    done = _parquet_rows(crashed / "parts")
     shards = list_shards([str(place / "in")])
     missing = Ledger.load(RunDirectory.at(str(crashed))).missing(shards)
     again = sum(shard.size - gaps[0].start for shard, gaps in missing)
     subprocess.run(command(crashed), check=True, stdout=subprocess.DEVNULL)
     seconds = {o.name: this_run(o)["elapsed_s"] - this_run(o)["startup_s"] for o in (calm, crashed)}
+    busy = {o.name: sum(this_run(o)["stage_seconds"].values()) for o in (calm, crashed)}
     return {
+        "done_share": round(done / rows, 3),
+        "bytes_share": round(again / sum(shard.size for shard in shards), 3),  # at most: to each shard's end
         "full_s": round(seconds["calm"], 2),
         "resume_s": round(seconds["crashed"], 2),
         "time_share": round(seconds["crashed"] / seconds["calm"], 3),
-        "bytes_share": round(again / sum(shard.size for shard in shards), 3),
+        "busy_share": round(busy["crashed"] / busy["calm"], 3),  # of the workers, without waiting
         "rows_again": this_run(crashed)["rows"],
     }
+
+
+def _trim(parts: Path, rows: int) -> None:
+    """Delete the latest parts, as long as so many rows remain: as if the kill had come that much earlier."""
+    remaining = _parquet_rows(parts)
+    for part in sorted(parts.glob("*.parquet"), key=lambda part: -part.stat().st_mtime_ns):
+        held = int(pq.read_metadata(part).num_rows)
+        if remaining - held < rows:
+            return
+        part.unlink()
+        remaining -= held
 
 
 def _theirs(place: Path, bundle: Path, rows: int) -> dict[str, Any]:
@@ -102,12 +119,19 @@ def _theirs(place: Path, bundle: Path, rows: int) -> dict[str, Any]:
     subprocess.run(command("theirs-calm"), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     full = time.monotonic() - start
     output = place / "theirs-crashed"
+    account = place / f"{output.name}-read.txt"
     killed = _kill_at(command(output.name), lambda: _parquet_rows(output) >= 0.9 * rows)
+    done = _parquet_rows(output)
+    account.unlink(missing_ok=True)
     start = time.monotonic()
     again = subprocess.run(command(output.name), capture_output=True, text=True)
+    resume = time.monotonic() - start
+    size = sum(file.stat().st_size for file in (place / "records").iterdir())
     return {
+        "done_share": round(done / rows, 3),
+        "bytes_share": round(sum(map(int, account.read_text().split())) / size, 3),
         "full_s": round(full, 2),  # with start-up, which it does not report
-        "resume_s": round(time.monotonic() - start, 2),
+        "resume_s": round(resume, 2),
         "killed_in_time": killed,
         "rows_after": _parquet_rows(output),
         "failed": again.stderr.strip().splitlines()[-1][:300] if again.returncode else None,

@@ -2,13 +2,16 @@
 
     python jobs/contenders/ray_checkpoint.py RECORDS OUTPUT BUNDLE
 
-RECORDS is a directory of Parquet files of RECORDS with a unique column `id`. Run again, it resumes.
+RECORDS is a directory of Parquet files of RECORDS with a unique column `id`. Run again, it resumes. Appends
+the bytes that it reads of RECORDS, a line for each time that a file is opened, to OUTPUT-read.txt.
 """
 
 import sys
 from typing import Any
 
+import pyarrow.fs as pafs
 import ray
+from counting import CountingFileSystem  # beside this script, so that Ray's workers find it, too
 from ray.data import ActorPoolStrategy, DataContext
 from ray.data.checkpoint import CheckpointConfig
 
@@ -33,9 +36,11 @@ if __name__ == "__main__":
     DataContext.get_current().checkpoint_config = CheckpointConfig(
         id_column="id", checkpoint_path=f"{output}-checkpoint", delete_checkpoint_on_success=False
     )
-    # One actor without a CPU of its own: with one, a resume stood still on two CPUs (see docs/log.md).
+    disk = pafs.PyFileSystem(pafs.FSSpecHandler(CountingFileSystem(f"{output}-read.txt")))
+    # One actor without a CPU of its own: a resume filters in actors that each take a CPU, so on two CPUs
+    # nothing would be left to read with, and it would stand still.
     # Enough blocks that some are written before the end; by default Ray would make one of all.
-    ray.data.read_parquet(records, override_num_blocks=40).map_batches(
+    ray.data.read_parquet(records, filesystem=disk, override_num_blocks=40).map_batches(
         Infer,
         fn_constructor_args=(bundle,),
         batch_size=64,
