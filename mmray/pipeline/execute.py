@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,9 +14,10 @@ from typing import Any, cast
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy
+from ray.data.exceptions import SystemException
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mmray.errors import Interrupted, RunError
+from mmray.errors import Interrupted, MmrayError, RunError
 from mmray.pipeline.meter import Meter, Snapshot
 from mmray.pipeline.plan import Plan, Unit
 from mmray.pipeline.stages import (
@@ -183,7 +185,12 @@ def _named_failures(meter: RunningMeter) -> Iterator[None]:
 def _root_cause(failure: BaseException) -> str:
     """The innermost error, in one line."""
     cause = getattr(failure, "cause", None) or failure.__cause__
-    if isinstance(cause, BaseException):
+    if isinstance(cause, BaseException) and not isinstance(cause, SystemException):  # Ray's marker, no cause
         return _root_cause(cause)
-    lines = [line for line in str(failure).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(failure).__name__
+    lines = [line.strip() for line in str(failure).splitlines() if line.strip()] or [""]
+    if isinstance(failure, MmrayError):
+        return lines[0]
+    if isinstance(failure, ray.exceptions.RayError):  # a trace, the error, and Ray's hints after it
+        named = [line for line in lines if re.match(r"[\w.]+(Error|Exception): ", line)]
+        return named[-1] if named else lines[0]
+    return f"{type(failure).__name__}: {lines[0]}"

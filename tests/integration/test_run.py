@@ -185,3 +185,20 @@ def test_an_unreadable_shard_is_named_and_keeps_no_other_from_being_done(shards,
     assert done == {"a.tar"}
     (tmp_path / "b.tar").rename(source / "b.tar")
     assert run(plain, SILENT).audit.ok
+
+
+def test_a_run_that_breaks_off_says_why_in_one_line(shards, bundle, tmp_path):
+    """The error itself, not the hints that Ray adds to it."""
+    copy = shutil.copytree(bundle.path, tmp_path / "bundle")
+    config = {"input": [str(shards)], "bundle": str(copy), "output": str(tmp_path / "out")}
+
+    def lose_the_graph(*_: object) -> None:
+        (copy / "variants/fp32.onnx").unlink()
+
+    watcher = Watcher(lambda *_: None, lose_the_graph, lambda *_: None)
+    with pytest.raises(RunError) as e:
+        run(RunConfig.model_validate(config), watcher)
+    message = str(e.value)
+    assert "variants/fp32.onnx" in message
+    assert "\n" not in message
+    assert message.endswith("run the same command again to resume")
