@@ -13,11 +13,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmray.preprocess.spec import AudioSpec, ImageSpec, PreprocessSpec
+from mmray.preprocess.spec import AudioSpec, ImageSpec, PreprocessSpec, TextSpec
 
 Feeds = dict[str, npt.NDArray[np.generic]]
+Shape = tuple[int, ...]
 
-#: Text is padded to the next of these, so that a device sees few shapes.
+#: Text is padded to the next of these, so that a device sees few shapes, but never beyond `max_tokens`: an
+#: encoder may have no more positions (CLIP: 77).
 TOKEN_LADDER = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192)
 
 
@@ -52,7 +54,7 @@ def pack(tensors: pa.Table, spec: PreprocessSpec, *, at_least_one: bool = False)
         present.append(rows)
     if spec.text:
         rows, values = _present(tensors["input_ids"])
-        feeds |= _pack_text(rows, values, at_least_one)
+        feeds |= _pack_text(rows, values, spec.text, at_least_one)
         present.append(rows)
     if spec.audio:
         rows, values = _present(tensors["log_mel"])
@@ -62,6 +64,37 @@ def pack(tensors: pa.Table, spec: PreprocessSpec, *, at_least_one: bool = False)
     for column, rows in enumerate(present):
         flags[rows, column] = True
     return {"present": flags, **feeds}
+
+
+def shape_profiles(spec: PreprocessSpec, batch_rows: int) -> list[dict[str, tuple[Shape, Shape]]]:
+    """Least and largest shape of every input, one profile for each step of the token ladder.
+
+    For engines that are compiled for ranges of shapes; they are given at least one row of each modality.
+    """
+
+    def between(least: int, largest: int, *rest: int) -> tuple[Shape, Shape]:
+        return (least, *rest), (largest, *rest)
+
+    shapes = {"present": between(1, batch_rows, len(spec.modalities))}
+    if image := spec.image:
+        shapes["pixels"] = between(1, batch_rows, image.height, image.width, 3)
+        shapes["pixels_row"] = between(1, batch_rows)
+    if audio := spec.audio:
+        patches = batch_rows * audio.max_patches
+        shapes["log_mel"] = between(1, patches, audio.patch_frames, audio.mel_bins)
+        shapes["log_mel_row"] = between(1, patches)
+    if spec.text is None:
+        return [shapes]
+    shapes["text_row"] = between(1, batch_rows)
+    return [
+        shapes | {name: between(1, batch_rows, step) for name in ("input_ids", "attention_mask")}
+        for step in _token_steps(spec.text)
+    ]
+
+
+def _token_steps(spec: TextSpec) -> list[int]:
+    """Widths that texts are padded to."""
+    return [step for step in TOKEN_LADDER if step < spec.max_tokens] + [spec.max_tokens]
 
 
 def _present(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], pa.ChunkedArray]:
@@ -80,13 +113,14 @@ def _pack_image(rows: npt.NDArray[np.int64], values: pa.ChunkedArray, spec: Imag
     return {"pixels": pixels, "pixels_row": rows}
 
 
-def _pack_text(rows: npt.NDArray[np.int64], values: pa.ChunkedArray, fill: bool) -> Feeds:
+def _pack_text(rows: npt.NDArray[np.int64], values: pa.ChunkedArray, spec: TextSpec, fill: bool) -> Feeds:
+    steps = _token_steps(spec)
     if fill and not len(rows):
-        one = np.ones((1, TOKEN_LADDER[0]), np.int32)
+        one = np.ones((1, steps[0]), np.int32)
         return {"input_ids": np.zeros_like(one), "attention_mask": one, "text_row": np.zeros(1, np.int64)}
     lengths = pc.list_value_length(values).to_numpy()
     longest = int(lengths.max(initial=1))
-    width = next((step for step in TOKEN_LADDER if step >= longest), longest)
+    width = next((step for step in steps if step >= longest), longest)
     mask = np.arange(width) < lengths[:, None]
     ids = np.zeros((len(rows), width), np.int32)
     ids[mask] = pc.list_flatten(values).to_numpy()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from mmray.align import AlignSpec
 from mmray.errors import ConfigError
 from mmray.preprocess.spec import Limits
 from mmray.schema import MODALITIES, Modality
@@ -39,6 +40,7 @@ class RunConfig(BaseModel):
     variant: str = "auto"
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     modalities: tuple[Modality, ...] | None = Field(None, min_length=1)  # None: all that the model takes
+    align: AlignSpec | None = None  # brings audio and text into step with the image; None: used as they are
 
     # What comes out
     scores: bool = True  # the score of every class, not only the best
@@ -88,7 +90,7 @@ def load_config(
     Raises:
         ConfigError: names the file, the key, and the nearest key that exists.
     """
-    values = _read_yaml(path) if path else {}
+    values = read_yaml(path) if path else {}
     file_keys = set(values)
     values |= {key: value for key, value in overrides.items() if value is not None}
     for assignment in assignments:
@@ -100,11 +102,19 @@ def load_config(
     try:
         return RunConfig.model_validate(values)
     except ValidationError as e:
-        in_file = path is not None and e.errors()[0]["loc"][0] in file_keys
-        raise ConfigError(_explain(e, str(path) if in_file else "command line")) from e
+        first = e.errors()[0]
+        in_file = path is not None and first["loc"][0] in file_keys
+        option = str(first["loc"][0]).replace("_", "-")
+        remedy = f"; give it there or as --{option}" if first["type"] == "missing" else ""
+        raise ConfigError(explain(e, RunConfig, str(path) if in_file else "command line") + remedy) from e
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Keys and values of a YAML file.
+
+    Raises:
+        ConfigError: it cannot be read, or holds something else.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
@@ -132,17 +142,37 @@ def _assign(values: dict[str, Any], key: str, value: object) -> None:
     values[last] = value
 
 
-def _explain(failure: ValidationError, where: str) -> str:
-    """The first thing that is wrong, in one line."""
+def explain(failure: ValidationError, model: type[BaseModel], where: str) -> str:
+    """The first thing that is wrong, in one line.
+
+    Args:
+        failure: what pydantic found.
+        model: what was validated.
+        where: the file, or whatever else the values came from.
+    """
     first = failure.errors()[0]
     location = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        outer, _, name = location.rpartition(".")
-        models: dict[str, type[BaseModel]] = {"limits": Limits, "extensions": Extensions}
-        known = models.get(outer, RunConfig).model_fields
+        name = str(first["loc"][-1])
+        known = _model_at(model, first["loc"][:-1]).model_fields
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
         return f"{where}: unknown key '{location}' ({hint})"
     if first["type"] == "missing":
-        return f"{where}: '{location}' is missing; give it there or as --{location.replace('_', '-')}"
+        return f"{where}: '{location}' is missing"
     return f"{where}: '{location}': {first['msg'].lower()}, not {first['input']!r}"
+
+
+def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
+    """The model of the values at a place within those of another; positions in lists are passed over."""
+    for name in location:
+        if isinstance(name, str):
+            model = _model_in(model.model_fields[name].annotation) or model
+    return model
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401  (annotations have no common type)
+    """The model that an annotation such as `Limits | None` or `tuple[Step, ...]` names."""
+    if parts := get_args(annotation):
+        return next((found for part in parts if (found := _model_in(part))), None)
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None

@@ -5,6 +5,7 @@ MmrayError
 │   ├── ConfigError       a key or value of the run config
 │   ├── InputError        the records: missing, empty, or of an unknown kind
 │   ├── BundleError       the bundle directory: unreadable, incomplete or altered
+│   ├── ModelError        a model that was to become a bundle: its files, inputs or outputs do not fit
 │   └── OutputError       the run directory: made by another run, or not writable
 ├── EngineError           exit 3: the model could not be loaded or run as asked
 ├── RunError             exit 3: the run broke off; running it again resumes it
@@ -39,6 +40,10 @@ class InputError(UsageError):
 
 class BundleError(UsageError):
     """The bundle directory is unreadable, incomplete or altered."""
+
+
+class ModelError(UsageError):
+    """A model cannot become a bundle as it is: its files, inputs, outputs or preprocessing do not fit."""
 
 
 class OutputError(UsageError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
@@ -13,17 +14,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmray.align import AlignSpec
 from mmray.batching import Feeds, batches, pack
 from mmray.bundle import Bundle
-from mmray.engine import Engine, Provider
+from mmray.engine import Engine, Provider, best_provider, shared_graph
 from mmray.errors import EngineError
 from mmray.preprocess import TENSOR_OF, OnDamaged, Preprocessor
 from mmray.preprocess.spec import Limits
 from mmray.schema import Modality, OutputColumns, error, outcomes, table
-
-_GOLDEN_TOLERANCE = (
-    1e-3  # of scores; kernels of other CPUs add in another order, a wrong one is off by far more
-)
+from mmray.storage import cache_directory
 
 
 def open_preprocessor(
@@ -32,10 +31,16 @@ def open_preprocessor(
     limits: Limits | None = None,
     modalities: Collection[Modality] | None = None,
     on_damaged: OnDamaged = "reject",
+    align: AlignSpec | None = None,
 ) -> Preprocessor:
     """The preprocessing that a bundle's model was trained with."""
     return Preprocessor(
-        bundle.spec, bundle.tokenizer, limits=limits, modalities=modalities, on_damaged=on_damaged
+        bundle.spec,
+        bundle.tokenizer,
+        limits=limits,
+        modalities=modalities,
+        on_damaged=on_damaged,
+        align=align,
     )
 
 
@@ -48,7 +53,10 @@ class Predictor:
         provider: where to run.
         threads: threads of one inference.
         batch_rows: records of one inference.
-        columns: which optional columns to give; None gives the scores of every class.
+        shared: whether other processes of this machine load the same graph; on the CPU they then share its
+            weights.
+        columns: which optional columns to give; None gives the scores of every class, or the features where
+            the model has no labels.
 
     Raises:
         EngineError: the graph does not load, or does not give the bundle's golden outputs here.
@@ -62,18 +70,21 @@ class Predictor:
         provider: Provider = "auto",
         threads: int = 1,
         batch_rows: int = 32,
+        shared: bool = False,
         columns: OutputColumns | None = None,
     ) -> None:
         self.variant = bundle.choose(variant)
-        self.columns = columns or OutputColumns(classes=len(bundle.labels))
+        self.columns = columns or _default_columns(bundle)
         self.schema = outcomes(self.columns)
         self._bundle = bundle
         self._labels = np.array(bundle.labels, dtype=object)
+        # What a prediction is read from: it must be finite, and like the golden one.
+        self._decisive = "scores" if bundle.labels else "features"
         self._batch_rows = batch_rows
-        self._engine = Engine(bundle.graph(self.variant), provider=provider, threads=threads)
+        self._engine = _open_engine(bundle, self.variant, provider, threads, shared)
         #: Seconds spent in "model"; whoever reports them may clear it.
         self.seconds: Counter[str] = Counter()
-        #: Largest difference from the bundle's golden scores on this machine.
+        #: Largest difference from the bundle's golden outputs on this machine.
         self.golden_difference = self._check_golden()
 
     def __call__(self, tensors: pa.Table) -> pa.Table:
@@ -85,7 +96,8 @@ class Predictor:
         features = np.zeros((rows, self.columns.features), np.float32)
         for batch in batches(tensors, self._batch_rows):
             for good, outputs in self._infer(tensors, batch, errors):
-                scores[good] = outputs["scores"]
+                if self.columns.labelled:
+                    scores[good] = outputs["scores"]
                 if self.columns.features:
                     features[good] = outputs["features"]
         result = self._to_outcomes(tensors, errors, scores, features)
@@ -111,9 +123,9 @@ class Predictor:
             yield from self._infer(tensors, rows[:half], errors)
             yield from self._infer(tensors, rows[half:], errors)
             return
-        finite = np.isfinite(outputs["scores"]).all(axis=1)
+        finite = np.isfinite(outputs[self._decisive]).all(axis=1)
         for row in rows[~finite]:
-            errors[row] = error("infer", "not-finite", "the model gave scores that are not finite")
+            errors[row] = error("infer", "not-finite", f"the model gave {self._decisive} that are not finite")
         yield rows[finite], {name: array[finite] for name, array in outputs.items()}
 
     def _to_outcomes(
@@ -123,20 +135,22 @@ class Predictor:
         scores: npt.NDArray[np.float32],
         features: npt.NDArray[np.float32],
     ) -> pa.Table:
-        best = scores.argmax(axis=1)
-        failed = np.array([e is not None for e in errors], np.bool_)
         columns: dict[str, Any] = {
             name: tensors[name] for name in ("shard", "row", "key", "end", "offset", "length", "damaged")
         }
         columns |= {
-            "label": pa.array(self._labels[best], pa.string(), mask=failed),
-            "score": pa.array(scores[np.arange(len(best)), best], mask=failed),
             "modalities": _modalities(tensors),
             "variant": [self.variant] * len(errors),
             "bundle": [self._bundle.digest] * len(errors),
+            "alignment_error_ms": tensors["alignment_error_ms"],
             "error": errors,
         }
         columns |= _carried(tensors["meta"], self.columns.carry)
+        if self.columns.labelled:
+            best = scores.argmax(axis=1)
+            failed = np.array([e is not None for e in errors], np.bool_)
+            columns["label"] = pa.array(self._labels[best], pa.string(), mask=failed)
+            columns["score"] = pa.array(scores[np.arange(len(best)), best], mask=failed)
         if self.columns.classes:
             columns["scores"] = pa.FixedSizeListArray.from_arrays(scores.reshape(-1), scores.shape[1])
         if self.columns.features:
@@ -145,21 +159,43 @@ class Predictor:
         return table(columns, self.schema)
 
     def _check_golden(self) -> float:
-        inputs, expected = self._bundle.golden()
+        inputs, expected = self._bundle.golden(self.variant)
+        allowed = self._bundle.manifest.variants[self.variant].golden_tolerance
         try:
-            scores = self._engine(inputs)["scores"]
-            difference = float(np.abs(np.subtract(scores, expected["scores"])).max())
+            difference = output_difference(self._engine(inputs)[self._decisive], expected[self._decisive])
         except Exception as e:  # ONNX Runtime's own exception types share no base
             raise EngineError(
                 f"{self._bundle.path}: variant {self.variant} does not run on its golden inputs on "
                 f"{self._engine.provider}: {e}"
             ) from e
-        if not difference <= _GOLDEN_TOLERANCE:  # also true for NaN
+        if not difference <= allowed:  # also true for NaN
             raise EngineError(
-                f"{self._bundle.path}: variant {self.variant} is off its golden scores by {difference:.2g} "
-                f"on {self._engine.provider}; it cannot be trusted on this machine"
+                f"{self._bundle.path}: variant {self.variant} is off its golden {self._decisive} by "
+                f"{difference:.2g} on {self._engine.provider}; it cannot be trusted on this machine"
             )
         return difference
+
+
+def output_difference(found: npt.NDArray[np.generic], expected: npt.NDArray[np.generic]) -> float:
+    """Largest difference of two outputs, as a share of the largest expected value where that is above 1."""
+    scale = max(1.0, float(np.abs(expected).max()))
+    return float(np.abs(np.subtract(found, expected)).max()) / scale
+
+
+def _open_engine(bundle: Bundle, variant: str, provider: Provider, threads: int, shared: bool) -> Engine:
+    graph = bundle.graph(variant)
+    if shared and (provider == "cpu" or (provider == "auto" and best_provider() == "cpu")):
+        digest = bundle.manifest.files[bundle.manifest.variants[variant].file]
+        with suppress(Exception):  # sharing only saves memory: what is wrong shows without it, too
+            prepacked = shared_graph(graph, digest, cache_directory())
+            return Engine(prepacked, provider="cpu", threads=threads, prepacked=True)
+    return Engine(graph, provider=provider, threads=threads)
+
+
+def _default_columns(bundle: Bundle) -> OutputColumns:
+    if bundle.labels:
+        return OutputColumns(classes=len(bundle.labels))
+    return OutputColumns(classes=0, labelled=False, features=bundle.manifest.features)
 
 
 def _modalities(tensors: pa.Table) -> list[list[str]]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 Modality = Literal["image", "text", "audio"]
 MODALITIES: tuple[Modality, ...] = ("image", "text", "audio")
 
-Stage = Literal["read", "preprocess", "infer"]
+Stage = Literal["read", "align", "preprocess", "infer"]
 
 #: Why a record was rejected. `type` is stable and made for grouping; `reason` is for people.
 ERROR = pa.struct([("stage", pa.string()), ("type", pa.string()), ("reason", pa.string())])
@@ -49,7 +49,8 @@ TENSORS = pa.schema(
         ("pixels", pa.binary()),  # uint8, height x width x 3, row-major; the bundle's spec has the size
         ("input_ids", pa.list_(pa.int32())),  # unpadded token ids, special tokens included
         ("log_mel", pa.binary()),  # float16, frames x mel bins, row-major, not yet cut into patches
-        ("damaged", pa.list_(pa.string())),  # modalities that were there but unusable (on_damaged: mask)
+        ("damaged", pa.list_(pa.string())),  # modalities that were there but unusable, or out of step
+        ("alignment_error_ms", pa.float32()),  # what the worst of the modalities in step may be off
         ("error", ERROR),
     ]
 )
@@ -60,8 +61,10 @@ class OutputColumns:
     """Which optional columns predictions have: fixed by bundle and config, the same in every part."""
 
     classes: int  # width of `scores`; 0 leaves the column out
+    labelled: bool = True  # False leaves out `label` and `score`: the model only gives features
     features: int = 0  # width of `features` as float16; 0 leaves it out
     carry: tuple[str, ...] = ()  # fields of the record's JSON member, copied to string columns `meta_<field>`
+    alignment: bool = False  # how far the modalities may be out of step, where a run aligns them
 
 
 def predictions(columns: OutputColumns) -> pa.Schema:
@@ -70,14 +73,15 @@ def predictions(columns: OutputColumns) -> pa.Schema:
         ("shard", pa.string()),
         ("row", pa.int64()),
         ("key", pa.string()),
-        ("label", pa.string()),
-        ("score", pa.float32()),
+        *([("label", pa.string()), ("score", pa.float32())] if columns.labelled else []),
         ("modalities", pa.list_(pa.string())),
         ("damaged", pa.list_(pa.string())),
         ("variant", pa.string()),
         ("bundle", pa.string()),
         *((f"meta_{name}", pa.string()) for name in columns.carry),
     ]
+    if columns.alignment:
+        fields.append(("alignment_error_ms", pa.float32()))
     if columns.classes:
         fields.append(("scores", pa.list_(pa.float32(), columns.classes)))
     if columns.features:

@@ -1,20 +1,40 @@
-"""Where bytes lie: paths and URLs through pyarrow.fs, and the one way a file comes into being.
+"""Where bytes lie: paths and URLs, and the one way a file comes into being.
 
-Any URL that `pyarrow.fs.FileSystem.from_uri` knows works (file, s3, gs, abfs, hdfs); a plain path is local.
+Operations on stores are tried again when they fail in a way that may pass (see mmray.remote); local files are
+opened, read and written directly.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.fs as pafs
+from filelock import FileLock
 
-from mmray.errors import UsageError
+from mmray.remote import READ_AHEAD_BYTES, RemoteFile, StoreError, retrying
+from mmray.urls import open_url
 
 TEMPORARY = ".tmp-"  # prefix of files that are not yet in place; readers of a directory skip them
+_ATOMIC_PUT = ("s3", "gcs")  # stores that show an object when it is whole, and the old one until then
+
+T = TypeVar("T")
+
+
+def cache_directory() -> Path:
+    """Where this machine keeps what can be fetched or made again: $MMRAY_CACHE, or else ~/.cache/mmray."""
+    return Path(os.environ.get("MMRAY_CACHE") or "~/.cache/mmray").expanduser().absolute()
 
 
 @dataclass(frozen=True)
@@ -23,26 +43,26 @@ class Location:
 
     filesystem: pafs.FileSystem
     path: str
-    scheme: str = ""  # of the URL that it came from; none for a local path
-    query: str = ""  # of that URL: options of the filesystem, such as an endpoint
+    prefix: str = ""  # of its URL, in the place of the path's first `skip` characters; none for a local path
+    skip: int = 0
+    query: str = ""  # of its URL: "?" and options of the filesystem
 
     @classmethod
     def parse(cls, place: str | Path) -> Location:
         """Read a path (made absolute here, since workers have other working directories) or a URL.
 
+        A URL may end in options of pyarrow's filesystem, as ``?endpoint_override=host:9000&scheme=http`` for
+        another store that speaks S3; AWS_ENDPOINT_URL in the environment does the same. S3 is asked for the
+        region of a bucket, once a process, unless ``?region=`` says it: pyarrow passes AWS_REGION over here.
+
         Raises:
-            UsageError: a URL whose scheme is not known.
+            UsageError: a URL of an unknown scheme, without its driver, or with a secret in it.
+            OSError: the store cannot be reached.
         """
         text = str(place)
-        if "://" not in text:
-            return cls(pafs.LocalFileSystem(), str(Path(text).expanduser().absolute()))
-        try:
-            filesystem, path = pafs.FileSystem.from_uri(text)
-        except pa.ArrowException as e:
-            raise UsageError(f"{text}: not a path or URL that can be opened: {e}") from e
-        if isinstance(filesystem, pafs.LocalFileSystem):
-            return cls(filesystem, path)
-        return cls(filesystem, path, text.partition("://")[0], text.partition("?")[2])
+        if "://" in text:
+            return cls(*open_url(text))
+        return cls(pafs.LocalFileSystem(), str(Path(text).expanduser().absolute()))
 
     def __truediv__(self, name: str) -> Location:
         return replace(self, path=f"{self.path.rstrip('/')}/{name}")
@@ -52,10 +72,8 @@ class Location:
 
     @property
     def url(self) -> str:
-        """What `parse` makes this of again."""
-        if self.is_local:
-            return self.path
-        return f"{self.scheme}://{self.path}" + (f"?{self.query}" if self.query else "")
+        """What `parse` makes this of again, also in other processes."""
+        return f"{self.prefix}{self.path[self.skip :]}{self.query}"
 
     def beside(self, suffix: str) -> Location:
         """The neighbour whose name has this suffix added."""
@@ -67,7 +85,7 @@ class Location:
 
     def info(self) -> pafs.FileInfo:
         """Type and size; a type of NotFound where there is nothing."""
-        return self.filesystem.get_file_info(self.path)
+        return self._try(lambda: self.filesystem.get_file_info(self.path))
 
     def exists(self) -> bool:
         return bool(self.info().type != pafs.FileType.NotFound)
@@ -82,30 +100,42 @@ class Location:
 
     def _list(self, recursive: bool) -> list[pafs.FileInfo]:
         selector = pafs.FileSelector(self.path, recursive=recursive, allow_not_found=True)
-        found = self.filesystem.get_file_info(selector)
-        return sorted((f for f in found if f.type == pafs.FileType.File), key=lambda f: f.path)
+        found = self._try(lambda: self.filesystem.get_file_info(selector))
+        files = [f for f in found if f.type == pafs.FileType.File]
+        if unsized := [f.path for f in files if f.size is None]:  # a web server lists names alone
+            sized = {f.path: f for f in self._try(lambda: self.filesystem.get_file_info(unsized))}
+            files = [sized.get(f.path, f) for f in files]
+        return sorted(files, key=lambda f: f.path)
 
     def make_directory(self) -> None:
-        self.filesystem.create_dir(self.path, recursive=True)
+        self._try(lambda: self.filesystem.create_dir(self.path, recursive=True))
+
+    def open_input(self) -> pa.NativeFile | RemoteFile:
+        """Open a file for reading, seekable; on a store it is resilient and reads ahead (see `RemoteFile`).
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        open_stream = partial(self.filesystem.open_input_file, self.path)
+        return open_stream() if self.is_local else RemoteFile(open_stream, self.url)
 
     def read_bytes(self) -> bytes:
-        with self.filesystem.open_input_stream(self.path) as stream:
-            return bytes(stream.read())
+        with self.open_input() as file:
+            return bytes(file.read())
 
     def delete(self) -> None:
         """Delete a file, if it is there."""
-        if self.exists():
-            self.filesystem.delete_file(self.path)
+        with suppress(FileNotFoundError):
+            self._try(lambda: self.filesystem.delete_file(self.path))
 
     def write_atomically(self, data: bytes | memoryview | pa.Buffer) -> None:
         """Make the file appear whole or not at all, even through a crash: write, flush, replace.
 
-        An object store's PUT is atomic by itself; on a local disk a temporary neighbour is flushed to the
-        disk, then moved into place, then the directory is flushed so that the move survives too.
+        On a local disk a temporary neighbour is flushed to the disk, then moved into place, then the
+        directory is flushed so that the move survives too. For stores see `_put`.
         """
         if not self.is_local:
-            with self.filesystem.open_output_stream(self.path) as stream:
-                stream.write(data)
+            self._put(pa.py_buffer(data))
             return
         target = Path(self.path)
         temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
@@ -119,6 +149,67 @@ class Location:
             temporary.unlink(missing_ok=True)
             raise
         _flush_directory(target.parent)
+
+    def _put(self, data: pa.Buffer) -> None:
+        """Make an object of a store appear whole or not at all.
+
+        A PUT to S3 or GCS does so by itself, once it is finished. But pyarrow finishes it also when an
+        exception ends the writing: a Ctrl-C between opening and writing would publish an empty object. So a
+        thread of its own does it, which gets no signals; an upload whose process dies is never finished.
+
+        Other stores may show a file while it is written. There a temporary neighbour is moved into place; not
+        every store moves over a file, so for a moment there is neither the old one nor the new one.
+        """
+        folder, _, name = self.path.rpartition("/")
+        beside = f"{folder}/{TEMPORARY}{uuid4().hex}-{name}"
+        first = self.path if self.filesystem.type_name in _ATOMIC_PUT else beside
+
+        def put() -> None:
+            with self.filesystem.open_output_stream(first, compression=None) as stream:
+                stream.write(data)
+            if first == beside:
+                with suppress(FileNotFoundError):
+                    self.filesystem.delete_file(self.path)
+                self.filesystem.move(beside, self.path)
+
+        with ThreadPoolExecutor(1) as signal_free:
+            self._try(lambda: signal_free.submit(put).result())
+
+    def _try(self, act: Callable[[], T]) -> T:
+        return act() if self.is_local else retrying(act, self.url)
+
+
+def mirror(source: Location, files: Mapping[str, str], target: Path) -> None:
+    """Copy files of a directory to the local disk, all or none; only the first of many processes does it.
+
+    Args:
+        source: the directory.
+        files: paths below it, and the sha256 that each must have.
+        target: directory that appears, whole, where there is none yet.
+
+    Raises:
+        StoreError: a file has another sha256.
+        OSError: a file is missing or cannot be read.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        FileLock(target.with_suffix(".lock")),
+        tempfile.TemporaryDirectory(prefix=f"{TEMPORARY}{target.name[:12]}-", dir=target.parent) as temporary,
+    ):
+        if target.exists():
+            return
+        copy = Path(temporary) / "copy"
+        for name, expected in files.items():
+            place, path = source / name, copy / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with place.open_input() as file, path.open("wb") as local:
+                shutil.copyfileobj(file, local, READ_AHEAD_BYTES)
+                local.flush()
+                os.fsync(local.fileno())
+            with path.open("rb") as local:
+                if hashlib.file_digest(local, "sha256").hexdigest() != expected:
+                    raise StoreError(f"{place}: has another sha256 than {expected}")
+        copy.rename(target)
 
 
 def _flush_directory(path: Path) -> None:

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.s3 import S3, Bucket
 from support.scripts import load_script
 
 from mmray.bundle import Bundle
+
+# For the S3 server on loopback; set before anything starts, so that Ray's workers inherit them.
+_cache = tempfile.TemporaryDirectory(prefix="mmray-cache-")
+os.environ |= {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "MMRAY_CACHE": _cache.name,
+}
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +52,16 @@ def ray_cluster() -> Iterator[None]:
     ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3]:
+    server = S3()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: S3) -> Bucket:
+    """A bucket of the test's own, whose requests are counted and can be made to fail."""
+    return s3_server.bucket()

@@ -155,6 +155,7 @@ def print_plan(preview: tuple[Plan, Ledger], *, as_json: bool) -> None:
                 "expected_rows": found.expected_rows,
                 "done_rows": done,
                 "units": len(units),
+                "formats": found.census.kinds,
                 "census": found.census.sets,
             }
         )
@@ -202,7 +203,7 @@ def print_bundle(bundle: Bundle, *, as_json: bool) -> None:
         print_json({"digest": bundle.digest, "manifest": manifest.model_dump(), "scorecard": scorecard})
         return
     _print_field("bundle", _describe_bundle(bundle))
-    _print_field("labels", ", ".join(manifest.labels))
+    _print_field("labels", ", ".join(manifest.labels) or "none: the model only gives features")
     for name, variant in manifest.variants.items():
         size = bundle.graph(name).stat().st_size
         _print_field("variant", f"{name}: {variant.precision}, {size / 1e6:.1f} MB")
@@ -227,7 +228,8 @@ def scorecard_table(scorecard: Mapping[str, Any]) -> Table:
 
 def _print_survey(found: Survey, done: int) -> None:
     shares = ", ".join(f"{m} {share:.0%}" for m, share in found.census.modalities.items())
-    size = f"{_number(len(found.shards), 'shard')}, {found.input_bytes / 1e6:,.1f} MB"
+    kinds = " and ".join(found.census.kinds)
+    size = f"{_number(len(found.shards), 'shard')} of {kinds}, {found.input_bytes / 1e6:,.1f} MB"
     inputs = " ".join(found.config.input)
     _print_field("input", f"{inputs}: {size}, about {found.expected_rows:,} records ({shares})")
     _print_field("bundle", f"{_describe_bundle(found.bundle)}, variant {found.config.variant}")
@@ -236,7 +238,8 @@ def _print_survey(found: Survey, done: int) -> None:
 
 def _describe_bundle(bundle: Bundle) -> str:
     takes = " + ".join(bundle.spec.modalities)
-    return f"{bundle.manifest.name} {bundle.digest[:12]}: {takes} → {len(bundle.labels)} labels"
+    gives = f"{len(bundle.labels)} labels" if bundle.labels else f"{bundle.manifest.features} features"
+    return f"{bundle.manifest.name} {bundle.digest[:12]}: {takes} → {gives}"
 
 
 def _describe_machines(plan: Plan) -> str:

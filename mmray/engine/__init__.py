@@ -5,23 +5,35 @@ It loads what was asked for or raises: ONNX Runtime itself falls back to the CPU
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
 from mmray.batching import Feeds
+from mmray.engine.device import device_type, engine_version
+from mmray.engine.prepack import shared_graph
+from mmray.engine.providers import (
+    ORT_NAMES,
+    Provider,
+    Setup,
+    available_providers,
+    best_provider,
+    provider_chain,
+)
 from mmray.errors import EngineError
 
-Provider = Literal["auto", "cpu", "cuda"]
-
-_ORT_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_CUDA_OPTIONS = {
-    "arena_extend_strategy": "kSameAsRequested",  # grow by what is needed, not by doubling
-    "cudnn_conv_algo_search": "HEURISTIC",  # EXHAUSTIVE searches anew for each batch shape
-}
+__all__ = [
+    "Engine",
+    "Provider",
+    "Setup",
+    "available_providers",
+    "best_provider",
+    "device_type",
+    "engine_version",
+    "shared_graph",
+]
 
 
 class Engine:
@@ -31,15 +43,25 @@ class Engine:
         graph: ONNX file.
         provider: where to run; "auto" takes CUDA where this installation and machine have it, else the CPU.
         threads: threads of one inference; the CPUs that the caller owns, never more.
+        prepacked: whether the graph is one that `shared_graph` made: it is optimized already.
+        setup: what the provider may use beside the graph.
 
     Raises:
         EngineError: the graph or the provider did not load.
     """
 
-    def __init__(self, graph: Path, *, provider: Provider = "auto", threads: int = 1) -> None:
+    def __init__(
+        self,
+        graph: Path,
+        *,
+        provider: Provider = "auto",
+        threads: int = 1,
+        prepacked: bool = False,
+        setup: Setup | None = None,
+    ) -> None:
         # Warnings about this machine's devices are no news to a user; errors are raised anyway.
         ort.set_default_logger_severity(3)
-        chosen = provider if provider != "auto" else _best_provider()
+        chosen = provider if provider != "auto" else best_provider()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -48,18 +70,21 @@ class Engine:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Exact int8 on CPUs whose U8S8 product saturates (AVX2 without VNNI); no effect elsewhere.
         options.add_session_config_entry("session.x64quantprecision", "1")
-        providers: list[Any] = ["CPUExecutionProvider"]
-        if chosen == "cuda":
+        # A memory pattern is kept for each shape of batch, and ours differ all the time.
+        options.enable_mem_pattern = False
+        if prepacked:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if chosen in ("cuda", "tensorrt"):
             ort.preload_dlls()
-            providers.insert(0, ("CUDAExecutionProvider", _CUDA_OPTIONS))
+        providers = provider_chain(chosen, setup or Setup())
         try:
             self._session = ort.InferenceSession(str(graph), options, providers=providers)
         except Exception as e:  # ONNX Runtime's own exception types share no base
             raise EngineError(f"{graph}: ONNX Runtime cannot load it on {chosen}: {e}") from e
         loaded = self._session.get_providers()[0]
-        if loaded != _ORT_NAMES[chosen]:
+        if loaded != ORT_NAMES[chosen]:
             raise EngineError(
-                f"asked for {_ORT_NAMES[chosen]}, but ONNX Runtime loaded {loaded}; "
+                f"asked for {ORT_NAMES[chosen]}, but ONNX Runtime loaded {loaded}; "
                 "run `mmray doctor`, or choose provider=cpu"
             )
         self.provider: str = chosen
@@ -91,15 +116,3 @@ class Engine:
             binding.bind_output(name, "cpu")
         self._session.run_with_iobinding(binding)
         return list(binding.copy_outputs_to_cpu())
-
-
-def available_providers() -> Mapping[str, bool]:
-    """Which providers this installation of ONNX Runtime was built with, by our names."""
-    built = ort.get_available_providers()
-    return {ours: theirs in built for ours, theirs in _ORT_NAMES.items()}
-
-
-def _best_provider() -> str:
-    """CUDA where the wheel has it and the machine a device."""
-    has_device = Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidia0").exists()
-    return "cuda" if has_device and available_providers()["cuda"] else "cpu"

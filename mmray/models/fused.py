@@ -7,13 +7,12 @@ clip has as many patches as it needs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from mmray.models.encoder import Encoder
-from mmray.models.head import SubsetHead
 from mmray.schema import MODALITIES, Modality
 
 #: Graph inputs of each modality: what its encoder takes, then the row index.
@@ -22,7 +21,15 @@ INPUTS: Mapping[Modality, tuple[str, ...]] = {
     "text": ("input_ids", "attention_mask", "text_row"),
     "audio": ("log_mel", "log_mel_row"),
 }
+#: Graph outputs of a model with labels, and of one that only gives features.
 OUTPUTS = ("logits", "scores", "features")
+FEATURES_ONLY = ("features",)
+
+
+def input_names(modalities: Iterable[Modality]) -> tuple[str, ...]:
+    """Names of the inputs of a graph that takes these modalities, in order."""
+    taken = set(modalities)
+    return ("present", *(name for m in MODALITIES if m in taken for name in INPUTS[m]))
 
 
 class FusedModel(nn.Module):
@@ -31,10 +38,10 @@ class FusedModel(nn.Module):
     Args:
         encoders: encoder of each modality, called with its inputs but the row index.
         head: gives logits from fused features and `present`. Its features are the encoders' side by side,
-            in the order of `mmray.schema.MODALITIES`.
+            in the order of `mmray.schema.MODALITIES`. None: the model only gives features.
     """
 
-    def __init__(self, encoders: Mapping[Modality, Encoder], head: SubsetHead) -> None:
+    def __init__(self, encoders: Mapping[Modality, Encoder], head: nn.Module | None = None) -> None:
         super().__init__()
         self.modalities: tuple[Modality, ...] = tuple(m for m in MODALITIES if m in encoders)
         self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
@@ -43,7 +50,7 @@ class FusedModel(nn.Module):
     @property
     def input_names(self) -> tuple[str, ...]:
         """Names of the graph's inputs, in order."""
-        return ("present", *(name for m in self.modalities for name in INPUTS[m]))
+        return input_names(self.modalities)
 
     def forward(
         self,
@@ -55,7 +62,7 @@ class FusedModel(nn.Module):
         text_row: Tensor | None = None,
         log_mel: Tensor | None = None,
         log_mel_row: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Score B records.
 
         Args:
@@ -69,8 +76,8 @@ class FusedModel(nn.Module):
             log_mel_row: int64 [Np], record of each patch.
 
         Returns:
-            Logits and scores (their softmax), float32 [B, C]; fused features, float32 [B, D], zero where a
-            modality is absent.
+            Logits and scores (their softmax), float32 [B, C], if there is a head; fused features, float32
+            [B, D], zero where a modality is absent.
         """
         given: dict[Modality, tuple[Tensor | None, ...]] = {
             "image": (pixels, pixels_row),
@@ -87,6 +94,8 @@ class FusedModel(nn.Module):
             # A selection and not a product: 0 * NaN would let an absent modality through.
             parts.append(torch.where(present[:, column, None], pooled, 0.0))
         features = torch.cat(parts, dim=1)
+        if self.head is None:
+            return (features,)
         logits = self.head(features, present)
         return logits, logits.softmax(dim=1), features
 

@@ -26,19 +26,24 @@ def batch_cases(sample: pa.Table, spec: PreprocessSpec) -> dict[str, Feeds]:
         text", as long as the spec allows.
     """
     kinds = subsets(len(spec.modalities))
-    mixed = [kinds[-1 - i % len(kinds)] for i in range(len(sample))]
     few = sample.slice(0, 3)
-    cases = {"mixed": pack(_keep(sample, spec, mixed), spec), "one record": pack(sample.slice(0, 1), spec)}
+    cases = {"mixed": pack(mixed_rows(sample, spec), spec), "one record": pack(sample.slice(0, 1), spec)}
     for kind in kinds:
         name = subset_name(spec.modalities, kind)
-        cases[name] = pack(_keep(sample, spec, [kind] * len(sample)), spec)
-        cases[f"{name}, blank rows"] = pack(_keep(few, spec, [kind] * len(few)), spec, at_least_one=True)
+        cases[name] = pack(keep(sample, spec, [kind] * len(sample)), spec)
+        cases[f"{name}, blank rows"] = pack(keep(few, spec, [kind] * len(few)), spec, at_least_one=True)
     if spec.text:
         cases["longest text"] = pack(_lengthen(few, spec.text.max_tokens), spec)
     return cases
 
 
-def _keep(tensors: pa.Table, spec: PreprocessSpec, kept: Sequence[Subset]) -> pa.Table:
+def mixed_rows(sample: pa.Table, spec: PreprocessSpec) -> pa.Table:
+    """The sample's rows, each in turn with only the modalities of another subset."""
+    kinds = subsets(len(spec.modalities))
+    return keep(sample, spec, [kinds[-1 - i % len(kinds)] for i in range(len(sample))])
+
+
+def keep(tensors: pa.Table, spec: PreprocessSpec, kept: Sequence[Subset]) -> pa.Table:
     """The rows, each with only the modalities of its subset."""
     for position, modality in enumerate(spec.modalities):
         name = TENSOR_OF[modality]

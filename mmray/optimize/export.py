@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from torch import nn
 
 from mmray.batching import Feeds
 from mmray.engine import Engine
 from mmray.errors import EngineError
-from mmray.models.fused import OUTPUTS, FusedModel
+from mmray.models.fused import FEATURES_ONLY, INPUTS, OUTPUTS, input_names
 from mmray.optimize.threads import one_thread
 from mmray.preprocess.spec import PreprocessSpec
 
@@ -35,15 +36,22 @@ _EXAMPLE = {
 }  # all differ: none is tied to another
 
 
-def export_graph(model: FusedModel, spec: PreprocessSpec, path: Path) -> None:
+#: What another implementation of the model gives for a batch: arrays by the output's name.
+Reference = Callable[[Feeds], Feeds]
+
+
+def export_graph(
+    model: nn.Module, spec: PreprocessSpec, path: Path, outputs: Sequence[str] = OUTPUTS
+) -> None:
     """Write the model as an ONNX file with the inputs of `mmray.batching.pack`.
 
     Free are the numbers of records, images, texts, tokens and patches; any of them but the first may be 0.
 
     Args:
-        model: in eval mode.
-        spec: shapes of pixels and patches.
+        model: takes what `mmray.models.fused.FusedModel.forward` takes, by name, and gives `outputs`.
+        spec: modalities, and shapes of pixels and patches.
         path: where to.
+        outputs: names of what the model gives.
 
     Raises:
         EngineError: the graph does not have the inputs and outputs that the engine expects.
@@ -59,15 +67,15 @@ def export_graph(model: FusedModel, spec: PreprocessSpec, path: Path) -> None:
         "log_mel": {0: patches},
         "log_mel_row": {0: patches},
     }
-    names = model.input_names
-    examples = _example_inputs(spec, len(model.modalities))
+    names = input_names(spec.modalities)
+    examples = _example_inputs(spec)
     with _quiet():
         torch.onnx.export(
             model.eval(),
             kwargs={name: examples[name] for name in names},
             f=path,
             input_names=list(names),
-            output_names=list(OUTPUTS),
+            output_names=list(outputs),
             dynamic_shapes={name: free[name] for name in names},
             dynamo=True,
             opset_version=OPSET,
@@ -77,9 +85,9 @@ def export_graph(model: FusedModel, spec: PreprocessSpec, path: Path) -> None:
     proto = onnx.load(path)
     clean(proto)
     found = ([i.name for i in proto.graph.input], [o.name for o in proto.graph.output])
-    if found != (list(names), list(OUTPUTS)):
+    if found != (list(names), list(outputs)):
         raise EngineError(
-            f"{path}: exported with inputs {found[0]} and outputs {found[1]}, not {names}, {OUTPUTS}"
+            f"{path}: exported with inputs {found[0]} and outputs {found[1]}, not {names}, {outputs}"
         )
     onnx.save(proto, path)
 
@@ -101,11 +109,25 @@ def clean(proto: onnx.ModelProto) -> None:
     onnx.checker.check_model(proto, full_check=True)
 
 
-def check_parity(model: FusedModel, graph: Path, cases: Mapping[str, Feeds]) -> float:
-    """Compare the graph on ONNX Runtime's CPU provider with the torch model.
+def check_parity(model: nn.Module, graph: Path, cases: Mapping[str, Feeds]) -> float:
+    """`compare_with` the torch model that the graph was exported from."""
+
+    def run(feeds: Feeds) -> Feeds:
+        tensors = {name: torch.from_numpy(a.copy()) for name, a in with_blank_rows(feeds).items()}
+        with one_thread(), torch.no_grad():
+            given = model(**tensors)
+        arrays = [tensor.numpy() for tensor in (given if isinstance(given, tuple) else (given,))]
+        return dict(zip(FEATURES_ONLY if len(arrays) == 1 else OUTPUTS, arrays, strict=True))
+
+    return compare_with(run, "torch", graph, cases)
+
+
+def compare_with(reference: Reference, whose: str, graph: Path, cases: Mapping[str, Feeds]) -> float:
+    """Compare the graph on ONNX Runtime's CPU provider with another implementation of the model.
 
     Args:
-        model: what the graph was exported from.
+        reference: gives every output of the graph.
+        whose: what to call the reference.
         graph: ONNX file.
         cases: batches by a name for people, as `mmray.batching.pack` makes them.
 
@@ -118,21 +140,29 @@ def check_parity(model: FusedModel, graph: Path, cases: Mapping[str, Feeds]) -> 
     engine = Engine(graph, provider="cpu")
     worst = 0.0
     for case, feeds in cases.items():
-        with one_thread(), torch.no_grad():
-            expected = model(**{name: torch.from_numpy(a.copy()) for name, a in feeds.items()})
-        outputs = engine(feeds)
-        for name, tensor in zip(OUTPUTS, expected, strict=True):
-            reference = tensor.numpy()
-            scale = max(1.0, float(np.abs(reference).max()))
-            difference = float(np.abs(np.subtract(outputs[name], reference)).max()) / scale
+        expected = reference(feeds)
+        for name, found in engine(feeds).items():
+            scale = max(1.0, float(np.abs(expected[name]).max()))
+            difference = float(np.abs(np.subtract(found, expected[name])).max()) / scale
             if not difference <= TOLERANCE:  # also true for NaN
                 shapes = ", ".join(f"{key} {array.shape}" for key, array in feeds.items())
                 raise EngineError(
-                    f"{graph}: output {name!r} is off torch's by {difference:.2g} on the batch {case!r} "
+                    f"{graph}: output {name!r} is off {whose}'s by {difference:.2g} on the batch {case!r} "
                     f"({shapes}); the export changed the model"
                 )
             worst = max(worst, difference)
     return worst
+
+
+def with_blank_rows(feeds: Feeds) -> Feeds:
+    """The batch with one blank row for each modality that has none: not every torch module takes none."""
+    filled = dict(feeds)
+    for *names, row in INPUTS.values():
+        if row in feeds and not len(feeds[row]):
+            for name in (*names, row):
+                blank = np.ones if name == "attention_mask" else np.zeros
+                filled[name] = blank((1, *feeds[name].shape[1:]), feeds[name].dtype)
+    return filled
 
 
 @contextmanager
@@ -147,9 +177,9 @@ def _quiet() -> Iterator[None]:
             logging.disable(logging.NOTSET)
 
 
-def _example_inputs(spec: PreprocessSpec, modalities: int) -> dict[str, torch.Tensor]:
+def _example_inputs(spec: PreprocessSpec) -> dict[str, torch.Tensor]:
     n = _EXAMPLE
-    inputs = {"present": torch.ones(n["records"], modalities, dtype=torch.bool)}
+    inputs = {"present": torch.ones(n["records"], len(spec.modalities), dtype=torch.bool)}
     if image := spec.image:
         inputs["pixels"] = torch.zeros(n["images"], image.height, image.width, 3, dtype=torch.uint8)
         inputs["pixels_row"] = torch.arange(n["images"]) % n["records"]
@@ -164,10 +194,21 @@ def _example_inputs(spec: PreprocessSpec, modalities: int) -> dict[str, torch.Te
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:
-    used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    used = _used(graph)
     kept = [i for i in graph.initializer if i.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
+
+
+def _used(graph: onnx.GraphProto) -> set[str]:
+    """Names that nodes take, those of subgraphs included, and the graph's outputs."""
+    names = {output.name for output in graph.output}
+    for node in graph.node:
+        names.update(node.input)
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                names |= _used(inner)
+    return names
 
 
 def _split_zero_points(graph: onnx.GraphProto) -> None:

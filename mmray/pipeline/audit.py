@@ -158,7 +158,7 @@ def _check_part(out: RunDirectory, part: Part) -> tuple[dict[str, Counter[str]],
 
 
 def _read_addresses(place: Location) -> pa.Table:
-    with place.filesystem.open_input_file(place.path) as file:
+    with place.open_input() as file:
         return pq.read_table(file, columns=["shard", "row"])
 
 

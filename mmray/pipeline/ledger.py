@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from mmray.coverage import Interval, Missing, insert, missing, overlaps
 from mmray.pipeline.rundir import RunDirectory
+from mmray.remote import StoreError
 from mmray.sources import Shard
 from mmray.storage import Location
 
@@ -58,13 +59,19 @@ class Part:
 
     @classmethod
     def read(cls, place: Location) -> Part | None:
-        """Read a part's footer; None where the file is not a part of a run."""
+        """Read a part's footer; None where the file is not a part of a run.
+
+        Raises:
+            StoreError: the store failed, which says nothing about the file.
+        """
         try:
-            with place.filesystem.open_input_file(place.path) as file:
+            with place.open_input() as file:
                 metadata = pq.read_metadata(file).metadata or {}
             content: dict[str, Any] = json.loads(metadata[FOOTER_KEY])
             coverage = {s: [Interval(*i) for i in runs] for s, runs in content.pop("coverage").items()}
             return cls(place.path.rpartition("/")[2], coverage, **content)
+        except StoreError:
+            raise
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, AttributeError):
             return None
 

@@ -129,5 +129,5 @@ def _to_parquet(rows: pa.Table, footer: Mapping[bytes, bytes] | None = None) -> 
 
 def read_parquet(place: Location) -> pa.Table:
     """Rows of a part or of its rejects."""
-    with place.filesystem.open_input_file(place.path) as file:
+    with place.open_input() as file:
         return pq.read_table(file)

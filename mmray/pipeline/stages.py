@@ -56,6 +56,7 @@ class Job:
             provider=self.config.provider,
             threads=self.threads,
             batch_rows=self.config.batch_rows,
+            shared=True,
             columns=output_columns(self.config, bundle),
         )
 
@@ -65,6 +66,7 @@ class Job:
             limits=self.config.limits,
             modalities=self.config.modalities,
             on_damaged=self.config.on_damaged,
+            align=self.config.align,
         )
 
 

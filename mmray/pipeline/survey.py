@@ -15,13 +15,15 @@ from mmray.config import RunConfig
 from mmray.errors import ConfigError, InputError, OutputError
 from mmray.schema import MODALITIES, OutputColumns
 from mmray.sources import EXTENSIONS, ReadOptions, Shard, list_shards, read
+from mmray.sources.lmdb import layout_of
 from mmray.storage import Location
 
 _SAMPLED_SHARDS = 3
+_KINDS = {"webdataset": "WebDataset", "tfrecord": "TFRecord", "parquet": "Parquet"}
 
 #: Settings that a resume must share with the run that it continues.
 _SHAPES_OUTPUT = (
-    *("variant", "modalities", "scores", "features", "carry"),
+    *("variant", "modalities", "align", "scores", "features", "carry"),
     *("on_damaged", "limits", "extensions", "interleaved", "regroup_rows"),
 )
 
@@ -33,6 +35,8 @@ class Census:
     records: int
     record_bytes: float  # mean
     sets: Mapping[str, int]  # "image+text+audio": records; "unreadable" for rows with an error
+    kinds: tuple[str, ...] = ()  # formats of the sampled shards, of an LMDB with its layout
+    fault: str = ""  # why the first of the unreadable records is so
 
     @property
     def modalities(self) -> dict[str, float]:
@@ -126,9 +130,9 @@ def survey(config: RunConfig) -> Survey:
         seen = ", ".join(f"{n} {s}" for s, n in census.sets.items())
         raise InputError(
             f"{config.input[0]}: none of {census.records} sampled records has {' or '.join(used)} "
-            f"(seen: {seen}); check `extensions` in the config"
+            f"(seen: {seen}); check `extensions` in the config{census.fault and f'; {census.fault}'}"
         )
-    absolute = {"bundle": str(bundle.path), "output": str(Location.parse(config.output))}
+    absolute = {"bundle": str(Location.parse(config.bundle)), "output": str(Location.parse(config.output))}
     return Survey(config.model_copy(update=absolute), bundle, tuple(shards), census)
 
 
@@ -139,21 +143,25 @@ def take_census(shards: Sequence[Shard], options: ReadOptions) -> Census:
         InputError: none of them can be read.
     """
     sets: Counter[str] = Counter()
-    size, unreadable = 0, ""
+    kinds: set[str] = set()
+    size, unreadable, faults = 0, "", []
     for shard in shards[:: max(1, len(shards) // _SAMPLED_SHARDS)][:_SAMPLED_SHARDS]:
         try:
             block = next(read(shard, options))
+            kinds.add(f"LMDB ({layout_of(shard)})" if shard.format == "lmdb" else _KINDS[shard.format])
         except OSError as e:  # the run will name it and go on with the others; here one readable is enough
             unreadable = f"{shard.url}: cannot be read: {e}"
             continue
         valid = {m: pc.is_valid(block[m]).to_pylist() for m in MODALITIES}
         for i, failed in enumerate(pc.is_valid(block["error"]).to_pylist()):
             sets["unreadable" if failed else "+".join(m for m in MODALITIES if valid[m][i]) or "nothing"] += 1
+        faults += [e["reason"] for e in block["error"].drop_null().to_pylist()]
         size += sum(pc.sum(column).as_py() or 0 for column in _sizes(shard, block))
     records = sum(sets.values())
     if not records:
         raise InputError(f"{unreadable}; check permissions")
-    return Census(records, max(1.0, size / records), dict(sets.most_common()))
+    by_number = dict(sets.most_common())
+    return Census(records, max(1.0, size / records), by_number, tuple(sorted(kinds)), next(iter(faults), ""))
 
 
 def _sizes(shard: Shard, block: pa.Table) -> list[pa.ChunkedArray]:
@@ -164,11 +172,13 @@ def _sizes(shard: Shard, block: pa.Table) -> list[pa.ChunkedArray]:
 
 
 def output_columns(config: RunConfig, bundle: Bundle) -> OutputColumns:
-    """Which optional columns the config asks for."""
+    """Which optional columns the config asks for; a model without labels gives its features in any case."""
     return OutputColumns(
         classes=len(bundle.labels) if config.scores else 0,
-        features=bundle.manifest.features if config.features else 0,
+        labelled=bool(bundle.labels),
+        features=bundle.manifest.features if config.features or not bundle.labels else 0,
         carry=config.carry,
+        alignment=config.align is not None,
     )
 
 

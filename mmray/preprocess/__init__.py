@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection
+from math import inf
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from mmray.align import Aligner, AlignSpec, OutOfStep, Step
 from mmray.errors import BundleError, RecordError
-from mmray.preprocess.audio import decode_audio, log_mel
+from mmray.preprocess.audio import decode_region, log_mel
 from mmray.preprocess.image import decode_image
-from mmray.preprocess.spec import Limits, PreprocessSpec
+from mmray.preprocess.spec import AudioSpec, Limits, PreprocessSpec
 from mmray.preprocess.text import TextTokenizer, decode_text
 from mmray.schema import TENSORS, Modality, error, table
 
@@ -32,6 +35,7 @@ class Preprocessor:
         limits: bounds on what one record may make us allocate.
         modalities: those to use; the others are neither decoded nor counted. None means all of the spec's.
         on_damaged: whether a record with one unusable modality is rejected, or predicted from the rest.
+        align: what is brought into step with the image, by the times that records state. None: nothing.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class Preprocessor:
         limits: Limits | None = None,
         modalities: Collection[Modality] | None = None,
         on_damaged: OnDamaged = "reject",
+        align: AlignSpec | None = None,
     ) -> None:
         if spec.text and tokenizer is None:
             raise BundleError("the spec has text, so a tokenizer.json is needed")
@@ -49,49 +54,78 @@ class Preprocessor:
         self._on_damaged = on_damaged
         self._tokenize = TextTokenizer(tokenizer, spec.text) if spec.text and tokenizer else None
         self._modalities = [m for m in spec.modalities if modalities is None or m in modalities]
-        self._decoders: dict[Modality, Callable[[bytes], Any]] = {}
+        self._align = align
+        heard_s = spec.audio.max_s if spec.audio else inf
+        self._aligner = Aligner(align, self._modalities, heard_s) if align else None
+        self._decoders: dict[Modality, Callable[[bytes, Step], Any]] = {}
         #: Seconds spent on each modality; whoever reports them may clear it.
         self.seconds: Counter[str] = Counter()
         limits = self._limits
         if image := spec.image:
-            self._decoders["image"] = lambda b: decode_image(b, image, limits.image_pixels).tobytes()
+            self._decoders["image"] = lambda b, _: decode_image(b, image, limits.image_pixels).tobytes()
         if spec.text:
-            self._decoders["text"] = lambda b: decode_text(b, limits.text_chars)
+            self._decoders["text"] = lambda b, _: decode_text(b, limits.text_chars)
         if audio := spec.audio:
-            self._decoders["audio"] = lambda b: log_mel(
-                decode_audio(b, audio, limits.audio_s), audio
-            ).tobytes()
+            self._decoders["audio"] = lambda b, step: _hear(b, audio, limits.audio_s, step)
 
     def __call__(self, records: pa.Table) -> pa.Table:
         """Table of RECORDS → table of TENSORS, same rows in the same order."""
         errors: list[dict[str, str] | None] = records["error"].to_pylist()
-        damaged: list[list[str]] = [[] for _ in errors]
+        faults: list[dict[Modality, RecordError]] = [{} for _ in errors]
+        steps = self._steps(records)
         present = [0] * len(errors)
         columns: dict[str, list[Any]] = {}
         for modality in self._modalities:
             start = perf_counter()
             column = columns[TENSOR_OF[modality]] = [None] * len(errors)
             for i, data in enumerate(records[modality]):
-                if errors[i] is not None or not data.is_valid:
+                if errors[i] is not None:
                     continue
                 try:
-                    column[i] = self._decoders[modality](data.as_py())
+                    member = _member(modality, data, steps[i])
+                    if member is None:
+                        continue
+                    column[i] = self._decoders[modality](member, steps[i])
                     present[i] += 1
                 except RecordError as e:
-                    damaged[i].append(modality)
-                    if self._on_damaged == "reject":
-                        errors[i] = error("preprocess", e.kind, e.reason)
+                    faults[i][modality] = e
+                    errors[i] = self._cost(modality, e)
             if modality == "text":
                 self._fill_token_ids(column)
             self.seconds[modality] += perf_counter() - start  # type: ignore[assignment]  # floats, too
         for i, count in enumerate(present):
             if errors[i] is None and not count:
-                errors[i] = self._nothing_left(damaged[i])
+                errors[i] = self._nothing_left(faults[i])
         for column in columns.values():
             for i, failure in enumerate(errors):
                 if failure is not None:
                     column[i] = None
-        return table({**_passed_through(records), **columns, "damaged": damaged, "error": errors}, TENSORS)
+        made = {
+            "damaged": [list(fault) for fault in faults],
+            "alignment_error_ms": [_error_ms(step, columns, i) for i, step in enumerate(steps)],
+            "error": errors,
+        }
+        return table({**_passed_through(records), **columns, **made}, TENSORS)
+
+    def _steps(self, records: pa.Table) -> list[Step]:
+        """What brings each record into step; without a spec, all are used as they are."""
+        if self._aligner is None:
+            return [Step()] * records.num_rows
+        start = perf_counter()
+        there = {m: pc.is_valid(records[m]).to_pylist() for m in self._modalities}
+        steps = [
+            self._aligner(meta.as_py(), [m for m in there if there[m][i]])
+            for i, meta in enumerate(records["meta"])
+        ]
+        self.seconds["align"] += perf_counter() - start  # type: ignore[assignment]  # floats, too
+        return steps
+
+    def _cost(self, modality: Modality, fault: RecordError) -> dict[str, str] | None:
+        """The record's error where a fault of one modality costs it; None where only the modality is lost."""
+        if isinstance(fault, OutOfStep):
+            required = getattr(self._align, modality) == "require"
+            return error("align", fault.kind, fault.reason) if required else None
+        return error("preprocess", fault.kind, fault.reason) if self._on_damaged == "reject" else None
 
     def _fill_token_ids(self, column: list[Any]) -> None:
         """Replace the decoded strings by token ids, in one call: the tokenizer is faster in batches."""
@@ -101,11 +135,41 @@ class Preprocessor:
         for i, ids in zip(rows, self._tokenize([column[i] for i in rows]), strict=True):
             column[i] = ids
 
-    def _nothing_left(self, damaged: list[str]) -> dict[str, str]:
-        if damaged:
-            return error("preprocess", "all-damaged", f"nothing usable is left: {', '.join(damaged)} damaged")
+    def _nothing_left(self, faults: dict[Modality, RecordError]) -> dict[str, str]:
+        reason = f"nothing usable is left: {', '.join(faults)} damaged"
+        if any(isinstance(fault, OutOfStep) for fault in faults.values()):
+            return error("align", "all-out-of-step", f"{reason} or out of step")
+        if faults:
+            return error("preprocess", "all-damaged", reason)
         return error("preprocess", "no-modality", f"none of {', '.join(self._modalities)} is there")
 
 
 def _passed_through(records: pa.Table) -> dict[str, pa.ChunkedArray]:
     return {name: records[name] for name in ("shard", "row", "end", "key", "offset", "length", "meta")}
+
+
+def _member(modality: Modality, stored: pa.Scalar, step: Step) -> bytes | None:
+    """Bytes of what a record in step has of a modality; None where it has none.
+
+    Raises:
+        OutOfStep: it has one that cannot be brought into step.
+    """
+    if modality in step.out:
+        raise step.out[modality]
+    if modality == "text" and step.caption is not None:
+        return step.caption.encode()
+    data: bytes | None = stored.as_py()
+    return data
+
+
+def _hear(data: bytes, spec: AudioSpec, max_s: float, step: Step) -> bytes:
+    excerpt = decode_region(data, spec, max_s, step.region)
+    if step.region:
+        step.error_ms["audio"] += 1e3 * excerpt.missing_s
+    return log_mel(excerpt.wave, spec).tobytes()
+
+
+def _error_ms(step: Step, columns: dict[str, list[Any]], row: int) -> float | None:
+    """How far the worst of the modalities that were brought into step, and are used, may be off."""
+    used = (ms for modality, ms in step.error_ms.items() if columns[TENSOR_OF[modality]][row] is not None)
+    return max(used, default=None)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +14,9 @@ import scipy.fft
 import soundfile
 import soxr
 
+from mmray.align import OutOfStep, Region
 from mmray.errors import RecordError
+from mmray.preprocess.fbank import ast_frames, clap_frames, triangles
 from mmray.preprocess.spec import AudioSpec
 
 Wave = npt.NDArray[np.float32]
@@ -25,6 +29,15 @@ _FORMATS = "WAV, Ogg, FLAC, AIFF, MP3"
 _MAX_CHANNELS = 16  # a header may claim 1,024; the product with the seconds is what gets allocated
 _LOUDEST = 1e9  # float samples in the wrong byte order reach 3e38, whose spectrum overflows float32
 _RATES = range(1_000, 384_001)  # Hz
+_OFF_RATE = 0.01  # share that a recorder's true rate may be off its header's; real ones are within 0.0005
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """What was decoded of a clip, and the longer of the two silences that had to be put in at its ends."""
+
+    wave: Wave  # float32 [samples]
+    missing_s: float = 0.0
 
 
 def decode_audio(data: bytes, spec: AudioSpec, max_s: float) -> Wave:
@@ -41,6 +54,16 @@ def decode_audio(data: bytes, spec: AudioSpec, max_s: float) -> Wave:
     Raises:
         RecordError: empty, unreadable, too long, or with samples that are not finite.
     """
+    return decode_region(data, spec, max_s, None).wave
+
+
+def decode_region(data: bytes, spec: AudioSpec, max_s: float, region: Region | None) -> Excerpt:
+    """As `decode_audio`, but of a region: only that is decoded, and what lies outside the clip is silent.
+
+    Raises:
+        OutOfStep: all of the region lies outside the clip, or more than its tolerance allows.
+        RecordError: as above.
+    """
     if not data:
         raise RecordError("the audio member is empty", "audio-empty")
     if not _BEGINNINGS.match(data):
@@ -52,7 +75,10 @@ def decode_audio(data: bytes, spec: AudioSpec, max_s: float) -> Wave:
                 raise RecordError(f"{seconds:.0f} s, more than limits.audio_s={max_s:g}", "audio-too-long")
             if channels > _MAX_CHANNELS or rate not in _RATES:
                 raise RecordError(f"{channels} channels at {rate} Hz", "audio-unsupported")
-            samples = clip.read(min(clip.frames, int(spec.max_s * rate)), dtype="float32", always_2d=True)
+            cut = _cut(region, clip.frames, rate, spec.max_s)
+            if cut.start:
+                clip.seek(cut.start)
+            samples = clip.read(cut.length, dtype="float32", always_2d=True)
     except RecordError:
         raise
     except soundfile.LibsndfileError as e:  # its own text has the address of our buffer
@@ -65,9 +91,42 @@ def decode_audio(data: bytes, spec: AudioSpec, max_s: float) -> Wave:
     if not np.abs(mono).max() <= _LOUDEST:  # also true for NaN
         reason = f"the clip holds samples that are not finite, or beyond {_LOUDEST:g}"
         raise RecordError(reason, "audio-not-finite")
+    missing_s = 0.0
+    if region:
+        after = cut.after + cut.length - len(mono)  # a header may claim more than is there
+        missing_s = max(cut.before, after) / rate
+        if missing_s > region.tolerance_s:
+            raise OutOfStep(f"{missing_s:.3f} s of the window lie outside the clip", "audio-out-of-step")
+        mono = np.pad(mono, (cut.before, after))
     if rate != spec.sample_rate:
         mono = soxr.resample(mono, rate, spec.sample_rate, quality="HQ")
-    return mono
+    return Excerpt(mono, missing_s)
+
+
+class _Cut(NamedTuple):
+    """What is read of a clip, and what is silent before and after it, in samples."""
+
+    start: int
+    length: int
+    before: int = 0
+    after: int = 0
+
+
+def _cut(region: Region | None, frames: int, rate: int, max_s: float) -> _Cut:
+    if region is None:
+        return _Cut(0, min(frames, int(max_s * rate)))
+    true_rate = region.sample_rate or rate
+    if abs(true_rate / rate - 1) > _OFF_RATE:
+        reason = f"times.audio.sample_rate is {true_rate:g} Hz, the clip's header says {rate}"
+        raise OutOfStep(reason, "times-contradict")
+    start = round(region.start_s * true_rate)
+    end = start + min(round((region.end_s - region.start_s) * true_rate), int(max_s * rate))
+    first, last = max(0, start), min(frames, end)
+    if first >= last:
+        raise OutOfStep(
+            f"the clip lasts {frames / rate:.3f} s, none of them in the window", "audio-out-of-step"
+        )
+    return _Cut(first, last - first, first - start, end - last)
 
 
 def log_mel(wave: Wave, spec: AudioSpec) -> npt.NDArray[np.float16]:
@@ -81,8 +140,12 @@ def log_mel(wave: Wave, spec: AudioSpec) -> npt.NDArray[np.float16]:
         spec: window, hop, mel scale and patches.
 
     Returns:
-        float16 [patch_frames + k * patch_hop, mel_bins] for the smallest fitting k >= 0.
+        float16 [patch_frames + k * patch_hop, mel_bins] for the smallest fitting k >= 0; of the other front
+        ends [patch_frames, mel_bins].
     """
+    if spec.frontend != "yamnet":
+        one_patch = ast_frames if spec.frontend == "ast" else clap_frames
+        return one_patch(wave, spec).astype(np.float16)
     first = spec.window + (spec.patch_frames - 1) * spec.hop
     patch_hop = spec.patch_hop * spec.hop
     hops = max(0, -(-(len(wave) - first) // patch_hop))
@@ -116,7 +179,4 @@ def _mel_filters(spec: AudioSpec) -> Wave:
     mels = np.linspace(mel(spec.min_hz), mel(spec.max_hz), spec.mel_bins + 2)
     edges = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)  # Hz
     bins = np.linspace(0.0, spec.sample_rate / 2, spec.fft // 2 + 1)
-    slopes = edges[None] - bins[:, None]
-    widths = np.diff(edges)
-    up, down = -slopes[:, :-2] / widths[:-1], slopes[:, 2:] / widths[1:]
-    return np.maximum(0.0, np.minimum(up, down)).astype(np.float32)
+    return triangles(bins, edges).astype(np.float32)

@@ -59,7 +59,9 @@ def decode_image(data: bytes, spec: ImageSpec, max_pixels: int) -> npt.NDArray[n
 
 
 def _fitted(size: tuple[int, int], spec: ImageSpec) -> tuple[int, int]:
-    """Size (width, height) of the whole image when it fits inside (pad) or covers (crop) the target."""
+    """Size (width, height) of the whole image when it fits inside (pad), covers (crop) or is the target."""
+    if spec.fit == "stretch":
+        return spec.width, spec.height
     ratios = (spec.width / size[0], spec.height / size[1])
     scale = min(ratios) if spec.fit == "pad" else max(ratios)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

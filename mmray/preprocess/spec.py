@@ -8,9 +8,17 @@ belong to the run, not to the model.
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+import math
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from mmray.schema import MODALITIES, Modality
 
@@ -24,7 +32,8 @@ class ImageSpec(_Spec):
 
     height: int = Field(224, ge=1, le=4096)
     width: int = Field(224, ge=1, le=4096)
-    fit: Literal["pad", "crop"] = "pad"  # pad: whole image on a ground; crop: cover, cut the centre
+    # pad: whole image on a ground; crop: cover, cut the centre; stretch: whole image, proportions lost
+    fit: Literal["pad", "crop", "stretch"] = "pad"
     background: tuple[int, int, int] = (255, 255, 255)  # behind transparency and around padding
 
 
@@ -37,9 +46,11 @@ class TextSpec(_Spec):
 class AudioSpec(_Spec):
     """Log-mel frames of mono audio: log(mel(|rfft(hann * frame)|) + log_offset), HTK mel scale.
 
-    The defaults are YAMNet's. The graph sees patches of `patch_frames` frames, one each `patch_hop`.
+    The defaults are YAMNet's. The graph sees patches of `patch_frames` frames, one each `patch_hop`. The
+    other front ends have formulas of their own (`mmray.preprocess.fbank`), and a clip is one patch.
     """
 
+    frontend: Literal["yamnet", "ast", "clap"] = "yamnet"
     sample_rate: int = Field(16_000, ge=1_000, le=192_000)
     window: int = Field(400, ge=16)  # samples, periodic Hann
     hop: int = Field(160, ge=1)  # samples
@@ -52,6 +63,15 @@ class AudioSpec(_Spec):
     patch_hop: int = Field(48, ge=1)
     max_s: float = Field(30.0, gt=0)  # the model looks at the first max_s seconds; the rest is not decoded
 
+    @property
+    def max_patches(self) -> int:
+        """Most patches that the graph is ever given of one clip."""
+        if self.frontend != "yamnet":
+            return 1
+        first = self.window + (self.patch_frames - 1) * self.hop
+        more = self.max_s * self.sample_rate - first
+        return 1 + max(0, math.ceil(more / (self.patch_hop * self.hop)))
+
     @model_validator(mode="after")
     def _consistent(self) -> AudioSpec:
         if self.window > self.fft:
@@ -60,7 +80,17 @@ class AudioSpec(_Spec):
             raise ValueError(
                 f"min_hz < max_hz <= {self.sample_rate / 2:g}, half the sample rate, does not hold"
             )
+        if self.frontend == "clap" and self.window != self.fft:
+            raise ValueError(f"frontend clap: window of {self.window} samples is not fft, {self.fft}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _default_unsaid(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """YAMNet's front end goes unnamed, so that manifests and digests of its bundles stay as they were."""
+        values: dict[str, Any] = handler(self)
+        if self.frontend == "yamnet":
+            del values["frontend"]
+        return values
 
 
 class PreprocessSpec(_Spec):

@@ -16,7 +16,12 @@ __all__ = ["EXTENSIONS", "Format", "ReadOptions", "Shard", "list_shards", "read"
 Reader = Callable[[Shard, ReadOptions, Sequence[Missing]], Iterator[pa.Table]]
 
 #: The reader of each format, loaded when the first shard of that format is read.
-_READERS: dict[Format, str] = {"webdataset": "mmray.sources.webdataset:read_webdataset"}
+_READERS: dict[Format, str] = {
+    "webdataset": "mmray.sources.webdataset:read_webdataset",
+    "lmdb": "mmray.sources.lmdb:read_lmdb",
+    "tfrecord": "mmray.sources.tfrecord:read_tfrecord",
+    "parquet": "mmray.sources.parquet:read_parquet",
+}
 
 
 def read(shard: Shard, options: ReadOptions, wanted: Sequence[Missing] = (WHOLE,)) -> Iterator[pa.Table]:

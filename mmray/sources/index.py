@@ -24,7 +24,7 @@ from mmray.storage import Location
 _STRIDE = 64  # rows between anchors: 16 bytes each, so 250 kB for a million records
 _BLOCK_ROWS = 4096  # of addresses, which are small
 _METADATA = b"mmray"
-_SELF_INDEXED = ("lmdb", "parquet")  # their addresses cost little beside reading them
+_SELF_INDEXED = ("lmdb",)  # whose addresses cost little beside reading it
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import pyarrow.fs as pafs
 from braceexpand import braceexpand
 
 from mmray.errors import InputError
+from mmray.sources.environment import read_header
 from mmray.storage import Location
 
 Format = Literal["webdataset", "lmdb", "tfrecord", "parquet"]
@@ -38,7 +39,7 @@ _LMDB_DATA = "data.mdb"  # of an LMDB that is a directory, which is then the sha
 class Shard:
     """One file of records, or one LMDB."""
 
-    id: str  # path relative to the input root, '@', size in bytes
+    id: str  # path relative to the input root, '@', size in bytes; of an LMDB also 't', last transaction
     url: str  # what Location.parse opens
     size: int  # bytes
     format: Format = "webdataset"
@@ -84,7 +85,8 @@ def list_shards(inputs: Sequence[str]) -> list[Shard]:
             Parquet files are taken for something else (tables of metadata).
 
     Raises:
-        InputError: an input that names nothing, or two shards that would get the same id.
+        InputError: an input that names nothing, two shards that would get the same id, or an LMDB that is not
+            on a local disk.
     """
     shards: dict[str, Shard] = {}
     for text in inputs:
@@ -92,7 +94,7 @@ def list_shards(inputs: Sequence[str]) -> list[Shard]:
         if not matches:
             raise InputError(f"{text}: no shards ({', '.join(SUFFIXES)}) there; check --input")
         for root, found in matches:
-            id = f"{found.place.path[len(root) :].lstrip('/')}@{found.size}"
+            id = f"{found.place.path[len(root) :].lstrip('/')}@{_state(found)}"
             shard = Shard(id, found.place.url, found.size, found.format, found.indexed)
             if shards.setdefault(shard.id, shard).url != shard.url:
                 raise InputError(
@@ -100,6 +102,21 @@ def list_shards(inputs: Sequence[str]) -> list[Shard]:
                     "give their common directory as the one input instead"
                 )
     return [shards[id] for id in sorted(shards)]
+
+
+def _state(found: _Found) -> str:
+    """What changes with a shard's content: its size; of an LMDB, whose size may stay, its transaction too."""
+    if found.format != "lmdb":
+        return str(found.size)
+    if not found.place.is_local:
+        raise InputError(
+            f"{found.place}: an LMDB is read from a local disk only; copy it there, or convert it to tars "
+            "where it was made: mmray convert --to webdataset"
+        )
+    try:
+        return f"{found.size}t{read_header(found.place.path).transaction}"
+    except OSError:  # not an LMDB, or not readable: whoever reads it says so, and goes on with the others
+        return str(found.size)
 
 
 def _expand(text: str) -> Iterator[tuple[str, _Found]]:

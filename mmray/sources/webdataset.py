@@ -51,7 +51,7 @@ def read_webdataset(
 @contextmanager
 def _opened(shard: Shard) -> Iterator[ByteFile]:
     place = shard.open()
-    with place.filesystem.open_input_file(place.path) as raw:
+    with place.open_input() as raw:
         if shard.compressed:
             yield DecompressedFile(raw, "zstd" if shard.url.endswith(".zst") else "gzip")
             return
@@ -78,7 +78,8 @@ class _Records:
         self._row = self._closed = -1  # the last row that was begun, and the last that is complete
         self._recent: OrderedDict[str, tuple[int, set[str]]] = OrderedDict()
         self._after_damage: Damage | None = None
-        self.ended = False  # whether the end of the shard was seen
+        self._yielded = -1
+        self._end_seen = False
 
     def read(self, file: ByteFile, shard: Shard, wanted: Sequence[Missing]) -> Iterator[dict[str, Any]]:
         if self._window > 1:
@@ -108,7 +109,12 @@ class _Records:
             yield from self._close()
         if self._row < 0:
             yield self._empty_shard(shard.size)
-        self.ended = True
+        self._end_seen = True
+
+    @property
+    def ended(self) -> bool:
+        """Whether the row that was given last is the last of the shard."""
+        return self._end_seen and self._yielded == self._row
 
     def _is_wanted(self, name: str) -> bool:
         """Whether a member's payload is worth reading. Told by the walk before `_add` sees the member."""
@@ -193,6 +199,7 @@ class _Records:
         if len(self._recent) > _RECENT_KEYS:
             self._recent.popitem(last=False)
         if self._row_is_wanted(opened.row):
+            self._yielded = opened.row
             yield opened.fields
 
     def _lie_apart(self, row: int, extensions: set[str]) -> str:
@@ -206,6 +213,7 @@ class _Records:
         _, opened = self._open.popitem()
         opened.fields["length"] = size
         opened.fail("shard-empty", "the shard holds no records")
+        self._yielded = opened.row
         return opened.fields
 
 

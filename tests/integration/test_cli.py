@@ -105,7 +105,7 @@ def test_a_bundle_is_shown_and_verified(bundle):
     assert bundle.digest[:12] in shown.stdout
     verified = mmray("bundle", "verify", bundle.path)
     assert verified.returncode == 0, verified.stderr
-    assert "golden scores reproduced" in verified.stdout
+    assert "golden outputs reproduced" in verified.stdout
 
 
 def test_doctor_finds_this_machine_fit():

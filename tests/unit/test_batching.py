@@ -3,11 +3,12 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from support.bundles import SPEC, records_table, small_tokenizer
+from support.bundles import GOLDEN_ROWS, SPEC, records_table, small_tokenizer
 from support.media import clip, image_bytes
 
-from mmray.batching import TOKEN_LADDER, batches, pack
+from mmray.batching import TOKEN_LADDER, batches, pack, shape_profiles
 from mmray.preprocess import Preprocessor
+from mmray.preprocess.audio import log_mel
 from mmray.preprocess.spec import AudioSpec, PreprocessSpec, TextSpec
 from mmray.schema import TENSORS, error, table
 
@@ -54,7 +55,7 @@ def test_arrays_have_the_types_and_shapes_of_the_contract(tensors):
         **{"attention_mask": "int32", "text_row": "int64", "log_mel": "float16", "log_mel_row": "int64"},
     }
     assert feeds["pixels"].shape == (2, 16, 16, 3)
-    assert feeds["input_ids"].shape == feeds["attention_mask"].shape == (3, 16)
+    assert feeds["input_ids"].shape == feeds["attention_mask"].shape == (3, SPEC.text.max_tokens)
     assert feeds["log_mel"].shape[1:] == (24, 16)
 
 
@@ -63,11 +64,23 @@ def test_arrays_have_the_types_and_shapes_of_the_contract(tensors):
 )
 def test_texts_are_padded_to_the_next_step_of_the_ladder(longest, width):
     assert width in TOKEN_LADDER or longest > TOKEN_LADDER[-1]
-    feeds = pack(texts(1, longest), PreprocessSpec(text=TextSpec()))
+    feeds = pack(texts(1, longest), PreprocessSpec(text=TextSpec(max_tokens=8192)))
     assert feeds["input_ids"].shape == (2, width)
     assert feeds["attention_mask"].sum(axis=1).tolist() == [1, longest]
     assert (feeds["input_ids"][feeds["attention_mask"] == 0] == 0).all()
     assert feeds["input_ids"][1, :longest].tolist() == list(range(1, longest + 1))
+
+
+@pytest.mark.parametrize(("longest", "width"), [(8, 8), (64, 64), (65, 77), (77, 77)])
+def test_texts_are_never_padded_beyond_the_positions_that_an_encoder_has(longest, width):
+    feeds = pack(texts(longest), PreprocessSpec(text=TextSpec(max_tokens=77)))
+    assert feeds["input_ids"].shape == (1, width)
+
+
+@pytest.mark.parametrize(("most", "width"), [(4, 4), (8, 8), (77, 8)])
+def test_the_blank_text_is_no_longer_than_the_spec_allows_either(most, width):
+    feeds = pack(texts(None), PreprocessSpec(text=TextSpec(max_tokens=most)), at_least_one=True)
+    assert feeds["input_ids"].shape == (1, width)
 
 
 def test_a_text_without_tokens_is_there_and_empty():
@@ -126,3 +139,29 @@ def test_batches_do_not_depend_on_how_the_table_is_chunked(chunks):
 def test_nothing_but_failures_makes_no_batch():
     assert list(batches(texts(1, 2, failed=(0, 1)), 4)) == []
     assert list(batches(texts(), 4)) == []
+
+
+def test_profiles_hold_every_batch_that_pack_makes():
+    """An engine that is compiled for them meets no shape that it does not know."""
+    tensors = Preprocessor(SPEC, small_tokenizer())(records_table(GOLDEN_ROWS))
+    profiles = shape_profiles(SPEC, batch_rows=len(GOLDEN_ROWS))
+    assert len(profiles) == len({profile["input_ids"][1][1] for profile in profiles})
+    for first in range(len(GOLDEN_ROWS)):
+        feeds = pack(tensors.slice(first), SPEC, at_least_one=True)
+        assert any(
+            set(feeds) == set(profile) and all(fits(feeds[name].shape, *profile[name]) for name in feeds)
+            for profile in profiles
+        )
+
+
+def fits(shape, least, largest):
+    return all(low <= size <= high for low, size, high in zip(least, shape, largest, strict=True))
+
+
+def test_a_clip_never_has_more_patches_than_its_spec_says():
+    spec = AudioSpec(max_s=3.0)
+    for seconds in (0.1, 1.0, 2.9, 3.0):
+        frames = log_mel(np.zeros(int(seconds * spec.sample_rate), np.float32), spec)
+        patches = 1 + (len(frames) - spec.patch_frames) // spec.patch_hop
+        assert patches <= spec.max_patches
+    assert patches == spec.max_patches

@@ -8,7 +8,7 @@ import pytest
 from support.bundles import LABELS, SPEC, make_bundle, same_feeds, small_bundle, write_tokenizer
 from support.graphs import write_graph
 
-from mmray.bundle import Bundle, Variant, write_bundle
+from mmray.bundle import Bundle, NewVariant, Variant, extend_bundle, write_bundle
 from mmray.errors import BundleError
 
 
@@ -206,3 +206,125 @@ def test_the_source_files_are_copied_not_linked(tmp_path):
     bundle = make_bundle(tmp_path / "b")
     write_tokenizer(tmp_path / "b-tokenizer.json").write_text("altered later")
     bundle.verify()
+
+
+def score(passed, reason="", **figures):
+    return {"passed": passed, "reason": reason, **figures}
+
+
+def extended(folder, parent, verdicts, **entry):
+    """A bundle with a variant for each verdict; that of the name "lost" has no file."""
+    graph = write_graph(folder.parent / "another.onnx", len(LABELS), scale=1.01)
+    outputs = {"scores": np.array([[0.25, 0.75]], np.float32)}
+    added = {
+        name: NewVariant(Variant(file=f"variants/{name}.onnx", parent="fp32", **entry), graph, outputs)
+        for name in verdicts
+        if name != "lost"
+    }
+    scorecard = {"variants": verdicts}
+    return extend_bundle(folder, parent, added, scorecard=scorecard, origin={"optimize": "{}"})
+
+
+def test_an_extended_bundle_has_all_of_its_parent_and_the_new_variants(tmp_path):
+    parent = small_bundle()
+    bundle = extended(tmp_path / "b", parent, {"int8": score(True)}, precision="int8", how={"step": "int8"})
+    bundle.verify()
+    manifest, old = bundle.manifest, parent.manifest
+    assert manifest.parents == {parent.digest: "tiny"}
+    assert manifest.origin == {"made_by": "tests", "optimize": "{}"}
+    assert list(manifest.variants) == ["fp32", "int8"]
+    assert (manifest.variants["int8"].precision, manifest.variants["int8"].parent) == ("int8", "fp32")
+    for name in ("name", "labels", "features", "preprocessing", "sources"):
+        assert getattr(manifest, name) == getattr(old, name)
+    for name in ("variants/fp32.onnx", "tokenizer.json"):
+        assert manifest.files[name] == old.files[name]
+    assert set(manifest.files) == set(old.files) | {"variants/int8.onnx"}
+
+
+def test_each_variant_has_golden_outputs_of_its_own_for_the_same_inputs(tmp_path):
+    parent = small_bundle()
+    bundle = extended(tmp_path / "b", parent, {"int8": score(True)})
+    again = extended(tmp_path / "c", bundle, {"fp16": score(True)})
+    for opened, names in ((bundle, ["int8"]), (again, ["int8", "fp16"])):
+        assert same_feeds(opened.golden()[0], parent.golden()[0])
+        assert same_feeds(opened.golden()[1], parent.golden()[1])
+        for name in names:
+            inputs, outputs = opened.golden(name)
+            assert same_feeds(inputs, parent.golden()[0])
+            assert same_feeds(outputs, {"scores": np.array([[0.25, 0.75]], np.float32)})
+
+
+def test_a_new_variant_replaces_the_parents_of_the_same_name(tmp_path):
+    bundle = extended(tmp_path / "b", small_bundle(), {"int8": score(True)})
+    again = extended(tmp_path / "c", bundle, {"int8": score(True)}, how={"step": "another"})
+    again.verify()
+    assert again.manifest.variants["int8"].how == {"step": "another"}
+    assert set(again.manifest.files) == set(bundle.manifest.files)
+
+
+def test_extending_never_replaces_the_parent(copy):
+    parent = Bundle.open(copy)
+    with pytest.raises(BundleError, match="is the bundle to start from"):
+        extended(copy, parent, {"int8": score(True)})
+    parent.verify()
+
+
+def test_a_variant_that_failed_is_refused_with_its_reason(tmp_path):
+    verdicts = {
+        "int8": score(False, "audio: decisions agree on 3 of 90 records"),
+        "lost": score(False, "ruined"),
+    }
+    bundle = extended(tmp_path / "b", small_bundle(), verdicts)
+    assert bundle.passing() == ["fp32"]
+    with pytest.raises(BundleError, match=r"'int8' failed its gate: audio: .* 3 of 90 .*; choose from: fp32"):
+        bundle.choose("int8")
+    with pytest.raises(BundleError, match="'lost' failed its gate: ruined"):
+        bundle.choose("lost")
+
+
+def test_a_variant_that_nobody_judged_is_refused(tmp_path):
+    bundle = extended(tmp_path / "b", small_bundle(), {"int8": {}})
+    assert bundle.passing() == ["fp32"]
+    with pytest.raises(BundleError, match="'int8' was never judged"):
+        bundle.choose("int8")
+
+
+def test_a_variant_that_passed_may_be_chosen(tmp_path):
+    bundle = extended(tmp_path / "b", small_bundle(), {"int8": score(True)})
+    assert bundle.passing() == ["fp32", "int8"]
+    assert bundle.choose("int8") == "int8"
+
+
+def timed(fp32, **others):
+    """Verdicts of variants that passed, with their milliseconds in batches of 8."""
+    slow_alone = {"batch_1": 99.0}
+    return {
+        name: score(True, latency_ms={"batch_8": ms, **slow_alone})
+        for name, ms in {"fp32": fp32, **others}.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "best"),
+    [
+        ({"int8": score(True)}, "fp32"),
+        (timed(10.0, int8=7.0, fp16=8.0), "int8"),
+        (timed(10.0, int8=9.5), "fp32"),
+        (timed(10.0, int8=12.0), "fp32"),
+        (timed(10.0) | {"int8": score(False, "ruined", latency_ms={"batch_8": 1.0})}, "fp32"),
+        (timed(10.0) | {"int8": score(True)}, "fp32"),
+    ],
+    ids=["unmeasured", "fastest", "hardly faster", "slower", "failed", "one unmeasured"],
+)
+def test_auto_is_the_fastest_that_passed_if_it_is_clearly_faster_than_fp32(tmp_path, verdicts, best):
+    added = {name: verdict for name, verdict in verdicts.items() if name != "fp32"}
+    bundle = extended(tmp_path / "b", small_bundle(), added)
+    card = {"variants": verdicts}
+    (bundle.path / "scorecard.json").write_text(json.dumps(card))
+    assert bundle.choose("auto") == best
+
+
+def test_auto_leaves_variants_for_tensorrt_alone(tmp_path):
+    bundle = extended(tmp_path / "b", small_bundle(), {"int8": score(True)}, provider="tensorrt")
+    (bundle.path / "scorecard.json").write_text(json.dumps({"variants": timed(10.0, int8=1.0)}))
+    assert bundle.choose("auto") == "fp32"

@@ -1,7 +1,7 @@
 """Floors and fences: nothing imports upward, and the heavy libraries stay in their rooms.
 
 0  errors, schema, coverage
-1  storage, sources, preprocess, batching
+1  storage, remote, urls, sources, align, preprocess, batching
 2  config, bundle, engine, predictor, models
 3  pipeline, serve, optimize: three wings that never import each other
 4  cli
@@ -16,7 +16,7 @@ from support.scripts import ROOT
 
 FLOORS = [
     {"errors", "schema", "coverage"},
-    {"storage", "sources", "preprocess", "batching"},
+    {"storage", "remote", "urls", "sources", "align", "preprocess", "batching"},
     {"config", "bundle", "engine", "predictor", "models"},
     {"pipeline", "serve", "optimize"},
     {"cli"},

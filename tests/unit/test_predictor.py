@@ -204,6 +204,24 @@ def test_a_graph_that_does_not_load_is_refused(tmp_path):
         Predictor(make_bundle(tmp_path / "b", graph=tmp_path / "g.onnx"), provider="cpu")
 
 
+def test_a_model_without_labels_is_judged_by_its_features(tmp_path):
+    """They must be finite, and the golden ones; predictions have neither label nor score."""
+    bundle = make_bundle(tmp_path / "b", labels=())
+    rows = Predictor(bundle, provider="cpu")(
+        open_preprocessor(bundle)(records_table([*texts("cat", "a nan dog"), {"image": image_bytes()}]))
+    ).to_pylist()
+    assert kinds(rows) == [None, ("infer", "not-finite"), None]
+    assert "features that are not finite" in rows[1]["error"]["reason"]
+    assert not {"label", "score", "scores"} & set(rows[0])
+    assert len(rows[0]["features"]) == 3
+    inputs, outputs = bundle.golden()
+    other = {"features": outputs["features"] + 0.1}
+    with pytest.raises(EngineError, match="off its golden features by"):
+        Predictor(
+            make_bundle(tmp_path / "c", labels=(), golden_inputs=inputs, golden_outputs=other), provider="cpu"
+        )
+
+
 def test_chunked_tables_are_predicted_like_whole_ones(bundle):
     whole = open_preprocessor(bundle)(records_table([*GOLDEN_ROWS, {"meta": b"{}"}, *GOLDEN_ROWS]))
     pieces = pa.concat_tables([whole.slice(0, 1), whole.slice(1, 5), whole.slice(6)])
@@ -214,3 +232,19 @@ def test_chunked_tables_are_predicted_like_whole_ones(bundle):
 def test_outcomes_say_nothing_of_json_that_was_not_asked_for():
     (row,) = predict([{"text": b"a cat", "meta": json.dumps({"secret": 1}).encode()}])
     assert "secret" not in str(row)
+
+
+def test_processes_that_share_weights_predict_the_same(monkeypatch, tmp_path):
+    monkeypatch.setenv("MMRAY_CACHE", str(tmp_path))
+    tensors = open_preprocessor(small_bundle())(records_table(GOLDEN_ROWS))
+    plain, shared = (Predictor(small_bundle(), provider="cpu", shared=s)(tensors) for s in (False, True))
+    assert list(tmp_path.glob("prepacked/*/graph.onnx"))
+    assert plain["label"].equals(shared["label"])
+    difference = np.subtract(plain["scores"].to_pylist(), shared["scores"].to_pylist())
+    assert np.abs(difference).max() < 1e-6
+
+
+def test_where_nothing_can_be_kept_weights_are_not_shared(monkeypatch, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("MMRAY_CACHE", str(tmp_path / "file"))
+    assert Predictor(small_bundle(), provider="cpu", shared=True).golden_difference < 1e-3

@@ -55,6 +55,12 @@ def test_scores_are_the_softmax_of_logits_and_features_stand_side_by_side(model)
     assert torch.equal(scores, logits.softmax(dim=1))
 
 
+def test_a_model_without_a_head_gives_its_features_alone(model):
+    bare = FusedModel(dict(model.encoders.items())).eval()
+    (features,) = bare(**feeds())
+    assert torch.equal(features, model(**feeds())[2])
+
+
 @pytest.mark.parametrize(("modality", "key"), [("image", "pixels"), ("text", "text"), ("audio", "log_mel")])
 def test_no_rows_and_rows_that_are_not_present_are_the_same(model, modality, key):
     """The row of an absent modality counts for nothing, even one that gives NaN."""

@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -13,7 +14,7 @@ from mmray.models.fused import OUTPUTS, FusedModel
 from mmray.models.head import SubsetHead
 from mmray.models.minilm import MiniLM
 from mmray.models.yamnet import YAMNet
-from mmray.optimize.export import check_parity, clean, export_graph
+from mmray.optimize.export import check_parity, clean, export_graph, with_blank_rows
 from mmray.preprocess.spec import AudioSpec, ImageSpec, PreprocessSpec, TextSpec
 
 SPEC = PreprocessSpec(image=ImageSpec(height=32, width=48), text=TextSpec(max_tokens=16), audio=AudioSpec())
@@ -191,3 +192,29 @@ def test_cleaning_drops_what_is_unused_and_splits_shared_zero_points():
     assert not proto.graph.node[2].doc_string
     values = {i.name: numpy_helper.to_array(i) for i in proto.graph.initializer}
     assert [values[name] for name in zeros] == [1, 1]
+
+
+def test_cleaning_keeps_the_weights_that_only_a_subgraph_uses():
+    proto = onnx.parser.parse_model("""
+    <ir_version: 8, opset_import: ["" : 20]>
+    g (bool flag, float[2] x) => (float[2] y) {
+        y = If (flag) <
+            then_branch = a () => (float[2] p) { p = Add (x, weight) },
+            else_branch = b () => (float[2] q) { q = Identity (x) }
+        >
+    }
+    """)
+    for name in ("weight", "unused"):
+        proto.graph.initializer.append(numpy_helper.from_array(np.ones(2, np.float32), name))
+    clean(proto)
+    assert [i.name for i in proto.graph.initializer] == ["weight"]
+
+
+def test_blank_rows_are_put_in_only_where_there_are_none():
+    given = feeds(records=2, images=0, texts=0, tokens=8, patches=3)
+    filled = with_blank_rows(given)
+    assert filled["log_mel"] is given["log_mel"]
+    assert filled["pixels"].shape == (1, 32, 48, 3)
+    assert filled["attention_mask"].tolist() == [[1] * 8]
+    assert filled["text_row"].tolist() == [0]
+    assert len(given["pixels"]) == 0

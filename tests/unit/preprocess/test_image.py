@@ -163,13 +163,21 @@ def test_crop_covers_the_target_with_the_centre_of_the_image(width, height):
     assert (pixels.argmax(axis=2) == 1).all()
 
 
-@pytest.mark.parametrize("fit", ["pad", "crop"])
+@pytest.mark.parametrize(("width", "height"), [(48, 12), (12, 48)])
+def test_stretch_shows_the_whole_image_and_nothing_else(width, height):
+    pixels = decode(encode(bands(width, height)), ImageSpec(height=16, width=16, fit="stretch"))
+    along = pixels[8] if width > height else pixels[:, 8]
+    assert along[[1, 8, 14]].argmax(axis=1).tolist() == [0, 1, 2]
+    assert (pixels.min(axis=2) < 200).all()  # nothing of the white ground
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])
 def test_an_image_of_the_targets_size_is_unchanged(fit):
     image = photo(24, 16)
     assert np.array_equal(decode(encode(image), ImageSpec(height=16, width=24, fit=fit)), image)
 
 
-@pytest.mark.parametrize("fit", ["pad", "crop"])
+@pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (100, 400), (400, 100)])
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_decoding_jpeg_at_a_smaller_scale_looks_like_decoding_it_whole(fit, height, width, orientation):
@@ -186,7 +194,7 @@ def test_decoding_jpeg_at_a_smaller_scale_looks_like_decoding_it_whole(fit, heig
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 2)])
-@pytest.mark.parametrize("fit", ["pad", "crop"])
+@pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])
 def test_extreme_proportions_are_no_fault(size, fit):
     assert near(colour_of(image_bytes(size=size), fit=fit, background=COLOUR), COLOUR)
 

@@ -167,3 +167,10 @@ def test_bytes_are_passed_on_as_they_are(tmp_path):
         assert row["key"] == key
         assert {row[c] for c in ("image", "text", "audio", "meta")} - {None} == set(fields.values())
         assert json.loads(row["meta"])["number"] == row["row"]
+
+
+def test_a_gap_behind_the_last_row_makes_no_other_row_the_last(write):
+    path = write(THREE)
+    stop = 12 * BLOCK
+    assert columns(read_rows(path, Missing(0, 0, 0), Missing(3, None, stop)), "row", "end") == [(0, False)]
+    assert read_rows(path, Missing(3, None, stop)) == []

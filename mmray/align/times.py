@@ -1,0 +1,118 @@
+"""The times that a record states about itself: field `times` of its JSON member, checked strictly.
+
+    {"times": {
+      "image": {"at_s": 12.48, "offset_s": 0.31, "drift_ppm": 40, "error_ms": 6},
+      "audio": {"start_s": 10.0, "sample_rate": 44100.9},
+      "text": {"captions": [[11.0, 13.5, "a crow"], [13.5, 15.0, "a cat"]]}
+    }}
+
+Each stream counts on a clock of its own; `offset_s` and `drift_ppm` take it to the common one (see `Clock`),
+and `error_ms` says how far off its times may still be. Refuses what is not finite, out of bounds or unknown.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
+
+from mmray.align.clock import Clock
+from mmray.errors import RecordError
+
+MAX_JSON_BYTES = 1 << 20  # of a JSON member whose times are wanted
+MAX_CAPTIONS = 4_096
+
+# Strict: a string or a truth value is no time. Unix times fit, with a resolution of 0.2 µs; milliseconds and
+# nanoseconds since 1970 do not, so that a wrong unit is told.
+Seconds = Annotated[float, Strict(), Field(ge=-1e10, le=1e10, allow_inf_nan=False)]
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+# JSON may hold half a surrogate pair, which is no text.
+Caption = Annotated[str, AfterValidator(lambda text: text.encode().decode())]
+
+
+class OutOfStep(RecordError):  # noqa: N818  (what is the matter, not a fault of the bytes)
+    """A modality that cannot be brought into step; its policy decides what becomes of the record."""
+
+
+class _Stream(BaseModel):
+    """What all streams may state: how their clock runs against the common one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    offset_s: Seconds = 0.0
+    drift_ppm: Number = Field(0.0, ge=-100_000, le=100_000)
+    error_ms: Number = Field(0.0, ge=0, le=1e9)
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(self.offset_s, self.drift_ppm)
+
+
+class ImageTimes(_Stream):
+    """When the picture was taken."""
+
+    at_s: Seconds
+
+
+class AudioTimes(_Stream):
+    """When the clip's first sample was recorded, and how many a second, if not as many as its header says."""
+
+    start_s: Seconds
+    sample_rate: Number | None = Field(None, gt=0, le=1e6)
+
+
+class TextTimes(_Stream):
+    """Captions with the spans in which they hold, or the span of the text member."""
+
+    captions: tuple[tuple[Seconds, Seconds, Caption], ...] | None = Field(None, max_length=MAX_CAPTIONS)
+    span: tuple[Seconds, Seconds] | None = None
+
+    @model_validator(mode="after")
+    def _sound(self) -> TextTimes:
+        if (self.captions is None) == (self.span is None):
+            raise ValueError("either captions or span")
+        if any(end < start for start, end in self.spans):
+            raise ValueError("a span that ends before it starts")
+        return self
+
+    @property
+    def spans(self) -> tuple[tuple[float, float], ...]:
+        """Start and end of each caption, or of the text member, on the text's own clock."""
+        if self.captions is not None:
+            return tuple((start, end) for start, end, _ in self.captions)
+        return (self.span,) if self.span else ()
+
+
+class Times(BaseModel):
+    """All that a record states; a stream that is not there is null."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: ImageTimes | None = None
+    audio: AudioTimes | None = None
+    text: TextTimes | None = None
+
+
+def parse_times(meta: bytes | None) -> Times:
+    """The times in a record's JSON member.
+
+    Raises:
+        OutOfStep: there are none ("times-missing"), or they are not as the schema says ("times-malformed").
+    """
+    if meta is None:
+        raise OutOfStep("the record has no JSON member", "times-missing")
+    if len(meta) > MAX_JSON_BYTES:
+        raise OutOfStep(f"a JSON member of more than {MAX_JSON_BYTES} bytes", "times-malformed")
+    try:
+        fields: Any = json.loads(meta)
+    except (ValueError, RecursionError) as e:
+        raise OutOfStep(f"the JSON member cannot be read: {e}", "times-malformed") from e
+    if not isinstance(fields, dict) or fields.get("times") is None:
+        raise OutOfStep("the JSON member has no field times", "times-missing")
+    try:
+        return Times.model_validate(fields["times"])
+    except ValidationError as e:
+        first = e.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in ("times", *first["loc"]))
+        raise OutOfStep(f"{where}: {first['msg'].lower()}", "times-malformed") from e

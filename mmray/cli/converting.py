@@ -1,0 +1,63 @@
+"""`mmray convert`: convert shards in parallel, and say what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import attrgetter
+
+from rich.markup import escape
+from rich.table import Table
+
+from mmray.cli.display import console
+from mmray.errors import AuditError
+from mmray.sources.convert import JOURNAL, Conversion, Target, convert
+from mmray.sources.layouts import LayoutName
+
+_NAMED = 20  # lost records that are printed; the journal names more
+
+
+def convert_shards(
+    inputs: Sequence[str], output: str, to: Target, layout: LayoutName, workers: int | None
+) -> None:
+    """Convert every shard that the inputs name, and print a table.
+
+    Raises:
+        UsageError: what was asked for cannot be done.
+        RunError: some shards could not be read or written; the others are converted.
+        AuditError: some records could not be carried over; the others are.
+    """
+    done: list[Conversion] = []
+    with console.status("converting") as status:
+        for conversion in convert(inputs, output, to, layout, workers):
+            done.append(conversion)
+            status.update(f"{len(done):,} shards are converted: {escape(conversion.output)}")
+    done.sort(key=attrgetter("output"))
+    console.print(_table(done))
+    named = [(one, key, reason) for one in done for key, reason in one.reasons.items()]
+    for one, key, reason in named[:_NAMED]:
+        console.print(f"[red]✗[/] {escape(f'{one.source}: record {key!r}: {reason}')}", soft_wrap=True)
+    if lost := sum(one.lost for one in done):
+        raise AuditError(
+            f"{lost} records could not be carried over ({output}/{JOURNAL} names them); all others are"
+        )
+
+
+def _table(done: list[Conversion]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("shard")
+    for name in ("records", "lost", "MB", "s"):
+        table.add_column(name, justify="right")
+    for one in done:
+        table.add_row(escape(one.output), *_figures([one]))
+    table.add_section()
+    table.add_row(f"all {len(done):,}", *_figures(done), style="bold")
+    return table
+
+
+def _figures(done: list[Conversion]) -> tuple[str, ...]:
+    return (
+        f"{sum(one.records for one in done):,}",
+        f"{sum(one.lost for one in done):,}",
+        f"{sum(one.size for one in done) / 1e6:,.1f}",
+        f"{sum(one.seconds for one in done):,.1f}",
+    )

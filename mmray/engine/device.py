@@ -1,0 +1,35 @@
+"""What kind of device this machine has: what was measured or compiled on one holds on all of its kind."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import onnxruntime as ort
+
+
+def device_type(provider: str) -> str:
+    """Model and features of what a provider runs on, as far as the machine says."""
+    return _cpu_type() if provider in ("cpu", "openvino") else f"{_gpu_types()} {_cpu_type()}"
+
+
+def engine_version() -> str:
+    """Version of ONNX Runtime."""
+    return str(ort.__version__)
+
+
+def _cpu_type() -> str:
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.exists() else platform.processor()
+    wanted = ("model name", "flags", "Features", "CPU part")
+    first = text.split("\n\n")[0].splitlines()
+    return " ".join(
+        [platform.machine(), *(line.partition(":")[2].strip() for line in first if line.startswith(wanted))]
+    )
+
+
+def _gpu_types() -> str:
+    """Models of the NVIDIA GPUs, by their driver."""
+    files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    lines = [line for file in files for line in file.read_text().splitlines() if line.startswith("Model")]
+    return ", ".join(line.partition(":")[2].strip() for line in lines) or "GPU of unknown model"

@@ -1,0 +1,97 @@
+"""What runs a graph: our names for ONNX Runtime's providers, and how each is set up.
+
+Only the CPU provider has been run so far. The others are set up after the documentation of ONNX Runtime 1.31;
+`jobs/prove_gpu.py` proves them where there is a device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import onnxruntime as ort
+
+Provider = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
+
+ORT_NAMES = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+
+_CUDA_OPTIONS = {
+    "arena_extend_strategy": "kSameAsRequested",  # grow by what is needed, not by doubling
+    "cudnn_conv_algo_search": "HEURISTIC",  # EXHAUSTIVE searches anew for each batch shape
+}
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a provider may use beside the graph."""
+
+    cache: Path | None = None  # directory for compiled engines, kept from one process to the next
+    profiles: tuple[Mapping[str, tuple[Shape, Shape]], ...] = ()  # (least, largest) shape by input
+    precision: str = "fp32"  # of the graph: TensorRT may use narrower kernels only for a graph proved so
+
+
+def provider_chain(provider: str, setup: Setup) -> list[Any]:
+    """Providers for a session, the wanted one first; operators that it lacks run on those after it."""
+    cuda = (ORT_NAMES["cuda"], _CUDA_OPTIONS)
+    cpu = ORT_NAMES["cpu"]
+    if provider == "cuda":
+        return [cuda, cpu]
+    if provider == "tensorrt":
+        return [(ORT_NAMES["tensorrt"], tensorrt_options(setup)), cuda, cpu]
+    if provider == "openvino":
+        options = {"device_type": "CPU"}
+        if setup.cache:
+            options["cache_dir"] = str(setup.cache)
+        return [(ORT_NAMES["openvino"], options), cpu]
+    return [cpu]
+
+
+def tensorrt_options(setup: Setup) -> dict[str, str]:
+    """Options of the TensorRT provider.
+
+    Without profiles TensorRT builds an engine anew for each new shape (onnxruntime#12120). With them it
+    builds one for all and keeps it in the cache, under a name that holds its own version and the kind of GPU.
+    """
+    options = {
+        "trt_fp16_enable": "1" if setup.precision in ("fp16", "int8") else "0",
+        "trt_int8_enable": "1" if setup.precision == "int8" else "0",
+    }
+    if setup.cache:
+        options |= {
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": str(setup.cache),
+            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": str(setup.cache),
+        }
+    if setup.profiles:
+        least = [(name, shapes[0]) for profile in setup.profiles for name, shapes in profile.items()]
+        largest = [(name, shapes[1]) for profile in setup.profiles for name, shapes in profile.items()]
+        options["trt_profile_min_shapes"] = _to_text(least)
+        options["trt_profile_opt_shapes"] = options["trt_profile_max_shapes"] = _to_text(largest)
+    return options
+
+
+def _to_text(shapes: list[tuple[str, Shape]]) -> str:
+    """As the provider reads them: "pixels:1x224x224x3,present:1x3"; a name again begins the next profile."""
+    return ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes)
+
+
+def available_providers() -> Mapping[str, bool]:
+    """Which providers this installation of ONNX Runtime was built with, by our names."""
+    built = ort.get_available_providers()
+    return {ours: theirs in built for ours, theirs in ORT_NAMES.items()}
+
+
+def best_provider() -> Provider:
+    """CUDA where the wheel has it and the machine a device; the others are only taken when asked for."""
+    has_device = Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidia0").exists()
+    return "cuda" if has_device and available_providers()["cuda"] else "cpu"

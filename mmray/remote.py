@@ -1,0 +1,197 @@
+"""Stores that fail now and then: which failures pass, how long to try again, and a file that reads on.
+
+pyarrow's S3 client repeats a request by itself, 31 times within 6 s at even intervals, but not for longer,
+nor after every answer that passes (409 OperationAborted, 400 RequestTimeout). Here is what follows on that.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
+
+import pyarrow as pa
+
+from mmray.errors import MmrayError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+ATTEMPTS = 6  # with the client's own 6 s each and the sleeps, a store may be away for about 50 s
+BACKOFF_S = 1.0  # longest sleep after the first failure; it doubles with each
+MAX_BACKOFF_S = 20.0
+READ_AHEAD_BYTES = 8 << 20  # of one open file: at 30 ms a request and 100 MB/s, 3/4 of the time is transfer
+_FIRST_AHEAD_BYTES = 1 << 20  # doubles while a file is read on and on; a look at one record costs no more
+
+_LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+# What pyarrow says in an OSError without a kind of its own. HTTP 3xx: a bucket of another region.
+_LASTING_TEXT = re.compile(
+    r"AWS Error (ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|NO_SUCH_BUCKET|NO_SUCH_KEY)"
+    r"|HTTP status 3\d\d"
+)
+
+T = TypeVar("T")
+
+
+class StoreError(OSError):
+    """A store would not do it, or failed for as long as we tried: no word on what it holds."""
+
+
+def retrying(act: Callable[[], T], what: str) -> T:
+    """Do something with a store, again after failures that may pass.
+
+    Sleeps between attempts are random, up to a bound that doubles: "full jitter" in Marc Brooker, Exponential
+    Backoff And Jitter, AWS Architecture Blog, 2015. So a thousand actors that were told to slow down at the
+    same time do not come back at the same time.
+
+    Args:
+        act: what to do; it must start afresh each time.
+        what: names it in the error.
+
+    Raises:
+        FileNotFoundError: or any other OSError that tells what the store holds; at once.
+        StoreError: any other failure, of whatever library; at once if it would not pass.
+    """
+    failure: Exception | None = None
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(random.uniform(0, min(MAX_BACKOFF_S, BACKOFF_S * 2 ** (attempt - 1))))
+        try:
+            return act()
+        except (*_LASTING, StoreError, MmrayError):
+            raise
+        except Exception as e:  # drivers of fsspec raise what their libraries define
+            failure = e
+            if not _may_pass(e):
+                raise StoreError(f"{what}: {e}") from e
+    raise StoreError(f"{what}: failed {ATTEMPTS} times, at last by {failure}") from failure
+
+
+def _may_pass(failure: Exception) -> bool:
+    if isinstance(failure, OSError):
+        return not _LASTING_TEXT.search(str(failure))
+    # An error that a network library defines, as aiohttp.ClientError, may pass; a ValueError does not.
+    return type(failure).__module__.partition(".")[0] not in ("builtins", "pyarrow")
+
+
+class RemoteFile(io.RawIOBase):
+    """A file of a store, for reading: after a failure it goes on from the last good byte of a fresh stream.
+
+    Reading on costs a request for every 1, 2, 4, then 8 MiB, however small the reads; a read elsewhere
+    requests what was asked for. Holds up to `READ_AHEAD_BYTES`, or one read if that is larger.
+    """
+
+    def __init__(self, open_stream: Callable[[], pa.NativeFile], url: str) -> None:
+        """Open it.
+
+        Args:
+            open_stream: opens the file for random access.
+            url: names it in errors.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        super().__init__()
+        self._open_stream = open_stream
+        self._url = url
+        self._stream: pa.NativeFile | None = None
+        self._size = retrying(self._open_size, url)
+        self._position = 0
+        self._held = memoryview(b"")  # bytes from `_held_from` on
+        self._held_from = 0
+        self._ahead = 0  # bytes to request at least, where a file is read on
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        if start + offset < 0:
+            raise ValueError(f"{self._url}: no byte {start + offset} to seek to")
+        self._position = start + offset
+        return self._position
+
+    def readall(self) -> bytes:
+        return self.read(max(0, self._size - self._position)) or b""  # the base class reads 8 KiB a time
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        """Fill the buffer, or as much of it as there is to the end of the file.
+
+        Raises:
+            OSError: names the bytes that cannot be read.
+        """
+        target = memoryview(buffer).cast("B")
+        wanted = max(0, min(len(target), self._size - self._position))
+        filled = 0
+        while filled < wanted:
+            begin = self._position - self._held_from
+            if not 0 <= begin < len(self._held):
+                self._fetch(wanted - filled)
+                begin = 0
+            piece = self._held[begin : begin + wanted - filled]
+            target[filled : filled + len(piece)] = piece
+            filled += len(piece)
+            self._position += len(piece)
+        if self._position == self._held_from + len(self._held):
+            self._held, self._held_from = memoryview(b""), self._position
+        return wanted
+
+    def close(self) -> None:
+        self._drop()
+        super().close()
+
+    def _fetch(self, wanted: int) -> None:
+        """Hold what follows the position: `wanted` bytes, or more where the file is read on."""
+        reads_on = self._position == self._held_from + len(self._held)
+        self._ahead = min(max(2 * self._ahead, _FIRST_AHEAD_BYTES), READ_AHEAD_BYTES) if reads_on else 0
+        self._held = memoryview(b"")
+        nbytes = min(max(wanted, self._ahead), self._size - self._position)
+        self._held, self._held_from = self._request(self._position, nbytes), self._position
+
+    def _request(self, start: int, nbytes: int) -> memoryview:
+        data = memoryview(bytearray(nbytes))
+        done = 0
+
+        def go_on() -> None:
+            nonlocal done
+            try:
+                stream = self._connected()
+                stream.seek(start + done)
+                while done < nbytes:
+                    got = stream.readinto(data[done:])
+                    if not got:
+                        raise OSError(f"it ended at byte {start + done}, of {self._size}")
+                    done += got
+            except Exception:
+                self._drop()
+                raise
+
+        retrying(go_on, f"{self._url}: bytes {start} to {start + nbytes}")
+        return data
+
+    def _connected(self) -> pa.NativeFile:
+        if self._stream is None and self._open_size() != self._size:
+            raise StoreError(f"{self._url}: had {self._size} bytes, and was changed while it was read")
+        return self._stream
+
+    def _open_size(self) -> int:
+        stream = self._open_stream()
+        size: int = stream.size()
+        self._stream = stream
+        return size
+
+    def _drop(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            with suppress(Exception):  # it is given up: what it has to say no longer matters
+                stream.close()

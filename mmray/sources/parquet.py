@@ -1,0 +1,273 @@
+"""A Parquet file of records → Arrow blocks of RECORDS, row group by row group.
+
+Columns are plain, or structs of `bytes` and `path` as Hugging Face's datasets have them; a path is never
+followed. Pages are decoded whole, and a dictionary is one page: that, not the row, bounds the memory.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pyarrow.types as pat
+
+from mmray.coverage import WHOLE, Missing
+from mmray.errors import RecordError
+from mmray.schema import MODALITIES, RECORDS, error
+from mmray.sources.blocks import to_blocks
+from mmray.sources.options import EXTENSIONS, ReadOptions
+from mmray.sources.shards import Shard
+
+#: Columns that count where none has the name of an extension.
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "image": ("image",),
+    "text": ("text", "caption"),
+    "audio": ("audio",),
+    "meta": ("meta", "json"),
+}
+KEYS = ("key", "__key__", "id")  # the first that is there
+
+_GROUP_BYTES = 128 << 20  # a row group up to this size is read at once
+_BUFFER_BYTES = 1 << 20  # of each column, while a larger one is read
+_KEY_BYTES = 1 << 10  # longer keys are cut: blocks are not bounded by them
+_DAMAGE = (pa.ArrowException, OSError, ValueError)  # how pyarrow raises it; the last for names not in UTF-8
+_MEDIA = ("image", "audio")  # columns of bytes, not of text
+_BYTES = (pat.is_binary, pat.is_large_binary, pat.is_binary_view, pat.is_fixed_size_binary)
+_STRINGS = (pat.is_string, pat.is_large_string, pat.is_string_view)
+
+_Values = list[tuple[str, Any]]  # names and scalars of a row; a name may come twice
+
+
+def read_parquet(
+    shard: Shard, options: ReadOptions, wanted: Sequence[Missing] = (WHOLE,)
+) -> Iterator[pa.Table]:
+    """Yield the wanted rows of a Parquet file as tables of RECORDS, in order.
+
+    Row groups that hold nothing wanted are not read. Where no payload is asked for, only keys are read: rows
+    are quickly counted, and what is wrong with the payload is not seen.
+
+    Raises:
+        OSError: the shard cannot be opened or read; anything wrong *inside* it is a row with an error.
+    """
+    place = shard.open()
+    with place.open_input() as raw:
+        records = _Records(shard, _Watched(raw), options)
+        yield from to_blocks(records.read(wanted), options, lambda: records.ended)
+
+
+class _Records:
+    """Makes rows of the row groups of one shard."""
+
+    def __init__(self, shard: Shard, source: _Watched, options: ReadOptions) -> None:
+        self._shard_id = shard.id
+        self._source = source
+        self._options = options
+        self.ended = False  # whether the last row that was read is the shard's last
+
+    def read(self, wanted: Sequence[Missing]) -> Iterator[dict[str, Any]]:
+        try:
+            file = pq.ParquetFile(self._source)
+            footer = file.metadata
+            groups = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
+            if min(groups, default=0) < 0 or sum(groups) != footer.num_rows:
+                raise pa.ArrowInvalid("the footer contradicts itself about the number of rows")
+            columns = _Columns(file.schema_arrow, self._options)
+            fault = None if any(groups) else error("read", "shard-empty", "the shard holds no records")
+        except _DAMAGE as e:
+            self._source.check()
+            fault = error("read", "shard-damaged", f"not a Parquet file that can be read: {e}")
+        if fault:
+            self.ended = True
+            if wanted[0].first == 0:
+                yield self._row(0, {"error": fault})
+            return
+        gaps, first = deque(wanted), 0
+        for group, count in enumerate(groups):
+            rows = range(first, first + count)
+            first += count
+            if _next(gaps, rows.start) >= rows.stop:
+                continue
+            values = self._values(footer, group, columns)
+            for row, value in zip(rows, values, strict=False):
+                following = _next(gaps, row)
+                if following == row:
+                    self.ended = row == footer.num_rows - 1
+                    yield self._row(row, value if isinstance(value, dict) else columns.fields(value))
+                elif following >= rows.stop:
+                    break
+
+    def _values(
+        self, footer: pq.FileMetaData, group: int, columns: _Columns
+    ) -> Iterator[_Values | dict[str, Any]]:
+        """The values of each row of a row group; after the last, without end, a fault in their place.
+
+        Rows are decoded one by one, for 7 µs a row: so a batch is never larger than one, and no row is lost
+        with a damaged one that follows it.
+        """
+        fault = columns.fault
+        if columns.paths and not fault:
+            batch_rows = 1 if self._options.payload else self._options.block_rows
+            try:
+                file = self._open(footer, group)
+                for batch in file.iter_batches(batch_rows, [group], columns.paths, use_threads=False):
+                    for i in range(batch.num_rows):
+                        yield [(name, batch.column(j)[i]) for j, name in enumerate(batch.schema.names)]
+                raise pa.ArrowInvalid("it has fewer rows than the footer says")
+            except _DAMAGE as e:
+                self._source.check()
+                fault = error("read", "shard-damaged", f"row group {group}: {e}")
+        yield from repeat({"error": fault})
+
+    def _open(self, footer: pq.FileMetaData, group: int) -> pq.ParquetFile:
+        """Open the file so that a row group of usual size is read in one request for each column.
+
+        A larger one is read as a stream, which a damaged page header can make take gigabytes for a moment.
+        """
+        # Not the sizes of the columns: asking pyarrow for these aborts the process if the footer is damaged.
+        large = footer.row_group(group).total_byte_size > _GROUP_BYTES
+        return pq.ParquetFile(
+            self._source,
+            metadata=footer,
+            buffer_size=_BUFFER_BYTES if large else 0,
+            pre_buffer=False,
+            page_checksum_verification=True,
+        )
+
+    def _row(self, row: int, fields: dict[str, Any]) -> dict[str, Any]:
+        address = {"shard": self._shard_id, "row": row, "end": False, "offset": row, "length": 1}
+        return {**dict.fromkeys(RECORDS.names), **address, "key": str(row), **fields}
+
+
+class _Columns:
+    """Which columns of a file are read, and as what.
+
+    They are chosen by name and type: columns of other types, such as lists, are left out. Where one has the
+    name of an extension, the built-in names do not count.
+    """
+
+    def __init__(self, schema: pa.Schema, options: ReadOptions) -> None:
+        kinds = {column.name: _kind(column.type) for column in schema}
+        fitting = {name.lower(): name for name, kind in kinds.items() if kind and kind != "scalar"}
+        self._max_bytes = options.member_bytes
+        self._column_of: dict[str, str] = {}
+        for column in EXTENSIONS:
+            built_in = [name for name in NAMES[column] if name not in options.column_of]
+            ranks = (options.extensions.get(column, ()), built_in)
+            there = ([fitting[name] for name in names if name in fitting] for names in ranks)
+            self._column_of |= dict.fromkeys(next(filter(None, there), []), column)
+        self._key = next((name for name in KEYS if kinds.get(name) not in (None, "struct")), None)
+        self.fault: dict[str, str] | None = None  # why no row has anything
+        if not set(self._column_of.values()) & set(MODALITIES):
+            seen = ", ".join(schema.names)
+            reason = f"no image, text or audio among the columns {seen}; name one in `extensions`"
+            self.fault = error("read", "columns-missing", reason)
+        self.paths = [self._key] if self._key else []  # what to read: without payload, keys only
+        for name in self._column_of if options.payload else ():
+            self.paths += [f"{name}.bytes", f"{name}.path"] if kinds[name] == "struct" else [name]
+
+    def fields(self, values: _Values) -> dict[str, Any]:
+        """Key and payload of a row, or what is wrong with it."""
+        keys = [_plain(value) for name, value in values if name == self._key]
+        key = next(({"key": _text(scalar)} for scalar in keys if scalar.is_valid), {})
+        found: dict[str, bytes] = {}
+        try:
+            for name, value in values:
+                column = self._column_of.get(name)
+                data = _content(name, value, column) if column else None
+                if column is None or data is None:
+                    continue
+                if column in found:
+                    reason = f"more than one {column}: {name!r} comes second; name one in `extensions`"
+                    raise RecordError(reason, "repeated-member")
+                if data.size > self._max_bytes:
+                    reason = f"{name!r}: {data.size} bytes, more than limits.member_bytes={self._max_bytes}"
+                    raise RecordError(reason, "member-too-large")
+                found[column] = data.to_pybytes()
+        except RecordError as e:
+            return key | {"error": error("read", e.kind, e.reason)}
+        return key | found
+
+
+def _content(name: str, value: pa.Scalar, column: str) -> pa.Buffer | None:
+    """Bytes of a value, where they lie; None of a null."""
+    scalar = _plain(value)
+    only_path = column in _MEDIA and scalar.is_valid and _kind(scalar.type) == "string"
+    if isinstance(scalar, pa.StructScalar):
+        path, scalar = scalar.get("path"), _plain(scalar["bytes"])
+        only_path = not scalar.is_valid and path is not None and path.is_valid
+    if only_path:
+        reason = f"{name!r} holds a path or URL, which is not followed; put the bytes into the file"
+        raise RecordError(reason, "parquet-path")
+    return scalar.as_buffer() if scalar.is_valid else None
+
+
+class _Watched(io.RawIOBase):
+    """Passes calls on, and remembers if one failed: then the store is at fault, not the bytes of the file."""
+
+    def __init__(self, raw: pa.NativeFile) -> None:
+        self._raw = raw
+        self._size = raw.seek(0, io.SEEK_END)
+        self._failure: OSError | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return int(self._raw.tell())
+
+    def seek(self, position: int, whence: int = io.SEEK_SET, /) -> int:
+        return int(self._raw.seek(position, whence))
+
+    def read(self, size: int = -1, /) -> bytes:
+        try:
+            # A damaged file makes pyarrow ask for more than there is, and room is made for what is asked for.
+            return bytes(self._raw.read(min(size, max(0, self._size - self.tell()))))
+        except OSError as e:
+            self._failure = e
+            raise
+
+    def check(self) -> None:
+        """Raise what the store raised, if it did."""
+        if self._failure is not None:
+            raise self._failure
+
+
+def _next(gaps: deque[Missing], row: int) -> float:
+    """The first wanted row from `row` on, infinite if there is none. Forgets the gaps before it."""
+    while gaps and gaps[0].last is not None and gaps[0].last < row:
+        gaps.popleft()
+    return max(row, gaps[0].first) if gaps else math.inf
+
+
+def _kind(type: pa.DataType) -> str | None:
+    """What a column's type is good for; None if for nothing."""
+    if isinstance(type, pa.BaseExtensionType):
+        return _kind(type.storage_type)
+    if pat.is_dictionary(type):
+        return _kind(type.value_type)
+    if any(test(type) for test in _BYTES):
+        return "bytes"
+    if any(test(type) for test in _STRINGS):
+        return "string"
+    if pat.is_struct(type):
+        index = type.get_field_index("bytes")
+        return "struct" if index >= 0 and _kind(type.field(index).type) == "bytes" else None
+    return None if pat.is_nested(type) or pat.is_temporal(type) else "scalar"
+
+
+def _plain(scalar: pa.Scalar) -> pa.Scalar:
+    """The value of a dictionary or of an extension type."""
+    wrapped = scalar.is_valid and isinstance(scalar, pa.DictionaryScalar | pa.ExtensionScalar)
+    return _plain(scalar.value) if wrapped else scalar
+
+
+def _text(key: pa.Scalar) -> str:
+    if _kind(key.type) == "scalar":
+        return str(key.as_py())
+    return bytes(key.as_buffer()[:_KEY_BYTES]).decode(errors="backslashreplace")

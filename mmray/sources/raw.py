@@ -1,0 +1,194 @@
+"""Records with all their members, known or not, one at a time: what a conversion carries over.
+
+Which members are a record is told as the readers tell it. What they reject is lost here too, by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmray.errors import InputError, RecordError
+from mmray.sources import captions, environment
+from mmray.sources.layouts import LayoutName, column_named, is_image, is_pickle
+from mmray.sources.lmdb import layout_of
+from mmray.sources.maps import KIND, fields
+from mmray.sources.names import COLUMNS, is_note, split_name, text_of
+from mmray.sources.options import ReadOptions
+from mmray.sources.shards import Shard
+from mmray.sources.tar import Damage, walk
+from mmray.sources.webdataset import _opened, _split
+
+MEMBER_BYTES = 1 << 30  # of one member; records are held in memory
+
+#: Extensions of what is stored without one, by how it begins; the last of a column is for anything else.
+_BEGINNINGS: dict[str, tuple[tuple[bytes, str], ...]] = {
+    "image": ((b"\x89PNG", "png"), (b"RIFF", "webp"), (b"GIF8", "gif"), (b"BM", "bmp"), (b"", "jpg")),
+    "text": ((b"", "txt"),),
+    "audio": ((b"RIFF", "wav"), (b"fLaC", "flac"), (b"ID3", "mp3"), (b"\xff", "mp3"), (b"", "ogg")),
+    "meta": ((b"", "json"),),
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record, whole."""
+
+    key: bytes
+    members: dict[str, bytes]  # payload by extension, as it is written
+
+    @property
+    def size(self) -> int:
+        """Bytes of payload."""
+        return sum(map(len, self.members.values()))
+
+    def digest(self) -> bytes:
+        """SHA-256 over key and members, whatever the order of these."""
+        total = hashlib.sha256()
+        for part in (self.key, *(p for e, data in sorted(self.members.items()) for p in (_bytes(e), data))):
+            total.update(len(part).to_bytes(8, "big"))
+            total.update(part)
+        return total.digest()
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A record that cannot be carried over."""
+
+    key: str
+    reason: str
+
+
+def read_raw(shard: Shard, layout: LayoutName | None = None) -> Iterator[Record | Lost]:
+    """The records of a tar or an LMDB, in order.
+
+    Args:
+        shard: one of these formats.
+        layout: of the LMDB, where it need not be told from its first entries.
+
+    Raises:
+        InputError: another format, or an LMDB whose layout is not known.
+        OSError: the shard cannot be opened or read.
+    """
+    if shard.format == "webdataset":
+        return _of_tar(shard)
+    if shard.format != "lmdb":
+        raise InputError(f"{shard.url}: a {shard.format} cannot be converted, only tars and LMDBs")
+    layout = layout or layout_of(shard)
+    if layout == "members":
+        return _of_members(shard)
+    return _of_maps(shard) if layout == "msgpack" else _of_images(shard)
+
+
+def extension_of(column: str, data: bytes | memoryview) -> str:
+    """Extension for payload of a column of RECORDS, by how it begins."""
+    head = bytes(data[:4])
+    return next(extension for begin, extension in _BEGINNINGS[column] if head.startswith(begin))
+
+
+@dataclass
+class _Open:
+    """A record whose members are being collected."""
+
+    key: bytes
+    members: dict[str, bytes] = field(default_factory=dict)
+    fault: str | None = None  # why it cannot be carried over; the first reason stays
+
+    def add(self, extension: str, data: bytes | memoryview | None, size: int) -> None:
+        if extension in self.members:
+            self.fault = self.fault or f"more than one member .{extension}"
+        elif data is None or size > MEMBER_BYTES:
+            self.fault = self.fault or f"member .{extension} has {size} bytes, more than {MEMBER_BYTES}"
+        elif self.fault is None:
+            self.members[extension] = bytes(data)
+
+    def close(self) -> Record | Lost:
+        return Lost(text_of(self.key), self.fault) if self.fault else Record(self.key, self.members)
+
+
+def _of_tar(shard: Shard) -> Iterator[Record | Lost]:
+    open_record: _Open | None = None
+    after: str | None = None  # damage that the next record may have lost members to
+    with _opened(shard) as file:
+        size = None if shard.compressed else shard.size
+        for part in walk(file, size, max_bytes=MEMBER_BYTES, wanted=lambda name: bool(_split(name)[1])):
+            key, extension = (part.name and _split(part.name)) or (None, "")
+            if not extension and not isinstance(part, Damage):
+                continue
+            if open_record is None or (key is not None and _bytes(key) != open_record.key):
+                if open_record is not None:
+                    yield open_record.close()
+                fault = f"may lack members lost just before it: {after}" if after else None
+                open_record, after = _Open(_bytes(key or ""), fault=fault), None
+            if isinstance(part, Damage):
+                after = getattr(file, "fault", None) or part.reason
+                open_record.fault = open_record.fault or after
+            else:
+                after = None
+                open_record.add(part.name[len(key or "") + 1 :], part.data, part.size)
+    if open_record is not None:
+        yield open_record.close()
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _of_members(shard: Shard) -> Iterator[Record | Lost]:
+    open_record: _Open | None = None
+    with environment.opened(shard.open().path) as opened:
+        for name, value in opened.entries():
+            key, extension = split_name(name)
+            if not extension:
+                continue
+            if open_record is None or key != open_record.key:
+                if open_record is not None:
+                    yield open_record.close()
+                open_record = _Open(key)
+            open_record.add(name[len(key) + 1 :].decode("utf-8", "surrogateescape"), value, len(value))
+    if open_record is not None:
+        yield open_record.close()
+
+
+def _of_maps(shard: Shard) -> Iterator[Record | Lost]:
+    column_of = ReadOptions().column_of
+    with environment.opened(shard.open().path) as opened:
+        for name, value in opened.entries():
+            if is_note(name):
+                continue
+            record = _Open(name)
+            try:
+                if is_pickle(value):
+                    raise RecordError("a Python pickle, which is never loaded", "lmdb-pickle")
+                for one in fields(value):
+                    if one.is_nil:
+                        continue
+                    if one.data is None and column_named(one.name, column_of) not in (None, "meta"):
+                        raise RecordError(f"field {one.name!r} is neither bytes nor a string", KIND)
+                    data = one.to_json() if one.data is None else one.data
+                    extension = extension_of(one.name, data) if one.name in COLUMNS else one.name
+                    record.add(extension, data, len(data))
+            except RecordError as e:
+                record.fault = record.fault or e.reason
+            yield record.close()
+
+
+def _of_images(shard: Shard) -> Iterator[Record | Lost]:
+    place = shard.open().path
+    with (
+        environment.opened(place) as opened,
+        captions.opened(captions.captions_beside(Path(place))) as lines,
+    ):
+        for name, value in opened.entries():
+            if is_note(name):
+                continue
+            record = _Open(name)
+            if not is_image(bytes(value[:12])):
+                record.fault = "not an image"
+            record.add(extension_of("image", value), value, len(value))
+            caption = lines.find(name) if lines else None
+            if lines and caption is not None:
+                record.add("txt", lines.read(caption), len(caption))
+            yield record.close()

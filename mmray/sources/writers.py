@@ -1,0 +1,198 @@
+"""Records → the file of one LMDB or tar. What cannot be carried over is a RecordError, and not written."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import lmdb
+import msgpack
+
+from mmray.errors import InputError, RecordError
+from mmray.sources.captions import captions_beside
+from mmray.sources.layouts import LayoutName, is_image
+from mmray.sources.names import COLUMNS, is_note, split_name, text_of
+from mmray.sources.options import ReadOptions
+from mmray.sources.raw import Record, extension_of
+
+_KIND = "not-carried"
+_KEY_BYTES = 511  # LMDB's limit
+_VALUE_BYTES = (1 << 32) - 1  # LMDB's limit
+_BATCH_BYTES = 64 << 20  # of one transaction
+
+
+class Writer(Protocol):
+    """Takes records whose keys differ, in any order."""
+
+    def add(self, record: Record) -> Record:
+        """Write a record; returns it as it will be read back.
+
+        Raises:
+            RecordError: it cannot be carried over.
+            InputError: no record like it can be.
+        """
+
+
+class TarWriter:
+    """Writes members one after the other, with nothing in their headers but names and sizes."""
+
+    def __init__(self, tar: tarfile.TarFile) -> None:
+        self._tar = tar
+
+    def add(self, record: Record) -> Record:
+        entries = _names(record)
+        try:
+            named = {name.decode(): data for name, data in entries.items()}
+        except UnicodeDecodeError as e:
+            raise RecordError("a name that is not UTF-8, which readers of tars show otherwise", _KIND) from e
+        if any("\0" in name for name in named):
+            raise RecordError("a zero byte in its name, where a tar ends it", _KIND)
+        for name, data in named.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            self._tar.addfile(info, io.BytesIO(data))
+        return record
+
+
+class LmdbWriter:
+    """Writes entries of one layout, a batch a transaction, and makes the map larger where it is full."""
+
+    def __init__(self, environment: Any, layout: LayoutName) -> None:  # noqa: ANN401  (lmdb.Environment is final)
+        self._environment = environment
+        self._layout = layout
+        self._batch: dict[bytes, bytes] = {}
+        self._batch_bytes = 0
+        self._captions: dict[bytes, bytes] = {}
+
+    def add(self, record: Record) -> Record:
+        if self._layout == "members":
+            entries = _names(record)
+        elif self._layout == "msgpack":
+            entries = _map(record)
+        else:
+            entries, record = _image(record)
+        for name, data in entries.items():
+            if not 0 < len(name) <= _KEY_BYTES:
+                raise RecordError(
+                    f"a key of {len(name)} bytes, {text_of(name)[:40]!r}…: LMDB takes 511", _KIND
+                )
+            if len(data) > _VALUE_BYTES:
+                raise RecordError(f"a value of {len(data)} bytes: LMDB takes {_VALUE_BYTES}", _KIND)
+        if self._layout == "images" and "txt" in record.members:
+            self._captions[record.key] = record.members["txt"]
+        self._batch |= entries
+        self._batch_bytes += record.size
+        if self._batch_bytes > _BATCH_BYTES:
+            self.commit()
+        return record
+
+    def commit(self) -> None:
+        """Write what was added."""
+        while self._batch:
+            try:
+                with self._environment.begin(write=True) as transaction:
+                    for name, data in self._batch.items():
+                        transaction.put(name, data)
+                self._batch, self._batch_bytes = {}, 0
+            except lmdb.MapFullError:
+                self._environment.set_mapsize(2 * self._environment.info()["map_size"])
+
+    def write_captions(self, path: Path) -> None:
+        """The captions of all images, sorted by key."""
+        with path.open("wb") as file:
+            file.writelines(b"%b\t%b\n" % line for line in sorted(self._captions.items()))
+            _flush(file)
+
+
+@contextmanager
+def open_tar(path: Path) -> Iterator[Writer]:
+    """A tar that is whole, and on the disk, when the context is left."""
+    with path.open("wb") as file:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
+            yield TarWriter(tar)
+        _flush(file)
+
+
+@contextmanager
+def open_lmdb(path: Path, layout: LayoutName, size: int) -> Iterator[Writer]:
+    """An LMDB of one file, and captions beside it for images, on the disk when the context is left.
+
+    Args:
+        path: of the file.
+        layout: of its records.
+        size: bytes that it may take, at a guess.
+    """
+    draft = path.with_name(f"{path.name}-draft")
+    draft.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+    try:
+        with lmdb.open(
+            str(draft), subdir=False, lock=False, sync=False, map_size=2 * size + (16 << 20)
+        ) as environment:
+            writer = LmdbWriter(environment, layout)
+            yield writer
+            writer.commit()
+            # Pages in the order of the keys, without those that became free on the way.
+            environment.copy(str(path), compact=True)
+        with path.open("rb+") as file:
+            _flush(file)
+        if layout == "images":
+            writer.write_captions(captions_beside(path))
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _flush(file: Any) -> None:  # noqa: ANN401
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _names(record: Record) -> dict[bytes, bytes]:
+    """Payload by the names of its members."""
+    entries = {}
+    for extension, data in record.members.items():
+        name = b"%b.%b" % (record.key, extension.encode("utf-8", "surrogateescape"))
+        if not extension or split_name(name) != (record.key, extension.lower()):
+            raise RecordError(f"a member named {text_of(name)!r} would not be one of this key", _KIND)
+        entries[name] = data
+    return entries
+
+
+def _map(record: Record) -> dict[bytes, bytes]:
+    """One map of all members."""
+    if is_note(record.key):
+        raise RecordError("a key like this is passed over by readers", _KIND)
+    if named := [extension for extension in record.members if extension in COLUMNS]:
+        raise RecordError(f"member .{named[0]} would be taken for the column of that name", _KIND)
+    try:
+        return {record.key: msgpack.packb(record.members)}
+    except UnicodeEncodeError as e:
+        raise RecordError("an extension is not UTF-8", _KIND) from e
+
+
+def _image(record: Record) -> tuple[dict[bytes, bytes], Record]:
+    """The image alone, and the record as it and its caption will be read."""
+    column_of = ReadOptions().column_of
+    columns = {extension: column_of.get(extension.lower()) for extension in record.members}
+    key, found = text_of(record.key), list(columns.values())
+    for extension, column in columns.items():
+        if column not in ("image", "text") or found.count(column) > 1:
+            raise InputError(
+                f"record {key!r}: member .{extension} cannot be carried over: --layout images holds an image "
+                "and a text for each record; choose --layout members or msgpack"
+            )
+    members = {column: record.members[extension] for extension, column in columns.items()}
+    if "image" not in members:
+        raise RecordError("no image", _KIND)
+    image, text = members["image"], members.get("text")
+    if not is_image(image[:12]):
+        raise RecordError("its image is no JPEG, PNG, GIF, BMP or WebP", _KIND)
+    if is_note(record.key) or b"\t" in record.key or b"\n" in record.key or (text and b"\n" in text):
+        raise RecordError("line breaks in a caption, tabs in a key or __notes__ have no place there", _KIND)
+    carried = {extension_of("image", image): image} | ({} if text is None else {"txt": text})
+    return {record.key: image}, Record(record.key, carried)

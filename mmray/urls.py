@@ -1,0 +1,104 @@
+"""From a URL to a filesystem and a path on it.
+
+pyarrow opens file, s3, gs, abfs and hdfs; fsspec the others: http, https, and what has a driver installed.
+Paths are taken as they are, without %-decoding, so that what a store lists can be opened. Credentials come
+from where the store's own tools take them (environment, files, machine); a URL that holds one is refused,
+since URLs are written to plan.json and logs.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from mmray.errors import UsageError
+from mmray.remote import retrying
+
+_LOCAL = ("file", "local")
+_QUERY = re.compile(r"\?[\w.-]+=[^?]*$")  # options of the filesystem; any other "?" belongs to a glob
+_SECRET_USER = re.compile(r":[^@]*@|^[^\[@]*:(?!\d+$)")  # user:secret@host; a slash may cut the secret
+_SECRET_OPTION = re.compile(
+    r"(?i)[?&_-](sig|signature|(secret|access)_key|secret|password|token|credential)="
+)
+
+
+class Opened(NamedTuple):
+    """Where a URL leads. The URL is `prefix`, then the path from character `skip` on, then `query`."""
+
+    filesystem: pafs.FileSystem
+    path: str
+    prefix: str = ""
+    skip: int = 0
+    query: str = ""
+
+
+def open_url(url: str) -> Opened:
+    """Connect to the filesystem of a URL; each is opened once a process.
+
+    Raises:
+        UsageError: an unknown scheme or option, a driver that is missing, or a secret in the URL.
+        OSError: the store cannot be reached.
+    """
+    scheme, _, rest = url.partition("://")
+    found = _QUERY.search(rest)
+    query = found.group() if found else ""
+    authority, _, key = rest.removesuffix(query).partition("/")
+    if _SECRET_USER.search(authority) or _SECRET_OPTION.search(query):
+        raise UsageError(
+            f"{scheme}://***: holds a secret, and URLs are written to plan.json and logs; take it out, and "
+            "give it by the environment (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
+        )
+    prefix = f"{scheme}://{authority}/"
+    try:
+        # pyarrow decodes %20 in a path and takes no "[" or blank in it: of a store it is told the root alone.
+        filesystem, root = retrying(lambda: _connect(url if scheme in _LOCAL else prefix + query), url)
+    except _UnknownSchemeError:
+        return _open_by_fsspec(url)
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        return Opened(filesystem, root)
+    root = f"{root.rstrip('/')}/" if root else ""
+    return Opened(filesystem, (root + key).rstrip("/"), prefix, len(root), query)
+
+
+class _UnknownSchemeError(UsageError):
+    pass
+
+
+@lru_cache(maxsize=64)
+def _connect(url: str) -> tuple[pafs.FileSystem, str]:
+    """The filesystem of a URL, by pyarrow, and the path that it makes of the URL."""
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(url)
+    except pa.ArrowException as e:
+        kind = _UnknownSchemeError if "Unrecognized filesystem type" in str(e) else UsageError
+        raise kind(f"{url}: not a path or URL that can be opened: {e}") from e
+    except OSError as e:
+        if "libjvm" in str(e) or "libhdfs" in str(e):
+            reason = str(e).partition("\n")[0]
+            raise UsageError(f"{url}: needs Hadoop ({reason}); set JAVA_HOME, HADOOP_HOME, CLASSPATH") from e
+        raise
+    return filesystem, path
+
+
+def _open_by_fsspec(url: str) -> Opened:
+    import fsspec  # 70 ms, which local runs need not spend
+
+    try:
+        # A listing that it remembers would hide the parts that workers wrote.
+        driver, path = fsspec.url_to_fs(url, use_listings_cache=False)
+    except ImportError as e:
+        raise UsageError(f"{url}: its driver is missing: {e}") from e
+    except ValueError as e:
+        raise UsageError(f"{url}: not a path or URL that can be opened: {e}") from e
+    whole: str = driver.unstrip_protocol(path)
+    return Opened(pafs.PyFileSystem(_Driver(driver)), path.rstrip("/"), whole.removesuffix(path))
+
+
+class _Driver(pafs.FSSpecHandler):  # type: ignore[misc]  # pyarrow has no types
+    def open_input_file(self, path: str) -> pa.PythonFile:
+        """As the base class, without asking whether it is a file: over http that asks for all of it."""
+        return pa.PythonFile(self.fs.open(path, mode="rb"), mode="r")

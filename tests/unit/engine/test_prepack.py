@@ -1,0 +1,59 @@
+"""A prepacked graph gives what the graph gives, is made once, and is shared."""
+
+import hashlib
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from support.bundles import GOLDEN_ROWS, SPEC, records_table, small_bundle, small_tokenizer
+
+from mmray.batching import pack
+from mmray.engine import Engine, shared_graph
+from mmray.preprocess import Preprocessor
+
+GRAPH = small_bundle().graph("fp32")
+DIGEST = hashlib.sha256(GRAPH.read_bytes()).hexdigest()
+
+
+def test_a_prepacked_graph_gives_what_the_graph_gives(tmp_path):
+    feeds = pack(Preprocessor(SPEC, small_tokenizer())(records_table(GOLDEN_ROWS)), SPEC)
+    plain = Engine(GRAPH, provider="cpu")(feeds)
+    prepacked = Engine(shared_graph(GRAPH, DIGEST, tmp_path), provider="cpu", prepacked=True)(feeds)
+    assert all(np.abs(plain[name] - prepacked[name]).max() < 1e-6 for name in plain)
+
+
+def test_it_is_made_once_even_if_many_ask_at_once(tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        places = set(pool.map(lambda _: shared_graph(GRAPH, DIGEST, tmp_path), range(4)))
+    (place,) = places
+    made = place.stat().st_mtime_ns
+    assert shared_graph(GRAPH, DIGEST, tmp_path) == place
+    assert place.stat().st_mtime_ns == made
+
+
+def test_processes_do_not_disturb_each_other(tmp_path):
+    arguments = f"Path({str(GRAPH)!r}), {DIGEST!r}, Path({str(tmp_path)!r})"
+    script = f"from pathlib import Path; from mmray.engine import shared_graph; shared_graph({arguments})"
+    both = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(2)]
+    assert [process.wait(60) for process in both] == [0, 0]
+    Engine(shared_graph(GRAPH, DIGEST, tmp_path), provider="cpu", prepacked=True)
+
+
+def test_another_graph_has_another_place(tmp_path):
+    other = shared_graph(GRAPH, "0" * 64, tmp_path)
+    assert other != shared_graph(GRAPH, DIGEST, tmp_path)
+
+
+def test_one_that_broke_off_while_it_was_made_is_made_anew(tmp_path):
+    place = shared_graph(GRAPH, DIGEST, tmp_path)
+    place.unlink()
+    assert shared_graph(GRAPH, DIGEST, tmp_path).exists()
+    Engine(place, provider="cpu", prepacked=True)
+
+
+@pytest.fixture(autouse=True)
+def _no_leftovers(tmp_path):
+    yield
+    assert not list(tmp_path.glob("**/.tmp-*"))

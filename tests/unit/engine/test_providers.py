@@ -1,0 +1,42 @@
+"""How each provider is set up, as ONNX Runtime reads it."""
+
+import pytest
+from support.bundles import SPEC
+
+from mmray.batching import shape_profiles
+from mmray.engine import Setup, available_providers
+from mmray.engine.providers import provider_chain, tensorrt_options
+
+
+@pytest.mark.parametrize("provider", available_providers())
+def test_what_a_provider_lacks_runs_on_the_cpu(provider):
+    chain = provider_chain(provider, Setup())
+    assert chain[-1] == "CPUExecutionProvider"
+    assert provider.lower() in str(chain[0]).lower()
+
+
+def test_tensorrt_is_given_every_step_of_the_ladder_as_a_profile():
+    profiles = shape_profiles(SPEC, batch_rows=4)
+    options = tensorrt_options(Setup(profiles=tuple(profiles)))
+    least = options["trt_profile_min_shapes"].split(",")
+    largest = options["trt_profile_max_shapes"].split(",")
+    assert len(least) == len(largest) == sum(map(len, profiles))
+    for name, text in (("pixels", "1x16x16x3"), ("present", "1x3")):
+        assert f"{name}:{text}" in least
+    steps = [int(shape.rpartition("x")[2]) for shape in largest if shape.startswith("input_ids:")]
+    assert steps == [profile["input_ids"][1][1] for profile in profiles]
+    assert all(shape.startswith("input_ids:4x") for shape in largest if shape.startswith("input_ids:"))
+
+
+@pytest.mark.parametrize(
+    ("precision", "fp16", "int8"), [("fp32", "0", "0"), ("fp16", "1", "0"), ("int8", "1", "1")]
+)
+def test_tensorrt_is_as_precise_as_the_graph_was_judged(precision, fp16, int8):
+    options = tensorrt_options(Setup(precision=precision))
+    assert (options["trt_fp16_enable"], options["trt_int8_enable"]) == (fp16, int8)
+
+
+def test_compiled_engines_are_kept_where_the_cache_is(tmp_path):
+    options = tensorrt_options(Setup(cache=tmp_path))
+    assert options["trt_engine_cache_path"] == options["trt_timing_cache_path"] == str(tmp_path)
+    assert "trt_engine_cache_enable" not in tensorrt_options(Setup())

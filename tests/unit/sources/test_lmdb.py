@@ -1,0 +1,609 @@
+"""An LMDB becomes rows: whatever its layout, from any row on, and never at the price of the process."""
+
+import dataclasses
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import threading
+
+import lmdb
+import msgpack
+import pytest
+from support.lmdbs import commit, write_images, write_lmdb, write_maps, write_members
+from support.media import image_bytes
+from support.reading import columns, fault, read_rows, shard_at
+from support.scripts import ROOT
+from support.tars import THREE, good_records, write_tar
+
+from mmray.coverage import Missing
+from mmray.errors import InputError
+from mmray.schema import RECORDS
+from mmray.sources import ReadOptions, environment, list_shards, read
+from mmray.sources.lmdb import layout_of
+
+PAYLOAD = ("image", "text", "audio", "meta")
+PNG = image_bytes()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "s.lmdb"
+
+
+# Rows
+
+
+def test_each_group_of_members_is_a_row(path):
+    rows = read_rows(write_members(path, THREE))
+    assert columns(rows, "row", "key", *PAYLOAD) == [
+        (0, "a", b"A", b"one", None, b"{}"),
+        (1, "b", None, b"two", None, None),
+        (2, "c", b"D", None, b"C", None),
+    ]
+    assert not any(row["error"] for row in rows)
+    assert columns(rows, "end") == [(False,), (False,), (True,)]
+
+
+def test_offsets_and_lengths_are_entries(path):
+    assert columns(read_rows(write_members(path, THREE)), "offset", "length") == [(0, 3), (3, 1), (4, 2)]
+
+
+def test_a_tar_and_its_members_and_its_maps_give_the_same_rows(path, tmp_path):
+    records = good_records(40)
+    tar = read_rows(write_tar(tmp_path, records))
+    for write, name in ((write_members, "members"), (write_maps, "msgpack")):
+        assert layout_of(shard_at(write(path, records))) == name
+        rows = read_rows(path, block_rows=7)
+        assert columns(rows, "row", "key", "end", "error", *PAYLOAD) == columns(
+            tar, "row", "key", "end", "error", *PAYLOAD
+        )
+
+
+@pytest.mark.parametrize("subdir", [True, False], ids=["directory", "file"])
+def test_an_environment_is_a_directory_or_a_file(path, subdir):
+    write_members(path, THREE, subdir=subdir)
+    shard = shard_at(path)
+    assert shard.size == environment.data_file(str(path)).stat().st_size
+    assert shard.id == f"s.lmdb@{shard.size}t1"
+    assert {row["shard"] for row in read_rows(path)} == {shard.id}
+
+
+@pytest.mark.parametrize("block_rows", [1, 2, 3, 100])
+def test_blocks_have_the_schema_and_at_most_block_rows(path, block_rows):
+    write_members(path, good_records(5))
+    blocks = list(read(shard_at(path), ReadOptions(block_rows=block_rows)))
+    assert all(block.schema.equals(RECORDS) for block in blocks)
+    assert [block.num_rows for block in blocks[:-1]] == [block_rows] * (len(blocks) - 1)
+    assert sum(block.num_rows for block in blocks) == 5
+    for block in blocks:
+        block.validate(full=True)
+
+
+def test_a_block_is_closed_as_soon_as_it_has_block_bytes(path):
+    write_members(path, [(f"k{i}", {"jpg": bytes([i]) * 1000}) for i in range(7)])
+    blocks = list(read(shard_at(path), ReadOptions(block_bytes=2500)))
+    assert [block.num_rows for block in blocks] == [3, 3, 1]
+    assert [row["image"][0] for block in blocks for row in block.to_pylist()] == list(range(7))
+
+
+@pytest.mark.parametrize("version", [0, 1], ids=["LMDB 0.9", "LMDB 1.0"])
+def test_both_file_formats_are_read(path, version):
+    write_members(path, THREE, lib_version=version)
+    assert [row["key"] for row in read_rows(path)] == ["a", "b", "c"]
+
+
+def test_the_header_says_what_lmdb_says(path):
+    write_members(path, good_records(30), subdir=True)
+    commit(path, "z.txt", "later", subdir=True)
+    header = environment.read_header(str(path))
+    with lmdb.open(str(path), readonly=True, lock=False) as opened:
+        info, stat = opened.info(), opened.stat()
+    assert (header.transaction, header.last_page) == (info["last_txnid"], info["last_pgno"])
+    assert (header.entries, header.page_bytes) == (stat["entries"], stat["psize"])
+
+
+# Names of members
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "column"),
+    [
+        ("x.jpg", "x", "image"),
+        ("x.JPEG", "x", "image"),
+        ("dir.with.dots/x.png", "dir.with.dots/x", "image"),
+        ("./x.txt", "./x", "text"),
+        ("x.seg.jpg", "x", None),
+        ("x.pyd", "x", None),
+        ("äöü.txt", "äöü", "text"),
+    ],
+)
+def test_names_are_split_as_those_of_a_tar(path, name, key, column):
+    write_lmdb(path, [(name, b"payload"), ("0.txt", b"so that the layout is known")])
+    (row,) = (row for row in read_rows(path) if row["key"] != "0")
+    assert row["key"] == key
+    assert [c for c in PAYLOAD if row[c] is not None] == ([column] if column else [])
+
+
+@pytest.mark.parametrize("name", ["a.d/README", "README", ".hidden", "__len__", "__index__/0.json", "a."])
+def test_what_is_no_member_is_passed_over_but_counted(path, name):
+    rows = read_rows(write_lmdb(path, [("a.jpg", b"3"), (name, b"2"), ("a.txt", b"1"), ("z.txt", b"4")]))
+    assert columns(rows, "key", "image", "text") == [("a", b"3", b"1"), ("z", None, b"4")]
+    entries = sorted(["a.jpg", name, "a.txt", "z.txt"])
+    assert [row["offset"] for row in rows] == [entries.index("a.jpg"), 3]
+    assert rows[0]["offset"] + rows[0]["length"] == entries.index("a.txt") + 1
+
+
+def test_a_key_that_is_not_utf8_is_shown_in_hexadecimal(path):
+    rows = read_rows(write_lmdb(path, [(b"a.txt", b"1"), (b"\xff\xfe.txt", b"2"), (b"\xff\xff.txt", b"3")]))
+    assert columns(rows, "key", "text") == [("a", b"1"), ("0xfffe", b"2"), ("0xffff", b"3")]
+
+
+def test_two_members_of_one_column_are_an_error(path):
+    rows = read_rows(
+        write_members(path, [("a", {"jpg": b"1", "png": b"2"}), ("b", {"JPG": b"1", "jpg": b"2"})])
+    )
+    assert [fault(row) for row in rows] == ["repeated-member", "repeated-member"]
+    assert rows[0]["image"] is None
+    assert "a.png" in rows[0]["error"]["reason"]
+
+
+@pytest.mark.parametrize("folders", [1, 3000], ids=["in one stretch", "over stretches"])
+def test_members_that_lie_apart_are_an_error_wherever_reading_begins(path, folders):
+    """Sorted keys put `a.d/…` between `a.c` and `a.jpg`."""
+    between = [(f"a.d/{i:06d}.{e}", b"x") for i in range(folders) for e in ("jpg", "txt")]
+    write_lmdb(path, [("a.cls", b"1"), *between, ("a.jpg", b"2"), ("a.txt", b"3"), ("b.txt", b"4")])
+    rows = read_rows(path)
+    assert [row["key"] for row in rows] == ["a", *(f"a.d/{i:06d}" for i in range(folders)), "a", "b"]
+    assert [i for i, row in enumerate(rows) if row["error"]] == [folders + 1]
+    assert fault(rows[-2]) == "interleaved-members"
+    assert read_rows(path, Missing(folders + 1, None, rows[-2]["offset"])) == rows[-2:]
+
+
+def test_a_record_after_a_folder_that_begins_as_it_does_is_whole(path):
+    rows = read_rows(write_lmdb(path, [("a.d/x.jpg", b"1"), ("a.jpg", b"2"), ("a.txt", b"3")]))
+    assert columns(rows, "key", "image", "error") == [("a.d/x", b"1", None), ("a", b"2", None)]
+
+
+def test_a_record_may_have_many_members(path):
+    """More than are looked at together."""
+    many = [(f"b.x{i:05d}", b"") for i in range(5000)]
+    write_lmdb(path, [("a.txt", b"1"), *many, ("b.y.txt", b"2"), ("b.zzz", b""), ("c.txt", b"3")])
+    rows = read_rows(path)
+    assert columns(rows, "key", "offset", "length") == [("a", 0, 1), ("b", 1, 5002), ("c", 5003, 1)]
+    assert read_rows(path, Missing(1, 1, 1))[0] == rows[1]
+
+
+# msgpack maps
+
+
+def packed(**fields):
+    return msgpack.packb(fields)
+
+
+def rows_of_values(path, *values, **options):
+    write_lmdb(
+        path,
+        [("0", packed(text="so that the layout is known")), *((f"k{i}", v) for i, v in enumerate(values))],
+    )
+    return read_rows(path, **options)[1:]
+
+
+def test_fields_are_named_by_column_or_extension(path):
+    (row,) = rows_of_values(
+        path, packed(image=b"1", TXT="zwei", ogg=b"3", meta={"ü": [1, None, 2.5]}, label=7)
+    )
+    assert (row["image"], row["text"], row["audio"], fault(row)) == (b"1", b"zwei", b"3", None)
+    assert json.loads(row["meta"]) == {"ü": [1, None, 2.5]}
+
+
+@pytest.mark.parametrize("meta", ['{"a": 1}', b'{"a": 1}', {"a": 1}])
+def test_metadata_is_a_map_or_json(path, meta):
+    (row,) = rows_of_values(path, packed(text=b"t", meta=meta))
+    assert json.loads(row["meta"]) == {"a": 1}
+
+
+def test_nil_and_an_empty_map_are_missing_modalities(path):
+    rows = rows_of_values(path, packed(image=None, text=b"t"), packed())
+    assert columns(rows, *PAYLOAD, "error") == [(None, b"t", None, None, None), (None,) * 5]
+
+
+@pytest.mark.parametrize("size", [0, 31, 32, 255, 256, 65_535, 65_536])
+@pytest.mark.parametrize("kind", [bytes, str])
+def test_strings_of_every_length_are_read(path, size, kind):
+    (row,) = rows_of_values(path, packed(text="x" * size if kind is str else b"x" * size))
+    assert row["text"] == b"x" * size
+
+
+def nested(depth):
+    return b"\x91" * depth + b"\x01"
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (b"", "lmdb-layout"),
+        (b"just text", "lmdb-layout"),
+        (msgpack.packb([1, 2]), "lmdb-layout"),
+        (packed(text=b"t") + b"\x01", "lmdb-layout"),
+        (packed(text=b"t" * 300)[:-1], "lmdb-layout"),
+        (packed(text=b"t" * 300)[:7], "lmdb-layout"),
+        (b"\x81", "lmdb-layout"),
+        (b"\x81\xa4text", "lmdb-layout"),
+        (b"\xdf\xff\xff\xff\xff", "lmdb-layout"),
+        (b"\xde\x00", "lmdb-layout"),
+        (b"\x81\xa4text\xdb\xff\xff\xff\xffx", "lmdb-layout"),
+        (msgpack.packb({1: b"t"}), "lmdb-layout"),
+        (msgpack.packb({b"\xff": b"t"}), "lmdb-layout"),
+        (packed(text=5), "lmdb-layout"),
+        (packed(image={"a": 1}), "lmdb-layout"),
+        (packed(image=msgpack.ExtType(5, b"x")), "lmdb-layout"),
+        (packed(meta=msgpack.ExtType(5, b"x")), "lmdb-layout"),
+        (packed(meta={"when": msgpack.Timestamp(0)}), "lmdb-layout"),
+        (packed(meta={"raw": b"\xff"}), "lmdb-layout"),
+        (packed(meta={"nan": float("nan")}), "lmdb-layout"),
+        (msgpack.packb({"meta": {1: 2}}, strict_types=True), "lmdb-layout"),
+        (b"\x81\xa4meta\x81\xa1a\xc1", "lmdb-layout"),
+        (b"\x81\xa4meta\x81\xa1a" + nested(100_000), "lmdb-layout"),
+        (b"\x82\xa4text\xa1t\xa5other" + nested(100_000), "lmdb-layout"),
+        (packed(meta={"a": [0] * (2 << 20)}), "lmdb-layout"),
+        (packed(image=b"1", jpg=b"2"), "repeated-member"),
+        (pickle.dumps({"image": b"x"}), "lmdb-pickle"),
+        (pickle.dumps({"image": b"x"}, 2), "lmdb-pickle"),
+    ],
+)
+def test_a_value_that_is_no_such_map_is_a_row_with_an_error(path, value, kind):
+    first, second = rows_of_values(path, value, packed(text=b"t"))
+    assert fault(first) == kind
+    assert [first[c] for c in PAYLOAD] == [None] * 4
+    assert (second["text"], second["error"]) == (b"t", None)
+
+
+def test_a_hostile_map_costs_little_memory(path):
+    """64 MB of maps within a map would be 4 GB of Python objects."""
+    hostile = b"\x82\xa4text\xa1t\xa4meta\xdd" + struct.pack(">I", 64 << 20) + b"\x80" * (64 << 20)
+    write_lmdb(path, [("0", packed(text=b"t")), ("1", hostile)])
+    script = (
+        "import resource, sys; from support.reading import read_rows\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, 1 << 30))\n"
+        "print([row['error'] and row['error']['type'] for row in read_rows(sys.argv[1])])"
+    )
+    done = run_script(script, path)
+    assert done.stdout.strip() == "[None, 'lmdb-layout']", done.stderr
+
+
+# Images with captions
+
+
+def test_images_find_their_captions_beside_the_environment(path):
+    write_images(
+        path, [("a", PNG), ("b\xff", PNG), ("c", PNG)], {"a": "one", "aa": "nobody's", "c": "drei\tü"}
+    )
+    rows = read_rows(path)
+    assert layout_of(shard_at(path)) == "images"
+    assert columns(rows, "key", "image", "text", "error") == [
+        ("a", PNG, b"one", None),
+        ("b\xff", PNG, None, None),
+        ("c", PNG, "drei\tü".encode(), None),
+    ]
+
+
+@pytest.mark.parametrize("captions", [None, {}], ids=["no file", "empty file"])
+def test_captions_may_be_missing(path, captions):
+    rows = read_rows(write_images(path, [("a", PNG), ("b", PNG)], captions))
+    assert columns(rows, "image", "text", "audio") == [(PNG, None, None)] * 2
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF"])
+def test_images_of_every_format_are_known(path, format):
+    (row,) = read_rows(write_images(path, [("a", image_bytes(format))]))
+    assert row["error"] is None
+
+
+def test_captions_are_found_from_any_row_on(path):
+    keys = [f"{i:04d}" for i in range(0, 300, 2)]
+    captions = {f"{i:04d}": f"caption {i}" for i in range(0, 300, 3)}
+    rows = read_rows(write_images(path, [(key, PNG) for key in keys], captions))
+    assert [row["text"] and row["text"].decode() for row in rows] == [captions.get(key) for key in keys]
+    for first in range(0, 150, 7):
+        assert read_rows(path, Missing(first, first + 1, first)) == rows[first : first + 2]
+    backwards = [read_rows(path, Missing(i, i, i))[0] for i in range(149, 0, -10)]
+    assert backwards == [rows[i] for i in range(149, 0, -10)]
+
+
+def test_captions_survive_blocks_that_are_cut_short(path):
+    captions = {f"{i}": f"caption {i}" for i in range(8)}
+    write_images(path, [(f"{i}", PNG) for i in range(8)], captions)
+    rows = read_rows(path, block_bytes=1, block_rows=4)
+    assert [row["text"].decode() for row in rows] == list(captions.values())
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (b"b\tone\na\ttwo\n", "byte 6: key b'a' comes after b'b'"),
+        (b"a\tone\na\ttwo\n", "byte 6: key b'a' comes after b'a'"),
+        (b"a\tone\nno tab\n", "byte 6: not a line of a key"),
+        (b"a\tone\n\nb\ttwo\n", "byte 6: not a line"),
+        (b"\tone\n", "byte 0: not a line"),
+        (b"k" * 600 + b"\tone\n", "byte 0: not a line of a key .of at most 511 bytes"),
+    ],
+)
+def test_captions_that_are_not_sorted_lines_are_refused(path, lines, said):
+    write_images(path, [("a", PNG), ("b", PNG), ("c", PNG)])
+    path.with_name("s.lmdb.captions.tsv").write_bytes(lines)
+    with pytest.raises(OSError, match=said) as e:
+        read_rows(path)
+    assert "s.lmdb.captions.tsv" in str(e.value)
+    assert "LC_ALL=C sort" in str(e.value) or "mend" in str(e.value)
+
+
+def test_a_last_line_needs_no_newline(path):
+    write_images(path, [("a", PNG), ("b", PNG)])
+    path.with_name("s.lmdb.captions.tsv").write_bytes(b"a\tone\nb\ttwo")
+    assert [row["text"] for row in read_rows(path)] == [b"one", b"two"]
+
+
+def test_an_entry_that_is_no_image_is_a_row_with_an_error(path):
+    rows = read_rows(write_images(path, [("a", PNG), ("b", b"text"), ("c", pickle.dumps(1)), ("d", PNG)]))
+    assert [fault(row) for row in rows] == [None, "lmdb-layout", "lmdb-pickle", None]
+
+
+# Layouts that are refused
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("key", ["0", "0.jpg"])
+def test_pickles_are_refused_and_never_loaded(path, protocol, key):
+    class Trap:
+        def __reduce__(self):
+            return (os.abort, ())
+
+    write_lmdb(path, [("__len__", b"x"), (key, pickle.dumps(Trap(), protocol))])
+    for call in (layout_of, lambda shard: list(read(shard, ReadOptions()))):
+        with pytest.raises(
+            (InputError, OSError), match=f"s.lmdb: key b'{key}' holds a Python pickle.*rewrite"
+        ):
+            call(shard_at(path))
+
+
+def test_an_unknown_layout_is_refused_with_what_was_seen(path):
+    write_lmdb(path, [("n01440764_1", b"\x01\x02 raw pixels")])
+    with pytest.raises(InputError, match=r"s.lmdb: key b'n01440764_1' holds 13 bytes .*'010220726177") as e:
+        layout_of(shard_at(path))
+    with pytest.raises(OSError, match="check `extensions`"):
+        read_rows(path)
+    assert "msgpack map" in str(e.value)
+
+
+def test_notes_before_the_first_record_do_not_hide_it(path):
+    notes = [(f"__{i:03d}__", pickle.dumps(i)) for i in range(200)]
+    rows = read_rows(write_images(path, [*notes, ("a", PNG)]))
+    assert columns(rows, "key", "offset", "row") == [("a", 200, 0)]
+
+
+def test_an_empty_environment_is_one_row_with_an_error(path):
+    for entries in ([], [("__len__", b"0")]):
+        (row,) = read_rows(write_lmdb(path, entries))
+        assert (fault(row), row["end"], row["row"], row["offset"]) == ("shard-empty", True, 0, 0)
+        assert row["length"] == len(entries)
+
+
+def test_extensions_of_the_config_tell_the_layout(path):
+    write_lmdb(path, [("a.heic", b"1")])
+    with pytest.raises(OSError, match="check `extensions`"):
+        read_rows(path)
+    (row,) = read_rows(path, extensions={"image": ("heic",), "text": (), "audio": (), "meta": ()})
+    assert row["image"] == b"1"
+
+
+# Limits
+
+
+def test_a_member_that_is_too_large_is_a_row_with_an_error(path):
+    records = [("a", {"jpg": bytes(2000), "txt": b"t"}), ("b", {"jpg": bytes(1000)})]
+    for write in (write_members, write_maps):
+        first, second = read_rows(write(path, records), member_bytes=1000)
+        assert (fault(first), first["image"], first["text"]) == ("member-too-large", None, None)
+        assert "1000" in first["error"]["reason"]
+        assert len(second["image"]) == 1000
+
+
+def test_a_map_that_is_too_large_is_not_read(path):
+    write_maps(path, [("a", {"txt": b"t"}), ("b", {"other": bytes(5000)})])
+    assert [fault(row) for row in read_rows(path, member_bytes=1000)] == [None, "member-too-large"]
+
+
+def test_a_caption_that_is_too_large_is_a_row_with_an_error(path):
+    write_images(path, [("a", PNG), ("b", PNG)], {"a": "x" * 5000, "b": "short"})
+    rows = read_rows(path, member_bytes=4000)
+    assert [fault(row) for row in rows] == ["member-too-large", None]
+
+
+@pytest.mark.parametrize(("what", "kept"), [("first two rows", 2), ("addresses", 0)])
+def test_payload_that_is_not_wanted_is_not_touched(path, what, kept):
+    """It is cut off while the reader is at work, which ends a process that touches it."""
+    write_members(path, [(f"k{i}", {"jpg": bytes([65 + i]) * 100_000, "txt": b"x"}) for i in range(3)])
+    start = path.read_bytes().index(bytes([65 + kept]) * 100)
+    script = (
+        "import os, sys; from mmray.coverage import Missing; from mmray.sources import ReadOptions, read\n"
+        "from support.reading import shard_at\n"
+        "path, cut, addresses = sys.argv[1], int(sys.argv[2]), sys.argv[3] == 'addresses'\n"
+        "options = ReadOptions(block_rows=1, payload=not addresses)\n"
+        "blocks = read(shard_at(path), options, [Missing(0, None if addresses else 1, 0)])\n"
+        "next(blocks)\n"
+        "os.truncate(path, cut)\n"
+        "print(*(block['key'][0] for block in blocks))"
+    )
+    done = run_script(script, path, start, what)
+    assert done.stdout.split() == (["k1"] if kept else ["k1", "k2"]), done.stderr
+
+
+def run_script(script, *arguments):
+    """Run a script in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+# Reading only what is missing
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["offset known", "offset unknown"])
+@pytest.mark.parametrize(("first", "last"), [(0, 0), (0, 3), (2, 4), (3, None), (5, None), (5, 5), (0, None)])
+@pytest.mark.parametrize("write", [write_members, write_maps])
+def test_wanted_rows_are_the_same_as_in_a_full_read(path, write, first, last, known):
+    rows = read_rows(write(path, good_records(6)))
+    wanted = Missing(first, last, rows[first]["offset"] if known else 0)
+    assert read_rows(path, wanted) == rows[first : None if last is None else last + 1]
+
+
+def test_gaps_far_apart_are_each_gone_to(path):
+    """Beyond the first remembered keys, in either order of calls."""
+    write_lmdb(path, [(f"{i:06d}.{e}", b"%d" % i) for i in range(9_000) for e in ("cls", "txt")])
+    rows = read_rows(path, block_rows=1000)
+    chosen = (8_999, 3, 4_000, 600)
+    for row in chosen:
+        assert read_rows(path, Missing(row, row, 2 * row)) == [rows[row]]
+    gaps = [Missing(row, row, 2 * row) for row in sorted(chosen)]
+    assert read_rows(path, *gaps) == [rows[row] for row in sorted(chosen)]
+
+
+def test_without_payload_rows_are_the_same_but_for_it(path):
+    for write in (write_members, write_maps):
+        rows = read_rows(write(path, good_records(9)))
+        bare = read_rows(path, payload=False)
+        assert bare == [row | dict.fromkeys(PAYLOAD) for row in rows]
+
+
+def test_nothing_is_left_after_the_last_row(path):
+    write_members(path, THREE)
+    assert read_rows(path, Missing(3, None, 6)) == []
+
+
+def test_an_iterator_may_be_driven_from_several_threads(path):
+    rows = read_rows(write_members(path, good_records(12)))
+    blocks = read(shard_at(path), ReadOptions(block_rows=1))
+    got = []
+    for _ in range(12):
+        thread = threading.Thread(target=lambda: got.extend(next(blocks).to_pylist()))
+        thread.start()
+        thread.join()
+    assert got == rows
+    assert next(blocks, None) is None
+
+
+# Environments that are opened once, and changed
+
+
+def test_readers_share_one_environment_and_it_is_closed_when_replaced(path):
+    write_members(path, THREE)
+    shard = shard_at(path)
+    first, second = (read(shard, ReadOptions(block_rows=1)) for _ in range(2))
+    next(first), next(second)
+    with environment.opened(str(path)) as old:
+        assert old.readers == 3
+    other = write_members(path.with_name("new"), [("x", {"txt": b"new"})])
+    other.replace(path)
+    assert [row["key"] for row in read_rows(path)] == ["x"]
+    # The readers of the old file go on with it, and the last of them closes it.
+    assert [row["key"] for block in first for row in block.to_pylist()] == ["b", "c"]
+    assert old.names_from(b"a")
+    second.close()
+    with pytest.raises(lmdb.Error):
+        list(old._env.begin().cursor())
+
+
+def test_one_file_under_two_names_is_opened_once(path):
+    """LMDB refuses to open a file twice in a process."""
+    write_members(path, THREE)
+    link = path.with_name("link.lmdb")
+    os.link(path, link)
+    with environment.opened(str(path)) as one, environment.opened(str(link)) as other:
+        assert one is other
+
+
+def test_few_environments_are_kept_open(path):
+    for i in range(30):
+        read_rows(write_members(path.with_name(f"{i}.lmdb"), THREE))
+    assert len(environment._environments) <= 1
+
+
+def test_what_a_writer_adds_is_a_new_shard_and_ends_old_readers(path):
+    write_members(path, THREE)
+    shard = shard_at(path)
+    blocks = read(shard, ReadOptions(block_rows=1))
+    next(blocks)
+    commit(path, "zz.txt", "new")
+    assert (shard.id[-2:], shard_at(path).id[-2:]) == ("t1", "t2")
+    with pytest.raises(OSError, match="changed while it is read"):
+        next(blocks)
+    assert [row["key"] for row in read_rows(path)] == ["a", "b", "c", "zz"]
+
+
+# Environments that cannot be opened
+
+
+@pytest.mark.parametrize("subdir", [True, False], ids=["directory", "file"])
+def test_a_truncated_environment_is_refused_before_it_is_mapped(path, subdir):
+    write_members(path, good_records(20), subdir=subdir)
+    data = environment.data_file(str(path))
+    whole = data.read_bytes()
+    for size in (len(whole) - 1, len(whole) // 2, 8192, 5000, 4096):
+        data.write_bytes(whole[:size])
+        with pytest.raises(OSError, match=r"s.lmdb: breaks off: .* copy it again"):
+            read_rows(path)
+    for size in (100, 0):
+        data.write_bytes(whole[:size])
+        with pytest.raises(OSError, match="not an LMDB"):
+            read_rows(path)
+
+
+def test_what_is_no_lmdb_is_refused(path):
+    path.write_bytes(b"anything" * 2000)
+    assert shard_at(path).id == "s.lmdb@16000"
+    with pytest.raises(OSError, match="not an LMDB"):
+        read_rows(path)
+
+
+def damaged_header(path, offset, value):
+    data = bytearray(path.read_bytes())
+    for meta in (16, 4096 + 16):
+        data[meta + offset : meta + offset + len(value)] = value
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "said"),
+    [
+        (24, struct.pack("=I", 0), "pages of 0 bytes"),
+        (24, struct.pack("=I", 5000), "pages of 5000 bytes"),
+        (76, struct.pack("=H", 0x04), "repeated"),
+        (120, struct.pack("=Q", 1 << 60), "breaks off"),
+        (104, struct.pack("=Q", 1 << 60), "fewer entries"),
+    ],
+)
+def test_headers_that_make_no_sense_are_refused(path, offset, value, said):
+    write_members(path, THREE)
+    damaged_header(path, offset, value)
+    with pytest.raises(OSError, match=said):
+        list(read_rows(path, Missing(1 << 40, None, 1 << 40)))
+
+
+def test_a_shard_that_is_gone_is_an_oserror(path):
+    shard = shard_at(write_members(path, THREE))
+    with pytest.raises(OSError, match="gone"):
+        list(read(dataclasses.replace(shard, url=shard.url + ".gone"), ReadOptions()))
+
+
+def test_an_lmdb_on_an_object_store_is_refused(tmp_path, monkeypatch):
+    write_members(tmp_path / "s.lmdb", THREE)
+    monkeypatch.setattr("mmray.storage.Location.is_local", False)
+    with pytest.raises(InputError, match=r"s.lmdb: an LMDB is read from a local disk only"):
+        list_shards([str(tmp_path)])
