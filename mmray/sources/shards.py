@@ -128,10 +128,12 @@ def _expand(text: str) -> Iterator[tuple[str, _Found]]:
         patterns = list(braceexpand(text))
     except ValueError as e:
         raise InputError(f"{text}: unbalanced braces in the pattern") from e
-    fixed = text[: text.index("{")] if len(patterns) > 1 else None
-    for pattern in patterns:
+    root = None
+    if len(patterns) > 1:
         # Any name in the place of the first brace lies in the directory that all the patterns share.
-        root = None if fixed is None else _directory(Location.parse(f"{fixed}_").path)
+        fixed = f"{text[: text.index('{')]}_{Location.parse(patterns[0]).query}"
+        root = _directory(Location.parse(fixed).path)
+    for pattern in patterns:
         place = Location.parse(pattern)
         if glob.has_magic(place.path):
             yield from _glob(place, root)

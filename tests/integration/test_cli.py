@@ -23,7 +23,7 @@ def mmray(*arguments: object) -> subprocess.CompletedProcess[str]:
     ("arguments", "message"),
     [
         (["--input", "{none}", "--bundle", "{bundle}"], "not found; check --input"),
-        (["--input", "{empty}", "--bundle", "{bundle}"], "no .tar shards there"),
+        (["--input", "{empty}", "--bundle", "{bundle}"], "no shards"),
         (["--input", "{shards}", "--bundle", "{none}"], "no bundle there"),
         (
             ["--input", "{shards}", "--bundle", "{bundle}", "--set", "bach_rows=2"],
