@@ -155,7 +155,9 @@ class Bundle:
             )
         self.graph(name)
         if name not in self.passing():
-            raise BundleError(f"{self.path}: variant {name!r} was never judged; make it by `mmray optimize`")
+            raise BundleError(
+                f"{self.path}: variant {name!r} was never judged against its parent; it is not used"
+            )
         return name
 
     def passing(self) -> list[str]:

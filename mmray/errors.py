@@ -9,6 +9,7 @@ MmrayError
 │   └── OutputError       the run directory: made by another run, or not writable
 ├── EngineError           exit 3: the model could not be loaded or run as asked
 ├── RunError             exit 3: the run broke off; running it again resumes it
+│   └── StoreError        (mmray.remote) a store refused, or failed for as long as we tried
 └── AuditError           exit 1: input, predictions and rejects do not add up, or too many rejects
 
 A bad *record* is never an exception outside the function that found it: it becomes a row with an

@@ -9,14 +9,14 @@ from __future__ import annotations
 import io
 import random
 import re
-import time
 from collections.abc import Callable
 from contextlib import suppress
+from time import sleep
 from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
-from mmray.errors import MmrayError
+from mmray.errors import MmrayError, RunError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -37,7 +37,7 @@ _LASTING_TEXT = re.compile(
 T = TypeVar("T")
 
 
-class StoreError(OSError):
+class StoreError(RunError, OSError):
     """A store would not do it, or failed for as long as we tried: no word on what it holds."""
 
 
@@ -59,10 +59,10 @@ def retrying(act: Callable[[], T], what: str) -> T:
     failure: Exception | None = None
     for attempt in range(ATTEMPTS):
         if attempt:
-            time.sleep(random.uniform(0, min(MAX_BACKOFF_S, BACKOFF_S * 2 ** (attempt - 1))))
+            sleep(random.uniform(0, min(MAX_BACKOFF_S, BACKOFF_S * 2 ** (attempt - 1))))
         try:
             return act()
-        except (*_LASTING, StoreError, MmrayError):
+        except (*_LASTING, MmrayError):
             raise
         except Exception as e:  # drivers of fsspec raise what their libraries define
             failure = e

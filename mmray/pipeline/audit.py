@@ -20,6 +20,7 @@ from mmray.errors import OutputError
 from mmray.pipeline.ledger import Ledger, Part
 from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.survey import read_options
+from mmray.remote import StoreError
 from mmray.sources import ReadOptions, Shard, read
 from mmray.storage import Location
 
@@ -137,6 +138,8 @@ def _check_part(out: RunDirectory, part: Part) -> tuple[dict[str, Counter[str]],
     for kind, place, expected in files:
         try:
             table = _read_addresses(place)
+        except StoreError:
+            raise  # an outage says nothing about the file
         except (OSError, pa.ArrowException) as e:
             faults.append(f"{_short(place)}: cannot be read: {e}")
             continue

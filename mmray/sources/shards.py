@@ -6,7 +6,6 @@ import glob
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import pyarrow.fs as pafs
@@ -191,12 +190,12 @@ def _directory(path: str) -> str:
 
 def _glob(place: Location, root: str | None) -> Iterable[tuple[str, _Found]]:
     """Shards that match a glob, on any filesystem: list from the last directory without a wildcard."""
-    parts = PurePosixPath(place.path).parts
+    parts = place.path.split("/")  # a path of http begins with its scheme, which pathlib would spoil
     depth = len(parts)
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-    base = replace(place, path=str(PurePosixPath(*parts[:fixed])))
+    base = replace(place, path="/".join(parts[:fixed]) or "/")
     # An LMDB is a directory, so its data lie one level deeper; LMDBs are on local disks only.
     for found in _below(base, recursive=place.is_local or depth > fixed + 1):
-        names = PurePosixPath(found.place.path).parts
+        names = found.place.path.split("/")
         if len(names) == depth and all(fnmatchcase(n, p) for n, p in zip(names, parts, strict=True)):
             yield root or base.path, found

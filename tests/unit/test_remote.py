@@ -21,7 +21,7 @@ DATA = random.Random(0).randbytes(20 * MIB)
 def sleeps(monkeypatch):
     """Seconds of each sleep, which are not slept."""
     taken = []
-    monkeypatch.setattr(remote.time, "sleep", taken.append)
+    monkeypatch.setattr(remote, "sleep", taken.append)
     return taken
 
 
