@@ -239,7 +239,13 @@ def test_a_write_that_fails_for_good_leaves_the_old_one(s3, monkeypatch):
     assert place.read_bytes() == b"old"
 
 
-WRITE = "import sys; from mmray.storage import Location; Location.parse(sys.argv[1]).write_atomically(b'new')"
+# Ctrl-C may be ignored where the tests run (in the background of a shell), which a child inherits.
+WRITE = """
+import signal, sys
+from mmray.storage import Location
+signal.signal(signal.SIGINT, signal.default_int_handler)
+Location.parse(sys.argv[1]).write_atomically(b"new")
+"""
 
 
 @pytest.mark.parametrize("old", [None, b"old"])
