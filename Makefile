@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Workers share the cores: numpy's and torch's own threads would only fight them.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-long check bench clean
 
 demo: .venv/installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash jobs/demo.sh
@@ -12,6 +12,10 @@ demo: .venv/installed
 test: check
 	@echo "── tests"
 	@$(BIN)/python -m pytest
+
+test-long: .venv/installed
+	@echo "── tests that take long: more kills, more records, more formats"
+	@$(BIN)/python -m pytest -m long
 
 check: .venv/installed
 	@echo "── ruff, mypy"

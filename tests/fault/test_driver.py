@@ -12,13 +12,11 @@ import pytest
 from mmray.pipeline.audit import audit
 from mmray.pipeline.rundir import RunDirectory
 
-KILLS = 10
-
-
 @pytest.mark.timeout(600)
-def test_ten_kills_of_the_driver_lose_and_double_nothing(command, undisturbed):
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.long)])
+def test_kills_of_the_driver_lose_and_double_nothing(command, undisturbed, kills):
     chance = random.Random(0)
-    for _ in range(KILLS):
+    for _ in range(kills):
         process = command.start()
         command.wait_for_parts(process, len(command.parts()) + chance.randint(1, 3))
         time.sleep(chance.uniform(0, 0.3))

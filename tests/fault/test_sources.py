@@ -107,8 +107,8 @@ def killed_and_resumed(command: Command) -> pa.Table:
     "make",
     [
         pytest.param(to_lmdb("members"), id="lmdb-members"),
-        pytest.param(to_lmdb("msgpack"), id="lmdb-msgpack"),
-        pytest.param(to_gzip, id="gzip"),
+        pytest.param(to_lmdb("msgpack"), id="lmdb-msgpack", marks=pytest.mark.long),
+        pytest.param(to_gzip, id="gzip", marks=pytest.mark.long),
         pytest.param(to_one_indexed_tar, id="indexed"),
     ],
 )
@@ -120,6 +120,7 @@ def test_another_format_gives_the_same_also_after_a_kill(small, undisturbed, com
     assert_same_predictions(by_record(killed_and_resumed(other)), by_record(undisturbed), by=("key",))
 
 
+@pytest.mark.long
 def test_raw_images_with_captions_give_the_same_also_after_a_kill(small, command, tmp_path):
     tars = pictures_with_captions(small, tmp_path / "tars")
     to_lmdb("images")(tars, tmp_path / "made")

@@ -18,9 +18,6 @@ from mmray.pipeline.sink import read_parquet
 from mmray.sources import list_shards
 from mmray.storage import Location
 
-SHARDS = 8  # of the large set: 601 records
-
-
 @dataclass
 class CommandOnStore(Command):
     """The command whose places are URLs."""
@@ -35,15 +32,16 @@ class CommandOnStore(Command):
 
 
 @pytest.fixture
-def command(many_shards, bundle, cluster_address, s3: Bucket) -> CommandOnStore:
-    for shard in sorted(many_shards.iterdir())[:SHARDS]:
+def command(many_shards, bundle, cluster_address, s3: Bucket, size: int) -> CommandOnStore:
+    for shard in sorted(many_shards.iterdir())[:size]:
         Location.parse(s3.url(f"in/{shard.name}")).write_atomically(shard.read_bytes())
     return CommandOnStore(s3.url("in"), bundle, cluster_address, s3.url("out"))
 
 
-def test_a_kill_of_the_driver_loses_and_doubles_nothing_on_a_store(command, undisturbed):
+@pytest.mark.parametrize("size", [5, pytest.param(20, marks=pytest.mark.long)])
+def test_a_kill_of_the_driver_loses_and_doubles_nothing_on_a_store(command, undisturbed, size):
     process = command.start()
-    command.wait_for_parts(process, 6)
+    command.wait_for_parts(process, 3)
     assert process.poll() is None, "the run ended before it was killed: give it more records"
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -51,5 +49,5 @@ def test_a_kill_of_the_driver_loses_and_doubles_nothing_on_a_store(command, undi
     command.finish(command.start())
     assert audit(RunDirectory.at(command.output), recount=True).ok
     stored = pa.array(shard.id for shard in list_shards([command.shards]))
-    assert len(stored) == SHARDS
+    assert len(stored) == size
     assert command.predictions().equals(undisturbed.filter(pc.is_in(undisturbed["shard"], stored)))
