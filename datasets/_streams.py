@@ -1,7 +1,7 @@
 """A folder of streams that were recorded apart: `frames.csv`, `audio.csv` and `subtitles.srt` or `.vtt`.
 
-Owns the folder's layout, and how sound goes back to a file. Refuses files outside the folder, times that are
-no numbers, and an index that names nothing. What the files show is the caller's business.
+Owns the folder's layout, and how chunks of sound become one clip. Refuses files outside the folder, frames
+that no reader would take for images, times that are no numbers, and an index that names nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path, PurePosixPath
@@ -20,6 +20,9 @@ import soundfile
 from mmray.align.join import Event
 from mmray.errors import InputError
 from mmray.preprocess.audio import Wave
+from mmray.sources import EXTENSIONS
+
+TOGETHER_S = 0.05  # a chunk that begins so near the end of the one before goes on there: stamps jitter
 
 # SubRip writes 01:02:03,456, WebVTT also 02:03.456, with settings behind the second time.
 _TIME = r"(?:(\d+):)?(\d{1,2}):(\d{2})[,.](\d{3})"
@@ -48,12 +51,22 @@ class Recording:
             InputError: one is missing or cannot be read.
         """
         found = [path for name in ("subtitles.srt", "subtitles.vtt") if (path := folder / name).is_file()]
+        frames = tuple(_read_index(folder / "frames.csv"))
+        for frame in frames:
+            if image_extension(frame.value) not in EXTENSIONS["image"]:
+                known = ", ".join(EXTENSIONS["image"])
+                raise InputError(f"{folder / 'frames.csv'}: {frame.value} is no image by its name ({known})")
         return cls(
             folder,
-            tuple(_read_index(folder / "frames.csv")),
+            frames,
             tuple(_read_index(folder / "audio.csv")),
             tuple(read_subtitles(found[0])) if found else (),
         )
+
+    @property
+    def name(self) -> str:
+        """Name of the folder, as keys of records may begin: without dots."""
+        return re.sub(r"[^A-Za-z0-9_-]+", "-", self.folder.resolve().name)[:80]
 
     def read(self, name: str) -> bytes:
         """Bytes of a file that an index names.
@@ -85,6 +98,37 @@ def read_subtitles(path: Path) -> Iterator[Event[str]]:
             if span and (caption := " ".join(filter(None, text))):
                 yield Event(*span, caption)
             span = None
+
+
+def image_extension(name: str) -> str:
+    """Extension of a frame's file, lower case, without the dot."""
+    return PurePosixPath(name).suffix[1:].lower()
+
+
+def splice(chunks: Sequence[Event[str]], wave: Callable[[str], Wave], sample_rate: int) -> tuple[float, Wave]:
+    """Chunks in the order of their stamps as one sound, gaps silent.
+
+    Args:
+        chunks: at least one; their values are handed to `wave`.
+        wave: the samples of a chunk, float32 [samples].
+        sample_rate: of all of them, in Hz.
+
+    Returns:
+        When the first sample was recorded, as all stamps together say it, and float32 [samples].
+    """
+    pieces: list[Wave] = []
+    starts: list[float] = []
+    length = 0
+    for chunk in chunks:
+        gap = round((chunk.start_s - chunks[0].start_s) * sample_rate) - length
+        if abs(gap) <= TOGETHER_S * sample_rate:
+            gap = 0
+        starts.append(chunk.start_s - (length + gap) / sample_rate)
+        # Where a chunk begins before the one before it ends, that one is believed.
+        added = [np.zeros(max(0, gap), np.float32), wave(chunk.value)[max(0, -gap) :]]
+        pieces += added
+        length += sum(map(len, added))
+    return float(np.mean(starts)), np.concatenate(pieces)
 
 
 def encode_flac(wave: Wave, sample_rate: int) -> bytes:

@@ -4,8 +4,8 @@
 
 The folder (`recordings.py` makes one) has three streams, each on a clock of its own:
 
-    frames.csv      `file,time_s`: images and when they were taken, in order of arrival
-    audio.csv       `file,time_s`: clips and when their first samples were recorded, in order of arrival
+    frames.csv      `file,time_s`, in order of arrival: images, and when they were taken
+    audio.csv       `file,time_s`: clips of up to ten minutes, and when their first samples were recorded
     subtitles.srt   or .vtt; may be missing
 
 How the clocks of pictures and subtitles run against the recorder's is found in the streams: cuts and flashes
@@ -21,15 +21,15 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from _streams import Recording, encode_flac
+from _streams import Recording, encode_flac, image_extension, splice
 
 from mmray.align.clock import Clock, Fit, Search, Train, fit_clock
 from mmray.align.detect import PictureEvents, SoundEvents
@@ -43,7 +43,6 @@ SEEN = ImageSpec(height=24, width=32, fit="crop")  # enough to see a cut
 HEARD = AudioSpec(sample_rate=16_000, max_s=600.0)  # of one chunk
 LIMITS = Limits()
 SPREAD_S = {"frames": 0.06, "subtitles": 0.12}  # subtitles begin some 40 ms before or after the first sound
-TOGETHER_S = 0.05  # a chunk that begins so near the end of the one before goes on there: stamps jitter
 SHARD_ROWS = 100
 
 
@@ -104,21 +103,19 @@ def compare_clocks(recording: Recording, found: Evidence, options: Options) -> C
     Raises:
         InputError: the streams have too few events in common.
     """
-
     zero_s = min(event.start_s for event in recording.audio)
 
     def fit(stream: str, train: Train, own_zero_s: float) -> Fit:
         # Counted from where each stream begins, as one clock may have begun in 1970 and another today.
         own = Train(train.at_s - own_zero_s, train.resolution_s)
         sounds = Train(found.sounds.at_s - zero_s, found.sounds.resolution_s)
+        search = Search(options.max_offset_s, options.max_drift_ppm, SPREAD_S[stream])
         try:
-            fit = fit_clock(
-                own, sounds, Search(options.max_offset_s, options.max_drift_ppm, SPREAD_S[stream])
-            )
+            made = fit_clock(own, sounds, search)
         except InputError as e:
             raise InputError(f"{recording.folder}: {stream} and audio: {e}") from e
-        offset_s = zero_s + fit.clock.to_common(-own_zero_s)
-        return replace(fit, clock=Clock(offset_s, fit.clock.drift_ppm))
+        offset_s = zero_s + made.clock.to_common(-own_zero_s)
+        return replace(made, clock=Clock(offset_s, made.clock.drift_ppm))
 
     frames = fit("frames", found.pictures, min(event.start_s for event in recording.frames))
     starts = Train(np.array([event.start_s for event in recording.subtitles]), 1e-3)
@@ -130,7 +127,7 @@ def join(
 ) -> Iterator[dict[str, Any]]:
     """Samples for a shard writer, in the order of their frames; `left_out` counts what they lack."""
 
-    @lru_cache(maxsize=16)  # neighbouring records share their chunks
+    @lru_cache(maxsize=8)  # neighbouring records share their chunks
     def wave(name: str) -> Wave:
         return decode_audio(recording.read(name), HEARD, HEARD.max_s)
 
@@ -164,10 +161,10 @@ def _sample(
     """One record: the frame as it is, its sound as FLAC, the nearest caption, and the times of all."""
     frame, fit, window = moment.frame, clocks.frames, options.window
     at_s = fit.clock.to_common(frame.start_s)
-    sample: dict[str, Any] = {PurePosixPath(frame.value).suffix[1:].lower(): recording.read(frame.value)}
+    sample: dict[str, Any] = {image_extension(frame.value): recording.read(frame.value)}
     times: dict[str, Any] = {"image": {"at_s": frame.start_s, **_stated(fit)}}
     if chunks := moment.near["audio"]:
-        start_s, sound = splice(chunks, wave)
+        start_s, sound = splice(chunks, wave, HEARD.sample_rate)
         first, last = (
             min(len(sound), max(0, round((at_s + side - start_s) * HEARD.sample_rate)))
             for side in (-window.before_s, window.after_s)
@@ -182,29 +179,9 @@ def _sample(
         sample["txt"] = nearest.value.encode()
         spans = [[caption.start_s, caption.end_s, caption.value] for caption in captions]
         times["text"] = {"captions": spans, **_stated(clocks.subtitles)}
-    origin = {"recording": recording.folder.name, "frame": frame.value, "chunks": [c.value for c in chunks]}
+    origin = {"recording": recording.name, "frame": frame.value, "chunks": [c.value for c in chunks]}
     sample["json"] = json.dumps({"times": times, **origin}, ensure_ascii=False).encode()
     return sample
-
-
-def splice(chunks: Sequence[Event[str]], wave: Callable[[str], Wave]) -> tuple[float, Wave]:
-    """Chunks in the order of their stamps as one sound, gaps silent.
-
-    Returns:
-        When the first sample was recorded, as all stamps together say it, and float32 [samples].
-    """
-    pieces: list[Wave] = []
-    starts: list[float] = []
-    length = 0
-    for chunk in chunks:
-        piece = wave(chunk.value)
-        gap = round((chunk.start_s - chunks[0].start_s) * HEARD.sample_rate) - length
-        if abs(gap) <= TOGETHER_S * HEARD.sample_rate:
-            gap = 0
-        starts.append(chunk.start_s - (length + gap) / HEARD.sample_rate)
-        pieces += [np.zeros(max(0, gap), np.float32), piece[max(0, -gap) :]]
-        length += len(pieces[-2]) + len(pieces[-1])
-    return float(np.mean(starts)), np.concatenate(pieces)
 
 
 def build(folder: Path, output: Path, options: Options) -> dict[str, Any]:
@@ -227,7 +204,7 @@ def build(folder: Path, output: Path, options: Options) -> dict[str, Any]:
     try:
         left_out = Counter[str]()
         samples = join(recording, found, clocks, options, left_out)
-        counts = _write_shards(work, folder.resolve().name, samples)
+        counts = _write_shards(work, recording.name, samples)
         told = {name: _told(fit) for name, fit in vars(clocks).items() if fit}
         report = {"records": counts, "clocks": told, "left_out": +left_out}
         (work / "alignment.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")

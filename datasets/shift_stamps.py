@@ -5,8 +5,8 @@
 A record's sound becomes a track of half a minute: sounds of its neighbours, its own, and others again. Its
 text member becomes the caption of the first of them; all captions, with their spans, go to the JSON member.
 Picture, track and captions get clocks of their own, up to 5 s and 200 ppm off, which `times` in the JSON
-member states, as `align` in a run needs it. Everything else stays: key, picture, label, split. It is made to
-show what alignment is worth: `jobs/alignment.py` measures that.
+member states, as `align` in a run needs it. Everything else stays: key, picture, label, split. Records that
+cannot be read are left out. Made to show what alignment is worth: `jobs/alignment.py` measures that.
 """
 
 from __future__ import annotations
@@ -106,9 +106,16 @@ def _sample(track: Sequence[Slot], own: int, rng: random.Random) -> dict[str, An
     if record["text"]:
         sample["txt"] = track[0].caption.encode()
         times["text"] = {"captions": [c for c in captions if c[2]], **stated["text"]}
-    fields = json.loads(record["meta"] or b"{}")
-    sample["json"] = json.dumps({**fields, "times": times}, ensure_ascii=False).encode()
+    sample["json"] = json.dumps({**_fields(record["meta"]), "times": times}).encode()
     return sample
+
+
+def _fields(meta: bytes | None) -> dict[str, Any]:
+    try:
+        fields = json.loads(meta or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def _clock(rng: random.Random) -> Clock:
@@ -130,18 +137,18 @@ def build(patterns: Sequence[str], output: Path, seed: int = 0) -> int:
     work = output.with_name(f".{output.name}.making-{os.getpid()}")
     work.mkdir()
     try:
-        rows = sum(_shift_shard(shard, work / Path(shard.url).name, seed) for shard in shards)
+        rows = sum(_shift_shard(shard, work, seed) for shard in shards)
         work.rename(output)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return rows
 
 
-def _shift_shard(shard: Shard, path: Path, seed: int) -> int:
-    """Write one tar; neighbours are the records of the same block."""
+def _shift_shard(shard: Shard, work: Path, seed: int) -> int:
+    """Write one tar, named as its source; neighbours are the records of the same block."""
     import webdataset  # here: it imports torch where there is one, 1.5 s that a refusal need not wait
 
-    rows = 0
+    rows, path = 0, work / f"{shard.name.replace('/', '-').partition('.')[0]}.tar"
     with path.open("wb") as file, webdataset.TarWriter(file, "root", "root", encoder=False, mtime=0.0) as tar:
         for block in read(shard, ReadOptions()):
             records = [row for row in block.to_pylist() if row["error"] is None]

@@ -1,76 +1,22 @@
-"""LMDB environments: what their headers say, and opening each once a process, read-only and without locks.
+"""LMDB environments, each opened once a process, read-only and without locks.
 
-Refuses, as OSErrors, what would end the process or give wrong rows without a word: a file shorter than its
-header says (to read past its end is a SIGBUS), keys that are not in byte order or repeat, a writer at work.
-Pages within the file are trusted, as LMDB itself trusts them.
+What would end the process or give wrong rows without a word is an OSError: pages that are missing or damaged
+(see `pages`), keys that are not in byte order or repeat, a writer at work.
 """
 
 from __future__ import annotations
 
-import struct
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import lmdb
 
-_DATA = "data.mdb"  # in an environment that is a directory
-_MAGIC = 0xBEEFC0DE
-_PAGE_HEADER_BYTES = (16, 24)  # of LMDB 0.9 and 1.0, before the meta record of a page
-#: mdb.c's MDB_meta: magic number, page bytes, flags and entries of the main database, last page, transaction.
-_META = struct.Struct("=I20xI44x4xH26xQ8xQQ")
-_FLAGS = 0x7FFF  # of a database: keys that are reversed or integers, duplicates
-_PAGE_BYTES = tuple(1 << power for power in range(8, 17))
+from mmray.sources.pages import check_pages, data_file, read_header
+
 _ANCHOR_ENTRIES = 1024  # between the keys that are remembered, to go to an entry by its ordinal
-_IDLE = 1  # environments that are kept open, mapped, for the next read of the same shard
-
-
-@dataclass(frozen=True)
-class Header:
-    """What the newer of the two meta pages says."""
-
-    page_bytes: int
-    flags: int  # of the main database; 0: keys in byte order, each once
-    entries: int
-    last_page: int
-    transaction: int  # the last that was committed
-
-
-def data_file(path: str) -> Path:
-    """The file that holds the pages of an environment, given its directory or that file."""
-    place = Path(path)
-    return place / _DATA if place.is_dir() else place
-
-
-def read_header(path: str) -> Header:
-    """Read the header of an environment without opening it.
-
-    Raises:
-        OSError: it cannot be read, or is not an LMDB of a 64-bit machine of this byte order.
-    """
-    with data_file(path).open("rb") as file:
-        start, first = 0, b""
-        for start in _PAGE_HEADER_BYTES:
-            file.seek(start)
-            first = file.read(_META.size)
-            if _is_meta(first):
-                break
-        else:
-            raise OSError(f"{path}: not an LMDB of this kind of machine: no magic number in its first page")
-        metas = [Header(*_META.unpack(first)[1:])]
-        file.seek(metas[0].page_bytes + start)
-        second = file.read(_META.size)
-    if _is_meta(second):
-        metas.append(Header(*_META.unpack(second)[1:]))
-    return max(metas, key=lambda meta: meta.transaction)
-
-
-def _is_meta(data: bytes) -> bool:
-    return len(data) == _META.size and _META.unpack(data)[0] == _MAGIC
 
 
 class Environment:
@@ -82,17 +28,12 @@ class Environment:
         self.readers = 0
         self._anchors: list[bytes] = []
         self._lock = threading.Lock()
-        data = data_file(path)
-        size, needed = data.stat().st_size, (header.last_page + 1) * header.page_bytes
-        if header.page_bytes not in _PAGE_BYTES:
-            raise OSError(f"{path}: damaged: pages of {header.page_bytes} bytes in its header; copy it again")
-        if size < needed:
-            raise OSError(f"{path}: breaks off: {size} bytes of the {needed} in its header; copy it again")
-        if header.flags & _FLAGS:
-            raise OSError(f"{path}: keys are reversed, integers or repeated; rewrite it with plain keys")
+        check_pages(path, header)
         try:
             # The data file itself, so that a directory and a file are opened alike.
-            self._env: Any = lmdb.open(str(data), subdir=False, readonly=True, create=False, lock=False)
+            self._env: Any = lmdb.open(
+                str(data_file(path)), subdir=False, readonly=True, create=False, lock=False
+            )
         except lmdb.Error as e:
             raise OSError(f"{path}: cannot be opened: {e}") from e
 
@@ -165,7 +106,7 @@ _environments_lock = threading.Lock()
 def opened(path: str) -> Iterator[Environment]:
     """The environment at a path. LMDB opens a file but once a process, so all its readers share it.
 
-    A file that was replaced or written to since is opened anew. A few are kept open when nobody reads them.
+    A file that was replaced or written to since is opened anew. The latest is kept open when nobody reads it.
 
     Raises:
         OSError: it cannot be opened, or not without danger.
@@ -199,5 +140,5 @@ def _close_unread() -> None:
     """Close what nobody reads: all but the latest, and files that are no longer what they were."""
     unread = [state for state, environment in _environments.items() if not environment.readers]
     for state in unread:
-        if state in unread[:-_IDLE] or _state(_environments[state].path) != state:
+        if state in unread[:-1] or _state(_environments[state].path) != state:
             _environments.pop(state).close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from mmray.sources.shards import Shard
 _SAMPLE_ENTRIES = 64  # that tell the layout
 _STRETCH_ENTRIES = 4096  # whose keys are read ahead
 _MAX_MEMBERS = 1 << 16  # entries of one record
-_COLUMN_BYTES = 1 << 30  # a block's column is counted in int32; one value more must fit
+_LARGEST = (1 << 30) - 1  # bytes of a value, and of a block before it: a column's are counted in int32
 
 
 def read_lmdb(shard: Shard, options: ReadOptions, wanted: Sequence[Missing] = (WHOLE,)) -> Iterator[pa.Table]:
@@ -63,6 +63,7 @@ def layout_of(shard: Shard, options: ReadOptions | None = None) -> LayoutName:
 def _opened(shard: Shard, options: ReadOptions) -> Iterator[tuple[Environment, Layout]]:
     with ExitStack() as stack:
         opened = stack.enter_context(environment.opened(shard.open().path))
+        options = replace(options, member_bytes=min(options.member_bytes, _LARGEST))
         name = _detect(opened, options, captioned=_captions(shard).exists())
         lines = stack.enter_context(captions.opened(_captions(shard))) if name == "images" else None
         yield opened, layout_named(name, options, lines)
@@ -76,7 +77,7 @@ def _detect(opened: Environment, options: ReadOptions, *, captioned: bool) -> La
     at = 0
     while (name := opened.name_at(at)) is not None:
         names = opened.names(name, _SAMPLE_ENTRIES)
-        entries = [i for i, name in enumerate(names) if not is_note(name)]
+        entries = [i for i, found in enumerate(names) if not is_note(found)]
         if entries:
             with opened.values(name, len(names)) as values:
                 shown = [values[i] for i in entries]
@@ -130,7 +131,7 @@ class _Walk:
         self._environment = opened
         self._layout = layout
         self._options = options
-        self._block_bytes = min(options.block_bytes, _COLUMN_BYTES)
+        self._block_bytes = min(options.block_bytes, _LARGEST)
         self._first_names: dict[bytes, bytes] = {}
         # Columns that are the same in most blocks are made once, and cut.
         self._shard_ids = pa.repeat(pa.scalar(shard.id), options.block_rows)

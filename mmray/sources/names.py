@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmray.sources.options import EXTENSIONS
 from mmray.sources.webdataset import _META, _split
@@ -15,6 +16,7 @@ from mmray.sources.webdataset import _META, _split
 Ints = npt.NDArray[np.int64]
 
 COLUMNS = tuple(EXTENSIONS)  # of RECORDS that hold payload
+_NO_COLUMN, _NO_MEMBER = -1, -2  # an extension that no column takes; an entry that belongs to no record
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Records:
         )
 
 
-def group_members(names: Sequence[bytes], before: bytes, column_of: Mapping[str, str]) -> Records:
+def group_members(names: list[bytes], before: bytes, column_of: Mapping[str, str]) -> Records:
     """Neighbours `<key>.<extension>` of one key are a record.
 
     Args:
@@ -56,40 +58,31 @@ def group_members(names: Sequence[bytes], before: bytes, column_of: Mapping[str,
         before: key of the entry before them.
         column_of: column by extension, in lower case.
     """
-    keys: list[bytes] = []
-    first, stop, entry, cell, doubtful = [], [], [], [], []
-    codes: dict[bytes, int] = {}  # of extensions, as they are written
-    start, size, base = b"", 0, 0  # the open record's key and dot, their length, and its first cell
-    for i, name in enumerate(names):
-        code = codes.get(name[size:]) if name.startswith(start) else None
-        if code is None:
-            key, extension = split_name(name)
-            if not extension:
-                continue
-            code = _code(extension, column_of)
-            if not name.endswith(b"__"):  # or it may be a note, with another key
-                codes[name[len(key) + 1 :]] = code
-            if not keys or key != keys[-1]:
-                start = key + b"."
-                if (names[i - 1] if i else before).startswith(start):
-                    doubtful.append(len(keys))
-                size, base = len(start), len(keys) * len(COLUMNS)
-                keys.append(key)
-                first.append(i)
-                stop.append(i)
-        stop[-1] = i + 1
-        if code >= 0:
-            entry.append(i)
-            cell.append(base + code)
-    row, column = np.divmod(np.array(cell, np.int64), len(COLUMNS))
+    quick = _split_quickly(names)
+    keys, extensions = quick or _split_each(names)
+    encoded = extensions.dictionary_encode()
+    known = np.array([_code(value, column_of) for value in encoded.dictionary.to_pylist()], np.int64)
+    code = known[encoded.indices.to_numpy()]
+    members = np.flatnonzero(code != _NO_MEMBER)
+    code = code[members]
+    runs = pc.run_end_encode(keys if len(members) == len(names) else keys.take(members))
+    ends = runs.run_ends.to_numpy().astype(np.int64)
+    begins = np.append(0, ends)[:-1]
+    first, taken = members[begins], code != _NO_COLUMN
+    # Names that are split quickly have no slash behind a dot: none lies among another record's entries.
+    suspects = range(len(ends) if quick is None else min(1, len(ends)))
     return Records(
-        texts_of(keys),
-        np.array(first, np.int64),
-        np.array(stop, np.int64),
-        np.array(entry, np.int64),
-        row,
-        column,
-        tuple(doubtful),
+        keys=runs.values if quick else texts_of(runs.values.to_pylist()),
+        first=first,
+        stop=members[ends - 1] + 1,
+        entry=members[taken],
+        row=np.repeat(np.arange(len(ends)), ends - begins)[taken],
+        column=code[taken],
+        doubtful=tuple(
+            row
+            for row in suspects
+            if _lies_within(names[first[row] - 1] if first[row] else before, names[first[row]])
+        ),
     )
 
 
@@ -105,11 +98,8 @@ def each_a_record(names: list[bytes], column: str) -> Records:
 
 def split_name(name: bytes) -> tuple[bytes, str]:
     """Key and lower-case extension, as of a tar member; no extension for what is not part of a record."""
-    key, _, rest = name.partition(b".")
-    if key and b"/" not in rest and not key.startswith(b"__") and not key.endswith(b"/"):  # almost always
-        return key, rest.decode("utf-8", "surrogateescape").lower()
-    text, extension = _split(name.decode("utf-8", "surrogateescape"))
-    return text.encode("utf-8", "surrogateescape"), extension
+    key, extension = _split(name.decode("utf-8", "surrogateescape"))
+    return key.encode("utf-8", "surrogateescape"), extension
 
 
 def is_note(name: bytes) -> bool:
@@ -133,7 +123,39 @@ def texts_of(names: list[bytes]) -> pa.StringArray:
         return pa.array([text_of(name) for name in names], pa.string())
 
 
-def _code(extension: str, column_of: Mapping[str, str]) -> int:
-    """The column that takes members of an extension, by number; -1 for none."""
-    column = column_of.get(extension)
-    return COLUMNS.index(column) if column else -1
+def _split_quickly(names: list[bytes]) -> tuple[pa.StringArray, pa.StringArray] | None:
+    """Keys and extensions, where each name may be split at its first dot; None where the rule says more."""
+    try:
+        texts = pa.array(names, pa.string())
+    except pa.ArrowInvalid:  # not UTF-8
+        return None
+    halves = pc.split_pattern(texts, ".", max_splits=1).values
+    if len(halves) != 2 * len(names):
+        return None
+    keys, extensions = (halves.take(np.arange(half, len(halves), 2)) for half in (0, 1))
+    odd = (
+        pc.starts_with(keys, "__"),  # a note, maybe
+        pc.ends_with(keys, "/"),  # hidden, maybe
+        pc.equal(keys, ""),
+        pc.match_substring(extensions, "/"),  # the dot is that of a folder
+    )
+    return None if any(pc.any(each).as_py() for each in odd) else (keys, extensions)
+
+
+def _split_each(names: list[bytes]) -> tuple[pa.BinaryArray, pa.BinaryArray]:
+    split = [split_name(name) for name in names]
+    extensions = [extension.encode("utf-8", "surrogateescape") for _, extension in split]
+    return pa.array([key for key, _ in split], pa.binary()), pa.array(extensions, pa.binary())
+
+
+def _code(extension: str | bytes, column_of: Mapping[str, str]) -> int:
+    text = extension if isinstance(extension, str) else extension.decode("utf-8", "surrogateescape")
+    if not text:
+        return _NO_MEMBER
+    column = column_of.get(text.lower())
+    return COLUMNS.index(column) if column else _NO_COLUMN
+
+
+def _lies_within(before: bytes, name: bytes) -> bool:
+    """Whether an entry lies between the first that may be of a record and one that is."""
+    return before.startswith(split_name(name)[0] + b".")

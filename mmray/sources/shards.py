@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 from braceexpand import braceexpand
 
 from mmray.errors import InputError
-from mmray.sources.environment import read_header
+from mmray.sources.pages import read_header
 from mmray.storage import Location
 
 Format = Literal["webdataset", "lmdb", "tfrecord", "parquet"]

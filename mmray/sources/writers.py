@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import lmdb
 import msgpack
@@ -147,7 +147,7 @@ def open_lmdb(path: Path, layout: LayoutName, size: int) -> Iterator[Writer]:
         draft.unlink(missing_ok=True)
 
 
-def _flush(file: Any) -> None:  # noqa: ANN401
+def _flush(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
 

@@ -149,6 +149,7 @@ def test_without_subtitles_and_with_damaged_files_the_rest_is_joined(copy):
         ("frames.csv", "file,time_s\n../../etc/passwd,1\n", "lies outside the folder"),
         ("frames.csv", "file,time_s\n/etc/passwd,1\n", "lies outside the folder"),
         ("frames.csv", "file,time_s\nframes/none.jpg,1\n", "none.jpg: cannot be read"),
+        ("frames.csv", "file,time_s\nnotes.txt,1\n", "notes.txt is no image by its name"),
         ("subtitles.srt", b"\xff\xfe\xfa", "cannot be read as UTF-8"),
     ],
 )
@@ -184,8 +185,13 @@ def test_subtitles_are_read_in_both_of_their_formats(tmp_path):
 def test_chunks_go_on_where_the_last_one_ended_and_gaps_are_silent():
     second = np.ones(16_000, np.float32)
     chunks = [align_streams.Event(at, at + 1, name) for at, name in ((10.02, "a"), (10.98, "b"), (12.5, "c"))]
-    start_s, wave = align_streams.splice(chunks, lambda _: second)
+    start_s, wave = _streams.splice(chunks, lambda _: second, 16_000)
     assert start_s == pytest.approx((10.02 + 9.98 + 10.02) / 3)
     assert len(wave) == round(16_000 * (12.5 - 10.02 + 1))
     assert not wave[32_000 : round(2.48 * 16_000)].any()
     assert wave[:32_000].all()
+
+
+def test_keys_of_records_have_no_dots_whatever_the_folder_is_called(tmp_path):
+    """A reader would take what follows the first dot for an extension."""
+    assert _streams.Recording(tmp_path / "2026.11.24 street", (), (), ()).name == "2026-11-24-street"

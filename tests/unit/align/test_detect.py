@@ -73,8 +73,13 @@ def test_a_film_too_short_for_events_has_none(frames):
     assert len(film((), seconds=frames / 25).at_s) == 0
 
 
-@pytest.mark.parametrize("chunk_s", [0.25, 1.0, 0.937, 7.0])
-def test_an_onset_is_found_within_half_a_hop_wherever_the_chunks_are_cut(chunk_s):
+def test_an_onset_is_found_within_half_a_hop():
+    times = np.arange(1, 19) + np.random.default_rng(4).uniform(0, 0.5, 18)
+    assert np.abs(tape(with_bangs(hiss(), times)).at_s - times).max() <= 0.0051
+
+
+@pytest.mark.parametrize("chunk_s", [0.25, 0.937, 7.0])
+def test_an_onset_is_found_wherever_the_chunks_are_cut(chunk_s):
     times = (1.0071, 3.3333, 6.999, 12.5)
     train = tape(with_bangs(hiss(), times), chunk_s=chunk_s, start_s=100)
     assert train.resolution_s == 0.01
@@ -94,7 +99,11 @@ def test_steady_noise_and_silence_have_no_onsets(level):
 
 
 def test_the_end_of_a_gap_is_no_onset():
-    assert len(tape(hiss(level=0.1), lost=(5, 6, 7)).at_s) == 0
+    """It is louder than what was heard before the gap, but nobody knows since when."""
+    wave = hiss(level=0.01)
+    wave[6 * RATE :] *= 30
+    assert len(tape(wave).at_s) == 1
+    assert len(tape(wave, lost=(5, 6, 7)).at_s) == 0
 
 
 def test_a_chunk_shorter_than_a_hop_and_no_chunk_at_all_have_no_onsets():

@@ -8,6 +8,7 @@ from support.bundles import small_tokenizer
 from support.scripts import load_script
 
 from mmray.align import AlignSpec
+from mmray.align.times import parse_times
 from mmray.errors import OutputError
 from mmray.preprocess import Preprocessor
 from mmray.preprocess.spec import AudioSpec, PreprocessSpec, TextSpec
@@ -92,3 +93,23 @@ def test_the_same_records_give_the_same_bytes(shards, shifted, tmp_path):
 def test_what_is_there_is_not_replaced(shards, shifted):
     with pytest.raises(OutputError, match="already there"):
         shift_stamps.build([str(shards)], shifted)
+
+
+@pytest.mark.parametrize("meta", [None, b"junk", b"[1]", b'{"label": "cat"}'])
+def test_records_of_any_kind_can_be_shifted(meta):
+    """Without sounds, alone, with other JSON than ours."""
+    bare = {
+        "shard": "a.tar@1",
+        "row": 0,
+        "key": "a",
+        "image": None,
+        "text": b"a cat",
+        "audio": None,
+        "meta": meta,
+    }
+    (sample,) = shift_stamps.shift([bare], seed=0)
+    assert set(sample) == {"__key__", "txt", "json"}
+    (sample, other) = shift_stamps.shift([bare, {**bare, "row": 1, "key": "b", "audio": b"junk"}], seed=0)
+    times = parse_times(sample["json"])
+    assert [caption for *_, caption in times.text.captions] == ["a cat"] * 3
+    assert set(other) == {"__key__", "txt", "flac", "json"}

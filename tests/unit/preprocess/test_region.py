@@ -75,6 +75,13 @@ def test_a_header_that_claims_more_than_is_there_is_not_believed():
     assert hear(data, 0.4, 0.7, tolerance_s=0.21).missing_s == pytest.approx(0.2)
     with pytest.raises(OutOfStep):
         hear(data, 0.4, 0.7, tolerance_s=0.19)
+    data = encode_audio(NOISE, format="MP3")
+    half = data[: len(data) // 2]
+    made = hear(half, 1.5, 2.5, tolerance_s=0.7)
+    assert 0.4 < made.missing_s < 0.7
+    assert len(made.wave) == 16_000
+    with pytest.raises(OutOfStep):
+        hear(half, 1.5, 2.5, tolerance_s=0.4)
 
 
 def test_only_the_region_is_decoded():
