@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 
 from mmray.align import AlignSpec
 from mmray.errors import ConfigError
@@ -102,7 +103,7 @@ def load_config(
     try:
         return RunConfig.model_validate(values)
     except ValidationError as e:
-        first = e.errors()[0]
+        first = _first(e)
         in_file = path is not None and first["loc"][0] in file_keys
         option = str(first["loc"][0]).replace("_", "-")
         remedy = f"; give it there or as --{option}" if first["type"] == "missing" else ""
@@ -150,7 +151,7 @@ def explain(failure: ValidationError, model: type[BaseModel], where: str) -> str
         model: what was validated.
         where: the file, or whatever else the values came from.
     """
-    first = failure.errors()[0]
+    first = _first(failure)
     location = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         name = str(first["loc"][-1])
@@ -161,6 +162,12 @@ def explain(failure: ValidationError, model: type[BaseModel], where: str) -> str
     if first["type"] == "missing":
         return f"{where}: '{location}' is missing"
     return f"{where}: '{location}': {first['msg'].lower()}, not {first['input']!r}"
+
+
+def _first(failure: ValidationError) -> ErrorDetails:
+    """The error to tell: a misspelt key before the one that is missing for it."""
+    found = failure.errors()
+    return next((error for error in found if error["type"] == "extra_forbidden"), found[0])
 
 
 def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:

@@ -21,6 +21,7 @@ from mmray.engine import Engine, Provider, best_provider, shared_graph
 from mmray.errors import EngineError
 from mmray.preprocess import TENSOR_OF, OnDamaged, Preprocessor
 from mmray.preprocess.spec import Limits
+from mmray.race import choose_variant
 from mmray.schema import Modality, OutputColumns, error, outcomes, table
 from mmray.storage import cache_directory
 
@@ -49,7 +50,7 @@ class Predictor:
 
     Args:
         bundle: an opened bundle.
-        variant: which compiled form; "auto" takes the one that this provider runs best.
+        variant: which compiled form; "auto" takes the one that this machine runs fastest.
         provider: where to run.
         threads: threads of one inference.
         batch_rows: records of one inference.
@@ -73,13 +74,13 @@ class Predictor:
         shared: bool = False,
         columns: OutputColumns | None = None,
     ) -> None:
-        self.variant = bundle.choose(variant)
+        self.variant = choose_variant(bundle, variant, provider=provider, threads=threads)
         self.columns = columns or _default_columns(bundle)
         self.schema = outcomes(self.columns)
         self._bundle = bundle
         self._labels = np.array(bundle.labels, dtype=object)
         # What a prediction is read from: it must be finite, and like the golden one.
-        self._decisive = "scores" if bundle.labels else "features"
+        self._decisive = bundle.decisive
         self._batch_rows = batch_rows
         self._engine = _open_engine(bundle, self.variant, provider, threads, shared)
         #: Seconds spent in "model"; whoever reports them may clear it.

@@ -24,9 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-bundle_app = typer.Typer(
-    help="Make a bundle of your model, look into one, or check it.", no_args_is_help=True
-)
+bundle_app = typer.Typer(help="Make a bundle of your model, look into one, check it.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
 
 ConfigFile = Annotated[
@@ -165,13 +163,35 @@ def convert(
     convert_shards(inputs, out, to, layout, workers)
 
 
-@bundle_app.command()
-def inspect(directory: BundleArgument, json: AsJson = False) -> None:
-    """Show what a bundle holds and how good it is."""
-    from mmray.bundle import Bundle
-    from mmray.cli.display import print_bundle
+@app.command()
+def predict(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle directory.")],
+    image: Annotated[Path | None, typer.Option("--image", help="Picture: JPEG, PNG, WebP.")] = None,
+    text: Annotated[str | None, typer.Option("--text", help="The text itself.")] = None,
+    audio: Annotated[Path | None, typer.Option("--audio", help="Sound: WAV, FLAC, Ogg, MP3.")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also decide with each modality left out.")
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """Predict one record without a server; any of its modalities may be missing."""
+    from mmray.cli.predicting import Given, predict_record
 
-    print_bundle(Bundle.open(directory), as_json=json)
+    predict_record(bundle, Given(image, text, audio), explain=explain, as_json=json)
+
+
+@app.command()
+def optimize(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle directory; stays as it is.")],
+    recipe: Annotated[
+        Path, typer.Option("--recipe", help="Which variants, judged on what: docs/variants.md.")
+    ],
+    output: Annotated[Path, typer.Option("--output", help="Directory of the new bundle.")],
+) -> None:
+    """Make smaller or faster variants of a bundle, and keep those that decide as it does; exit 1 if none."""
+    from mmray.cli.optimizing import optimize_bundle
+
+    optimize_bundle(bundle, recipe, output)
 
 
 @bundle_app.command("import")
@@ -185,6 +205,29 @@ def import_(
     from mmray.cli.importing import import_model
 
     import_model(file, output)
+
+
+@bundle_app.command()
+def inspect(directory: BundleArgument, json: AsJson = False) -> None:
+    """Show what a bundle holds and how good it is."""
+    from mmray.bundle import Bundle
+    from mmray.cli.display import print_bundle
+
+    print_bundle(Bundle.open(directory), as_json=json)
+
+
+@bundle_app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="Bundle directory.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Also write a page with accuracy against latency.")
+    ] = None,
+) -> None:
+    """Show the variants of two bundles side by side: size, accuracy, agreement, time, memory."""
+    from mmray.cli.optimizing import compare_bundles
+
+    compare_bundles(first, second, html)
 
 
 @bundle_app.command()

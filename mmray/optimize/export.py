@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
@@ -26,6 +27,10 @@ from mmray.preprocess.spec import PreprocessSpec
 OPSET = 20
 #: Largest difference between torch and ONNX Runtime, as a share of the output's largest value.
 TOLERANCE = 1e-4
+
+#: Inputs that must not be shared: ONNX Runtime's exact int8 crashes on a zero-point of two nodes, and its
+#: quantizer transposes a Gemm's weight in place, once for each.
+_OWN = {"DequantizeLinear": 2, "Gemm": 1}
 
 _EXAMPLE = {
     "records": 3,
@@ -101,7 +106,7 @@ def clean(proto: onnx.ModelProto) -> None:
     graph = proto.graph
     del graph.value_info[:]  # inferred shapes that quantization would find contradicted
     _drop_unused(graph)
-    _split_zero_points(graph)
+    _split_shared(graph)
     for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         part.doc_string = ""
         if hasattr(part, "metadata_props"):
@@ -211,14 +216,16 @@ def _used(graph: onnx.GraphProto) -> set[str]:
     return names
 
 
-def _split_zero_points(graph: onnx.GraphProto) -> None:
-    """One zero-point for each DequantizeLinear: ONNX Runtime's exact int8 crashes on shared ones."""
+def _split_shared(graph: onnx.GraphProto) -> None:
+    """A tensor of its own for each input of `_OWN` that several nodes share."""
     initializers = {i.name: i for i in graph.initializer}
+    uses = Counter(name for node in graph.node for name in node.input)
     for number, node in enumerate(graph.node):
-        if node.op_type == "DequantizeLinear" and len(node.input) > 2 and node.input[2] in initializers:
+        place = _OWN.get(node.op_type, len(node.input))
+        if place < len(node.input) and node.input[place] in initializers and uses[node.input[place]] > 1:
             copy = onnx.TensorProto()
-            copy.CopyFrom(initializers[node.input[2]])
-            copy.name = f"{node.input[2]}_{number}"
-            node.input[2] = copy.name
+            copy.CopyFrom(initializers[node.input[place]])
+            copy.name = f"{node.input[place]}_{number}"
+            uses[node.input[place]] -= 1
+            node.input[place] = copy.name
             graph.initializer.append(copy)
-    _drop_unused(graph)

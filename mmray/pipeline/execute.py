@@ -6,8 +6,9 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from time import monotonic
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from ray.data import ActorPoolStrategy
 from ray.data.exceptions import SystemException
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from mmray.bundle import Bundle
 from mmray.errors import Interrupted, MmrayError, RunError
 from mmray.pipeline.meter import Meter, Snapshot
 from mmray.pipeline.plan import Plan, Unit
@@ -30,6 +32,7 @@ from mmray.pipeline.stages import (
     preprocess_block,
     units_to_tables,
 )
+from mmray.race import choose_variant
 from mmray.sources import Shard
 
 _POLL_S = 0.5
@@ -96,6 +99,29 @@ def metered(progress: Callable[[Snapshot], None], stall_s: float) -> Iterator[Ru
         meter.stop()
 
 
+def settled(plan: Plan, earlier: Mapping[str, Any] | None) -> Plan:
+    """The plan with one variant for all parts: the config's, or that of the run which this one continues.
+
+    Else it is the fastest on one of the machines that will run it.
+
+    Args:
+        plan: as it was made.
+        earlier: plan.json of the run that is continued.
+    """
+    if plan.variant != "auto":
+        return plan
+    if earlier is not None and "variant" in earlier:
+        return replace(plan, variant=earlier["variant"])
+    race = ray.remote(num_cpus=1, num_gpus=1 if plan.accelerated else 0)(_race)
+    return replace(plan, variant=ray.get(race.remote(_job(plan))))
+
+
+def _race(job: Job) -> str:
+    config = job.config
+    bundle = Bundle.open(config.bundle)
+    return choose_variant(bundle, config.variant, provider=config.provider, threads=job.threads)
+
+
 def execute(plan: Plan, units: list[Unit], meter: RunningMeter) -> None:
     """Process the units to their end.
 
@@ -123,7 +149,8 @@ def execute_retry(plan: Plan, parts: Sequence[str], shards: Sequence[Shard], met
 
 def _job(plan: Plan) -> Job:
     # The provider is settled here: a worker that has no GPU of its own must not take one that it sees.
-    config = plan.survey.config.model_copy(update={"provider": "cuda" if plan.accelerated else "cpu"})
+    provider = "cuda" if plan.accelerated else "cpu"
+    config = plan.survey.config.model_copy(update={"provider": provider, "variant": plan.variant})
     return Job(config, plan.part_rows, threads=1)
 
 
@@ -148,8 +175,7 @@ def _run_pool(
 def _run_split(units: list[Unit], job: Job, plan: Plan, meter: RunningMeter) -> None:
     """CPU tasks read and preprocess, actors infer, tasks write."""
     # Unequal resources keep Ray from fusing the reading into the actors, which would idle the device.
-    bundle = plan.survey.bundle
-    model_bytes = bundle.graph(bundle.choose(job.config.variant)).stat().st_size
+    model_bytes = plan.survey.bundle.graph(plan.variant).stat().st_size
     actor: dict[str, float] = {"num_gpus": 1} if plan.accelerated else {"num_cpus": 1, "memory": model_bytes}
     (
         ray.data.read_datasource(ShardSource(units, job, meter.handle), override_num_blocks=len(units))

@@ -56,6 +56,7 @@ class Plan:
     accelerated: bool  # whether each actor holds a GPU
     actors: int
     part_rows: int
+    variant: str  # "auto" until a race on these machines has settled it
 
     def to_json(self) -> dict[str, Any]:
         """Content of plan.json."""
@@ -63,6 +64,7 @@ class Plan:
             "mmray": __version__,
             "identity": self.survey.identity(),
             "config": self.survey.config.model_dump(mode="json"),
+            "variant": self.variant,
             "topology": self.topology,
             "actors": self.actors,
             "part_rows": self.part_rows,
@@ -127,6 +129,7 @@ def make_plan(survey: Survey, machines: Machines) -> Plan:
         accelerated=accelerated,
         actors=_actors(config, topology, accelerated, machines),
         part_rows=config.part_rows or _part_rows(survey.bundle),
+        variant=config.variant,
     )
 
 

@@ -12,7 +12,7 @@ from mmray.config import RunConfig
 from mmray.errors import OutputError, RunError
 from mmray.pipeline.audit import Audit, audit
 from mmray.pipeline.cluster import connected
-from mmray.pipeline.execute import RunningMeter, execute, execute_retry, metered
+from mmray.pipeline.execute import RunningMeter, execute, execute_retry, metered, settled
 from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.meter import Snapshot
 from mmray.pipeline.plan import Plan, make_plan
@@ -51,7 +51,8 @@ def preview(config: RunConfig) -> tuple[Plan, Ledger]:
     if earlier is not None:
         found.check_resumable(earlier)
     with connected() as machines:
-        return make_plan(found, machines), Ledger.load(out) if earlier else Ledger()
+        plan = settled(make_plan(found, machines), earlier)
+        return plan, Ledger.load(out) if earlier else Ledger()
 
 
 def run(config: RunConfig, watcher: Watcher, *, accept_changes: bool = False) -> Result:
@@ -81,7 +82,7 @@ def run(config: RunConfig, watcher: Watcher, *, accept_changes: bool = False) ->
     if not ledger.missing(found.shards):
         return _conclude(out, found, ledger, {})
     with connected() as machines:
-        plan = make_plan(found, machines)
+        plan = settled(make_plan(found, machines), earlier)
         watcher.planned(plan)
         out.begin(plan.to_json())
         out.log("started", mmray=__version__, topology=plan.topology, actors=plan.actors)
@@ -117,7 +118,7 @@ def retry(output: str, overrides: Callable[[Mapping[str, Any]], RunConfig], watc
     if not parts:
         return _conclude(out, found, ledger, {})
     with connected() as machines:
-        plan = make_plan(found, machines)
+        plan = settled(make_plan(found, machines), earlier)
         watcher.planned(plan)
         out.log("retry", rejects=ledger.rejects.total(), parts=len(parts), identity=found.identity())
         with metered(watcher.progress, found.config.stall_s) as meter:
@@ -181,7 +182,7 @@ def _conclude(out: RunDirectory, found: Survey, ledger: Ledger, this_run: dict[s
         "modalities": dict(modalities.most_common()),  # predicted rows by what they were predicted from
         "shards": len(found.shards),
         "parts": len(ledger.parts),
-        "variant": found.config.variant,
+        "variant": (out.read_plan() or {}).get("variant", found.config.variant),
         "bundle": found.bundle.digest,
         # Of this call alone; empty where an earlier one had left nothing to do.
         "this_run": this_run,

@@ -119,7 +119,8 @@ def survey(config: RunConfig) -> Survey:
         ConfigError: the model does not take a modality that was asked for.
     """
     bundle = Bundle.open(config.bundle)
-    bundle.choose(config.variant)
+    if config.variant != "auto":
+        bundle.check_variant(config.variant)
     takes = bundle.spec.modalities
     if unknown := [m for m in config.modalities or () if m not in takes]:
         raise ConfigError(f"modalities: this bundle's model takes {', '.join(takes)}, not {unknown[0]}")

@@ -12,12 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from support.bundles import SPEC, small_tokenizer
-from support.directories import PROMPTS, clip_and_clap, siglip_and_ast
+from support.directories import clip_and_clap, siglip_and_ast
 from support.encoders import save_encoders
 from support.scripts import ROOT
 
 from mmray.bundle import Bundle
 from mmray.config import RunConfig
+from mmray.optimize.steps import VariantRecipe
+from mmray.optimize.variants import optimize
 from mmray.pipeline.audit import audit
 from mmray.pipeline.run import Watcher, run
 from mmray.pipeline.rundir import RunDirectory
@@ -36,16 +38,38 @@ def predictions(shards, bundle, output, **settings):
     return pa.concat_tables(tables)
 
 
+def sorted_by_row(rows):
+    return rows.sort_by([("shard", "ascending"), ("row", "ascending")])
+
+
 def mmray(*arguments):
     command = [str(Path(sys.executable).with_name("mmray")), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
 
 
 def test_clip_and_clap_label_records_by_prompts(shards, ray_cluster, tmp_path):
-    rows = predictions(shards, clip_and_clap()[2], tmp_path / "out")
+    bundle = clip_and_clap()[2]
+    rows = predictions(shards, bundle, tmp_path / "out")
     scores = np.array(rows["scores"].to_pylist())
-    assert rows["label"].to_pylist() == [list(PROMPTS)[best] for best in scores.argmax(axis=1)]
-    assert set(rows["label"].to_pylist()) == set(PROMPTS)
+    assert rows["label"].to_pylist() == [bundle.labels[best] for best in scores.argmax(axis=1)]
+    assert len(set(rows["label"].to_pylist())) > 1
+
+
+def test_clip_and_clap_go_to_int8_through_the_gate_and_into_a_job(shards, ray_cluster, tmp_path):
+    """Prompts, export, quantization, the gate's verdict on held-out records, and a run with the variant."""
+    parent = clip_and_clap()[2]
+    recipe = VariantRecipe.model_validate(
+        {"held_out": {"input": [str(shards)]}, "steps": [{"int8": {"method": "dynamic"}}], "timing_rounds": 0}
+    )
+    bundle = optimize(parent, recipe, tmp_path / "optimized")
+    card = bundle.scorecard["variants"]["int8-dynamic"]
+    assert card["passed"], card["reason"]
+    assert {"image", "text", "audio"} <= set(card["slices"])
+    rows = predictions(shards, bundle, tmp_path / "int8", variant="int8-dynamic")
+    whole = predictions(shards, parent, tmp_path / "fp32")
+    assert set(rows["variant"].to_pylist()) == {"int8-dynamic"}
+    same = np.equal(*(sorted_by_row(table)["label"].to_pylist() for table in (rows, whole)))
+    assert same.mean() >= recipe.thresholds.agreement
 
 
 def test_a_model_without_labels_gives_features_only(shards, ray_cluster, tmp_path):

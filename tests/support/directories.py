@@ -1,6 +1,7 @@
 """Tiny random `transformers` directories, as save_pretrained writes them."""
 
 import atexit
+import contextlib
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -26,8 +27,10 @@ from transformers import (
     SiglipModel,
 )
 
+from mmray.bundle import Bundle
 from mmray.optimize.importing.description import Description, Directories
 from mmray.optimize.importing.from_transformers import import_transformers
+from support.pages import blocks, run_blocks
 
 SIZE = 32  # pixels
 START, PAD, END = 0, 1, 3  # END is not 2, by which old CLIP checkpoints mean the highest id
@@ -96,15 +99,6 @@ def save_ast(folder, **extractor):
     return _save(folder, ASTModel, ASTConfig(**LAYER, **shape), ASTFeatureExtractor(**settings), seed=4)
 
 
-PROMPTS = {"cat": ("a photo of a cat", "the sound of a cat"), "dog": ("a dog",), "bird": ("a red bird",)}
-
-
-def describe(image_text=None, audio=None, prompts=None):
-    """A description of directories."""
-    directories = Directories(image_text=image_text, audio=audio)
-    return Description(transformers=directories, prompts=prompts or {}, licence="CC0-1.0")
-
-
 @cache
 def home():
     """A folder for directories and bundles that all tests may read; goes with the process."""
@@ -115,13 +109,16 @@ def home():
 
 @cache
 def clip_and_clap():
-    """Directories of both, and the bundle that they became, with labels from prompts."""
-    clip, clap = save_clip(home() / "clip"), save_clap(home() / "clap")
-    return clip, clap, import_transformers(describe(clip, clap, PROMPTS), home() / "clip-and-clap")
+    """Directories of both, and the bundle that docs/your-model.md makes of them, with labels from prompts."""
+    clip, clap = save_clip(home() / "models/clip"), save_clap(home() / "models/clap")
+    with contextlib.chdir(home()):
+        run_blocks(blocks("your-model.md", "CLIP, SigLIP, CLAP and AST"), {})
+    return clip, clap, Bundle.open(home() / "bundles/clip")
 
 
 @cache
 def siglip_and_ast():
     """Directories of both, and the bundle of features that they became."""
-    siglip, ast = save_siglip(home() / "siglip"), save_ast(home() / "ast")
-    return siglip, ast, import_transformers(describe(siglip, ast), home() / "siglip-and-ast")
+    siglip, ast = save_siglip(home() / "models/siglip"), save_ast(home() / "models/ast")
+    described = Description(transformers=Directories(image_text=siglip, audio=ast), licence="CC0-1.0")
+    return siglip, ast, import_transformers(described, home() / "bundles/siglip")

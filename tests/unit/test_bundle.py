@@ -129,11 +129,7 @@ def test_an_unknown_variant_is_refused_with_those_that_there_are():
     with pytest.raises(BundleError, match="no variant 'int4'; it has: fp32"):
         small_bundle().graph("int4")
     with pytest.raises(BundleError, match="no variant 'int4'"):
-        small_bundle().choose("int4")
-
-
-def test_auto_is_a_variant_that_there_is():
-    assert small_bundle().choose("auto") == small_bundle().choose("fp32") == "fp32"
+        small_bundle().check_variant("int4")
 
 
 def pickled_golden(path):
@@ -277,54 +273,19 @@ def test_a_variant_that_failed_is_refused_with_its_reason(tmp_path):
     bundle = extended(tmp_path / "b", small_bundle(), verdicts)
     assert bundle.passing() == ["fp32"]
     with pytest.raises(BundleError, match=r"'int8' failed its gate: audio: .* 3 of 90 .*; choose from: fp32"):
-        bundle.choose("int8")
+        bundle.check_variant("int8")
     with pytest.raises(BundleError, match="'lost' failed its gate: ruined"):
-        bundle.choose("lost")
+        bundle.check_variant("lost")
 
 
 def test_a_variant_that_nobody_judged_is_refused(tmp_path):
     bundle = extended(tmp_path / "b", small_bundle(), {"int8": {}})
     assert bundle.passing() == ["fp32"]
     with pytest.raises(BundleError, match="'int8' was never judged"):
-        bundle.choose("int8")
+        bundle.check_variant("int8")
 
 
 def test_a_variant_that_passed_may_be_chosen(tmp_path):
     bundle = extended(tmp_path / "b", small_bundle(), {"int8": score(True)})
     assert bundle.passing() == ["fp32", "int8"]
-    assert bundle.choose("int8") == "int8"
-
-
-def timed(fp32, **others):
-    """Verdicts of variants that passed, with their milliseconds in batches of 8."""
-    slow_alone = {"batch_1": 99.0}
-    return {
-        name: score(True, latency_ms={"batch_8": ms, **slow_alone})
-        for name, ms in {"fp32": fp32, **others}.items()
-    }
-
-
-@pytest.mark.parametrize(
-    ("verdicts", "best"),
-    [
-        ({"int8": score(True)}, "fp32"),
-        (timed(10.0, int8=7.0, fp16=8.0), "int8"),
-        (timed(10.0, int8=9.5), "fp32"),
-        (timed(10.0, int8=12.0), "fp32"),
-        (timed(10.0) | {"int8": score(False, "ruined", latency_ms={"batch_8": 1.0})}, "fp32"),
-        (timed(10.0) | {"int8": score(True)}, "fp32"),
-    ],
-    ids=["unmeasured", "fastest", "hardly faster", "slower", "failed", "one unmeasured"],
-)
-def test_auto_is_the_fastest_that_passed_if_it_is_clearly_faster_than_fp32(tmp_path, verdicts, best):
-    added = {name: verdict for name, verdict in verdicts.items() if name != "fp32"}
-    bundle = extended(tmp_path / "b", small_bundle(), added)
-    card = {"variants": verdicts}
-    (bundle.path / "scorecard.json").write_text(json.dumps(card))
-    assert bundle.choose("auto") == best
-
-
-def test_auto_leaves_variants_for_tensorrt_alone(tmp_path):
-    bundle = extended(tmp_path / "b", small_bundle(), {"int8": score(True)}, provider="tensorrt")
-    (bundle.path / "scorecard.json").write_text(json.dumps({"variants": timed(10.0, int8=1.0)}))
-    assert bundle.choose("auto") == "fp32"
+    bundle.check_variant("int8")

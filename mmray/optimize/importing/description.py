@@ -7,7 +7,7 @@ Exactly one of `graph` (one fused ONNX graph), `encoders` (an ONNX graph for eac
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -19,12 +19,14 @@ from mmray.schema import MODALITIES, Modality
 #: Axes of an encoder's input: N rows; H x W pixels of C channels; F frames of K mel bins; 1 a single channel.
 Layout = Literal["NHWC", "NCHW", "NFK", "NKF", "N1FK", "N1KF"]
 
+Prompts = Annotated[tuple[str, ...], Field(min_length=1)]
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Encoder(_Part):
+class EncoderFile(_Part):
     """An ONNX graph that turns the rows of one modality into embeddings [N, D]."""
 
     graph: Path
@@ -34,9 +36,7 @@ class Encoder(_Part):
     scale: float = 1.0  # pixels and log-mel become (x * scale - mean) / std
     mean: tuple[float, ...] = (0.0,)  # one, or one a channel
     std: tuple[float, ...] = (1.0,)
-    pad_to: int | None = Field(
-        None, ge=1
-    )  # texts: always this many tokens; None: what the graph's shape says
+    pad_to: int | None = Field(None, ge=1)  # tokens of every text; None: what the graph's shape says
     pad_id: int = Field(0, ge=0)  # token id of padding
 
     @field_validator("mean", "std", mode="before")
@@ -45,15 +45,15 @@ class Encoder(_Part):
         return (value,) if isinstance(value, int | float) else value
 
 
-class Encoders(_Part):
+class EncoderFiles(_Part):
     """An encoder for each modality that the model takes."""
 
-    image: Encoder | None = None
-    text: Encoder | None = None
-    audio: Encoder | None = None
+    image: EncoderFile | None = None
+    text: EncoderFile | None = None
+    audio: EncoderFile | None = None
 
     @property
-    def given(self) -> dict[Modality, Encoder]:
+    def given(self) -> dict[Modality, EncoderFile]:
         """Those that are there."""
         found = {m: getattr(self, m) for m in MODALITIES}
         return {m: encoder for m, encoder in found.items() if encoder}
@@ -77,16 +77,14 @@ class Description(_Part):
 
     # What it is made of
     graph: Path | None = None
-    encoders: Encoders | None = None
-    head: Path | None = (
-        None  # of encoders: an ONNX graph, or weights (.safetensors, .npz); None: features only
-    )
+    encoders: EncoderFiles | None = None
+    head: Path | None = None  # of encoders: .onnx, or weights: .safetensors, .npz; None: features only
     transformers: Directories | None = None
 
     # What belongs to it
     preprocessing: PreprocessSpec | None = None
     labels: tuple[str, ...] | Path = ()  # a list, or a file with one a line; none: features only
-    prompts: dict[str, tuple[str, ...]] = {}  # of transformers: label: what describes it
+    prompts: dict[str, Prompts] = {}  # of transformers: label: what describes it
     tokenizer: Path | None = None
     licence: str = "not stated"  # of the weights
     examples: tuple[str, ...] = ()  # shards for the golden inputs; none: made-up records

@@ -102,6 +102,8 @@ def _load(directory: Path, kinds: dict[str, str]) -> tuple[Model, Config]:
     Raises:
         ModelError: not there, of another kind, without safetensors, or without some of its weights.
     """
+    if not (directory / "config.json").is_file():  # the package would look for such a name in its cache
+        raise ModelError(f"{directory}: has no config.json; give a directory that save_pretrained(...) wrote")
     options = {"local_files_only": True, "trust_remote_code": False}
     try:
         config = transformers.AutoConfig.from_pretrained(directory, **options)

@@ -17,7 +17,7 @@ from mmray.errors import ConfigError
 from mmray.models.fused import INPUTS
 from mmray.optimize.export import Reference, compare_with, with_blank_rows
 from mmray.optimize.importing.card import Card, source_of
-from mmray.optimize.importing.description import Description, Encoders, read_labels
+from mmray.optimize.importing.description import Description, EncoderFiles, read_labels
 from mmray.optimize.importing.finish import Finished, Say, finish, log
 from mmray.optimize.importing.fuse import fuse
 from mmray.optimize.importing.graph import cleaned, to_opset
@@ -57,7 +57,7 @@ def import_onnx(description: Description, output: Path, *, say: Say = log.info) 
 def _card(description: Description) -> Card:
     if description.preprocessing is None:
         raise ConfigError("preprocessing is missing: what the model was trained with")
-    encoders = description.encoders or Encoders()
+    encoders = description.encoders or EncoderFiles()
     files = [description.graph, *(encoder.graph for encoder in encoders.given.values()), description.head]
     pieces = description.model_dump(mode="json", include={"graph", "encoders", "head"}, exclude_defaults=True)
     return Card(
@@ -78,8 +78,8 @@ def _take(source: Path, card: Card, graph: Path) -> Finished:
     return Finished(graph, str(source), lambda g, cases: compare_with(original, str(source), g, cases))
 
 
-def _fuse(given: Encoders, head_file: Path | None, card: Card, graph: Path, say: Say) -> Finished:
-    """Encoders, and a head if there is one, as one graph."""
+def _fuse(given: EncoderFiles, head_file: Path | None, card: Card, graph: Path, say: Say) -> Finished:
+    """EncoderFiles, and a head if there is one, as one graph."""
     pieces, originals = {}, {}
     for modality, encoder in given.given.items():
         pieces[modality], originals[modality] = read_piece(modality, encoder, card.spec)

@@ -80,11 +80,12 @@ def _sources(directory: Path, licence: str) -> list[Source]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the library's bars and advice: what matters is checked here."""
-    level = transformers.logging.get_verbosity()
+    said, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
         yield
     finally:
-        transformers.logging.set_verbosity(level)
-        transformers.logging.enable_progress_bar()
+        transformers.logging.set_verbosity(said)
+        if bars:
+            transformers.logging.enable_progress_bar()

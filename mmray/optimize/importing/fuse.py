@@ -49,6 +49,11 @@ class Adapter:
     pad_to: int | None = None
     pad_id: int = 0
 
+    @property
+    def normalizes(self) -> bool:
+        """Whether numbers change."""
+        return self.scale != 1 or any(self.mean) or any(std != 1 for std in self.std)
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -151,13 +156,12 @@ def add_adapter(graph: GraphBuilder, adapter: Adapter, modality: Modality) -> di
 
 
 def _adapt_array(graph: GraphBuilder, adapter: Adapter, source: str, kind: int) -> str:
-    std = np.array(adapter.std)
-    factor, shift = adapter.scale / std, -np.array(adapter.mean) / std
     x = source
-    if not (np.all(factor == 1) and np.all(shift == 0)):
+    if adapter.normalizes:
+        std = np.array(adapter.std)
         x = graph.node("Cast", x, to=TensorProto.FLOAT)
-        x = graph.node("Mul", x, graph.constant(factor, np.float32))
-        x = graph.node("Add", x, graph.constant(shift, np.float32))
+        x = graph.node("Mul", x, graph.constant(adapter.scale / std, np.float32))
+        x = graph.node("Add", x, graph.constant(-np.array(adapter.mean) / std, np.float32))
     x = graph.node("Cast", x, to=kind)
     permutation, axis = _ARRANGE[adapter.layout or "NHWC"]
     if permutation:

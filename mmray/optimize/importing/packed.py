@@ -46,7 +46,7 @@ def check_packed(
     for i in range(len(alone)):
         found = run(f"record {i} alone", pack(alone.slice(i, 1), spec))
         among = {name: values[i : i + 1] for name, values in outputs["mixed"].items()}
-        run.compare(found, among, f"record {i} alone and among {len(alone)} others", _MIXED)
+        run.compare(found, among, f"record {i} alone and in a batch of {len(alone)}", _MIXED)
     everything = subset_name(spec.modalities, (True,) * len(spec.modalities))
     for subset in subsets(len(spec.modalities)):
         name = subset_name(spec.modalities, subset)

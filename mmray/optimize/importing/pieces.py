@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from mmray.batching import Feeds
 from mmray.errors import ModelError
 from mmray.models.fused import INPUTS
-from mmray.optimize.importing.description import Encoder, Layout
+from mmray.optimize.importing.description import EncoderFile, Layout
 from mmray.optimize.importing.fuse import Adapter, Piece, adapter_model
 from mmray.optimize.importing.graph import to_opset
 from mmray.optimize.importing.interface import (
@@ -52,7 +52,7 @@ class Original:
         model = adapter_model(adapter, modality, spec)
         self._adapter = _session(model.SerializeToString())
         self._encoder = _session(str(graph))
-        self._inputs = [name.removeprefix("to/") for name in (o.name for o in model.graph.output)]
+        self._inputs = [output.name.removeprefix("to/") for output in model.graph.output]
 
     def __call__(self, feeds: Feeds) -> npt.NDArray[np.float32]:
         """Embeddings float32 [N, D] of the modality's rows in a batch. Raises what ONNX Runtime raises."""
@@ -61,7 +61,7 @@ class Original:
         return np.asarray(embedding, np.float32)
 
 
-def read_piece(modality: Modality, given: Encoder, spec: PreprocessSpec) -> tuple[Piece, Original]:
+def read_piece(modality: Modality, given: EncoderFile, spec: PreprocessSpec) -> tuple[Piece, Original]:
     """The encoder, ready to be fused, and as it came.
 
     Raises:
@@ -78,9 +78,7 @@ def read_piece(modality: Modality, given: Encoder, spec: PreprocessSpec) -> tupl
     width = _try(given.graph, original, _blank(modality, spec, 2), output)
     try:
         needs_rows = original(_blank(modality, spec, 0)).shape != (0, width)
-    except (
-        Exception
-    ):  # ONNX Runtime's own exception types share no base; the fused graph gives it a blank row
+    except Exception:  # as above; the fused graph gives it a blank row
         needs_rows = True
     piece = Piece(to_opset(model, str(given.graph)), output, width, adapter, needs_rows)
     return piece, original
@@ -96,7 +94,7 @@ def _check_input(graph: Path, modality: Modality, name: str, value: onnx.ValueIn
         raise ModelError(f"{where}; the first dimension must be free: export it with a dynamic batch")
 
 
-def _choose_output(given: Encoder, model: onnx.ModelProto) -> str:
+def _choose_output(given: EncoderFile, model: onnx.ModelProto) -> str:
     outputs = {o.name: dims_of(o) for o in model.graph.output}
     names = ", ".join(outputs)
     output = given.output or (names if len(outputs) == 1 else "")
@@ -111,7 +109,7 @@ def _choose_output(given: Encoder, model: onnx.ModelProto) -> str:
 
 
 def _describe_adapter(
-    modality: Modality, given: Encoder, inputs: Mapping[str, onnx.ValueInfoProto], spec: PreprocessSpec
+    modality: Modality, given: EncoderFile, inputs: Mapping[str, onnx.ValueInfoProto], spec: PreprocessSpec
 ) -> Adapter:
     kinds = {name: value.type.tensor_type.elem_type for name, value in inputs.items()}
     if modality == "text":
@@ -132,10 +130,13 @@ def _describe_adapter(
                 f"{given.graph}: {key} {values}: give one number, or {channels}, and no std of 0"
             )
     layout = _choose_layout(modality, given, dims_of(inputs[name]), spec)
-    return Adapter(kinds, {name: source}, layout, given.scale, given.mean, given.std)
+    adapter = Adapter(kinds, {name: source}, layout, given.scale, given.mean, given.std)
+    if kinds[name] == TensorProto.UINT8 and adapter.normalizes:
+        raise ModelError(f"{given.graph}: takes uint8, so scale, mean and std are its own affair")
+    return adapter
 
 
-def _text_sources(given: Encoder, inputs: Mapping[str, onnx.ValueInfoProto]) -> dict[str, str]:
+def _text_sources(given: EncoderFile, inputs: Mapping[str, onnx.ValueInfoProto]) -> dict[str, str]:
     """For each of the encoder's inputs, which of ours it is."""
     theirs = {given.inputs.get(ours, ours): source for ours, source in _TEXT.items()}
     if len(inputs) == 1 and not given.inputs:
@@ -152,7 +153,7 @@ def _text_sources(given: Encoder, inputs: Mapping[str, onnx.ValueInfoProto]) -> 
     return found
 
 
-def _text_length(given: Encoder, dims: Dims, spec: PreprocessSpec) -> int | None:
+def _text_length(given: EncoderFile, dims: Dims, spec: PreprocessSpec) -> int | None:
     """How many tokens the encoder must always get; None: any number."""
     fixed = dims[1] if len(dims) == 2 else None
     length = given.pad_to or fixed
@@ -165,7 +166,7 @@ def _text_length(given: Encoder, dims: Dims, spec: PreprocessSpec) -> int | None
     return length
 
 
-def _choose_layout(modality: Modality, given: Encoder, dims: Dims, spec: PreprocessSpec) -> Layout:
+def _choose_layout(modality: Modality, given: EncoderFile, dims: Dims, spec: PreprocessSpec) -> Layout:
     sizes: dict[str, int | None] = {"N": None, "1": 1, "C": 3}
     if image := spec.image:
         sizes |= {"H": image.height, "W": image.width}

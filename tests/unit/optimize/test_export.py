@@ -218,3 +218,20 @@ def test_blank_rows_are_put_in_only_where_there_are_none():
     assert filled["attention_mask"].tolist() == [[1] * 8]
     assert filled["text_row"].tolist() == [0]
     assert len(given["pixels"]) == 0
+
+
+def test_cleaning_gives_each_gemm_a_weight_of_its_own():
+    """Equal weights become one tensor in export, as those of image and text of a head from prompts."""
+    proto = onnx.parser.parse_model("""
+    <ir_version: 8, opset_import: ["" : 20]>
+    g (float[N, 2] x) => (float[N, 3] y) {
+        first = Gemm <transB = 1> (x, weight)
+        second = Gemm <transB = 1> (x, weight)
+        y = Add (first, second)
+    }
+    """)
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones((3, 2), np.float32), "weight"))
+    clean(proto)
+    weights = [node.input[1] for node in proto.graph.node[:2]]
+    assert len(set(weights)) == 2
+    assert {i.name for i in proto.graph.initializer} == set(weights)

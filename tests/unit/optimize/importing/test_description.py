@@ -53,6 +53,7 @@ def test_one_value_stands_for_a_list_of_one(tmp_path):
             "labels does not go with transformers; that takes prompts",
         ),
         ({"transformers": {}}, "give image_text or audio"),
+        ({"transformers": {"audio": "a"}, "prompts": {"cat": []}}, "'prompts.cat'"),
         (
             {"encoders": IMAGE, "preprocessing": {"text": {}}},
             "encoders are of .'image',., but preprocessing describes",

@@ -199,6 +199,7 @@ def test_log_mel_comes_in_the_layout_that_the_encoder_takes(folder, feeds, decla
 
 
 def test_an_encoder_may_take_the_pixels_as_they_travel(folder, feeds):
+    """It normalizes them itself, then."""
     raw = """
     <ir_version: 8, opset_import: ["" : 17]>
     image (uint8[N, 16, 16, 3] pixels) => (float[N, 3] image_embeds) {
@@ -208,6 +209,8 @@ def test_an_encoder_may_take_the_pixels_as_they_travel(folder, feeds):
     }
     """
     save(folder / "image.onnx", raw, weight=WEIGHTS["image"])
+    with pytest.raises(ModelError, match="takes uint8, so scale, mean and std are its own affair"):
+        import_onnx(describe(folder, encoders=encoder(image={"mean": 127.0})), folder / "bundle")
     bundle = import_onnx(describe(folder), folder / "bundle")
     np.testing.assert_allclose(outputs(bundle, feeds)["features"], by_hand(feeds), rtol=1e-4, atol=1e-4)
 
@@ -270,7 +273,7 @@ def test_an_encoder_whose_rows_reach_each_other_is_refused(folder):
         image_embeds = Add (own, others)""",
     )
     save(folder / "image.onnx", mixed, weight=WEIGHTS["image"])
-    with pytest.raises(ModelError, match=r"'features' differs by .* alone and among 16 others"):
+    with pytest.raises(ModelError, match=r"'features' differs by .* alone and in a batch of 16"):
         import_onnx(describe(folder), folder / "bundle")
 
 
@@ -414,6 +417,12 @@ def ignore_the_flags(graph):
     graph.initializer.append(onnx.numpy_helper.from_array(np.ones(1, np.bool_), "always"))
 
 
+def ignore_the_flags_of_pictures(graph):
+    """A blank picture counts for nothing in this graph anyway; another one shows it."""
+    next(node for node in graph.node if node.output[0] == "brightness_sum_masked").input[0] = "always"
+    graph.initializer.append(onnx.numpy_helper.from_array(np.ones(1, np.bool_), "always"))
+
+
 def ignore_the_row_index(graph):
     """Rows are summed into the records in their own order."""
     node = next(node for node in graph.node if node.output[0] == "brightness_sum")
@@ -432,7 +441,11 @@ def ignore_the_row_index(graph):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(ignore_the_flags, "`present` alone must decide"), (ignore_the_row_index, "the row indices must say")],
+    [
+        (ignore_the_flags, "with blank ones; `present` alone must decide"),
+        (ignore_the_flags_of_pictures, "with their flags off; `present` alone must decide"),
+        (ignore_the_row_index, "the row indices must say"),
+    ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_a_fused_graph_that_does_not_keep_to_packed_modalities_is_refused(tmp_path, change, message):

@@ -4,17 +4,21 @@ import numpy as np
 import pytest
 import torch
 from support.bundles import GOLDEN_ROWS, LABELS, SPEC, records_table, small_tokenizer
+from support.tars import write_shard
 from torch import nn
 
 from mmray.batching import pack
-from mmray.errors import EngineError, ModelError
+from mmray.errors import EngineError, InputError, ModelError
 from mmray.models.encoder import Encoder
 from mmray.models.fused import FusedModel
 from mmray.models.head import SubsetHead
 from mmray.optimize.importing.card import Card
 from mmray.optimize.importing.from_torch import import_torch
+from mmray.optimize.importing.samples import sample_tensors
 from mmray.predictor import Predictor, open_preprocessor
+from mmray.preprocess import Preprocessor
 from mmray.preprocess.spec import ImageSpec, PreprocessSpec, TextSpec
+from mmray.sources import ReadOptions, list_shards, read
 
 TEXT = PreprocessSpec(text=TextSpec(max_tokens=12))
 
@@ -116,6 +120,22 @@ def test_a_whole_module_of_ones_own_becomes_a_bundle(tmp_path):
 
     bundle = import_torch(Mine(), card(TEXT, ("yes", "no")), tmp_path / "bundle")
     assert (bundle.labels, bundle.manifest.features) == (["yes", "no"], 3)
+
+
+def test_a_model_is_proved_on_the_first_records_of_the_examples(shards):
+    """Without examples they are made up, the same in every import."""
+    first = next(read(list_shards([str(shards)])[0], ReadOptions(block_rows=16)))
+    expected = Preprocessor(SPEC, small_tokenizer())(first)
+    assert sample_tensors(card(examples=(str(shards),))).equals(expected)
+    made_up = sample_tensors(card())
+    assert made_up.equals(sample_tensors(card()))
+    assert not made_up["error"].drop_null()
+
+
+def test_examples_without_a_usable_record_are_refused(tmp_path):
+    write_shard(tmp_path / "records/a.tar", [("a", {"txt": b""}), ("b", {"jpg": b"not a picture"})])
+    with pytest.raises(InputError, match="none of the example records can be used"):
+        sample_tensors(card(examples=(str(tmp_path / "records"),)))
 
 
 def test_a_module_that_branches_on_values_is_refused_with_the_reason(tmp_path):

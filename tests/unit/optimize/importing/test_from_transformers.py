@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from scipy.io import wavfile
 from support.bundles import records_table
 from support.directories import (
-    PROMPTS,
     SIZE,
     clip_and_clap,
     save_ast,
@@ -22,7 +21,9 @@ from support.directories import (
 )
 from torch.nn.functional import normalize
 from transformers import (
+    ASTConfig,
     ASTFeatureExtractor,
+    ASTForAudioClassification,
     ASTModel,
     ClapFeatureExtractor,
     ClapModel,
@@ -67,6 +68,10 @@ def features(bundle, rows):
     """The bundle's features of raw records, through its own preprocessing."""
     feeds = pack(open_preprocessor(bundle)(records_table(rows)), bundle.spec)
     return Engine(bundle.graph("fp32"), provider="cpu")(feeds)
+
+
+def prompts(bundle):
+    return json.loads(bundle.manifest.origin["imported"])["prompts"]
 
 
 def tokenized(directory, longest, **padding):
@@ -150,7 +155,7 @@ def test_labels_from_prompts_are_those_of_the_model_itself():
     clip = CLIPModel.from_pretrained(clip_folder)
     found = features(bundle, [{"image": png((SIZE, SIZE))}])
     weights = []
-    for texts in PROMPTS.values():
+    for texts in prompts(bundle).values():
         tokens = PreTrainedTokenizerFast(
             tokenizer_file=str(clip_folder / "tokenizer.json"), pad_token="[pad]", unk_token="[unk]"
         )(list(texts), return_tensors="pt", padding=True)
@@ -159,7 +164,7 @@ def test_labels_from_prompts_are_those_of_the_model_itself():
     logits = torch.tensor(found["features"][:, :12]) @ torch.stack(weights).T * clip.logit_scale.exp()
     np.testing.assert_allclose(found["logits"], logits, atol=1e-4)
     np.testing.assert_allclose(found["scores"], logits.softmax(dim=1), atol=1e-5)
-    assert bundle.labels == list(PROMPTS)
+    assert bundle.labels == list(prompts(bundle))
 
 
 def test_the_evidence_of_modalities_is_averaged():
@@ -177,11 +182,11 @@ def test_the_evidence_of_modalities_is_averaged():
 
 
 def test_the_manifest_names_the_weights_and_the_prompts():
-    clip_folder, clap_folder, bundle = clip_and_clap()
+    siglip, ast, bundle = siglip_and_ast()
     assert [(s.name, s.file, s.licence) for s in bundle.manifest.sources] == [
-        (folder.name, "model.safetensors", "CC0-1.0") for folder in (clip_folder, clap_folder)
+        (folder.name, "model.safetensors", "CC0-1.0") for folder in (siglip, ast)
     ]
-    assert json.loads(bundle.manifest.origin["imported"])["prompts"]["dog"] == ["a dog"]
+    assert prompts(clip_and_clap()[2])["bird"] == ["a red bird"]
 
 
 # What is refused, before anything is exported
@@ -270,9 +275,21 @@ def test_code_in_the_directory_is_never_run(folder):
     assert not (folder / "ran").exists()
 
 
+@torch.no_grad()
+def test_an_ast_that_was_trained_to_classify_is_taken_without_its_classifier(folder):
+    """Such are most of those that people have."""
+    save_ast(folder)
+    classifier = ASTForAudioClassification(ASTConfig.from_pretrained(folder))
+    classifier.save_pretrained(folder)
+    sound = torch.randn(2, 64, 16)
+    encoder = read_audio(folder).encoder
+    pooled = classifier.audio_spectrogram_transformer.eval()(encoder.normalize(sound)).pooler_output
+    torch.testing.assert_close(encoder(sound), pooled)
+
+
 @pytest.mark.parametrize("read", [read_image_text, read_audio])
 def test_models_of_other_kinds_and_no_models_are_refused(folder, read):
-    with pytest.raises(ModelError, match="cannot read this model"):
+    with pytest.raises(ModelError, match=r"has no config\.json"):
         read(folder)
     wrong = save_ast(folder) if read is read_image_text else save_siglip(folder)
     with pytest.raises(ModelError, match=r"is of type '(audio-spectrogram-transformer|siglip)', not"):

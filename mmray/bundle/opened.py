@@ -1,20 +1,10 @@
-"""The bundle: a directory that holds everything a prediction depends on, and proves that it is unaltered.
-
-Layout: manifest.json names every other file with its sha256; variants/*.onnx are the compiled forms of one
-model; golden.npz holds inputs (in/*) and the outputs that they must give (out/* of fp32, out/VARIANT/* of any
-other); scorecard.json says how good each variant is. The bundle's digest is the sha256 of manifest.json.
-Nothing in a bundle is ever unpickled.
-"""
+"""An opened bundle: its manifest, its parts, and the proof that they are unaltered."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +20,6 @@ from mmray.storage import Location, cache_directory, mirror
 FORMAT = 1
 MANIFEST, TOKENIZER, GOLDEN, SCORECARD = "manifest.json", "tokenizer.json", "golden.npz", "scorecard.json"
 FP32 = "fp32"  # the variant that is right by definition: the others are made from it and judged by it
-_FASTER = 0.9  # "auto" takes a variant that needs at most this share of fp32's time; less may be chance
 
 
 class _Entry(BaseModel):
@@ -129,6 +118,11 @@ class Bundle:
         return self.manifest.labels
 
     @property
+    def decisive(self) -> str:
+        """The output that a prediction is read from."""
+        return "scores" if self.labels else "features"
+
+    @property
     def tokenizer(self) -> Path | None:
         return self.path / TOKENIZER if self.spec.text else None
 
@@ -137,16 +131,12 @@ class Bundle:
         scorecard: dict[str, Any] = json.loads((self.path / SCORECARD).read_text())
         return scorecard
 
-    def choose(self, variant: str) -> str:
-        """Name of the variant to run: as asked, or for "auto" the best one.
-
-        The best is fp32, or the fastest that passed its gate where that was measured to be clearly faster, on
-        the CPU of the machine that made it.
+    def check_variant(self, name: str) -> None:
+        """Refuse a variant that must not be used.
 
         Raises:
-            BundleError: no such variant, or one that failed its gate.
+            BundleError: no such variant, one that failed its gate, or one that nobody judged.
         """
-        name = self._fastest() if variant == "auto" else variant
         verdict = self._verdicts.get(name, {})
         if verdict.get("passed") is False:
             raise BundleError(
@@ -155,10 +145,7 @@ class Bundle:
             )
         self.graph(name)
         if name not in self.passing():
-            raise BundleError(
-                f"{self.path}: variant {name!r} was never judged against its parent; it is not used"
-            )
-        return name
+            raise BundleError(f"{self.path}: variant {name!r} was never judged; make it by `mmray optimize`")
 
     def passing(self) -> list[str]:
         """Names of the variants that may be used: without a parent, or judged by it and passed."""
@@ -174,16 +161,6 @@ class Bundle:
         """The scorecard's entry of each variant, also of those that failed."""
         verdicts: dict[str, dict[str, Any]] = self.scorecard.get("variants", {})
         return verdicts
-
-    def _fastest(self) -> str:
-        """Of the variants for any machine, by milliseconds a record in the largest batch that was timed."""
-        times = {}
-        for name in self.passing():
-            by_batch = self._verdicts.get(name, {}).get("latency_ms", {})
-            if by_batch and self.manifest.variants[name].provider == "any":
-                times[name] = by_batch[max(by_batch, key=lambda batch: int(batch.rpartition("_")[2]))]
-        best = min(times, key=times.__getitem__, default=FP32)
-        return best if FP32 in times and times[best] <= _FASTER * times[FP32] else FP32
 
     def graph(self, variant: str) -> Path:
         """Path of a variant's ONNX file.
@@ -204,7 +181,7 @@ class Bundle:
         """
         inputs: Feeds = {}
         outputs: Feeds = {}
-        folders = {"in": inputs, _golden_folder(variant): outputs}
+        folders = {"in": inputs, golden_folder(variant): outputs}
         try:
             with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
                 for key in arrays.files:
@@ -225,161 +202,15 @@ class Bundle:
             BundleError: names the file that was altered.
         """
         for name, expected in self.manifest.files.items():
-            if _sha256(self.path / name) != expected:
+            if sha256_of(self.path / name) != expected:
                 raise BundleError(
                     f"{self.path / name}: differs from its checksum in {MANIFEST}; get a fresh copy"
                 )
 
 
-def write_bundle(
-    directory: Path,
-    *,
-    name: str,
-    graph: Path,
-    spec: PreprocessSpec,
-    labels: Iterable[str],
-    features: int,
-    tokenizer: Path | None,
-    golden_inputs: Feeds,
-    golden_outputs: Feeds,
-    scorecard: Mapping[str, Any],
-    sources: Iterable[Source] = (),
-    origin: Mapping[str, str] | None = None,
-) -> Bundle:
-    """Write a bundle with one fp32 variant, whole or not at all; replaces a bundle that is there.
-
-    Args:
-        directory: where to.
-        name: for people.
-        graph: ONNX file with the inputs of `mmray.batching.pack` and outputs logits, scores, features.
-        spec: the preprocessing that the model was trained with.
-        labels: class names, in the order of the scores.
-        features: width of the features output.
-        tokenizer: tokenizer.json, where the spec has text.
-        golden_inputs: arrays of one batch, as `pack` makes them.
-        golden_outputs: what the graph gave for them.
-        scorecard: measured quality, JSON-able.
-        sources: weights that went in, with licences.
-        origin: what the model was trained on and how.
-
-    Raises:
-        BundleError: the place holds something that is not a bundle.
-    """
-    with _replacing(directory) as root:
-        (root / "variants").mkdir()
-        shutil.copyfile(graph, root / "variants/fp32.onnx")
-        if tokenizer is not None:
-            shutil.copyfile(tokenizer, root / TOKENIZER)
-        _save_golden(root, {"in": golden_inputs, _golden_folder(FP32): golden_outputs})
-        manifest = Manifest(
-            name=name,
-            labels=list(labels),
-            features=features,
-            preprocessing=spec,
-            variants={FP32: Variant(file="variants/fp32.onnx")},
-            sources=list(sources),
-            origin=dict(origin or {}),
-            files={},
-        )
-        _seal(root, manifest, scorecard)
-    return Bundle.open(directory)
-
-
-@dataclass(frozen=True)
-class NewVariant:
-    """A variant that `extend_bundle` adds: manifest entry, ONNX file, its outputs for the golden inputs."""
-
-    entry: Variant
-    graph: Path
-    golden_outputs: Feeds
-
-
-def extend_bundle(
-    directory: Path,
-    parent: Bundle,
-    added: Mapping[str, NewVariant],
-    *,
-    scorecard: Mapping[str, Any],
-    origin: Mapping[str, str],
-) -> Bundle:
-    """Write a bundle with the variants of another and new ones, whole or not at all.
-
-    Args:
-        directory: where to, beside the parent; replaces a bundle that is there.
-        parent: whose model, preprocessing, labels and variants stay.
-        added: new variants by name; they replace the parent's of the same name.
-        scorecard: of the whole new bundle, JSON-able.
-        origin: how it was made, besides what the parent was made from.
-
-    Raises:
-        BundleError: the place holds the parent, or something that is not a bundle.
-    """
-    check_replaceable(directory, parent)
-    old = parent.manifest
-    kept = {name: variant for name, variant in old.variants.items() if name not in added}
-    replaced = {GOLDEN, SCORECARD} | {old.variants[name].file for name in added if name in old.variants}
-    with _replacing(directory) as root:
-        for name in old.files.keys() - replaced:
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(parent.path / name, root / name)
-        for new in added.values():
-            (root / new.entry.file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(new.graph, root / new.entry.file)
-        golden = {_golden_folder(name): parent.golden(name)[1] for name in kept}
-        golden |= {_golden_folder(name): new.golden_outputs for name, new in added.items()}
-        _save_golden(root, {"in": parent.golden()[0], **golden})
-        variants = kept | {name: new.entry for name, new in added.items()}
-        changes = {
-            "variants": variants,
-            "origin": old.origin | dict(origin),
-            "parents": {parent.digest: old.name},
-        }
-        _seal(root, old.model_copy(update=changes), scorecard)
-    return Bundle.open(directory)
-
-
-def check_replaceable(directory: Path, parent: Bundle | None = None) -> None:
-    """A bundle may be replaced, unless the new one is made from it.
-
-    Raises:
-        BundleError: the place holds the parent, or something that is not a bundle.
-    """
-    if directory.exists() and not (directory / MANIFEST).is_file() and any(directory.iterdir()):
-        raise BundleError(f"{directory}: holds something that is not a bundle; choose another place")
-    if parent and directory.resolve() == parent.path.resolve():
-        raise BundleError(f"{directory}: is the bundle to start from; choose another place for the new one")
-
-
-@contextmanager
-def _replacing(directory: Path) -> Iterator[Path]:
-    """An empty folder that takes the directory's place once all went well."""
-    check_replaceable(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as temporary:
-        root = Path(temporary) / directory.name
-        root.mkdir()
-        yield root
-        if directory.exists():
-            directory.rename(Path(temporary) / "replaced")
-        root.rename(directory)
-
-
-def _golden_folder(variant: str) -> str:
+def golden_folder(variant: str) -> str:
     """Where golden.npz has a variant's outputs."""
     return "out" if variant == FP32 else f"out/{variant}"
-
-
-def _save_golden(root: Path, folders: Mapping[str, Feeds]) -> None:
-    arrays = {f"{folder}/{name}": array for folder, feeds in folders.items() for name, array in feeds.items()}
-    np.savez_compressed(root / GOLDEN, **arrays)  # type: ignore[arg-type]  # stub mixes names and options
-
-
-def _seal(root: Path, manifest: Manifest, scorecard: Mapping[str, Any]) -> None:
-    """Write the scorecard, then the manifest with the checksum of every file that is there."""
-    (root / SCORECARD).write_text(json.dumps(scorecard, indent=1))
-    there = {str(file.relative_to(root)): _sha256(file) for file in sorted(root.rglob("*")) if file.is_file()}
-    sealed = manifest.model_copy(update={"files": there})
-    (root / MANIFEST).write_text(sealed.model_dump_json(indent=1))
 
 
 def _local_copy(place: Location, manifest: Manifest, digest: str) -> Path:
@@ -399,6 +230,7 @@ def _local_copy(place: Location, manifest: Manifest, digest: str) -> Path:
     return target
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

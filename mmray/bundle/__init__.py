@@ -1,0 +1,25 @@
+"""The bundle: a directory that holds everything a prediction depends on, and proves that it is unaltered.
+
+Layout: manifest.json names every other file with its sha256; variants/*.onnx are the compiled forms of one
+model; golden.npz holds inputs (in/*) and the outputs that they must give (out/* of fp32, out/VARIANT/* of any
+other); scorecard.json says how good each variant is. The bundle's digest is the sha256 of manifest.json.
+Nothing in a bundle is ever unpickled.
+"""
+
+from mmray.bundle.opened import FP32, GOLDEN, MANIFEST, SCORECARD, TOKENIZER, Bundle, Source, Variant
+from mmray.bundle.written import NewVariant, check_replaceable, extend_bundle, write_bundle
+
+__all__ = [
+    "FP32",
+    "GOLDEN",
+    "MANIFEST",
+    "SCORECARD",
+    "TOKENIZER",
+    "Bundle",
+    "NewVariant",
+    "Source",
+    "Variant",
+    "check_replaceable",
+    "extend_bundle",
+    "write_bundle",
+]

@@ -1,0 +1,179 @@
+"""Writing bundles: whole or not at all, with the checksum of every file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmray.batching import Feeds
+from mmray.bundle.opened import (
+    FP32,
+    GOLDEN,
+    MANIFEST,
+    SCORECARD,
+    TOKENIZER,
+    Bundle,
+    Manifest,
+    Source,
+    Variant,
+    golden_folder,
+    sha256_of,
+)
+from mmray.errors import BundleError
+from mmray.preprocess.spec import PreprocessSpec
+
+
+def write_bundle(
+    directory: Path,
+    *,
+    name: str,
+    graph: Path,
+    spec: PreprocessSpec,
+    labels: Iterable[str],
+    features: int,
+    tokenizer: Path | None,
+    golden_inputs: Feeds,
+    golden_outputs: Feeds,
+    scorecard: Mapping[str, Any],
+    sources: Iterable[Source] = (),
+    origin: Mapping[str, str] | None = None,
+) -> Bundle:
+    """Write a bundle with one fp32 variant, whole or not at all; replaces a bundle that is there.
+
+    Args:
+        directory: where to.
+        name: for people.
+        graph: ONNX file with the inputs of `mmray.batching.pack` and outputs logits, scores, features.
+        spec: the preprocessing that the model was trained with.
+        labels: class names, in the order of the scores.
+        features: width of the features output.
+        tokenizer: tokenizer.json, where the spec has text.
+        golden_inputs: arrays of one batch, as `pack` makes them.
+        golden_outputs: what the graph gave for them.
+        scorecard: measured quality, JSON-able.
+        sources: weights that went in, with licences.
+        origin: what the model was trained on and how.
+
+    Raises:
+        BundleError: the place holds something that is not a bundle.
+    """
+    with _replacing(directory) as root:
+        (root / "variants").mkdir()
+        shutil.copyfile(graph, root / "variants/fp32.onnx")
+        if tokenizer is not None:
+            shutil.copyfile(tokenizer, root / TOKENIZER)
+        _save_golden(root, {"in": golden_inputs, golden_folder(FP32): golden_outputs})
+        manifest = Manifest(
+            name=name,
+            labels=list(labels),
+            features=features,
+            preprocessing=spec,
+            variants={FP32: Variant(file="variants/fp32.onnx")},
+            sources=list(sources),
+            origin=dict(origin or {}),
+            files={},
+        )
+        _seal(root, manifest, scorecard)
+    return Bundle.open(directory)
+
+
+@dataclass(frozen=True)
+class NewVariant:
+    """A variant that `extend_bundle` adds: manifest entry, ONNX file, its outputs for the golden inputs."""
+
+    entry: Variant
+    graph: Path
+    golden_outputs: Feeds
+
+
+def extend_bundle(
+    directory: Path,
+    parent: Bundle,
+    added: Mapping[str, NewVariant],
+    *,
+    scorecard: Mapping[str, Any],
+    origin: Mapping[str, str],
+) -> Bundle:
+    """Write a bundle with the variants of another and new ones, whole or not at all.
+
+    Args:
+        directory: where to, beside the parent; replaces a bundle that is there.
+        parent: whose model, preprocessing, labels and variants stay.
+        added: new variants by name; they replace the parent's of the same name.
+        scorecard: of the whole new bundle, JSON-able.
+        origin: how it was made, besides what the parent was made from.
+
+    Raises:
+        BundleError: the place holds the parent, or something that is not a bundle.
+    """
+    check_replaceable(directory, parent)
+    old = parent.manifest
+    kept = {name: variant for name, variant in old.variants.items() if name not in added}
+    replaced = {GOLDEN, SCORECARD} | {old.variants[name].file for name in added if name in old.variants}
+    with _replacing(directory) as root:
+        for name in old.files.keys() - replaced:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(parent.path / name, root / name)
+        for new in added.values():
+            (root / new.entry.file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(new.graph, root / new.entry.file)
+        golden = {golden_folder(name): parent.golden(name)[1] for name in kept}
+        golden |= {golden_folder(name): new.golden_outputs for name, new in added.items()}
+        _save_golden(root, {"in": parent.golden()[0], **golden})
+        variants = kept | {name: new.entry for name, new in added.items()}
+        changes = {
+            "variants": variants,
+            "origin": old.origin | dict(origin),
+            "parents": {parent.digest: old.name},
+        }
+        _seal(root, old.model_copy(update=changes), scorecard)
+    return Bundle.open(directory)
+
+
+def check_replaceable(directory: Path, parent: Bundle | None = None) -> None:
+    """A bundle may be replaced, unless the new one is made from it.
+
+    Raises:
+        BundleError: the place holds the parent, or something that is not a bundle.
+    """
+    if directory.exists() and not (directory / MANIFEST).is_file() and any(directory.iterdir()):
+        raise BundleError(f"{directory}: holds something that is not a bundle; choose another place")
+    if parent and directory.resolve() == parent.path.resolve():
+        raise BundleError(f"{directory}: is the bundle to start from; choose another place for the new one")
+
+
+@contextmanager
+def _replacing(directory: Path) -> Iterator[Path]:
+    """An empty folder that takes the directory's place once all went well."""
+    check_replaceable(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as temporary:
+        root = Path(temporary) / directory.name
+        root.mkdir()
+        yield root
+        if directory.exists():
+            directory.rename(Path(temporary) / "replaced")
+        root.rename(directory)
+
+
+def _save_golden(root: Path, folders: Mapping[str, Feeds]) -> None:
+    arrays = {f"{folder}/{name}": array for folder, feeds in folders.items() for name, array in feeds.items()}
+    np.savez_compressed(root / GOLDEN, **arrays)  # type: ignore[arg-type]  # stub mixes names and options
+
+
+def _seal(root: Path, manifest: Manifest, scorecard: Mapping[str, Any]) -> None:
+    """Write the scorecard, then the manifest with the checksum of every file that is there."""
+    (root / SCORECARD).write_text(json.dumps(scorecard, indent=1))
+    there = {
+        str(file.relative_to(root)): sha256_of(file) for file in sorted(root.rglob("*")) if file.is_file()
+    }
+    sealed = manifest.model_copy(update={"files": there})
+    (root / MANIFEST).write_text(sealed.model_dump_json(indent=1))

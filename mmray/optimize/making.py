@@ -1,0 +1,80 @@
+"""One step's graph: which function makes it, what that needs, and the search for what must stay in float."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+
+from mmray.optimize.calibrate import Ranges, collect_ranges
+from mmray.optimize.half import rehearse_half, to_half
+from mmray.optimize.histogram import Method
+from mmray.optimize.int8 import to_dynamic_int8, to_static_int8
+from mmray.optimize.judge import Judge
+from mmray.optimize.outputs import LabelledTensors
+from mmray.optimize.sensitivity import Quantize, fewest_exclusions, rank
+from mmray.optimize.steps import Half, Step
+
+_CALIBRATION_ROWS = 16  # records of one inference while ranges are collected
+
+
+@dataclass(frozen=True)
+class Made:
+    """A variant's graph.
+
+    A CPU runs float16 in float32 and shows nothing of what an accelerator rounds; `rehearsal` is then a
+    graph that does. `kept` are the blocks that a search left in float.
+    """
+
+    model: onnx.ModelProto
+    rehearsal: onnx.ModelProto | None
+    kept: tuple[str, ...]
+
+
+class Workshop:
+    """Makes variants of one graph.
+
+    Args:
+        model: in float32; never altered.
+        calibration: records for ranges; None where no step needs them.
+        judge: says how much a try changes, and whether it would pass.
+    """
+
+    def __init__(self, model: onnx.ModelProto, calibration: LabelledTensors | None, judge: Judge) -> None:
+        self._model, self._calibration, self._judge = model, calibration, judge
+        self._ranges: dict[Method, Ranges] = {}
+
+    def make(self, step: Step) -> Made:
+        """What a step asks for.
+
+        Raises:
+            Exception: of any kind that onnx or ONNX Runtime raise on graphs that they do not take.
+        """
+        make = self._quantizer(step)
+        rehearse = (lambda keep: rehearse_half(self._model, keep)) if isinstance(step.kind, Half) else None
+        nodes: frozenset[str] = frozenset()
+        kept: tuple[str, ...] = ()
+        if step.kind.mixed:
+            tried = rehearse or make
+            ranked = rank(self._model, tried, self._judge.change)
+            kept = fewest_exclusions(ranked, tried, self._judge.passes).kept
+            nodes = frozenset(name for block in ranked if block.block in kept for name in block.nodes)
+        return Made(make(nodes), rehearse(nodes) if rehearse else None, kept)
+
+    def _quantizer(self, step: Step) -> Quantize:
+        """From names of nodes that stay in float to the graph."""
+        kind, model = step.kind, self._model
+        if isinstance(kind, Half):
+            return lambda keep: to_half(model, keep)
+        if kind.method == "dynamic":
+            return lambda keep: to_dynamic_int8(model, keep)
+        ranges, flavour = self._ranges_by(kind.ranges), kind.flavour
+        return lambda keep: to_static_int8(model, ranges, flavour, keep)
+
+    def _ranges_by(self, method: Method) -> Ranges:
+        """Collected once for all steps."""
+        if method not in self._ranges:
+            assert self._calibration is not None  # the recipe was checked
+            feeds = self._calibration.feeds(_CALIBRATION_ROWS)
+            self._ranges[method] = collect_ranges(self._model, feeds, method)
+        return self._ranges[method]

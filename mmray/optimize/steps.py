@@ -1,0 +1,144 @@
+"""What `mmray optimize` is asked for: a YAML file with a list of steps, each of which makes one variant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from mmray.bundle import FP32
+from mmray.config import explain, read_yaml
+from mmray.errors import ConfigError
+from mmray.optimize.gate import Thresholds
+from mmray.optimize.histogram import Method
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Records(_Model):
+    """Which records to use: an equal share from the beginning of each shard."""
+
+    input: tuple[str, ...] = Field(min_length=1)  # as in a run's config
+    rows: int = Field(1000, ge=1)  # at most; they are held in memory, about 0.2 MB each
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+
+class Half(_Model):
+    """Weights and activations as float16."""
+
+    mixed: bool = False  # leave in float32 as few blocks as the gate demands, the most sensitive first
+
+    precision: ClassVar[str] = "fp16"
+    provider: ClassVar[Literal["any"]] = "any"
+
+    @property
+    def title(self) -> str:
+        return "fp16"
+
+
+class Int8(_Model):
+    """Weights and activations as int8."""
+
+    method: Literal["dynamic", "static"]  # scales of activations: from each batch, or from calibration
+    flavour: Literal["cpu", "tensorrt"] = "cpu"  # of static
+    ranges: Method = "percentile"  # of static: how calibration chooses them
+    mixed: bool = False  # leave in float as few blocks as the gate demands, the most sensitive first
+
+    precision: ClassVar[str] = "int8"
+
+    @property
+    def title(self) -> str:
+        return "int8-tensorrt" if self.flavour == "tensorrt" else f"int8-{self.method}"
+
+    @property
+    def provider(self) -> Literal["any", "tensorrt"]:
+        return "tensorrt" if self.flavour == "tensorrt" else "any"
+
+
+class Step(_Model):
+    """Exactly one kind of step, and what its variant is called."""
+
+    half: Half | None = None
+    int8: Int8 | None = None
+    name: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9._-]*$")
+
+    @field_validator("half", "int8", mode="before")
+    @classmethod
+    def _nothing_is_the_default(cls, value: object) -> object:
+        return {} if value is None else value  # `- half:` is what people write
+
+    @property
+    def kinds(self) -> dict[str, Half | Int8]:
+        """What is asked for, by the YAML file's key."""
+        return {key: kind for key, kind in (("half", self.half), ("int8", self.int8)) if kind}
+
+    @property
+    def kind(self) -> Half | Int8:
+        return next(iter(self.kinds.values()))
+
+    @property
+    def variant(self) -> str:
+        """Name of the variant that it makes."""
+        return self.name or self.kind.title + ("-mixed" if self.kind.mixed else "")
+
+    @property
+    def how(self) -> dict[str, str]:
+        """For the manifest: the kind of step and every option."""
+        (key,) = self.kinds
+        return {"step": key} | {name: str(value).lower() for name, value in self.kind}
+
+
+class VariantRecipe(_Model):
+    """Which variants to make, from what, and what they must keep."""
+
+    held_out: (
+        Records  # that variants are judged on; records that say they are of the train split are left out
+    )
+    calibration: Records | None = (
+        None  # for static int8 and mixed steps; those of the test split are left out
+    )
+    steps: tuple[Step, ...] = Field(min_length=1)
+    thresholds: Thresholds = Thresholds()
+    batch_rows: int = Field(32, ge=1, le=4096)  # the job's: for judging, and for one of the two latencies
+    timing_rounds: int = Field(2, ge=0)  # processes in which each graph is timed and weighed; 0: not at all
+    keep_failed: bool = False  # also write the graphs that failed, to look into them
+
+
+def load_recipe(path: Path) -> VariantRecipe:
+    """Read a recipe.
+
+    Raises:
+        ConfigError: names the file, the key, and the nearest key that exists.
+    """
+    try:
+        recipe = VariantRecipe.model_validate(read_yaml(path))
+    except ValidationError as e:
+        raise ConfigError(explain(e, VariantRecipe, str(path))) from e
+    for fault in _faults(recipe):
+        raise ConfigError(f"{path}: {fault}")
+    return recipe
+
+
+def _faults(recipe: VariantRecipe) -> Iterator[str]:
+    """What the types do not say."""
+    seen = {FP32, "auto"}
+    for i, step in enumerate(recipe.steps):
+        where = f"steps.{i}"
+        if len(step.kinds) != 1:
+            yield f"'{where}': a step is exactly one of half and int8, not {len(step.kinds)} of them"
+        elif step.variant in seen:
+            yield f"'{where}': there is a variant {step.variant!r} already; give this one another `name`"
+        elif step.int8 and step.int8.method == "dynamic" and step.int8.flavour == "tensorrt":
+            yield f"'{where}.int8': TensorRT takes static int8 only; set method: static"
+        elif not recipe.calibration and (step.kind.mixed or (step.int8 and step.int8.method == "static")):
+            yield f"'{where}': {step.variant} needs records to try or calibrate on; give `calibration`"
+        else:
+            seen.add(step.variant)

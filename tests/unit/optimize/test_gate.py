@@ -1,0 +1,241 @@
+"""The gate judges by decisions, slice by slice: what is ruined is refused by name, what is sound passes."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from support.bundles import LABELS
+from support.linear import (
+    deaf,
+    linear_bundle,
+    overflowing,
+    with_near_zero_scale,
+    with_permuted_labels,
+    write_labelled,
+)
+
+from mmray.engine import Engine
+from mmray.optimize.gate import Thresholds, compare, paired_interval
+from mmray.optimize.outputs import Outputs, labelled_tensors, run_outputs
+
+SUBSETS = ["image", "text", "audio", "image+text", "image+audio", "text+audio", "image+text+audio"]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return linear_bundle(tmp_path_factory.mktemp("linear") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory, bundle):
+    folder = write_labelled(tmp_path_factory.mktemp("held out"), missing=0.1)
+    return labelled_tensors([str(folder)], bundle, rows=1000, without="train")
+
+
+@pytest.fixture
+def judge(bundle, records, tmp_path):
+    """The verdict on a model, or on an ONNX file."""
+    parent = run_outputs(Engine(bundle.graph("fp32"), provider="cpu"), records, batch_rows=16)
+
+    def judge(model, thresholds=Thresholds()):  # noqa: B008  (it is frozen)
+        if isinstance(model, onnx.ModelProto):
+            onnx.save(model, tmp_path / "variant.onnx")
+            model = tmp_path / "variant.onnx"
+        engine = Engine(model, provider="cpu")
+        return compare(parent, run_outputs(engine, records, batch_rows=16), thresholds)
+
+    return judge
+
+
+@pytest.fixture
+def model(bundle):
+    return onnx.load(bundle.graph("fp32"))
+
+
+def made_up(rows=200, classes=4, seed=0, groups=None):
+    """Outputs of records with one modality, decided by chance, whose labels are the decisions."""
+    random = np.random.default_rng(seed)
+    decided = random.integers(classes, size=rows)
+    return Outputs(
+        scores=np.where(np.eye(classes)[decided], 0.7, 0.1).astype(np.float32),
+        present=np.ones((rows, 1), np.bool_),
+        whole=np.ones(rows, np.bool_),
+        labels=decided,
+        groups=np.arange(rows).astype(str) if groups is None else groups,
+        modalities=("image",),
+        classes=tuple("abcdefgh"[:classes]),
+    )
+
+
+def changed(outputs, rows):
+    """The outputs, with another decision in these rows."""
+    scores = outputs.scores.copy()
+    scores[rows] = np.roll(scores[rows], 1, axis=1)
+    return replace(outputs, scores=scores)
+
+
+def test_the_parent_itself_passes(judge, bundle):
+    verdict = judge(bundle.graph("fp32"))
+    assert verdict.passed
+    assert verdict.reason == ""
+    assert list(verdict.subsets) == SUBSETS
+    assert {name: found.records for name, found in verdict.labels.items()} == dict.fromkeys(LABELS, 30)
+    for found in (verdict.overall, *verdict.subsets.values(), *verdict.labels.values()):
+        assert (found.agreement, found.divergence) == (1, 0)
+        assert (found.accuracy.difference, found.accuracy.interval) == (0, (0, 0))
+
+
+def test_sound_int8_passes(judge, bundle, tmp_path):
+    quantize_dynamic(bundle.graph("fp32"), tmp_path / "int8.onnx", weight_type=QuantType.QInt8)
+    verdict = judge(tmp_path / "int8.onnx")
+    assert verdict.passed, verdict.reason
+    assert 0 < verdict.overall.divergence < 0.01
+
+
+def test_int8_ruined_by_one_enormous_weight_is_refused_though_its_features_are_alike(
+    judge, model, records, tmp_path
+):
+    """A near-zero scale folded into the head: right in fp32, but in int8 all small weights are gone."""
+    spoilt = with_near_zero_scale(model)
+    assert judge(spoilt).passed
+    onnx.save(spoilt, tmp_path / "spoilt.onnx")
+    quantize_dynamic(tmp_path / "spoilt.onnx", tmp_path / "int8.onnx", weight_type=QuantType.QInt8)
+    engines = [Engine(tmp_path / name, provider="cpu") for name in ("spoilt.onnx", "int8.onnx")]
+    for feeds in records.feeds(16):
+        a, b = (engine(feeds)["features"] for engine in engines)
+        cosine = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+        assert cosine.min() > 0.99
+    verdict = judge(tmp_path / "int8.onnx")
+    assert not verdict.passed
+    assert verdict.overall.agreement < 0.5
+    assert "decisions agree on" in verdict.reason
+
+
+def test_an_overflow_of_float16_is_refused(judge, model):
+    verdict = judge(overflowing(model))
+    assert "are not finite" in verdict.reason
+    assert verdict.not_finite == sum(found.records for found in verdict.subsets.values())
+    assert np.isfinite(verdict.overall.divergence), "the scorecard is JSON, which has no NaN"
+
+
+def test_one_row_that_is_not_finite_is_enough():
+    parent = made_up()
+    scores = parent.scores.copy()
+    scores[17, 2] = np.nan
+    verdict = compare(parent, replace(parent, scores=scores), Thresholds())
+    assert verdict.reason == "the scores of 1 of 200 rows are not finite"
+    assert verdict.overall.agreement == 1 - 1 / 200
+
+
+def test_permuted_labels_are_refused(judge, model):
+    verdict = judge(with_permuted_labels(model))
+    assert "decisions agree on 0 of 120" in verdict.reason
+    assert verdict.overall.accuracy.variant < 0.05
+
+
+def test_a_model_that_lost_its_hearing_is_refused_by_the_name_of_the_slice(judge, model):
+    """On the records as they are it passes: hardly one has nothing but audio."""
+    verdict = judge(deaf(model))
+    assert verdict.overall.agreement >= 0.97
+    assert verdict.reason.startswith("audio: decisions agree on ")
+    assert judge(deaf(model), Thresholds(slice_agreement=0, slice_accuracy_loss=1)).passed
+
+
+def test_a_label_that_is_lost_is_refused_by_its_name():
+    parent = made_up(rows=2000, classes=8)
+    lost = np.flatnonzero(parent.labels == 5)[:40]
+    verdict = compare(parent, changed(parent, lost), Thresholds())
+    assert verdict.overall.agreement == 0.98
+    assert verdict.worst_label == "f"
+    assert verdict.reason.startswith("label f: decisions agree on ")
+
+
+def test_a_slice_that_is_shown_to_be_less_accurate_is_refused():
+    """All decisions that changed were right; as many wrong ones would not matter."""
+    parent = made_up()
+    allowed = Thresholds(agreement=0.9, accuracy_loss=1, divergence=9, least_rows=100)
+    verdict = compare(parent, changed(parent, np.arange(19)), allowed)
+    assert verdict.reason == "image: accuracy falls by 0.095 on 200 records, more than 0.05"
+    wrong = replace(parent, labels=(parent.labels + 2) % 4)
+    assert compare(wrong, changed(wrong, np.arange(19)), allowed).passed
+
+
+def test_without_labels_decisions_are_compared_and_their_slices_too():
+    parent = made_up(rows=2000, classes=8)
+    unlabelled = replace(parent, labels=np.full(2000, -1))
+    lost = np.flatnonzero(parent.labels == 5)[:40]
+    verdict = compare(unlabelled, changed(unlabelled, lost), Thresholds())
+    assert verdict.overall.accuracy is None
+    assert verdict.reason.startswith("label f: decisions agree on ")
+    assert compare(unlabelled, unlabelled, Thresholds()).passed
+    assert "accuracy" not in verdict.as_dict()
+
+
+def test_records_of_unknown_labels_count_for_agreement_only():
+    parent = made_up()
+    labels = parent.labels.copy()
+    labels[:150] = -1
+    overall = compare(replace(parent, labels=labels), replace(parent, labels=labels), Thresholds()).overall
+    assert (overall.records, overall.accuracy.records) == (200, 50)
+
+
+def test_slices_with_few_records_are_reported_and_not_judged():
+    parent = made_up(rows=100)
+    present = np.ones((100, 2), np.bool_)
+    present[:29, 1] = False
+    parent = replace(parent, present=present, modalities=("image", "text"))
+    variant = changed(parent, np.arange(9))
+    allowed = Thresholds(agreement=0.9, accuracy_loss=1, divergence=9, slice_accuracy_loss=1, least_rows=30)
+    verdict = compare(parent, variant, allowed)
+    assert verdict.subsets["image"].agreement == 20 / 29
+    assert verdict.passed, verdict.reason
+    assert not compare(parent, variant, allowed.model_copy(update={"least_rows": 29})).passed
+
+
+def test_too_few_records_to_show_that_little_is_lost_are_a_reason():
+    """The same loss of .02: on 4,000 records it is sure to be below .05, on 50 it is not."""
+    allowed = Thresholds(slice_agreement=0)
+    few, many = made_up(rows=50), made_up(rows=4000)
+    assert compare(many, changed(many, np.arange(0, 4000, 50)), allowed).passed
+    verdict = compare(few, changed(few, np.array([7])), allowed)
+    assert verdict.reason.startswith("accuracy falls by 0.020, and may fall by 0.0")
+
+
+def test_scores_that_lose_their_confidence_are_refused_though_decisions_stay():
+    parent = made_up()
+    verdict = compare(parent, replace(parent, scores=parent.scores * 0.1 + 0.225), Thresholds())
+    assert verdict.overall.agreement == 1
+    assert verdict.reason.startswith("scores diverge by 0.")
+
+
+def test_divergence_by_hand():
+    parent = replace(made_up(rows=30, classes=2), scores=np.tile(np.float32([0.75, 0.25]), (30, 1)))
+    variant = replace(parent, scores=np.tile(np.float32([0.5, 0.5]), (30, 1)))
+    expected = 0.75 * np.log(1.5) + 0.25 * np.log(0.5)
+    assert compare(parent, variant, Thresholds()).overall.divergence == pytest.approx(expected)
+
+
+def test_the_interval_is_that_of_the_normal_distribution_where_records_are_many():
+    random = np.random.default_rng(1)
+    change = random.choice([-1.0, 0.0, 1.0], p=[0.05, 0.92, 0.03], size=5000)
+    low, high = paired_interval(change, np.arange(5000).astype(str), 0.95)
+    error = change.std() / np.sqrt(5000)
+    assert low == pytest.approx(change.mean() - 1.96 * error, abs=0.1 * error)
+    assert high == pytest.approx(change.mean() + 1.96 * error, abs=0.1 * error)
+
+
+def test_records_of_one_group_count_as_one():
+    """Four copies of each record tell no more than the record."""
+    random = np.random.default_rng(1)
+    change = random.choice([-1.0, 0.0, 1.0], p=[0.1, 0.8, 0.1], size=500)
+    groups = np.arange(500).astype(str)
+    alone = paired_interval(change, groups, 0.95)
+    copied = paired_interval(np.tile(change, 4), np.tile(groups, 4), 0.95)
+    assert copied == pytest.approx(alone)
+
+
+def test_the_verdict_is_the_same_each_time(judge, bundle, tmp_path):
+    quantize_dynamic(bundle.graph("fp32"), tmp_path / "int8.onnx", weight_type=QuantType.QInt8)
+    assert judge(tmp_path / "int8.onnx").as_dict() == judge(tmp_path / "int8.onnx").as_dict()
