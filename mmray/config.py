@@ -39,7 +39,7 @@ class RunConfig(BaseModel):
     bundle: str
     output: str
     variant: str = "auto"
-    provider: Literal["auto", "cpu", "cuda"] = "auto"
+    provider: Literal["auto", "cpu", "cuda", "tensorrt", "openvino"] = "auto"
     modalities: tuple[Modality, ...] | None = Field(None, min_length=1)  # None: all that the model takes
     align: AlignSpec | None = None  # brings audio and text into step with the image; None: used as they are
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable
-from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
@@ -17,13 +16,13 @@ import pyarrow.compute as pc
 from mmray.align import AlignSpec
 from mmray.batching import Feeds, batches, pack
 from mmray.bundle import Bundle
-from mmray.engine import Engine, Provider, best_provider, shared_graph
+from mmray.engine import Provider
 from mmray.errors import EngineError
+from mmray.loading import open_engine
 from mmray.preprocess import TENSOR_OF, OnDamaged, Preprocessor
 from mmray.preprocess.spec import Limits
 from mmray.race import choose_variant
 from mmray.schema import Modality, OutputColumns, error, outcomes, table
-from mmray.storage import cache_directory
 
 
 def open_preprocessor(
@@ -82,7 +81,9 @@ class Predictor:
         # What a prediction is read from: it must be finite, and like the golden one.
         self._decisive = bundle.decisive
         self._batch_rows = batch_rows
-        self._engine = _open_engine(bundle, self.variant, provider, threads, shared)
+        self._engine = open_engine(
+            bundle, self.variant, provider=provider, threads=threads, batch_rows=batch_rows, shared=shared
+        )
         #: Seconds spent in "model"; whoever reports them may clear it.
         self.seconds: Counter[str] = Counter()
         #: Largest difference from the bundle's golden outputs on this machine.
@@ -181,16 +182,6 @@ def output_difference(found: npt.NDArray[np.generic], expected: npt.NDArray[np.g
     """Largest difference of two outputs, as a share of the largest expected value where that is above 1."""
     scale = max(1.0, float(np.abs(expected).max()))
     return float(np.abs(np.subtract(found, expected)).max()) / scale
-
-
-def _open_engine(bundle: Bundle, variant: str, provider: Provider, threads: int, shared: bool) -> Engine:
-    graph = bundle.graph(variant)
-    if shared and (provider == "cpu" or (provider == "auto" and best_provider() == "cpu")):
-        digest = bundle.manifest.files[bundle.manifest.variants[variant].file]
-        with suppress(Exception):  # sharing only saves memory: what is wrong shows without it, too
-            prepacked = shared_graph(graph, digest, cache_directory())
-            return Engine(prepacked, provider="cpu", threads=threads, prepacked=True)
-    return Engine(graph, provider=provider, threads=threads)
 
 
 def _default_columns(bundle: Bundle) -> OutputColumns:

@@ -12,6 +12,7 @@ from mmray.batching import Feeds
 from mmray.bundle import FP32, Bundle
 from mmray.engine import Engine, Provider, best_provider, device_type, engine_version
 from mmray.errors import EngineError
+from mmray.loading import open_engine
 from mmray.storage import Location, cache_directory
 
 _ROUNDS = 5  # of all variants in turn, so that a busy moment of the machine meets each of them
@@ -77,7 +78,9 @@ def _race(bundle: Bundle, names: list[str], provider: Provider, threads: int) ->
     engines: dict[str, Engine] = {}
     for name in names:
         try:
-            engines[name] = Engine(bundle.graph(name), provider=provider, threads=threads)
+            engines[name] = open_engine(
+                bundle, name, provider=provider, threads=threads, batch_rows=len(inputs["present"])
+            )
             engines[name](inputs)  # warm
         except Exception as e:  # ONNX Runtime's own exception types share no base
             if name == FP32:

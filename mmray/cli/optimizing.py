@@ -57,7 +57,7 @@ def _print_variants(found: Sequence[Entry]) -> None:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """The first two columns are variant and side."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 1, 0, 0))
     for i, name in enumerate(header):
         table.add_column(name, justify="left" if i < 2 else "right", no_wrap=i < 2)
     for row in rows:

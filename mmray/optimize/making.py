@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import onnx
 
+from mmray.batching import Feeds
 from mmray.optimize.calibrate import Ranges, collect_ranges
 from mmray.optimize.half import rehearse_half, to_half
 from mmray.optimize.histogram import Method
 from mmray.optimize.int8 import to_dynamic_int8, to_static_int8
 from mmray.optimize.judge import Judge
-from mmray.optimize.outputs import LabelledTensors
 from mmray.optimize.sensitivity import Quantize, fewest_exclusions, rank
 from mmray.optimize.steps import Half, Step
-
-_CALIBRATION_ROWS = 16  # records of one inference while ranges are collected
 
 
 @dataclass(frozen=True)
@@ -36,11 +35,13 @@ class Workshop:
 
     Args:
         model: in float32; never altered.
-        calibration: records for ranges; None where no step needs them.
+        calibration: gives batches of records for ranges, from the beginning each time.
         judge: says how much a try changes, and whether it would pass.
     """
 
-    def __init__(self, model: onnx.ModelProto, calibration: LabelledTensors | None, judge: Judge) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, calibration: Callable[[], Iterable[Feeds]], judge: Judge
+    ) -> None:
         self._model, self._calibration, self._judge = model, calibration, judge
         self._ranges: dict[Method, Ranges] = {}
 
@@ -74,7 +75,5 @@ class Workshop:
     def _ranges_by(self, method: Method) -> Ranges:
         """Collected once for all steps."""
         if method not in self._ranges:
-            assert self._calibration is not None  # the recipe was checked
-            feeds = self._calibration.feeds(_CALIBRATION_ROWS)
-            self._ranges[method] = collect_ranges(self._model, feeds, method)
+            self._ranges[method] = collect_ranges(self._model, self._calibration(), method)
         return self._ranges[method]

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmray.batching import Feeds, batches, pack
+from mmray.batching import batches, pack
 from mmray.bundle import Bundle
 from mmray.engine import Engine
 from mmray.errors import InputError
@@ -47,10 +48,10 @@ class LabelledTensors:
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
+    @cached_property
     def addresses(self) -> set[tuple[str, int]]:
         """(shard, row) of each record."""
-        return set(zip(self.tensors["shard"].to_pylist(), self.tensors["row"].to_pylist(), strict=True))
+        return addresses(self.tensors)
 
     @property
     def present(self) -> npt.NDArray[np.bool_]:
@@ -67,11 +68,6 @@ class LabelledTensors:
             labels=self.labels[chosen],
             groups=self.groups[chosen],
         )
-
-    def feeds(self, batch_rows: int) -> Iterator[Feeds]:
-        """The records as they are, in batches."""
-        for rows in batches(self.tensors, batch_rows):
-            yield pack(self.tensors.take(rows), self.spec)
 
 
 @dataclass(frozen=True)
@@ -101,11 +97,8 @@ def labelled_tensors(
     Raises:
         InputError: there are no shards, or none of their records is usable.
     """
-    shards = list_shards(inputs)
-    preprocess = open_preprocessor(bundle)
-    share = math.ceil(rows / len(shards))
-    tables = [table for shard in shards for table in _first(shard, preprocess, share, without)]
-    tensors = pa.concat_tables(tables).slice(0, rows) if tables else None
+    tables = list(usable_tensors(inputs, bundle, rows=rows, without=without))
+    tensors = pa.concat_tables(tables) if tables else None
     if not tensors:
         raise InputError(f"{' '.join(inputs)}: no usable record there whose split is not {without!r}")
     metas = [_meta(value) for value in tensors["meta"].to_pylist()]
@@ -122,6 +115,24 @@ def labelled_tensors(
         spec=bundle.spec,
         classes=tuple(bundle.labels),
     )
+
+
+def addresses(tensors: pa.Table) -> set[tuple[str, int]]:
+    """(shard, row) of each row of TENSORS."""
+    return set(zip(tensors["shard"].to_pylist(), tensors["row"].to_pylist(), strict=True))
+
+
+def usable_tensors(
+    inputs: Sequence[str], bundle: Bundle, *, rows: int, without: Literal["train", "test"]
+) -> Iterator[pa.Table]:
+    """TENSORS of the same records, without errors, a few rows at a time, read as they are asked for."""
+    shards = list_shards(inputs)
+    preprocess = open_preprocessor(bundle)
+    share = math.ceil(rows / len(shards))
+    for shard in shards:
+        for tensors in _first(shard, preprocess, min(share, rows), without):
+            rows -= tensors.num_rows
+            yield tensors
 
 
 def run_outputs(

@@ -23,7 +23,7 @@ class Records(_Model):
     """Which records to use: an equal share from the beginning of each shard."""
 
     input: tuple[str, ...] = Field(min_length=1)  # as in a run's config
-    rows: int = Field(1000, ge=1)  # at most; they are held in memory, about 0.2 MB each
+    rows: int = Field(1000, ge=1)  # at most; held-out ones are held in memory, about 0.2 MB each
 
     @field_validator("input", mode="before")
     @classmethod

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,8 +18,9 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+import pyarrow as pa
 
-from mmray.batching import Feeds, pack
+from mmray.batching import Feeds, batches, pack
 from mmray.bundle import FP32, Bundle, NewVariant, Variant, check_replaceable, extend_bundle
 from mmray.engine import Engine
 from mmray.errors import InputError
@@ -26,11 +28,12 @@ from mmray.optimize.gate import Verdict
 from mmray.optimize.judge import Judge
 from mmray.optimize.making import Workshop
 from mmray.optimize.measure import Cost, measure
-from mmray.optimize.outputs import LabelledTensors, labelled_tensors
+from mmray.optimize.outputs import LabelledTensors, addresses, labelled_tensors, usable_tensors
 from mmray.optimize.steps import Step, VariantRecipe
 from mmray.predictor import output_difference
 
 _log = logging.getLogger(__name__)
+_CALIBRATION_ROWS = 16  # records of one inference while ranges are collected
 _TRIAL_ROWS = 64  # records on which a search looks how much changed; 1 s a graph of the stamps
 # How far a variant's golden outputs may be off on another machine: at least so much, or three times what they
 # move here between kernels. Rounding to few bits makes small differences large: a value next to the edge of a
@@ -57,14 +60,14 @@ def optimize(parent: Bundle, recipe: VariantRecipe, output: Path, *, say: Say = 
     check_replaceable(output, parent)
     parent.verify()
     say = _with_seconds(say)
-    held_out, calibration = _read(parent, recipe)
-    say(f"read {_describe(held_out)}" + (f" and {len(calibration)} for calibration" if calibration else ""))
+    held_out, trial = _read(parent, recipe)
+    say(f"read {_describe(held_out)} and {len(trial)} for trials")
     fp32 = parent.graph(FP32)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        judge = Judge(fp32, held_out, (calibration or held_out).thinned(_TRIAL_ROWS), recipe, folder)
+        judge = Judge(fp32, held_out, trial, recipe, folder)
         say(f"{FP32}: {_figures(judge.own_verdict)}")
-        workshop = Workshop(onnx.load(fp32), calibration, judge)
+        workshop = Workshop(onnx.load(fp32), partial(_calibration, parent, recipe, held_out), judge)
         attempts = []
         for step in recipe.steps:
             attempts.append(_attempt(step, workshop, judge, folder))
@@ -132,8 +135,8 @@ def _attempt(step: Step, workshop: Workshop, judge: Judge, folder: Path) -> _Att
     return _Attempt(step, verdict.reason, graph, rehearsal, verdict, made.kept)
 
 
-def _read(parent: Bundle, recipe: VariantRecipe) -> tuple[LabelledTensors, LabelledTensors | None]:
-    """Held-out records, and those for calibration."""
+def _read(parent: Bundle, recipe: VariantRecipe) -> tuple[LabelledTensors, LabelledTensors]:
+    """Held-out records, and a few others for trials."""
     wanted = recipe.held_out
     held_out = labelled_tensors(wanted.input, parent, rows=wanted.rows, without="train")
     least = recipe.thresholds.least_rows
@@ -143,15 +146,30 @@ def _read(parent: Bundle, recipe: VariantRecipe) -> tuple[LabelledTensors, Label
             "(thresholds.least_rows), better some hundreds"
         )
     if recipe.calibration is None:
-        return held_out, None
+        return held_out, held_out.thinned(_TRIAL_ROWS)
     wanted = recipe.calibration
-    calibration = labelled_tensors(wanted.input, parent, rows=wanted.rows, without="test")
-    if shared := held_out.addresses & calibration.addresses:
+    trial = labelled_tensors(wanted.input, parent, rows=min(_TRIAL_ROWS, wanted.rows), without="test")
+    _check_apart(trial.tensors, held_out)
+    return held_out, trial
+
+
+def _calibration(parent: Bundle, recipe: VariantRecipe, held_out: LabelledTensors) -> Iterator[Feeds]:
+    """Batches of the records for calibration, each read when its turn comes: they need not fit in memory."""
+    assert recipe.calibration is not None  # the recipe was checked
+    wanted = recipe.calibration
+    for tensors in usable_tensors(wanted.input, parent, rows=wanted.rows, without="test"):
+        _check_apart(tensors, held_out)
+        for rows in batches(tensors, _CALIBRATION_ROWS):
+            yield pack(tensors.take(rows), parent.spec)
+
+
+def _check_apart(tensors: pa.Table, held_out: LabelledTensors) -> None:
+    shared = held_out.addresses & addresses(tensors)
+    for shard, row in sorted(shared)[:1]:
         raise InputError(
-            f"{' '.join(wanted.input)}: {len(shared)} records are held out and also used for calibration; "
-            'give other shards, or state "split" in the JSON members'
+            f"row {row} of {shard} is held out and also used for calibration; give other shards, or state "
+            '"split" in the JSON members'
         )
-    return held_out, calibration
 
 
 def _batches(records: LabelledTensors, batch_rows: int) -> dict[str, Feeds]:

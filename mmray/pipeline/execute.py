@@ -149,7 +149,9 @@ def execute_retry(plan: Plan, parts: Sequence[str], shards: Sequence[Shard], met
 
 def _job(plan: Plan) -> Job:
     # The provider is settled here: a worker that has no GPU of its own must not take one that it sees.
-    provider = "cuda" if plan.accelerated else "cpu"
+    provider = plan.survey.config.provider
+    if provider == "auto":
+        provider = "cuda" if plan.accelerated else "cpu"
     config = plan.survey.config.model_copy(update={"provider": provider, "variant": plan.variant})
     return Job(config, plan.part_rows, threads=1)
 

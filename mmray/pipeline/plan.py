@@ -116,7 +116,7 @@ def make_plan(survey: Survey, machines: Machines) -> Plan:
         ConfigError: the machines do not suffice for what the config asks.
     """
     config = survey.config
-    accelerated = config.provider == "cuda" or (config.provider == "auto" and machines.gpus > 0)
+    accelerated = config.provider in ("cuda", "tensorrt") or (config.provider == "auto" and machines.gpus > 0)
     topology: Topology = "split" if accelerated else "fused"
     if config.topology != "auto":
         topology = config.topology

@@ -12,6 +12,7 @@ import pytest
 from mmray.pipeline.audit import audit
 from mmray.pipeline.rundir import RunDirectory
 
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.long)])
 def test_kills_of_the_driver_lose_and_double_nothing(command, undisturbed, kills):

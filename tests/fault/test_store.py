@@ -18,6 +18,7 @@ from mmray.pipeline.sink import read_parquet
 from mmray.sources import list_shards
 from mmray.storage import Location
 
+
 @dataclass
 class CommandOnStore(Command):
     """The command whose places are URLs."""

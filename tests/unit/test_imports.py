@@ -2,7 +2,7 @@
 
 0  errors, schema, coverage
 1  storage, remote, urls, sources, align, preprocess, batching
-2  config, bundle, engine, race, predictor, models
+2  config, bundle, engine, loading, race, predictor, models
 3  pipeline, serve, optimize: three wings that never import each other
 4  cli
 """
@@ -17,7 +17,7 @@ from support.scripts import ROOT
 FLOORS = [
     {"errors", "schema", "coverage"},
     {"storage", "remote", "urls", "sources", "align", "preprocess", "batching"},
-    {"config", "bundle", "engine", "race", "predictor", "models"},
+    {"config", "bundle", "engine", "loading", "race", "predictor", "models"},
     {"pipeline", "serve", "optimize"},
     {"cli"},
 ]

@@ -16,6 +16,7 @@ from support.linear import (
     write_labelled,
 )
 
+from mmray.batching import batches, pack
 from mmray.engine import Engine
 from mmray.optimize.gate import Thresholds, compare, paired_interval
 from mmray.optimize.outputs import Outputs, labelled_tensors, run_outputs
@@ -103,7 +104,8 @@ def test_int8_ruined_by_one_enormous_weight_is_refused_though_its_features_are_a
     onnx.save(spoilt, tmp_path / "spoilt.onnx")
     quantize_dynamic(tmp_path / "spoilt.onnx", tmp_path / "int8.onnx", weight_type=QuantType.QInt8)
     engines = [Engine(tmp_path / name, provider="cpu") for name in ("spoilt.onnx", "int8.onnx")]
-    for feeds in records.feeds(16):
+    for rows in batches(records.tensors, 16):
+        feeds = pack(records.tensors.take(rows), records.spec)
         a, b = (engine(feeds)["features"] for engine in engines)
         cosine = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
         assert cosine.min() > 0.99
