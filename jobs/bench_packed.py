@@ -28,8 +28,8 @@ from mmray.errors import InputError, MmrayError
 from mmray.optimize.cases import keep, mixed_rows
 from mmray.optimize.head import subset_name, subsets
 from mmray.predictor import open_preprocessor
-from mmray.preprocess import TENSOR_OF
 from mmray.preprocess.spec import PreprocessSpec
+from mmray.schema import TENSOR_OF
 from mmray.sources import ReadOptions, list_shards, read
 
 _RUNS = 3

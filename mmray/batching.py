@@ -6,7 +6,7 @@ a record without a modality costs nothing and a clip may have any number of patc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmray.preprocess.spec import AudioSpec, ImageSpec, PreprocessSpec, TextSpec
+from mmray.schema import TENSOR_OF, Modality
 
 Feeds = dict[str, npt.NDArray[np.generic]]
 Shape = tuple[int, ...]
@@ -32,7 +33,14 @@ def batches(tensors: pa.Table, batch_rows: int) -> Iterator[npt.NDArray[np.int64
         yield ordered[start : start + batch_rows]
 
 
-def pack(tensors: pa.Table, spec: PreprocessSpec, *, at_least_one: bool = False) -> Feeds:
+def pack(
+    tensors: pa.Table,
+    spec: PreprocessSpec,
+    *,
+    at_least_one: bool = False,
+    take: Collection[Modality] | None = None,
+    seen: Collection[Modality] | None = None,
+) -> Feeds:
     """Arrays of one batch.
 
     Args:
@@ -40,6 +48,8 @@ def pack(tensors: pa.Table, spec: PreprocessSpec, *, at_least_one: bool = False)
         spec: what the graph takes.
         at_least_one: give a modality that no record has one blank row, which its `present` flag makes count
             for nothing; for engines that refuse an empty batch dimension.
+        take: modalities whose arrays are made; None: all of the spec's.
+        seen: modalities that count as present where they are there; None: all of the spec's.
 
     Returns:
         For M modalities: ``present`` bool [B, M]; where the spec has them ``pixels`` uint8 [Ni, H, W, 3] and
@@ -47,23 +57,24 @@ def pack(tensors: pa.Table, spec: PreprocessSpec, *, at_least_one: bool = False)
         [Nt]; ``log_mel`` float16 [Np, F, K] and ``log_mel_row`` int64 [Np], several patches a record.
     """
     feeds: Feeds = {}
-    present = []
-    if spec.image:
-        rows, values = _present(tensors["pixels"])
-        feeds |= _pack_image(rows, values, spec.image, at_least_one)
-        present.append(rows)
-    if spec.text:
-        rows, values = _present(tensors["input_ids"])
-        feeds |= _pack_text(rows, values, spec.text, at_least_one)
-        present.append(rows)
-    if spec.audio:
-        rows, values = _present(tensors["log_mel"])
-        feeds |= _pack_audio(rows, values, spec.audio, at_least_one)
-        present.append(rows)
-    flags = np.zeros((tensors.num_rows, len(present)), np.bool_)
-    for column, rows in enumerate(present):
-        flags[rows, column] = True
+    flags = np.zeros((tensors.num_rows, len(spec.modalities)), np.bool_)
+    for column, modality in enumerate(spec.modalities):
+        rows, values = _present(tensors[TENSOR_OF[modality]])
+        flags[rows, column] = seen is None or modality in seen
+        if take is None or modality in take:
+            feeds |= _pack(modality, rows, values, spec, at_least_one)
     return {"present": flags, **feeds}
+
+
+def _pack(
+    modality: Modality, rows: npt.NDArray[np.int64], values: pa.ChunkedArray, spec: PreprocessSpec, fill: bool
+) -> Feeds:
+    if modality == "image" and spec.image:
+        return _pack_image(rows, values, spec.image, fill)
+    if modality == "text" and spec.text:
+        return _pack_text(rows, values, spec.text, fill)
+    assert spec.audio is not None
+    return _pack_audio(rows, values, spec.audio, fill)
 
 
 def shape_profiles(spec: PreprocessSpec, batch_rows: int) -> list[dict[str, tuple[Shape, Shape]]]:

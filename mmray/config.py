@@ -48,6 +48,11 @@ class RunConfig(BaseModel):
     features: bool = False  # the fused features, float16
     carry: tuple[str, ...] = ()  # fields of the JSON member that are copied to columns meta_<field>
 
+    # Of a cascade
+    shadow: float = Field(0.05, ge=0, le=1)  # share of the early answers that are compared with full ones
+    on_shift: Literal["warn", "stop"] = "warn"  # where they differ too often; stop: no more early ones
+    verify_all: bool = False  # decode also what early answers do not need, so that damage shows
+
     # Bad records
     on_damaged: Literal["reject", "mask"] = "reject"
     max_reject_rate: float = Field(0.05, ge=0, le=1)  # beyond it the run ends with exit 1; nothing is lost

@@ -13,7 +13,14 @@ from mmray.storage import cache_directory
 
 
 def open_engine(
-    bundle: Bundle, variant: str, *, provider: Provider, threads: int, batch_rows: int, shared: bool = False
+    bundle: Bundle,
+    variant: str,
+    *,
+    provider: Provider,
+    threads: int,
+    batch_rows: int,
+    shared: bool = False,
+    file: str | None = None,
 ) -> Engine:
     """Load a variant.
 
@@ -25,15 +32,16 @@ def open_engine(
         batch_rows: most records of one inference; TensorRT compiles for batches up to that.
         shared: whether other processes of this machine load the same graph; on the CPU they then share its
             weights.
+        file: which of the variant's graphs, relative to the bundle; None: the whole one.
 
     Raises:
         BundleError: no such variant.
         EngineError: the graph or the provider did not load.
     """
-    graph = bundle.graph(variant)
+    graph = bundle.path / file if file else bundle.graph(variant)
     chosen = best_provider() if provider == "auto" else provider
     if chosen == "cpu" and shared:
-        digest = bundle.manifest.files[bundle.manifest.variants[variant].file]
+        digest = bundle.manifest.files[file or bundle.manifest.variants[variant].file]
         with suppress(Exception):  # sharing only saves memory: what is wrong shows without it, too
             prepacked = shared_graph(graph, digest, cache_directory())
             return Engine(prepacked, provider="cpu", threads=threads, prepacked=True)

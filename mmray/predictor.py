@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from time import perf_counter
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mmray.align import AlignSpec
 from mmray.batching import Feeds, batches, pack
 from mmray.bundle import Bundle
+from mmray.cascade import CARRIED, Stage, carried, in_shadow, open_stages, run_through
 from mmray.engine import Provider
 from mmray.errors import EngineError
-from mmray.loading import open_engine
-from mmray.preprocess import TENSOR_OF, OnDamaged, Preprocessor
+from mmray.outcomes import Answers
+from mmray.preprocess import OnDamaged, Preprocessor
 from mmray.preprocess.spec import Limits
 from mmray.race import choose_variant
-from mmray.schema import Modality, OutputColumns, error, outcomes, table
+from mmray.schema import Modality, OutputColumns, error, outcomes
+
+#: `Preprocessor.complete`, or what does the same.
+Complete = Callable[[pa.Table, Collection[Modality]], pa.Table]
 
 
 def open_preprocessor(
@@ -55,8 +58,9 @@ class Predictor:
         batch_rows: records of one inference.
         shared: whether other processes of this machine load the same graph; on the CPU they then share its
             weights.
+        shadow: share of the records that leave a cascade early that are run to the end as well.
         columns: which optional columns to give; None gives the scores of every class, or the features where
-            the model has no labels.
+            the model has no labels, and of a cascade the stages.
 
     Raises:
         EngineError: the graph does not load, or does not give the bundle's golden outputs here.
@@ -71,111 +75,177 @@ class Predictor:
         threads: int = 1,
         batch_rows: int = 32,
         shared: bool = False,
+        shadow: float = 0.0,
         columns: OutputColumns | None = None,
     ) -> None:
         self.variant = choose_variant(bundle, variant, provider=provider, threads=threads)
-        self.columns = columns or _default_columns(bundle)
+        self.columns = columns or _default_columns(bundle, self.variant)
         self.schema = outcomes(self.columns)
         self._bundle = bundle
         self._labels = np.array(bundle.labels, dtype=object)
         # What a prediction is read from: it must be finite, and like the golden one.
         self._decisive = bundle.decisive
         self._batch_rows = batch_rows
-        self._engine = open_engine(
+        self._stages = open_stages(
             bundle, self.variant, provider=provider, threads=threads, batch_rows=batch_rows, shared=shared
         )
-        #: Seconds spent in "model"; whoever reports them may clear it.
+        self._shadow = shadow if len(self._stages) > 1 else 0.0
+        #: Seconds spent in "model" and "shadow"; whoever reports them may clear it.
         self.seconds: Counter[str] = Counter()
+        #: Records of a cascade: "left 1" and so on by stage, "shadowed", "agreed"; may be cleared likewise.
+        self.counts: Counter[str] = Counter()
         #: Largest difference from the bundle's golden outputs on this machine.
         self.golden_difference = self._check_golden()
 
-    def __call__(self, tensors: pa.Table) -> pa.Table:
-        """Table of TENSORS → table of OUTCOMES, same rows in the same order."""
+    @property
+    def later(self) -> tuple[Modality, ...]:
+        """Modalities that not every record needs: `Preprocessor.__call__` may leave them for later."""
+        return tuple(m for m in self._bundle.spec.modalities if m not in self._stages[0].seen)
+
+    def close_exits(self) -> None:
+        """From now on let no record leave early: such answers can no longer be trusted."""
+        self._stages = [replace(stage, exits={}) for stage in self._stages]
+
+    def __call__(self, tensors: pa.Table, complete: Complete | None = None) -> pa.Table:
+        """Table of TENSORS → table of OUTCOMES, same rows in the same order.
+
+        Args:
+            tensors: preprocessed records.
+            complete: decodes the modalities that were left for later; needed where some were.
+        """
         start = perf_counter()
-        rows = tensors.num_rows
-        errors: list[dict[str, str] | None] = tensors["error"].to_pylist()
-        scores = np.zeros((rows, len(self._labels)), np.float32)
-        features = np.zeros((rows, self.columns.features), np.float32)
-        for batch in batches(tensors, self._batch_rows):
-            for good, outputs in self._infer(tensors, batch, errors):
-                if self.columns.labelled:
-                    scores[good] = outputs["scores"]
-                if self.columns.features:
-                    features[good] = outputs["features"]
-        result = self._to_outcomes(tensors, errors, scores, features)
-        self.seconds["model"] += perf_counter() - start  # type: ignore[assignment]  # floats, too
-        return result
+        decoding = 0.0
+        answers = Answers(tensors, self._labels, self.columns)
+        alive = np.flatnonzero([e is None for e in answers.errors])
+        for number, stage in enumerate(self._stages, start=1):
+            here = tensors.take(alive)
+            if complete and len(alive):
+                begun = perf_counter()
+                here = complete(here, stage.takes)
+                decoding += perf_counter() - begun
+                answers.complete(alive, here)
+            answers.use(alive, here, stage.seen)
+            alive = self._run_stage(number, here, alive, answers)
+        self.seconds["model"] += perf_counter() - start - decoding  # type: ignore[assignment]  # floats, too
+        if self._shadow:
+            self._compare(tensors, answers, complete)
+        return answers.to_table(self.variant, self._bundle.digest)
+
+    def _run_stage(
+        self, number: int, here: pa.Table, alive: npt.NDArray[np.int64], answers: Answers
+    ) -> npt.NDArray[np.int64]:
+        """Answer the rows that `alive` names, of which `here` is the table; returns those that go on."""
+        stage = self._stages[number - 1]
+        is_last = number == len(self._stages)
+        staying = [np.zeros(0, np.int64)]
+        for batch in batches(here, self._batch_rows):
+            for done in self._infer(stage, here, batch, alive, answers):
+                rows = alive[done.rows]
+                if is_last:
+                    leaves, confidence = (
+                        np.ones(len(rows), np.bool_),
+                        done.outputs[self._decisive].max(axis=1),
+                    )
+                else:
+                    leaves, confidence = stage.leaving(done.outputs["logits"], done.present)
+                    answers.keep(rows, carried(done.outputs))
+                    staying.append(rows[~leaves])
+                answers.put(rows[leaves], _of_rows(done.outputs, leaves), number, confidence[leaves])
+                self.counts[f"left {number}"] += int(leaves.sum())
+        return np.sort(np.concatenate(staying))
 
     def _infer(
-        self, tensors: pa.Table, rows: npt.NDArray[np.int64], errors: list[dict[str, str] | None]
-    ) -> Iterable[tuple[npt.NDArray[np.int64], Feeds]]:
-        """Outputs of the rows that the model could answer; the others get an error.
+        self,
+        stage: Stage,
+        here: pa.Table,
+        batch: npt.NDArray[np.int64],
+        alive: npt.NDArray[np.int64],
+        answers: Answers,
+    ) -> Iterable[_Done]:
+        """Outputs of the rows that the graph could answer; the others get an error.
 
         A batch that fails is halved until the record that makes it fail is alone.
         """
         try:
-            outputs = self._engine(
-                pack(tensors.take(rows), self._bundle.spec, at_least_one=self._engine.needs_rows)
-            )
+            outputs = self._run(stage, here.take(batch), alive[batch], answers)
         except Exception as e:  # ONNX Runtime's own exception types share no base; the record is named below
-            if len(rows) == 1:
-                errors[rows[0]] = error("infer", "model-error", f"{type(e).__name__}: {e}")
+            if len(batch) == 1:
+                reason = f"{type(e).__name__}: {e}"
+                answers.errors[alive[batch[0]]] = error("infer", "model-error", reason)
                 return
-            half = len(rows) // 2
-            yield from self._infer(tensors, rows[:half], errors)
-            yield from self._infer(tensors, rows[half:], errors)
+            half = len(batch) // 2
+            yield from self._infer(stage, here, batch[:half], alive, answers)
+            yield from self._infer(stage, here, batch[half:], alive, answers)
             return
-        finite = np.isfinite(outputs[self._decisive]).all(axis=1)
-        for row in rows[~finite]:
-            errors[row] = error("infer", "not-finite", f"the model gave {self._decisive} that are not finite")
-        yield rows[finite], {name: array[finite] for name, array in outputs.items()}
+        finite = np.asarray(np.isfinite(outputs[self._decisive]).all(axis=1))
+        for row in alive[batch[~finite]]:
+            reason = f"the model gave {self._decisive} that are not finite"
+            answers.errors[row] = error("infer", "not-finite", reason)
+        columns = [i for i, m in enumerate(self._bundle.spec.modalities) if m in stage.seen]
+        present = np.asarray(outputs["present"][:, columns], np.bool_)
+        yield _Done(batch[finite], present[finite], _of_rows(outputs, finite))
 
-    def _to_outcomes(
-        self,
-        tensors: pa.Table,
-        errors: list[dict[str, str] | None],
-        scores: npt.NDArray[np.float32],
-        features: npt.NDArray[np.float32],
-    ) -> pa.Table:
-        columns: dict[str, Any] = {
-            name: tensors[name] for name in ("shard", "row", "key", "end", "offset", "length", "damaged")
-        }
-        columns |= {
-            "modalities": _modalities(tensors),
-            "variant": [self.variant] * len(errors),
-            "bundle": [self._bundle.digest] * len(errors),
-            "alignment_error_ms": tensors["alignment_error_ms"],
-            "error": errors,
-        }
-        columns |= _carried(tensors["meta"], self.columns.carry)
-        if self.columns.labelled:
-            best = scores.argmax(axis=1)
-            failed = np.array([e is not None for e in errors], np.bool_)
-            columns["label"] = pa.array(self._labels[best], pa.string(), mask=failed)
-            columns["score"] = pa.array(scores[np.arange(len(best)), best], mask=failed)
-        if self.columns.classes:
-            columns["scores"] = pa.FixedSizeListArray.from_arrays(scores.reshape(-1), scores.shape[1])
-        if self.columns.features:
-            half = features.astype(np.float16).reshape(-1)
-            columns["features"] = pa.FixedSizeListArray.from_arrays(half, features.shape[1])
-        return table(columns, self.schema)
+    def _compare(self, tensors: pa.Table, answers: Answers, complete: Complete | None) -> None:
+        """Run some of the records that left early to the end, and count where the decision is the same."""
+        start = perf_counter()
+        left = np.flatnonzero((answers.stages > 0) & (answers.stages < len(self._stages)))
+        shards, numbers = (tensors[name].take(left).to_pylist() for name in ("shard", "row"))
+        rows = left[in_shadow(shards, numbers, self._shadow)]
+        here = tensors.take(rows)
+        if complete and len(rows):
+            here = complete(here, self.later)
+        for number, stage in enumerate(self._stages[1:], start=2):
+            going = np.flatnonzero(answers.stages[rows] < number)
+            there = here.take(going)
+            for batch in batches(there, self._batch_rows):
+                outputs = self._run(stage, there.take(batch), rows[going[batch]], answers)
+                if number < len(self._stages):
+                    answers.keep(rows[going[batch]], carried(outputs))
+                    continue
+                same = outputs[self._decisive].argmax(axis=1) == answers.best[rows[going[batch]]]
+                self.counts["shadowed"] += len(batch)
+                self.counts["agreed"] += int(same.sum())
+        self.seconds["shadow"] += perf_counter() - start  # type: ignore[assignment]  # floats, too
+
+    def _run(self, stage: Stage, here: pa.Table, rows: npt.NDArray[np.int64], answers: Answers) -> Feeds:
+        """Outputs of a stage for the rows of a table, which are those of `answers` that `rows` names."""
+        feeds = pack(
+            here,
+            self._bundle.spec,
+            at_least_one=stage.engine.needs_rows,
+            take=stage.takes,
+            seen=stage.seen,
+        )
+        wanted = [name for name in stage.engine.inputs if name.startswith(CARRIED)]
+        return {"present": feeds["present"], **stage.engine(feeds | answers.carried(wanted, rows))}
 
     def _check_golden(self) -> float:
+        """Run the golden inputs as far as each stage goes, without letting any leave."""
         inputs, expected = self._bundle.golden(self.variant)
         allowed = self._bundle.manifest.variants[self.variant].golden_tolerance
+        provider = self._stages[0].engine.provider
         try:
-            difference = output_difference(self._engine(inputs)[self._decisive], expected[self._decisive])
+            outputs = run_through(self._stages, inputs, self._bundle.spec.modalities)
+            difference = output_difference(outputs[self._decisive], expected[self._decisive])
         except Exception as e:  # ONNX Runtime's own exception types share no base
             raise EngineError(
                 f"{self._bundle.path}: variant {self.variant} does not run on its golden inputs on "
-                f"{self._engine.provider}: {e}"
+                f"{provider}: {e}"
             ) from e
         if not difference <= allowed:  # also true for NaN
             raise EngineError(
                 f"{self._bundle.path}: variant {self.variant} is off its golden {self._decisive} by "
-                f"{difference:.2g} on {self._engine.provider}; it cannot be trusted on this machine"
+                f"{difference:.2g} on {provider}; it cannot be trusted on this machine"
             )
         return difference
+
+
+class _Done(NamedTuple):
+    """What a graph gave for some rows of a table."""
+
+    rows: npt.NDArray[np.int64]
+    present: npt.NDArray[np.bool_]  # of the modalities that were seen
+    outputs: Feeds
 
 
 def output_difference(found: npt.NDArray[np.generic], expected: npt.NDArray[np.generic]) -> float:
@@ -184,36 +254,12 @@ def output_difference(found: npt.NDArray[np.generic], expected: npt.NDArray[np.g
     return float(np.abs(np.subtract(found, expected)).max()) / scale
 
 
-def _default_columns(bundle: Bundle) -> OutputColumns:
+def _of_rows(arrays: Feeds, chosen: npt.NDArray[np.bool_]) -> Feeds:
+    return {name: values[chosen] for name, values in arrays.items()}
+
+
+def _default_columns(bundle: Bundle, variant: str) -> OutputColumns:
+    staged = bundle.manifest.variants[variant].cascade is not None
     if bundle.labels:
-        return OutputColumns(classes=len(bundle.labels))
+        return OutputColumns(classes=len(bundle.labels), staged=staged)
     return OutputColumns(classes=0, labelled=False, features=bundle.manifest.features)
-
-
-def _modalities(tensors: pa.Table) -> list[list[str]]:
-    """Names of the modalities that each row has."""
-    valid = {m: pc.is_valid(tensors[column]).to_pylist() for m, column in TENSOR_OF.items()}
-    return [[m for m in valid if valid[m][i]] for i in range(tensors.num_rows)]
-
-
-def _carried(meta: pa.ChunkedArray, names: tuple[str, ...]) -> dict[str, list[str | None]]:
-    """The named fields of each record's JSON member as text; null where it has none."""
-    if not names:
-        return {}
-    fields = [_json_object(value) for value in meta.to_pylist()]
-    return {f"meta_{name}": [_as_text(row.get(name)) for row in fields] for name in names}
-
-
-def _json_object(data: bytes | None) -> dict[str, Any]:
-    try:
-        value = json.loads(data or b"{}")
-    except (ValueError, RecursionError):  # metadata does not decide whether a record can be predicted
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _as_text(value: object) -> str | None:
-    if value is None:
-        return None
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text.encode("utf-8", "backslashreplace").decode()  # JSON may hold half a surrogate pair

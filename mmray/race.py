@@ -35,7 +35,8 @@ def choose_variant(bundle: Bundle, wanted: str, *, provider: Provider = "auto", 
 def fastest_variant(bundle: Bundle, cache: Path, *, provider: Provider = "auto", threads: int = 1) -> str:
     """Name of the variant that runs the bundle's golden inputs in the least time on this machine.
 
-    Takes part who passed the gate, is made for this provider, and runs on it. The answer is kept in the cache
+    Takes part who passed the gate, is made for this provider, and runs on it; no cascade, which may answer
+    otherwise and so must be asked for. The answer is kept in the cache
     under the bundle, the kind of device, the version of ONNX Runtime and the threads.
 
     Args:
@@ -45,7 +46,12 @@ def fastest_variant(bundle: Bundle, cache: Path, *, provider: Provider = "auto",
         threads: threads of one inference.
     """
     chosen: Provider = best_provider() if provider == "auto" else provider
-    names = [name for name in bundle.passing() if bundle.manifest.variants[name].provider in ("any", chosen)]
+    entries = bundle.manifest.variants
+    names = [
+        name
+        for name in bundle.passing()
+        if entries[name].provider in ("any", chosen) and entries[name].cascade is None
+    ]
     if names == [FP32]:
         return FP32
     about = f"{bundle.digest} {chosen} {device_type(chosen)} {engine_version()} {threads}"

@@ -49,11 +49,16 @@ TENSORS = pa.schema(
         ("pixels", pa.binary()),  # uint8, height x width x 3, row-major; the bundle's spec has the size
         ("input_ids", pa.list_(pa.int32())),  # unpadded token ids, special tokens included
         ("log_mel", pa.binary()),  # float16, frames x mel bins, row-major, not yet cut into patches
+        *((modality, pa.binary()) for modality in MODALITIES),  # bytes that were left for later; else null
         ("damaged", pa.list_(pa.string())),  # modalities that were there but unusable, or out of step
         ("alignment_error_ms", pa.float32()),  # what the worst of the modalities in step may be off
         ("error", ERROR),
     ]
 )
+
+
+#: Column of TENSORS that holds each modality.
+TENSOR_OF: Mapping[Modality, str] = {"image": "pixels", "text": "input_ids", "audio": "log_mel"}
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class OutputColumns:
     labelled: bool = True  # False leaves out `label` and `score`: the model only gives features
     features: int = 0  # width of `features` as float16; 0 leaves it out
     carry: tuple[str, ...] = ()  # fields of the record's JSON member, copied to string columns `meta_<field>`
+    staged: bool = False  # which stage of a cascade answered, and how sure it was
     alignment: bool = False  # how far the modalities may be out of step, where a run aligns them
 
 
@@ -80,6 +86,8 @@ def predictions(columns: OutputColumns) -> pa.Schema:
         ("bundle", pa.string()),
         *((f"meta_{name}", pa.string()) for name in columns.carry),
     ]
+    if columns.staged:
+        fields += [("stage", pa.int8()), ("confidence", pa.float32())]
     if columns.alignment:
         fields.append(("alignment_error_ms", pa.float32()))
     if columns.classes:

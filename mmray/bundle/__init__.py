@@ -6,16 +6,33 @@ other); scorecard.json says how good each variant is. The bundle's digest is the
 Nothing in a bundle is ever unpickled.
 """
 
-from mmray.bundle.opened import FP32, GOLDEN, MANIFEST, SCORECARD, TOKENIZER, Bundle, Source, Variant
+from mmray.bundle.opened import (
+    EVIDENCE,
+    FP32,
+    GOLDEN,
+    MANIFEST,
+    SCORECARD,
+    TOKENIZER,
+    Bundle,
+    Cascade,
+    CascadeStage,
+    Exit,
+    Source,
+    Variant,
+)
 from mmray.bundle.written import NewVariant, check_replaceable, extend_bundle, write_bundle
 
 __all__ = [
+    "EVIDENCE",
     "FP32",
     "GOLDEN",
     "MANIFEST",
     "SCORECARD",
     "TOKENIZER",
     "Bundle",
+    "Cascade",
+    "CascadeStage",
+    "Exit",
     "NewVariant",
     "Source",
     "Variant",

@@ -15,10 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mmray.batching import Feeds
 from mmray.errors import BundleError
 from mmray.preprocess.spec import PreprocessSpec
+from mmray.schema import Modality
 from mmray.storage import Location, cache_directory, mirror
 
 FORMAT = 1
 MANIFEST, TOKENIZER, GOLDEN, SCORECARD = "manifest.json", "tokenizer.json", "golden.npz", "scorecard.json"
+EVIDENCE = "evidence.npz"  # answers to records that the model was not trained on; may be missing
 FP32 = "fp32"  # the variant that is right by definition: the others are made from it and judged by it
 
 
@@ -36,6 +38,33 @@ class Source(_Entry):
     licence: str
 
 
+class Exit(_Entry):
+    """When a record leaves a cascade, for those with the same modalities of all that were looked at."""
+
+    temperature: float = 1.0  # its logits are divided by it before the softmax
+    threshold: float  # least calibrated confidence; above 1 none leaves
+
+
+class CascadeStage(_Entry):
+    """A graph that answers from its own modalities and what earlier stages found in theirs."""
+
+    file: str  # relative to the bundle
+    modalities: tuple[Modality, ...]  # that it takes, beside those of the stages before it
+    exits: dict[str, Exit] = {}  # by modalities, as "text+audio"; empty in the last stage, which answers all
+
+
+class Cascade(_Entry):
+    """Stages in order, and how often an early answer may differ from that of the whole graph."""
+
+    stages: tuple[CascadeStage, ...] = Field(min_length=2)
+    disagreement: float  # share of early answers, at most, by the records that the exits were chosen with
+
+    @property
+    def first(self) -> tuple[Modality, ...]:
+        """What every record needs."""
+        return self.stages[0].modalities
+
+
 class Variant(_Entry):
     """One compiled form of the model."""
 
@@ -44,9 +73,16 @@ class Variant(_Entry):
     parent: str | None = None  # the variant that it was made from and judged by
     provider: Literal["any", "tensorrt"] = "any"  # what it is made for; "any" includes the CPU
     how: dict[str, str] = {}  # the step that made it
+    cascade: Cascade | None = None  # stages that answer the easy records; `file` is then the whole graph
     # How far golden outputs may be off elsewhere, as a share of the largest value or of 1: kernels of other
     # machines add in another order. A wrong one is off by far more.
     golden_tolerance: float = 1e-3
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All its graphs."""
+        stages = self.cascade.stages if self.cascade else ()
+        return (self.file, *(stage.file for stage in stages))
 
 
 class Manifest(_Entry):
@@ -102,7 +138,9 @@ class Bundle:
                 raise BundleError(f"{place / MANIFEST}: names a file outside the bundle: {name}")
             if not (root / name).is_file():
                 raise BundleError(f"{root}: {name} is missing; copy or build the bundle again")
-        unlisted = [v.file for v in manifest.variants.values() if v.file not in manifest.files]
+        unlisted = [
+            file for v in manifest.variants.values() for file in v.files if file not in manifest.files
+        ]
         if unlisted:
             raise BundleError(
                 f"{root / MANIFEST}: variant {unlisted[0]} has no checksum; build the bundle again"
@@ -194,6 +232,21 @@ class Bundle:
             place = self.path / GOLDEN
             raise BundleError(f"{place}: not golden inputs and outputs ({e!r}); get a fresh copy") from e
         return inputs, outputs
+
+    def evidence(self) -> Feeds:
+        """Arrays of evidence.npz, see `mmray.optimize.evidence`.
+
+        Raises:
+            BundleError: there is none, or it is unreadable.
+        """
+        place = self.path / EVIDENCE
+        if not place.is_file():
+            raise BundleError(f"{self.path}: has no {EVIDENCE}; build it again, or give other records")
+        try:
+            with np.load(place, allow_pickle=False) as arrays:
+                return {key: arrays[key] for key in arrays.files}
+        except Exception as e:  # as in golden
+            raise BundleError(f"{place}: cannot be read ({e!r}); get a fresh copy") from e
 
     def verify(self) -> None:
         """Check every file against its sha256.

@@ -15,6 +15,7 @@ import numpy as np
 
 from mmray.batching import Feeds
 from mmray.bundle.opened import (
+    EVIDENCE,
     FP32,
     GOLDEN,
     MANIFEST,
@@ -43,6 +44,7 @@ def write_bundle(
     golden_inputs: Feeds,
     golden_outputs: Feeds,
     scorecard: Mapping[str, Any],
+    evidence: Feeds | None = None,
     sources: Iterable[Source] = (),
     origin: Mapping[str, str] | None = None,
 ) -> Bundle:
@@ -59,6 +61,7 @@ def write_bundle(
         golden_inputs: arrays of one batch, as `pack` makes them.
         golden_outputs: what the graph gave for them.
         scorecard: measured quality, JSON-able.
+        evidence: answers to records that the model was not trained on, see `mmray.optimize.evidence`.
         sources: weights that went in, with licences.
         origin: what the model was trained on and how.
 
@@ -70,6 +73,8 @@ def write_bundle(
         shutil.copyfile(graph, root / "variants/fp32.onnx")
         if tokenizer is not None:
             shutil.copyfile(tokenizer, root / TOKENIZER)
+        if evidence is not None:
+            np.savez_compressed(root / EVIDENCE, **evidence)  # type: ignore[arg-type]  # as below
         _save_golden(root, {"in": golden_inputs, golden_folder(FP32): golden_outputs})
         manifest = Manifest(
             name=name,
@@ -92,6 +97,7 @@ class NewVariant:
     entry: Variant
     graph: Path
     golden_outputs: Feeds
+    stages: tuple[Path, ...] = ()  # ONNX files of a cascade
 
 
 def extend_bundle(
@@ -117,14 +123,16 @@ def extend_bundle(
     check_replaceable(directory, parent)
     old = parent.manifest
     kept = {name: variant for name, variant in old.variants.items() if name not in added}
-    replaced = {GOLDEN, SCORECARD} | {old.variants[name].file for name in added if name in old.variants}
+    gone = {file for name in added if name in old.variants for file in old.variants[name].files}
+    replaced = {GOLDEN, SCORECARD} | gone.difference(*(variant.files for variant in kept.values()))
     with _replacing(directory) as root:
         for name in old.files.keys() - replaced:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(parent.path / name, root / name)
         for new in added.values():
-            (root / new.entry.file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(new.graph, root / new.entry.file)
+            for file, graph in zip(new.entry.files, (new.graph, *new.stages), strict=True):
+                (root / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(graph, root / file)
         golden = {golden_folder(name): parent.golden(name)[1] for name in kept}
         golden |= {golden_folder(name): new.golden_outputs for name, new in added.items()}
         _save_golden(root, {"in": parent.golden()[0], **golden})

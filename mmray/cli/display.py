@@ -55,6 +55,7 @@ class RunDisplay:
         self._live: Live | None = None
         self._started = time.time()
         self._next_line = 0.0
+        self._warned = False
 
     @property
     def watcher(self) -> Watcher:
@@ -86,7 +87,10 @@ class RunDisplay:
             self._live.start()
 
     def progress(self, snapshot: Snapshot) -> None:
-        """Show the latest counts."""
+        """Show the latest counts, and once that early answers went wrong."""
+        if snapshot.shift and not self._warned:
+            self._warned = True
+            console.print(f"[bold yellow]warning:[/] {escape(snapshot.shift)}", soft_wrap=True)
         if self._live:
             self._live.update(self._render(snapshot))
         elif snapshot.rows and time.time() >= self._next_line:
@@ -113,6 +117,8 @@ class RunDisplay:
             speed = f"{rate:.1f} rows/s" if rate else f"{this_run['rows']:,} rows, too few for a rate"
             table.add_row("speed", f"{speed}, after {this_run['startup_s']:.1f} s to start")
             table.add_row("stages", _shares(this_run["stage_seconds"]))
+            if cascade := this_run.get("cascade"):
+                table.add_row("cascade", _describe_cascade(cascade))
         else:
             table.add_row("speed", "nothing was left to do")
         table.add_row("output", f"{escape(self.output)}/parts ({_number(summary['parts'], 'file')})")
@@ -236,6 +242,15 @@ def _print_survey(found: Survey, done: int) -> None:
     _print_field("output", f"{found.config.output}" + (f" ({done:,} rows are done)" if done else ""))
 
 
+def _describe_cascade(found: dict[str, Any]) -> str:
+    parts = [", ".join(f"{share:.1%} after stage {stage}" for stage, share in found["left"].items())]
+    if found["shadowed"]:
+        parts.append(f"{found['agreed']} of {found['shadowed']} early answers as in full")
+    if found["saved_s"] is not None:
+        parts.append(f"{found['saved_s']:.1f} s of work saved")
+    return "; ".join(parts) + ("; [bold yellow]shifted[/]" if found["shift"] else "")
+
+
 def _describe_bundle(bundle: Bundle) -> str:
     takes = " + ".join(bundle.spec.modalities)
     gives = f"{len(bundle.labels)} labels" if bundle.labels else f"{bundle.manifest.features} features"
@@ -263,4 +278,4 @@ def _shares(seconds: Mapping[str, float]) -> str:
     total = sum(seconds.values())
     if not total:
         return ""
-    return ", ".join(f"{stage} {s / total:.0%}" for stage, s in seconds.items())
+    return ", ".join(f"{stage} {s / total:.0%}" for stage, s in seconds.items() if s)

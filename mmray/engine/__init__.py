@@ -88,6 +88,7 @@ class Engine:
                 "run `mmray doctor`, or choose provider=cpu"
             )
         self.provider: str = chosen
+        self.inputs: list[str] = [value.name for value in self._session.get_inputs()]
         self.outputs: list[str] = [output.name for output in self._session.get_outputs()]
 
     @property

@@ -22,7 +22,7 @@ from mmray.optimize.examples import Encoded, Examples, encode
 from mmray.optimize.export import check_parity, export_graph
 from mmray.optimize.head import TrainedHead, train_head
 from mmray.optimize.recipe import Recipe
-from mmray.optimize.scorecard import cross_validate, score_subsets
+from mmray.optimize.scorecard import cross_validate, out_of_fold, score_subsets
 from mmray.sources import list_shards
 
 _log = logging.getLogger(__name__)
@@ -73,6 +73,8 @@ def build_bundle(
         clock.say(f"cross-validated {len(examples)} records in {recipe.folds} folds grouped by caption")
         trained = train_head(train, seed=recipe.seed)
         clock.say(f"trained the head on {len(train)} records, {len(held_out)} held out")
+        evidence = out_of_fold(train, trained.labels, recipe.folds, recipe.seed)
+        clock.say(f"asked heads that never saw them about the {len(train)} records")
         model = FusedModel(encoders.modules, trained.head).eval()
         graph = Path(temporary) / "fused.onnx"
         export_graph(model, encoders.spec, graph)
@@ -108,6 +110,7 @@ def build_bundle(
             golden_inputs=cases["mixed"],
             golden_outputs=engine(cases["mixed"]),
             scorecard=scorecard,
+            evidence=evidence.to_arrays(),
             sources=encoders.sources,
             origin=recipe.origin(shards, encoders.identity),
         )

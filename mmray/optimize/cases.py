@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 
 from mmray.batching import Feeds, pack
 from mmray.optimize.head import Subset, subset_name, subsets
-from mmray.preprocess import TENSOR_OF
 from mmray.preprocess.spec import PreprocessSpec
+from mmray.schema import TENSOR_OF
 
 
 def batch_cases(sample: pa.Table, spec: PreprocessSpec) -> dict[str, Feeds]:

@@ -11,7 +11,7 @@ import onnx
 
 from mmray.engine import Engine
 from mmray.optimize.gate import Verdict, compare, mean_divergence
-from mmray.optimize.outputs import LabelledTensors, Outputs, run_outputs
+from mmray.optimize.outputs import LabelledTensors, Outputs, Runs, run_outputs
 from mmray.optimize.steps import VariantRecipe
 
 
@@ -46,6 +46,11 @@ class Judge:
     def verdict(self, graph: Path) -> Verdict:
         """What the gate says of an ONNX file."""
         return compare(self._parent, self._run(graph, self._held_out), self._recipe.thresholds)
+
+    def verdict_of(self, engine: Runs) -> Verdict:
+        """What the gate says of whatever answers as a graph does."""
+        outputs = run_outputs(engine, self._held_out, batch_rows=self._recipe.batch_rows)
+        return compare(self._parent, outputs, self._recipe.thresholds)
 
     def passes(self, model: onnx.ModelProto) -> bool:
         """Whether a graph would pass the gate."""

@@ -14,7 +14,7 @@ from mmray.optimize.histogram import Method
 from mmray.optimize.int8 import to_dynamic_int8, to_static_int8
 from mmray.optimize.judge import Judge
 from mmray.optimize.sensitivity import Quantize, fewest_exclusions, rank
-from mmray.optimize.steps import Half, Step
+from mmray.optimize.steps import CascadeStep, Half, Step
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class Workshop:
     def _quantizer(self, step: Step) -> Quantize:
         """From names of nodes that stay in float to the graph."""
         kind, model = step.kind, self._model
+        assert not isinstance(kind, CascadeStep)  # is no graph of another precision
         if isinstance(kind, Half):
             return lambda keep: to_half(model, keep)
         if kind.method == "dynamic":

@@ -14,25 +14,34 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmray.batching import batches, pack
+from mmray.batching import Feeds, batches, pack
 from mmray.bundle import Bundle
 from mmray.engine import Engine
 from mmray.errors import InputError
 from mmray.predictor import open_preprocessor
-from mmray.preprocess import TENSOR_OF, Preprocessor
+from mmray.preprocess import Preprocessor
 from mmray.preprocess.spec import PreprocessSpec
-from mmray.schema import Modality
+from mmray.schema import TENSOR_OF, Modality
 from mmray.sources import ReadOptions, Shard, list_shards, read
 
 _READ_ROWS = 16  # a block; few, because often only a shard's first rows are wanted
 _ANCHORS, _TEMPERATURE = 64, 0.1  # of the decisions of a model without labels
+
+
+class Runs(Protocol):
+    """What answers as a loaded graph does."""
+
+    needs_rows: bool
+
+    def __call__(self, feeds: Feeds) -> Feeds:
+        """Run one batch."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,7 @@ def usable_tensors(
 
 
 def run_outputs(
-    engine: Engine, records: LabelledTensors, *, batch_rows: int, largest: int | None = None
+    engine: Engine | Runs, records: LabelledTensors, *, batch_rows: int, largest: int | None = None
 ) -> Outputs:
     """Run a graph on every record with every subset of its modalities, on all of the machine's CPUs.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mmray.bundle import Bundle
+from mmray.bundle import EVIDENCE, Bundle
 from mmray.errors import BundleError, ConfigError
 from mmray.models.pretrained import PRETRAINED
 from mmray.preprocess.spec import AudioSpec, ImageSpec, PreprocessSpec, TextSpec
@@ -69,7 +69,7 @@ def find_built(output: Path, origin: dict[str, str]) -> Bundle | None:
     """The bundle at `output`, if it is whole and has just this origin."""
     try:
         bundle = Bundle.open(output)
-        if bundle.manifest.origin != origin:
+        if bundle.manifest.origin != origin or EVIDENCE not in bundle.manifest.files:
             return None
         bundle.verify()
     except BundleError:  # absent, broken or altered: building it is the remedy

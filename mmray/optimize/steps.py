@@ -13,6 +13,7 @@ from mmray.config import explain, read_yaml
 from mmray.errors import ConfigError
 from mmray.optimize.gate import Thresholds
 from mmray.optimize.histogram import Method
+from mmray.optimize.policy import Budget
 
 
 class _Model(BaseModel):
@@ -63,25 +64,44 @@ class Int8(_Model):
         return "tensorrt" if self.flavour == "tensorrt" else "any"
 
 
+class CascadeStep(_Model):
+    """The fp32 graph cut into stages, of which the early ones answer the easy records."""
+
+    accuracy_loss: float | None = Field(None, gt=0, lt=1)  # share of records, right in full and wrong early
+    disagreement: float | None = Field(None, gt=0, lt=1)  # or: decided otherwise
+    confidence: float = Field(0.95, gt=0, lt=1)  # of the bound that must keep within that
+    evidence: Records | None = None  # records that the model never saw; None: the bundle's own
+
+    mixed: ClassVar[bool] = False
+    precision: ClassVar[str] = "fp32"
+    provider: ClassVar[Literal["any"]] = "any"
+    title: ClassVar[str] = "cascade"
+
+    @property
+    def budget(self) -> Budget:
+        return Budget(self.accuracy_loss, self.disagreement, self.confidence)
+
+
 class Step(_Model):
     """Exactly one kind of step, and what its variant is called."""
 
     half: Half | None = None
     int8: Int8 | None = None
+    cascade: CascadeStep | None = None
     name: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9._-]*$")
 
-    @field_validator("half", "int8", mode="before")
+    @field_validator("half", "int8", "cascade", mode="before")
     @classmethod
     def _nothing_is_the_default(cls, value: object) -> object:
         return {} if value is None else value  # `- half:` is what people write
 
     @property
-    def kinds(self) -> dict[str, Half | Int8]:
+    def kinds(self) -> dict[str, Half | Int8 | CascadeStep]:
         """What is asked for, by the YAML file's key."""
-        return {key: kind for key, kind in (("half", self.half), ("int8", self.int8)) if kind}
+        return {k: v for k in ("half", "int8", "cascade") if (v := getattr(self, k)) is not None}
 
     @property
-    def kind(self) -> Half | Int8:
+    def kind(self) -> Half | Int8 | CascadeStep:
         return next(iter(self.kinds.values()))
 
     @property
@@ -133,11 +153,13 @@ def _faults(recipe: VariantRecipe) -> Iterator[str]:
     for i, step in enumerate(recipe.steps):
         where = f"steps.{i}"
         if len(step.kinds) != 1:
-            yield f"'{where}': a step is exactly one of half and int8, not {len(step.kinds)} of them"
+            yield f"'{where}': a step is exactly one of half, int8 and cascade, not {len(step.kinds)} of them"
         elif step.variant in seen:
             yield f"'{where}': there is a variant {step.variant!r} already; give this one another `name`"
         elif step.int8 and step.int8.method == "dynamic" and step.int8.flavour == "tensorrt":
             yield f"'{where}.int8': TensorRT takes static int8 only; set method: static"
+        elif step.cascade and (step.cascade.accuracy_loss is None) == (step.cascade.disagreement is None):
+            yield f"'{where}.cascade': give exactly one of accuracy_loss and disagreement"
         elif not recipe.calibration and (step.kind.mixed or (step.int8 and step.int8.method == "static")):
             yield f"'{where}': {step.variant} needs records to try or calibrate on; give `calibration`"
         else:

@@ -29,7 +29,8 @@ from mmray.optimize.judge import Judge
 from mmray.optimize.making import Workshop
 from mmray.optimize.measure import Cost, measure
 from mmray.optimize.outputs import LabelledTensors, addresses, labelled_tensors, usable_tensors
-from mmray.optimize.steps import Step, VariantRecipe
+from mmray.optimize.staged import MadeCascade, StagedEngine, make_cascade
+from mmray.optimize.steps import CascadeStep, Step, VariantRecipe
 from mmray.predictor import output_difference
 
 _log = logging.getLogger(__name__)
@@ -70,9 +71,12 @@ def optimize(parent: Bundle, recipe: VariantRecipe, output: Path, *, say: Say = 
         workshop = Workshop(onnx.load(fp32), partial(_calibration, parent, recipe, held_out), judge)
         attempts = []
         for step in recipe.steps:
-            attempts.append(_attempt(step, workshop, judge, folder))
+            if isinstance(step.kind, CascadeStep):
+                attempts.append(_attempt_cascade(step, parent, recipe, judge, trial, folder, say))
+            else:
+                attempts.append(_attempt(step, workshop, judge, folder))
             say(f"{step.variant}: {attempts[-1].outcome}")
-        graphs = {FP32: fp32} | {a.step.variant: a.graph for a in attempts if a.graph}
+        graphs = {FP32: fp32} | {a.step.variant: a.graph for a in attempts if a.graph and not a.cascade}
         costs: dict[str, Cost] = {}
         if recipe.timing_rounds:
             batches = _batches(held_out, recipe.batch_rows)
@@ -104,6 +108,7 @@ class _Attempt:
     rehearsal: Path | None = None
     verdict: Verdict | None = None
     kept: tuple[str, ...] = ()  # blocks that a search left in float
+    cascade: MadeCascade | None = None  # `graph` is then the whole one, cut into its stages
 
     @property
     def outcome(self) -> str:
@@ -114,8 +119,10 @@ class _Attempt:
     @property
     def card(self) -> dict[str, Any]:
         """For the scorecard."""
-        return {"passed": not self.reason, "reason": self.reason} | (
-            self.verdict.as_dict() if self.verdict else {}
+        return (
+            {"passed": not self.reason, "reason": self.reason}
+            | (self.verdict.as_dict() if self.verdict else {})
+            | ({"cascade": self.cascade.card} if self.cascade else {})
         )
 
 
@@ -133,6 +140,26 @@ def _attempt(step: Step, workshop: Workshop, judge: Judge, folder: Path) -> _Att
     except Exception as e:  # onnx's and ONNX Runtime's share no base; the scorecard has the reason
         return _Attempt(step, f"cannot be made: {(str(e).splitlines() or [type(e).__name__])[0]}")
     return _Attempt(step, verdict.reason, graph, rehearsal, verdict, made.kept)
+
+
+def _attempt_cascade(
+    step: Step,
+    parent: Bundle,
+    recipe: VariantRecipe,
+    judge: Judge,
+    trial: LabelledTensors,
+    folder: Path,
+    say: Say,
+) -> _Attempt:
+    """Choose and cut a cascade, and judge what it answers."""
+    assert isinstance(step.kind, CascadeStep)
+    try:
+        made = make_cascade(parent, step.kind, step.variant, recipe, trial, folder, say)
+        engine = StagedEngine(made.cascade, made.graphs, parent.spec.modalities)
+        verdict = judge.verdict_of(engine)
+    except Exception as e:  # as in _attempt
+        return _Attempt(step, f"cannot be made: {(str(e).splitlines() or [type(e).__name__])[0]}")
+    return _Attempt(step, verdict.reason, parent.graph(FP32), None, verdict, cascade=made)
 
 
 def _read(parent: Bundle, recipe: VariantRecipe) -> tuple[LabelledTensors, LabelledTensors]:
@@ -196,6 +223,11 @@ def _cost_card(cost: Cost | None, batch_rows: int) -> dict[str, Any]:
 def _new_variant(attempt: _Attempt, parent: Bundle) -> NewVariant:
     assert attempt.graph is not None
     step = attempt.step
+    if made := attempt.cascade:
+        entry = parent.manifest.variants[FP32].model_copy(
+            update={"parent": FP32, "how": step.how, "cascade": made.cascade}
+        )
+        return NewVariant(entry, attempt.graph, parent.golden()[1], made.graphs)
     how = step.how | ({"kept_in_float": ", ".join(attempt.kept)} if step.kind.mixed else {})
     inputs = parent.golden()[0]
     outputs = Engine(attempt.graph, provider="cpu")(inputs)

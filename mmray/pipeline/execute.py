@@ -42,11 +42,15 @@ _START_S = 900.0  # machines may have to be started before the first worker can 
 class RunningMeter:
     """The meter of a run, as an actor that all workers report to, and a watchdog over it."""
 
-    def __init__(self, progress: Callable[[Snapshot], None], stall_s: float) -> None:
+    def __init__(
+        self, progress: Callable[[Snapshot], None], stall_s: float, disagreement: float | None
+    ) -> None:
         # On the driver's node, which outlives the others; it needs no CPU: the workers may hold them all.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         remote: Any = ray.remote  # its type does not know this strategy
-        self.handle = remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Meter).remote()
+        self.handle = remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Meter).remote(
+            disagreement
+        )
         self.stalled: str | None = None  # why the watchdog ended the run
         self._latest = Snapshot()
         self._progress = progress
@@ -85,14 +89,16 @@ class RunningMeter:
 
 
 @contextmanager
-def metered(progress: Callable[[Snapshot], None], stall_s: float) -> Iterator[RunningMeter]:
+def metered(progress: Callable[[Snapshot], None], plan: Plan) -> Iterator[RunningMeter]:
     """Count and watch while the body runs.
 
     Args:
         progress: told what was counted, twice a second, from a thread of its own.
-        stall_s: seconds without any news from any worker after which the body is interrupted.
+        plan: `stall_s` seconds without any news from any worker interrupt the body; a cascade's early answers
+            are watched.
     """
-    meter = RunningMeter(progress, stall_s)
+    cascade = plan.cascade
+    meter = RunningMeter(progress, plan.survey.config.stall_s, cascade.disagreement if cascade else None)
     try:
         yield meter
     finally:

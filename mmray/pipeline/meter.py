@@ -9,13 +9,16 @@ from dataclasses import dataclass, field
 from time import perf_counter, time
 from typing import TypeVar
 
+from mmray.bounds import lower_bound
+
+_SURE = 0.999  # of the bound at which a shift is called
 _LEAST_S = 0.5  # over a shorter time a rate means nothing
 
 T = TypeVar("T")
 _END = object()
 
 #: Stages whose seconds are counted, in the order of the data's way.
-STAGES = ("read", "image", "text", "audio", "model", "write")
+STAGES = ("read", "align", "image", "text", "audio", "model", "shadow", "write")
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,10 @@ class Snapshot:
     messages: int = 0  # grows as long as any worker gets on
     doing: Mapping[str, int] = field(default_factory=dict)  # workers by the stage that they are in
     unreadable: Mapping[str, str] = field(default_factory=dict)  # shards by name, and why
+    left: Mapping[int, int] = field(default_factory=dict)  # rows by the stage of a cascade that answered them
+    shadowed: int = 0  # early answers that were compared with full ones
+    agreed: int = 0  # of those
+    shift: str = ""  # why early answers can no longer be trusted
 
     @property
     def rows_per_s(self) -> float:
@@ -40,9 +47,14 @@ class Snapshot:
 
 
 class Meter:
-    """Adds up counts of all workers. Run as one Ray actor."""
+    """Adds up counts of all workers. Run as one Ray actor.
 
-    def __init__(self) -> None:
+    Args:
+        disagreement: share of a cascade's early answers that may differ from full ones; None: no cascade.
+    """
+
+    def __init__(self, disagreement: float | None = None) -> None:
+        self._disagreement = disagreement
         self._counts: Counter[str] = Counter()
         self._first = self._last = 0.0
         self._first_rows = 0
@@ -72,6 +84,21 @@ class Meter:
             if not self._first:
                 self._first, self._first_rows = self._last, int(rows)
 
+    def shift(self) -> str:
+        """Why early answers can no longer be trusted: they surely differ more often than they may; or empty.
+
+        As this is asked again and again, the bound is a very sure one.
+        """
+        shadowed, agreed = int(self._counts["shadowed"]), int(self._counts["agreed"])
+        share = lower_bound(shadowed - agreed, shadowed, _SURE)
+        if self._disagreement is None or share <= self._disagreement:
+            return ""
+        return (
+            f"{shadowed - agreed} of {shadowed} early answers that were compared differ from full ones, so "
+            f"at least {share:.1%} of all do; the cascade was chosen for {self._disagreement:.1%}: these "
+            "records are not like those"
+        )
+
     def read(self) -> Snapshot:
         """What was counted so far."""
         return Snapshot(
@@ -84,6 +111,10 @@ class Meter:
             messages=self._messages,
             doing=Counter(self._doing.values()),
             unreadable=dict(self._unreadable),
+            left={int(k[5:]): int(n) for k, n in sorted(self._counts.items()) if k.startswith("left ")},
+            shadowed=int(self._counts["shadowed"]),
+            agreed=int(self._counts["agreed"]),
+            shift=self.shift(),
         )
 
 

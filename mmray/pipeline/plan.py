@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from mmray import __version__
-from mmray.bundle import Bundle
+from mmray.bundle import Bundle, Cascade
 from mmray.config import RunConfig
 from mmray.coverage import Missing
 from mmray.errors import ConfigError
@@ -57,6 +57,11 @@ class Plan:
     actors: int
     part_rows: int
     variant: str  # "auto" until a race on these machines has settled it
+
+    @property
+    def cascade(self) -> Cascade | None:
+        """Stages of the variant, where it has several."""
+        return self.survey.bundle.manifest.variants[self.variant].cascade
 
     def to_json(self) -> dict[str, Any]:
         """Content of plan.json."""

@@ -86,7 +86,7 @@ def run(config: RunConfig, watcher: Watcher, *, accept_changes: bool = False) ->
         watcher.planned(plan)
         out.begin(plan.to_json())
         out.log("started", mmray=__version__, topology=plan.topology, actors=plan.actors)
-        with metered(watcher.progress, plan.survey.config.stall_s) as meter:
+        with metered(watcher.progress, plan) as meter:
             ledger = _process(plan, out, ledger, meter)
             counted = meter.read()
     return _conclude(out, found, ledger, _describe(plan, counted, started))
@@ -121,7 +121,7 @@ def retry(output: str, overrides: Callable[[Mapping[str, Any]], RunConfig], watc
         plan = settled(make_plan(found, machines), earlier)
         watcher.planned(plan)
         out.log("retry", rejects=ledger.rejects.total(), parts=len(parts), identity=found.identity())
-        with metered(watcher.progress, found.config.stall_s) as meter:
+        with metered(watcher.progress, plan) as meter:
             execute_retry(plan, parts, shards, meter)
             counted = meter.read()
         ledger = Ledger.load(out)
@@ -164,6 +164,24 @@ def _describe(plan: Plan, counted: Snapshot, started: float) -> dict[str, Any]:
         "startup_s": round(counted.first - started, 3),
         "rows_per_s": round(counted.rows_per_s, 2),
         "stage_seconds": {stage: round(seconds, 3) for stage, seconds in counted.seconds.items()},
+        **({"cascade": _describe_cascade(counted)} if plan.cascade else {}),
+    }
+
+
+def _describe_cascade(counted: Snapshot) -> dict[str, Any]:
+    """Who left where, whether early answers were right, and what they saved.
+
+    The saving is what the records that left early would have cost in full, as measured on the shadow.
+    """
+    rows = sum(counted.left.values())
+    early = rows - counted.left.get(max(counted.left, default=0), 0)
+    in_full = counted.seconds["shadow"] / counted.shadowed if counted.shadowed else None
+    return {
+        "left": {str(stage): round(n / rows, 4) for stage, n in counted.left.items()},
+        "shadowed": counted.shadowed,
+        "agreed": counted.agreed,
+        "saved_s": None if in_full is None else round(in_full * early, 3),
+        "shift": counted.shift,
     }
 
 

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
 from ray.data import DataContext, Datasource
 from ray.data.block import Block, BlockAccessor, BlockMetadata
 from ray.data.datasource import Datasink, ReadTask
@@ -29,7 +30,7 @@ from mmray.pipeline.sink import PartBuffer, commit, read_parquet, to_rejects, wr
 from mmray.pipeline.survey import output_columns, read_options
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.preprocess import Preprocessor
-from mmray.schema import RECORDS, predictions
+from mmray.schema import RECORDS, Modality, predictions
 from mmray.sources import Shard, read
 from mmray.sources.readahead import readahead
 
@@ -57,8 +58,18 @@ class Job:
             threads=self.threads,
             batch_rows=self.config.batch_rows,
             shared=True,
+            shadow=self.config.shadow,
             columns=output_columns(self.config, bundle),
         )
+
+    @property
+    def later(self) -> tuple[Modality, ...]:
+        """Modalities whose bytes wait until a cascade asks for them."""
+        bundle = Bundle.open(self.config.bundle)
+        cascade = bundle.manifest.variants[self.config.variant].cascade
+        if cascade is None or self.config.verify_all:
+            return ()
+        return tuple(m for m in bundle.spec.modalities if m not in cascade.first)
 
     def open_preprocessor(self) -> Preprocessor:
         return open_preprocessor(
@@ -95,6 +106,7 @@ class FusedWorker:
         self._job = job
         self._preprocess = job.open_preprocessor()
         self._predict = job.open_predictor()
+        self._later = job.later
         self._meter = meter
         self._name = uuid4().hex
 
@@ -112,7 +124,8 @@ class FusedWorker:
             self._enter("write")
             with measured(seconds, "write"):
                 part = buffer.add(outcomes)
-            busy = drain(seconds, self._preprocess.seconds, self._predict.seconds)
+            busy = drain(seconds, self._preprocess.seconds, self._predict.seconds, self._predict.counts)
+            heed(job, self._predict, self._meter)
             self._meter.add.remote({**_count(outcomes), **busy})
             if part:
                 yield _written(part)
@@ -124,9 +137,9 @@ class FusedWorker:
 
     def _process(self, records: pa.Table) -> pa.Table:
         self._enter("preprocess")
-        tensors = self._preprocess(records)
+        tensors = self._preprocess(records, self._later)
         self._enter("model")
-        return self._predict(tensors)
+        return self._predict(tensors, self._preprocess.complete)
 
     def _enter(self, stage: str | None) -> None:
         self._meter.enter.remote(self._name, stage)
@@ -159,7 +172,7 @@ class RetryWorker(FusedWorker):
             )
             self._enter("write")
             yield _written(commit(out, rows, to_rejects(outcomes.filter(failed)), part.coverage, part.totals))
-            busy = drain(self._preprocess.seconds, self._predict.seconds)
+            busy = drain(self._preprocess.seconds, self._predict.seconds, self._predict.counts)
             self._meter.add.remote({**_count(outcomes), **busy})
             self._enter(None)
 
@@ -240,7 +253,7 @@ def preprocess_block(records: pa.Table, job: Job, meter: MeterHandle) -> pa.Tabl
     worker = f"task {os.getpid()}"
     meter.enter.remote(worker, "preprocess")
     preprocess = _preprocessor(job)
-    tensors = preprocess(records)
+    tensors = preprocess(records, job.later)
     meter.add.remote(drain(preprocess.seconds))
     meter.enter.remote(worker, None)
     return tensors
@@ -255,14 +268,18 @@ class InferWorker:
     """TENSORS → OUTCOMES, in an actor that holds the model."""
 
     def __init__(self, job: Job, meter: MeterHandle) -> None:
+        self._job = job
         self._predict = job.open_predictor()
+        self._preprocess = job.open_preprocessor()  # of what the tasks before have left for later
         self._meter = meter
         self._name = uuid4().hex
 
     def __call__(self, tensors: pa.Table) -> pa.Table:
         self._meter.enter.remote(self._name, "model")
-        outcomes = self._predict(tensors)
-        self._meter.add.remote({**_count(outcomes), **drain(self._predict.seconds)})
+        outcomes = self._predict(tensors, self._preprocess.complete)
+        busy = drain(self._preprocess.seconds, self._predict.seconds, self._predict.counts)
+        self._meter.add.remote({**_count(outcomes), **busy})
+        heed(self._job, self._predict, self._meter)
         self._meter.enter.remote(self._name, None)
         return outcomes
 
@@ -292,6 +309,12 @@ class PartSink(Datasink[str]):
             )
         self._meter.add.remote(drain(seconds))
         return part.name
+
+
+def heed(job: Job, predict: Predictor, meter: MeterHandle) -> None:
+    """Let no record leave a cascade early any more, where that is wanted and early answers went wrong."""
+    if job.config.on_shift == "stop" and predict.later and ray.get(meter.shift.remote()):
+        predict.close_exits()
 
 
 def _count(outcomes: pa.Table) -> dict[str, float]:

@@ -24,7 +24,7 @@ _KINDS = {"webdataset": "WebDataset", "tfrecord": "TFRecord", "parquet": "Parque
 #: Settings that a resume must share with the run that it continues.
 _SHAPES_OUTPUT = (
     *("variant", "modalities", "align", "scores", "features", "carry"),
-    *("on_damaged", "limits", "extensions", "interleaved", "regroup_rows"),
+    *("on_damaged", "limits", "extensions", "interleaved", "regroup_rows", "verify_all", "on_shift"),
 )
 
 
@@ -174,11 +174,13 @@ def _sizes(shard: Shard, block: pa.Table) -> list[pa.ChunkedArray]:
 
 def output_columns(config: RunConfig, bundle: Bundle) -> OutputColumns:
     """Which optional columns the config asks for; a model without labels gives its features in any case."""
+    variant = bundle.manifest.variants.get(config.variant)  # none where it is "auto" still
     return OutputColumns(
         classes=len(bundle.labels) if config.scores else 0,
         labelled=bool(bundle.labels),
         features=bundle.manifest.features if config.features or not bundle.labels else 0,
         carry=config.carry,
+        staged=variant is not None and variant.cascade is not None,
         alignment=config.align is not None,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from time import perf_counter
@@ -18,12 +19,9 @@ from mmray.preprocess.audio import decode_region, log_mel
 from mmray.preprocess.image import decode_image
 from mmray.preprocess.spec import AudioSpec, Limits, PreprocessSpec
 from mmray.preprocess.text import TextTokenizer, decode_text
-from mmray.schema import TENSORS, Modality, error, table
+from mmray.schema import TENSOR_OF, TENSORS, Modality, error, table
 
 OnDamaged = Literal["reject", "mask"]
-
-#: Column of TENSORS that holds each modality.
-TENSOR_OF: dict[Modality, str] = {"image": "pixels", "text": "input_ids", "audio": "log_mel"}
 
 
 class Preprocessor:
@@ -68,44 +66,78 @@ class Preprocessor:
         if audio := spec.audio:
             self._decoders["audio"] = lambda b, step: _hear(b, audio, limits.audio_s, step)
 
-    def __call__(self, records: pa.Table) -> pa.Table:
-        """Table of RECORDS → table of TENSORS, same rows in the same order."""
-        errors: list[dict[str, str] | None] = records["error"].to_pylist()
-        faults: list[dict[Modality, RecordError]] = [{} for _ in errors]
+    def __call__(self, records: pa.Table, later: Collection[Modality] = ()) -> pa.Table:
+        """Table of RECORDS → table of TENSORS, same rows in the same order.
+
+        Args:
+            records: what was read.
+            later: modalities whose bytes are left as they are, for `complete`. With `align` none is: whether
+                a record is in step decides over all of it.
+        """
+        left = [m for m in self._modalities if m in later and self._aligner is None]
+        given = _Given(records["error"].to_pylist(), [[] for _ in range(records.num_rows)])
         steps = self._steps(records)
-        present = [0] * len(errors)
+        columns = self._decode([m for m in self._modalities if m not in left], records, given, steps)
+        waiting = [any(records[m][i].is_valid for m in left) for i in range(records.num_rows)]
+        self._refuse_empty(columns, given, waiting)
+        kept: dict[str, Any] = {m: records[m] for m in left}
+        made = {
+            **kept,
+            "damaged": given.damaged,
+            "alignment_error_ms": [_error_ms(step, columns, i) for i, step in enumerate(steps)],
+            "error": given.errors,
+        }
+        return table({**_passed_through(records), **columns, **made}, TENSORS)
+
+    def complete(self, tensors: pa.Table, modalities: Collection[Modality]) -> pa.Table:
+        """Table of TENSORS with those of its modalities decoded that were left for later.
+
+        A row that turns out to be damaged gets an error, as it would have had at once.
+        """
+        wanted = [m for m in self._modalities if m in modalities and tensors[m].null_count < tensors.num_rows]
+        if not wanted:
+            return tensors
+        given = _Given(tensors["error"].to_pylist(), tensors["damaged"].to_pylist())
+        columns = self._decode(wanted, tensors, given, [Step()] * tensors.num_rows)
+        others = [TENSOR_OF[m] for m in self._modalities if m not in wanted]
+        there = [[value.is_valid for value in tensors[name]] for name in others]
+        self._refuse_empty(columns, given, [any(row) for row in zip(*there, strict=True)] if there else [])
+        nothing = pa.nulls(tensors.num_rows, pa.binary())
+        made = {**dict.fromkeys(wanted, nothing), **columns, "damaged": given.damaged, "error": given.errors}
+        return table({**{name: tensors[name] for name in tensors.column_names}, **made}, TENSORS)
+
+    def _decode(
+        self, modalities: Collection[Modality], stored: pa.Table, given: _Given, steps: list[Step]
+    ) -> dict[str, list[Any]]:
+        """Columns of TENSORS of some modalities; what is wrong goes into `given`."""
         columns: dict[str, list[Any]] = {}
-        for modality in self._modalities:
+        for modality in modalities:
             start = perf_counter()
-            column = columns[TENSOR_OF[modality]] = [None] * len(errors)
-            for i, data in enumerate(records[modality]):
-                if errors[i] is not None:
+            column = columns[TENSOR_OF[modality]] = [None] * stored.num_rows
+            for i, data in enumerate(stored[modality]):
+                if given.errors[i] is not None:
                     continue
                 try:
                     member = _member(modality, data, steps[i])
-                    if member is None:
-                        continue
-                    column[i] = self._decoders[modality](member, steps[i])
-                    present[i] += 1
+                    if member is not None:
+                        column[i] = self._decoders[modality](member, steps[i])
                 except RecordError as e:
-                    faults[i][modality] = e
-                    errors[i] = self._cost(modality, e)
+                    given.blame(i, modality, e)
+                    given.errors[i] = self._cost(modality, e)
             if modality == "text":
                 self._fill_token_ids(column)
             self.seconds[modality] += perf_counter() - start  # type: ignore[assignment]  # floats, too
-        for i, count in enumerate(present):
-            if errors[i] is None and not count:
-                errors[i] = self._nothing_left(faults[i])
-        for column in columns.values():
-            for i, failure in enumerate(errors):
-                if failure is not None:
+        return columns
+
+    def _refuse_empty(self, columns: dict[str, list[Any]], given: _Given, others: list[bool]) -> None:
+        """An error where nothing is left, here or in `others`; and nothing left where there is an error."""
+        for i in range(len(given.errors)):
+            there = any(column[i] is not None for column in columns.values()) or (bool(others) and others[i])
+            if given.errors[i] is None and not there:
+                given.errors[i] = self._nothing_left(given.faults.get(i, {}))
+            if given.errors[i] is not None:
+                for column in columns.values():
                     column[i] = None
-        made = {
-            "damaged": [list(fault) for fault in faults],
-            "alignment_error_ms": [_error_ms(step, columns, i) for i, step in enumerate(steps)],
-            "error": errors,
-        }
-        return table({**_passed_through(records), **columns, **made}, TENSORS)
 
     def _steps(self, records: pa.Table) -> list[Step]:
         """What brings each record into step; without a spec, all are used as they are."""
@@ -142,6 +174,19 @@ class Preprocessor:
         if faults:
             return error("preprocess", "all-damaged", reason)
         return error("preprocess", "no-modality", f"none of {', '.join(self._modalities)} is there")
+
+
+@dataclass
+class _Given:
+    """What is known of each row's faults so far."""
+
+    errors: list[dict[str, str] | None]
+    damaged: list[list[str]]
+    faults: dict[int, dict[Modality, RecordError]] = field(default_factory=dict)  # of this call, by row
+
+    def blame(self, row: int, modality: Modality, fault: RecordError) -> None:
+        self.damaged[row].append(modality)
+        self.faults.setdefault(row, {})[modality] = fault
 
 
 def _passed_through(records: pa.Table) -> dict[str, pa.ChunkedArray]:

@@ -1,8 +1,8 @@
 """Floors and fences: nothing imports upward, and the heavy libraries stay in their rooms.
 
-0  errors, schema, coverage
-1  storage, remote, urls, sources, align, preprocess, batching
-2  config, bundle, engine, loading, race, predictor, models
+0  errors, schema, coverage, bounds
+1  client, storage, remote, urls, sources, align, preprocess, batching
+2  config, bundle, engine, loading, cascade, outcomes, race, predictor, models
 3  pipeline, serve, optimize: three wings that never import each other
 4  cli
 """
@@ -15,9 +15,9 @@ import pytest
 from support.scripts import ROOT
 
 FLOORS = [
-    {"errors", "schema", "coverage"},
-    {"storage", "remote", "urls", "sources", "align", "preprocess", "batching"},
-    {"config", "bundle", "engine", "loading", "race", "predictor", "models"},
+    {"errors", "schema", "coverage", "bounds"},
+    {"client", "storage", "remote", "urls", "sources", "align", "preprocess", "batching"},
+    {"config", "bundle", "engine", "loading", "cascade", "outcomes", "race", "predictor", "models"},
     {"pipeline", "serve", "optimize"},
     {"cli"},
 ]

@@ -1,0 +1,129 @@
+"""The stages of a model: one for an ordinary variant; for a cascade several, of which the early ones let go.
+
+A stage answers from the modalities that were looked at so far. A record leaves with that answer where its
+*calibrated* confidence reaches the threshold for its set of modalities: the largest probability after the
+logits were divided by a temperature (Guo et al. 2017, "On Calibration of Modern Neural Networks").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from zlib import crc32
+
+import numpy as np
+import numpy.typing as npt
+
+from mmray.batching import Feeds
+from mmray.bundle import Bundle, Exit
+from mmray.engine import Engine, Provider
+from mmray.loading import open_engine
+from mmray.schema import Modality
+
+#: Before the name of a tensor that a stage hands on, or takes from an earlier one.
+CARRIED = "carried/"
+
+_SHARES = 1 << 32  # of crc32
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A loaded graph, what it looks at, and who leaves after it."""
+
+    engine: Engine
+    takes: tuple[Modality, ...]  # its own modalities
+    seen: tuple[Modality, ...]  # those of earlier stages, too, in the order of the columns of `present`
+    exits: Mapping[str, Exit]  # by the modalities that a record has of those seen, as "text+audio"
+
+    def leaving(
+        self, logits: npt.NDArray[np.generic], present: npt.NDArray[np.bool_]
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+        """Who leaves, and with what confidence.
+
+        Args:
+            logits: [B, C].
+            present: [B, M], of the modalities that were seen.
+
+        Returns:
+            bool [B] and float32 [B]; the confidence is 0 where no exit is for such a record.
+        """
+        leaves = np.zeros(len(logits), np.bool_)
+        confidence = np.zeros(len(logits), np.float32)
+        for flags in np.unique(present, axis=0):
+            rule = self.exits.get("+".join(m for m, is_in in zip(self.seen, flags, strict=True) if is_in))
+            if rule is None:
+                continue
+            rows = (present == flags).all(axis=1)
+            confidence[rows] = softmax(logits[rows].astype(np.float32) / rule.temperature).max(axis=1)
+            leaves[rows] = confidence[rows] >= rule.threshold
+        return leaves, confidence
+
+
+def open_stages(
+    bundle: Bundle, variant: str, *, provider: Provider, threads: int, batch_rows: int, shared: bool
+) -> list[Stage]:
+    """The stages of a variant, loaded; one where it is no cascade, or none could ever leave.
+
+    Raises:
+        BundleError: no such variant.
+        EngineError: a graph or the provider did not load.
+    """
+    entry = bundle.manifest.variants[variant]
+    every = bundle.spec.modalities
+
+    def load(file: str) -> Engine:
+        return open_engine(
+            bundle,
+            variant,
+            file=file,
+            provider=provider,
+            threads=threads,
+            batch_rows=batch_rows,
+            shared=shared,
+        )
+
+    stages = entry.cascade.stages if entry.cascade else ()
+    if not any(rule.threshold <= 1 for stage in stages for rule in stage.exits.values()):
+        return [Stage(load(file=entry.file), every, every, {})]
+    opened = []
+    for number, stage in enumerate(stages):
+        so_far = {m for earlier in stages[: number + 1] for m in earlier.modalities}
+        seen = tuple(m for m in every if m in so_far)
+        opened.append(Stage(load(file=stage.file), stage.modalities, seen, stage.exits))
+    return opened
+
+
+def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """[B, C] → [B, C], rows sum to 1."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: npt.NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def carried(outputs: Feeds) -> Feeds:
+    """Of a stage's outputs those that later stages may take."""
+    return {name: values for name, values in outputs.items() if name.startswith(CARRIED)}
+
+
+def in_shadow(shards: Sequence[str], rows: Sequence[int], share: float) -> npt.NDArray[np.bool_]:
+    """Which records are also run in full: the same ones whenever a record is run, spread as if at random."""
+    drawn = [crc32(f"{shard}#{row}".encode()) for shard, row in zip(shards, rows, strict=True)]
+    return np.array(drawn, np.int64) < share * _SHARES
+
+
+def run_through(stages: Sequence[Stage], feeds: Feeds, modalities: Sequence[Modality]) -> Feeds:
+    """Outputs of the last stage for a batch that nobody leaves.
+
+    Args:
+        stages: all of a model's.
+        feeds: as `mmray.batching.pack` makes them, of all modalities.
+        modalities: of the columns of `present`.
+    """
+    handed: Feeds = {}
+    outputs: Feeds = {}
+    for stage in stages:
+        present = np.logical_and(feeds["present"], np.isin(modalities, stage.seen))
+        known = {**feeds, **handed, "present": present}
+        outputs = stage.engine({name: known[name] for name in stage.engine.inputs})
+        handed |= carried(outputs)
+    return outputs
