@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 demo: .venv/installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash jobs/demo.sh
 
-test: check
+test: check browser
 	@echo "── tests"
 	@$(BIN)/python -m pytest
 
@@ -25,6 +25,15 @@ check: .venv/installed
 
 bench: .venv/installed
 	@$(BIN)/python jobs/bench.py
+
+# The page is tested in a real Chromium: Debian's, since Playwright's own download is no package.
+browser:
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "── installing Chromium (half a minute, once)"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	fi || echo "   Chromium could not be installed: the tests of the page will skip"
 
 .venv/installed: pyproject.toml
 	@echo "── installing into .venv (about two minutes the first time)"

@@ -7,12 +7,17 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from support.bundles import small_bundle
 from support.s3 import S3, Bucket
 from support.scripts import load_script
 
 from mmray.bundle import Bundle
+
+if TYPE_CHECKING:
+    from support.serving import Guarded, Served
 
 # For the S3 server on loopback; set before anything starts, so that Ray's workers inherit them.
 _cache = tempfile.TemporaryDirectory(prefix="mmray-cache-")
@@ -52,6 +57,27 @@ def ray_cluster() -> Iterator[None]:
     ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def server(ray_cluster: None) -> Iterator[Served]:
+    """`mmray serve` of the small bundle."""
+    from support.serving import start
+
+    served = start(str(small_bundle().path))
+    yield served
+    served.server.close()
+
+
+@pytest.fixture(scope="session")
+def guarded_server(server: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    """The same beside it, for those who know the token."""
+    from support.serving import Guarded
+
+    file = tmp_path_factory.mktemp("tokens") / "tokens"
+    file.write_text("first-token\nsecond-token\n")
+    with server.also("guarded", bundle=str(small_bundle().path), token_file=str(file)) as url:
+        yield Guarded(url, "second-token")
 
 
 @pytest.fixture(scope="session")

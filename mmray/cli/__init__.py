@@ -181,6 +181,30 @@ def predict(
 
 
 @app.command()
+def serve(
+    bundles: Annotated[list[str], typer.Argument(metavar="BUNDLE...", help="Bundle directories.")],
+    host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
+    replicas: Annotated[
+        str, typer.Option("--replicas", metavar="N|MIN:MAX", help="Of each bundle; each takes a CPU.")
+    ] = "1",
+    variant: Annotated[str, typer.Option("--variant", help="auto: the fastest on this machine.")] = "auto",
+    topology: Annotated[
+        Literal["auto", "fused", "split"],
+        typer.Option("--topology", help="split: CPU replicas preprocess for those of the model."),
+    ] = "auto",
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", help="Bearer tokens, one a line; $MMRAY_TOKEN adds one.")
+    ] = None,
+) -> None:
+    """Serve bundles over HTTP, with a page to try them; several answer under their directories' names."""
+    from mmray.cli.serving import Asked, serve_bundles
+
+    tokens = str(token_file) if token_file else None
+    serve_bundles(bundles, Asked(host, port, replicas, variant, topology, tokens))
+
+
+@app.command()
 def optimize(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle directory; stays as it is.")],
     recipe: Annotated[

@@ -1,0 +1,135 @@
+"""`mmray predict`: one record from files, without a server; the answer is that of `POST /v1/predict`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import pyarrow as pa
+from rich.bar import Bar
+from rich.markup import escape
+from rich.table import Table
+
+from mmray.bundle import Bundle
+from mmray.cli.display import console, print_json, print_line
+from mmray.errors import EngineError, InputError
+from mmray.predictor import Predictor, open_preprocessor
+from mmray.preprocess.spec import Limits
+from mmray.schema import RECORDS, Modality, table
+from mmray.serve.answers import decision, left_out, prediction
+
+_SHOWN = 10  # labels; --json has all
+_BAR_WIDTH = 32
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user has of a record; None where a modality is missing."""
+
+    image: Path | None
+    text: str | None
+    audio: Path | None
+
+
+def predict_record(directory: str, given: Given, *, explain: bool, as_json: bool) -> None:
+    """Predict one record and show the answer.
+
+    Args:
+        directory: of the bundle.
+        given: at least one modality that the bundle takes.
+        explain: also decide with each modality left out.
+        as_json: print what the server would answer.
+
+    Raises:
+        InputError: a file cannot be read or decoded, or the bundle takes nothing of what is given.
+        EngineError: the model does not run here, or gives no finite answer.
+    """
+    bundle = Bundle.open(directory)
+    limits = Limits()
+    members = _members(bundle, given, limits)
+    preprocess = open_preprocessor(bundle, limits=limits)
+    predict = Predictor(bundle)
+    start = perf_counter()
+    tensors = preprocess(table(members, RECORDS))
+    preprocessed = perf_counter()
+    _check(tensors, bundle, given)
+    without = left_out(tensors) if explain else {}
+    outcomes = predict(pa.concat_tables([tensors, *without.values()]))
+    _check(outcomes, bundle, given)
+    answers = outcomes.to_pylist()
+    answer = prediction(answers[0], bundle.labels, None)
+    done = perf_counter()
+    answer["latency_ms"] = {
+        "preprocess": 1e3 * (preprocessed - start),
+        "model": 1e3 * predict.seconds["model"],
+        "total": 1e3 * (done - start),
+    }
+    if explain:
+        rest = zip(without, answers[1:], strict=True)
+        answer["without"] = {m: decision(row) for m, row in rest if row["error"] is None}
+    if as_json:
+        print_json(answer)
+    else:
+        _print_answer(answer)
+
+
+def _members(bundle: Bundle, given: Given, limits: Limits) -> dict[str, list[bytes]]:
+    """Columns of RECORDS for what is given."""
+    files: dict[Modality, Path | None] = {"image": given.image, "audio": given.audio}
+    members: dict[str, list[bytes]] = {
+        m: [_read(m, file, limits.member_bytes)] for m, file in files.items() if file is not None
+    }
+    if given.text is not None:
+        # What the shell passed, although it be no UTF-8: preprocessing says so then.
+        members["text"] = [given.text.encode("utf-8", "surrogateescape")]
+    takes = bundle.spec.modalities
+    for modality in members:
+        if modality not in takes:
+            raise InputError(f"--{modality}: {bundle.path} takes only {', '.join(takes)}; leave it out")
+    if not members:
+        raise InputError(f"no record: give at least one of {', '.join(f'--{m}' for m in takes)}")
+    return members
+
+
+def _read(modality: Modality, file: Path, most_bytes: int) -> bytes:
+    try:
+        size = file.stat().st_size
+        if size > most_bytes:
+            raise InputError(f"--{modality} {file}: {size:,} bytes; at most {most_bytes:,} are read")
+        return file.read_bytes()
+    except OSError as e:
+        raise InputError(f"--{modality} {file}: cannot be read ({e.strerror}); check the path") from e
+
+
+def _check(rows: pa.Table, bundle: Bundle, given: Given) -> None:
+    """Raise the first row's error as one that names the option to blame."""
+    fault = rows["error"][0].as_py()
+    if fault is None:
+        return
+    kind, reason = fault["type"], fault["reason"]
+    if fault["stage"] != "preprocess":
+        raise EngineError(f"{bundle.path}: {reason} ({kind})")
+    option = kind.partition("-")[0]
+    place = f" {path}" if isinstance(path := getattr(given, option, None), Path) else ""
+    raise InputError(f"--{option}{place}: {reason} ({kind}); give another one or leave it out")
+
+
+def _print_answer(answer: dict[str, Any]) -> None:
+    source = f"from {' + '.join(answer['modalities'])}, variant {answer['variant']}"
+    if "label" not in answer:
+        print_line(f"{len(answer['features'])} features {source}; --json prints them")
+        return
+    console.print(f"[bold]{escape(answer['label'])}[/] {answer['score']:.3f} [dim]{escape(source)}[/]")
+    bars = Table.grid(padding=(0, 2, 0, 0))
+    for label, score in list(answer["scores"].items())[:_SHOWN]:
+        bars.add_row(escape(label), Bar(1.0, 0.0, score, width=_BAR_WIDTH), f"{score:.3f}")
+    console.print(bars)
+    if len(answer["scores"]) > _SHOWN:
+        print_line(f"and {len(answer['scores']) - _SHOWN} more: --json has all")
+    for modality, left in answer.get("without", {}).items():
+        changed = "" if left["label"] == answer["label"] else ": decides otherwise"
+        print_line(f"without {modality}: {left['label']} {left['score']:.3f}{changed}")
+    took = answer["latency_ms"]
+    print_line(f"preprocessing {took['preprocess']:.0f} ms, model {took['model']:.0f} ms")

@@ -1,0 +1,89 @@
+// The right side of the page: a prediction, what counted in it, and what it took.
+
+const SHOWN = 10; // labels
+export const NAMES = { image: "Image", text: "Text", audio: "Sound" };
+export const $ = (id) => document.getElementById(id);
+const percent = (score) => `${(100 * score).toFixed(1)} %`;
+
+export function element(tag, className, text = "") {
+  const made = document.createElement(tag);
+  made.className = className;
+  made.textContent = text;
+  return made;
+}
+
+/** Show what the server answered, with `round_trip_ms`. */
+export function showAnswer(answer) {
+  $("empty").hidden = true;
+  $("result").hidden = false;
+  $("result").classList.remove("stale");
+  const labelled = "label" in answer;
+  $("label").textContent = labelled ? answer.label : `${answer.features.length} features`;
+  $("score").textContent = labelled ? percent(answer.score) : "";
+  const from = answer.modalities.map((m) => NAMES[m].toLowerCase()).join(", ");
+  $("spoken").textContent = labelled ? `${answer.label}, ${percent(answer.score)}, from ${from}` : from;
+  showScores(Object.entries(answer.scores ?? {}));
+  $("counted").hidden = !labelled;
+  if (labelled) showWithout(answer);
+  showTimes(answer);
+  if (!matchMedia("(min-width: 60rem)").matches) $("answer").scrollIntoView();
+}
+
+function showScores(scores) {
+  const rows = scores.slice(0, SHOWN).map(([label, score]) => {
+    const row = element("li", "");
+    row.append(element("span", "what", label), bar(score), element("span", "figures", percent(score)));
+    return row;
+  });
+  if (scores.length > SHOWN) rows.push(element("li", "quiet", `and ${scores.length - SHOWN} more`));
+  $("scores").replaceChildren(...rows);
+}
+
+function bar(share) {
+  const track = element("span", "bar");
+  track.setAttribute("aria-hidden", "true");
+  const fill = element("span", "fill");
+  fill.style.inlineSize = `${100 * share}%`;
+  track.append(fill);
+  return track;
+}
+
+function showWithout({ label, score, modalities, without = {} }) {
+  const rows = Object.entries(NAMES).map(([modality, name]) => {
+    const row = element("li", modalities.includes(modality) ? "" : "absent");
+    row.append(element("span", "what", name), ...verdictWithout(modality));
+    return row;
+  });
+  $("without").replaceChildren(...rows);
+
+  function verdictWithout(modality) {
+    if (!modalities.includes(modality)) return [element("span", "quiet", "not given")];
+    const left = without[modality];
+    if (!left) return [element("span", "quiet", "decided alone")];
+    if (left.label !== label) {
+      return [element("b", "turned", left.label), element("b", "figures turned", percent(left.score))];
+    }
+    const points = 100 * (left.score - score);
+    const sign = points > 0 ? "+" : "−";
+    const moved = Math.abs(points) < 0.05 ? "no change" : `${sign}${Math.abs(points).toFixed(1)} points`;
+    return [element("span", "", `still ${label}`), element("span", "figures quiet", moved)];
+  }
+}
+
+function showTimes({ latency_ms: latency, round_trip_ms: whole, without = {} }) {
+  const decisions = 1 + Object.keys(without).length;
+  const shares = [
+    ["preprocessing", latency.preprocess],
+    [`model${decisions > 1 ? ` (${decisions} decisions)` : ""}`, latency.model],
+    ["the rest", Math.max(0, whole - latency.preprocess - latency.model)],
+  ];
+  $("time").replaceChildren(
+    ...shares.map(([, ms]) => {
+      const piece = element("span", "piece");
+      piece.style.flexGrow = ms;
+      return piece;
+    }),
+  );
+  const words = shares.map(([what, ms], i) => element("span", `key key-${i}`, `${what} ${ms.toFixed(0)} ms`));
+  $("times").replaceChildren(element("b", "", `${whole.toFixed(0)} ms`), ...words);
+}

@@ -1,0 +1,75 @@
+"""What goes wrong with a request, as RFC 9457 has it, with the stage and the reason that rejects have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from starlette.responses import Response
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 1
+
+
+class Problem(Exception):  # noqa: N818  (RFC 9457's word)
+    """A request, or one record of a batch, that gets no prediction.
+
+    Args:
+        status: HTTP status.
+        reason: a stable identifier to group by, such as ``"image-truncated"``.
+        detail: what is wrong, for people.
+        stage: where: "request", or a stage of the pipeline (`mmray.schema.Stage`).
+        headers: that go with the answer.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        detail: str,
+        *,
+        stage: str = "request",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.reason = reason
+        self.detail = detail
+        self.stage = stage
+        self.headers = dict(headers or {})
+
+    @classmethod
+    def of_reject(cls, error: Mapping[str, str]) -> Problem:
+        """The problem of a record whose row has this `error` (see `mmray.schema.error`)."""
+        return cls(422, error["type"], error["reason"], stage=error["stage"])
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            "stage": self.stage,
+            "reason": self.reason,
+        }
+
+    def response(self) -> Response:
+        body = json.dumps(self.as_json(), ensure_ascii=True)  # a detail may quote half a surrogate pair
+        return Response(body, self.status, headers=self.headers, media_type=MEDIA_TYPE)
+
+
+def malformed(detail: str) -> Problem:
+    """The request is not of the form that the API asks for."""
+    return Problem(400, "malformed", detail)
+
+
+def overloaded() -> Problem:
+    """The queue is full: come back later."""
+    return Problem(
+        503,
+        "overloaded",
+        "as many requests are waiting as may; try again",
+        headers={"Retry-After": str(RETRY_AFTER_S)},
+    )

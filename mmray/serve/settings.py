@@ -1,0 +1,66 @@
+"""What one served bundle is told: a value that `mmray serve`, `serve run` and serve.yaml all make."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mmray.errors import ConfigError
+from mmray.preprocess.spec import Limits
+
+Topology = Literal["auto", "fused", "split"]
+
+
+class ServeSettings(BaseModel):
+    """One bundle behind HTTP; the keys of `args` in a serve.yaml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bundle: str = Field(description="directory or URL of the bundle")
+    variant: str = Field("auto", description="which compiled form; auto: the fastest on the machine")
+    topology: Topology = Field(
+        "auto", description="fused: one process does all; split: CPU replicas preprocess for the model's"
+    )
+    min_replicas: int = Field(1, ge=1)
+    max_replicas: int = Field(1, ge=1)
+    cpus: float = Field(1.0, ge=0, description="that Ray sets aside for a replica; it computes on one thread")
+    batch_rows: int = Field(8, ge=1, le=256, description="most records of one inference")
+    batch_wait_s: float = Field(0.0, ge=0, le=1, description="how long a batch waits to become fuller")
+    max_records: int = Field(256, ge=1, description="of one batch request")
+    body_bytes: int = Field(32 << 20, ge=1, description="largest body of a request")
+    body_timeout_s: float = Field(20.0, gt=0, description="for a whole body to arrive")
+    drain_s: float = Field(20.0, ge=0, description="that a replica which is to end may finish requests in")
+    limits: Limits = Limits(image_pixels=25_000_000, audio_s=600.0, text_chars=20_000)
+    token_file: str | None = Field(None, description="bearer tokens, one a line; $MMRAY_TOKEN adds one")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ServeSettings:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(f"max_replicas of {self.max_replicas} is below min_replicas")
+        return self
+
+    @property
+    def requests_in_flight(self) -> int:
+        """Most requests that a replica has begun: a batch in the model, one ready, two waiting."""
+        return 4 * self.batch_rows
+
+    def token_digests(self) -> frozenset[bytes]:
+        """Sha256 of each token: replicas are sent these, so the tokens stay where the server was started.
+
+        Raises:
+            ConfigError: the file cannot be read, or holds no token.
+        """
+        tokens = [os.environ.get("MMRAY_TOKEN", "").strip()]
+        if self.token_file is not None:
+            try:
+                lines = Path(self.token_file).read_text().split()
+            except (OSError, ValueError) as e:
+                raise ConfigError(f"{self.token_file}: no tokens can be read there: {e}") from e
+            if not lines:
+                raise ConfigError(f"{self.token_file}: holds no token; write one on a line, or leave it out")
+            tokens += lines
+        return frozenset(hashlib.sha256(token.encode()).digest() for token in tokens if token)

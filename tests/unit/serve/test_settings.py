@@ -1,0 +1,66 @@
+"""Settings are checked at the edge, tokens leave it as digests, and problems read as RFC 9457 wants them."""
+
+import hashlib
+import json
+
+import pytest
+from support.bundles import small_bundle
+
+from mmray.errors import BundleError, ConfigError, UsageError
+from mmray.schema import error
+from mmray.serve.app import build, prefixes
+from mmray.serve.problems import Problem
+from mmray.serve.settings import ServeSettings
+
+
+def digest(token):
+    return hashlib.sha256(token.encode()).digest()
+
+
+def test_each_line_of_the_file_and_the_environment_give_a_token(tmp_path, monkeypatch):
+    file = tmp_path / "tokens"
+    file.write_text("one\n\n  two\n")
+    monkeypatch.setenv("MMRAY_TOKEN", "three")
+    found = ServeSettings(bundle="b", token_file=str(file)).token_digests()
+    assert found == {digest("one"), digest("two"), digest("three")}
+    monkeypatch.delenv("MMRAY_TOKEN")
+    assert ServeSettings(bundle="b").token_digests() == frozenset()
+
+
+def test_a_token_file_that_cannot_guard_is_refused(tmp_path):
+    """An empty file must not open the server to all."""
+    (tmp_path / "empty").write_text("\n")
+    for name in ("empty", "missing"):
+        with pytest.raises(ConfigError, match=name):
+            ServeSettings(bundle="b", token_file=str(tmp_path / name)).token_digests()
+
+
+def test_a_wrong_key_is_named_with_the_nearest_that_exists():
+    with pytest.raises(ConfigError, match="batch_rows"):
+        build({"bundle": str(small_bundle().path), "bach_rows": 4})
+
+
+def test_a_variant_that_is_not_there_is_refused_before_anything_starts():
+    with pytest.raises(BundleError, match="no variant 'int3'"):
+        build({"bundle": str(small_bundle().path), "variant": "int3"})
+
+
+def test_bundles_answer_under_their_names_and_one_alone_at_the_root():
+    assert prefixes(["x/a"]) == {"x/a": "/"}
+    assert prefixes(["x/a", "y/b/"]) == {"x/a": "/a", "y/b/": "/b"}
+    with pytest.raises(UsageError):
+        prefixes(["x/a", "y/a"])
+
+
+def test_a_reject_becomes_a_problem_with_its_stage_and_type():
+    problem = Problem.of_reject(error("preprocess", "image-undecodable", "no picture \udcff"))
+    response = problem.response()
+    assert response.media_type == "application/problem+json"
+    assert json.loads(response.body) == {
+        "type": "about:blank",
+        "title": "Unprocessable Entity",
+        "status": 422,
+        "detail": "no picture \udcff",
+        "stage": "preprocess",
+        "reason": "image-undecodable",
+    }
