@@ -50,3 +50,18 @@ def test_waiting_for_items_is_timed_and_working_on_them_is_not():
     seconds = Counter()
     assert list(timed(iter("abc"), seconds, "read")) == ["a", "b", "c"]
     assert 0 < seconds["read"] < 1
+
+
+def test_a_shift_is_called_where_early_answers_surely_differ_too_often():
+    meter = Meter(disagreement=0.05)
+    meter.add({"left 1": 300, "left 2": 100, "shadowed": 20, "agreed": 18})
+    assert meter.read().shift == ""
+    assert meter.read().left == {1: 300, 2: 100}
+    meter.add({"left 1": 300, "shadowed": 20, "agreed": 2})
+    assert "20 of 40 early answers that were compared differ" in meter.read().shift
+
+
+def test_without_a_cascade_nothing_shifts():
+    meter = Meter()
+    meter.add({"shadowed": 20, "agreed": 0})
+    assert meter.shift() == ""
