@@ -76,13 +76,20 @@ def run(
             "--accept-changes", help="Resume although shards came or changed; those are run (anew)."
         ),
     ] = False,
+    verify_all: Annotated[
+        bool,
+        typer.Option(
+            "--verify-all", help="Of a cascade: decode also what early answers do not need, so damage shows."
+        ),
+    ] = False,
 ) -> None:
     """Run a bundle over all records; resumes an unfinished run in the same output directory."""
     from mmray.cli.display import RunDisplay
     from mmray.config import load_config
     from mmray.pipeline.run import run as run_pipeline
 
-    settings = load_config(config, _given(input, bundle, output), set or ())
+    given = _given(input, bundle, output) | ({"verify_all": True} if verify_all else {})
+    settings = load_config(config, given, set or ())
     with RunDisplay(settings.output) as display:
         result = run_pipeline(settings, display.watcher, accept_changes=accept_changes)
     _conclude(display, result, settings.max_reject_rate)

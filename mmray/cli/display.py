@@ -238,7 +238,7 @@ def _print_survey(found: Survey, done: int) -> None:
     size = f"{_number(len(found.shards), 'shard')} of {kinds}, {found.input_bytes / 1e6:,.1f} MB"
     inputs = " ".join(found.config.input)
     _print_field("input", f"{inputs}: {size}, about {found.expected_rows:,} records ({shares})")
-    _print_field("bundle", f"{_describe_bundle(found.bundle)}, variant {found.config.variant}")
+    _print_field("bundle", f"{_describe_bundle(found.bundle)}")
     _print_field("output", f"{found.config.output}" + (f" ({done:,} rows are done)" if done else ""))
 
 
@@ -262,7 +262,7 @@ def _describe_machines(plan: Plan) -> str:
     where = (
         f"{_number(machines.nodes, 'node')}, {_number(machines.cpus, 'CPU')}, {_number(machines.gpus, 'GPU')}"
     )
-    return f"{where}: {plan.topology} topology, {_number(plan.actors, 'actor')}"
+    return f"{where}: {plan.topology} topology, {_number(plan.actors, 'actor')} of {plan.variant}"
 
 
 def _number(count: int, noun: str) -> str:

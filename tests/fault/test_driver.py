@@ -6,8 +6,10 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 
 import pytest
+from support.cascades import cascaded
 
 from mmray.pipeline.audit import audit
 from mmray.pipeline.rundir import RunDirectory
@@ -28,6 +30,23 @@ def test_kills_of_the_driver_lose_and_double_nothing(command, undisturbed, kills
     assert audit(RunDirectory.at(str(command.output)), recount=True).ok
     assert command.predictions().equals(undisturbed)
     assert not list(command.output.rglob(".tmp-*"))
+
+
+@pytest.mark.long
+def test_a_cascade_that_is_killed_and_resumed_gives_the_same(command, tmp_path):
+    """Also which records were answered early, by what, and how surely."""
+    bundle = cascaded(tmp_path / "cascaded", 0.3, parent=command.bundle)
+    calm, killed = (replace(command, bundle=bundle, output=tmp_path / name) for name in ("calm", "killed"))
+    calm.finish(calm.start("variant=cascade"))
+    process = killed.start("variant=cascade")
+    killed.wait_for_parts(process, 3)
+    assert process.poll() is None, "the run ended before it was killed: give it more records"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    killed.finish(killed.start("variant=cascade"))
+    assert audit(RunDirectory.at(str(killed.output)), recount=True).ok
+    assert len(set(calm.predictions()["stage"].to_pylist())) == 2
+    assert killed.predictions().equals(calm.predictions())
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 3)])
