@@ -4,20 +4,23 @@
 
 Converts the tars to LMDBs in a temporary folder, then reads them in rounds, each reader once a round, in this
 process and with the files in the page cache; the best round counts. A shard is opened when its turn comes, as
-in a run; where a line says "mapped" it was opened and read before. `cursor` is lmdb's own loop, which copies
-each value and drops it, so that the copy never leaves the processor's cache; `cursor, Arrow` makes a column
-of the values of 64 records. Ray Data reads the tars, multiplied by hard links, on one CPU of a cluster of its
-own; the time for half as many links is subtracted. Then each kind is read as one shard of all records, and of
-ten times as many, by fresh processes.
+in a run; where a line says "mapped" it was opened and read before, and "one shard" has all records. LMDBs are
+read as views of their files, of which only the first page of each value is touched: to map the others costs
+whoever uses them. Where a line says "copied", they are read into columns of their own.
 
-Expected in the JSON line that comes last: `members / ray` above 2 and `growth_mb` below 50.
+`cursor` is lmdb's own loop, which copies each value and drops it, so that the copy never leaves the
+processor's cache; `cursor, Arrow` makes a column of the values of 64 records. Ray Data reads the tars,
+multiplied by hard links, on one CPU of a cluster of its own; the time for half as many links is subtracted.
+Then each kind is read as one shard of all records, and of ten times as many, by fresh processes.
+
+Expected in the JSON line that comes last: `members / ray` above 2, `members, one shard / cursor, one shard`
+above .9 and `growth_mb` below 50.
 """
 
 import json
 import logging
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -46,10 +49,10 @@ BLOCK_ENTRIES = 256  # of 64 records with four members
 LINKS = 6  # times that Ray reads the tars, in the larger of its two runs
 
 
-def read_shards(shards: list[Shard]) -> None:
+def read_shards(shards: list[Shard], *, views: bool = True) -> None:
     """Our reader."""
     for shard in shards:
-        for _ in read(shard, ReadOptions()):
+        for _ in read(shard, ReadOptions(views=views)):
             pass
 
 
@@ -136,29 +139,35 @@ def read_ray(folder: Path, tars: list[Shard]) -> float:
     return best / (LINKS // 2)
 
 
-def timed(call: Callable[..., object], *arguments: object) -> float:
+def timed(call: Callable[..., object], *arguments: object, **options: object) -> float:
     """Seconds that a call takes."""
     start = time.perf_counter()
-    call(*arguments)
+    call(*arguments, **options)
     return time.perf_counter() - start
 
 
 def race(
-    tars: list[Shard], lmdbs: dict[LayoutName, list[Shard]], folder: Path, rounds: int
+    tars: list[Shard], lmdbs: dict[LayoutName, list[Shard]], whole: list[Shard], rounds: int
 ) -> dict[str, float]:
-    """The best seconds of each reader."""
+    """The best seconds of each reader; `whole` is one shard of each layout."""
     members, msgpack = lmdbs["members"], lmdbs["msgpack"]
-    # Copies for the loops: LMDB opens a file but once a process, and ours keeps one open for a while.
-    copies = [str(shutil.copy(shard.url, folder / f"copy-{i}")) for i, shard in enumerate(members)]
+    paths = [shard.url for shard in members]
     readers: dict[str, Callable[[], float]] = {
-        "cursor": partial(timed, walk_cursors, drop, copies),
-        "cursor, Arrow": partial(timed, walk_cursors, gather, copies),
+        "cursor": partial(timed, walk_cursors, drop, paths),
+        "cursor, Arrow": partial(timed, walk_cursors, gather, paths),
         "members": partial(timed, read_shards, members),
+        "members, copied": partial(timed, read_shards, members, views=False),
         "msgpack": partial(timed, read_shards, msgpack),
+        "msgpack, copied": partial(timed, read_shards, msgpack, views=False),
+        "cursor, one shard": partial(timed, walk_cursors, drop, [whole[0].url]),
+        "members, one shard": partial(timed, read_shards, whole[:1]),
+        "msgpack, one shard": partial(timed, read_shards, whole[1:]),
+        "members, copied, one shard": partial(timed, read_shards, whole[:1], views=False),
+        "msgpack, copied, one shard": partial(timed, read_shards, whole[1:], views=False),
         "tar": partial(timed, read_shards, tars),
         "webdataset": partial(timed, read_package, tars),
-        "cursor, mapped": partial(walk_mapped, drop, copies),
-        "cursor, Arrow, mapped": partial(walk_mapped, gather, copies),
+        "cursor, mapped": partial(walk_mapped, drop, paths),
+        "cursor, Arrow, mapped": partial(walk_mapped, gather, paths),
         "members, mapped": partial(read_mapped, members),
         "msgpack, mapped": partial(read_mapped, msgpack),
     }
@@ -197,7 +206,7 @@ def measure(path: str) -> None:
     """Read one shard, and print the memory that it took: of the process's own, and all."""
     (shard,) = list_shards([path])
     start, own = memory_mb("RssAnon"), 0.0
-    for _ in read(shard, ReadOptions()):
+    for _ in read(shard, ReadOptions(views=True)):
         own = max(own, memory_mb("RssAnon"))
     print(json.dumps({"own_mb": round(own - start, 1), "peak_mb": round(memory_mb("VmHWM"), 1)}))
 
@@ -230,9 +239,10 @@ def main(
         folder = Path(name)
         done = {layout: list(convert([input], str(folder / layout), "lmdb", layout, 1)) for layout in LAYOUTS}
         lmdbs = {layout: list_shards([str(folder / layout)]) for layout in LAYOUTS}
-        seconds = race(tars, lmdbs, folder, rounds)
+        large = {times: make_large(folder, tars, times) for times in (1, 10)}
+        seconds = race(tars, lmdbs, list_shards([str(path) for path in large[1][:2]]), rounds)
         seconds["ray"] = read_ray(folder, tars)
-        memory = {times: [measured(path) for path in make_large(folder, tars, times)] for times in (1, 10)}
+        memory = {times: [measured(path) for path in paths] for times, paths in large.items()}
     records = sum(one.records for one in done["members"])
     payload_mb = sum(one.payload_bytes for one in done["members"]) / 1e6
     print_table(seconds, records, payload_mb)
@@ -257,7 +267,8 @@ def print_table(seconds: dict[str, float], records: int, payload_mb: float) -> N
     for column in ("records/s", "MB/s", "of cursor"):
         table.add_column(column, justify="right")
     for reader, s in seconds.items():
-        cursor = seconds["cursor, mapped" if reader.endswith("mapped") else "cursor"]
+        way = next((way for way in ("mapped", "one shard") if reader.endswith(way)), None)
+        cursor = seconds[f"cursor, {way}" if way else "cursor"]
         table.add_row(reader, f"{records / s:,.0f}", f"{payload_mb / s:,.0f}", f"{cursor / s:.2f}")
     Console().print(table)
 
@@ -266,6 +277,8 @@ def ratios(seconds: dict[str, float]) -> dict[str, float]:
     """How many times as fast the first of a pair is as the second."""
     pairs = [
         *(("members", other) for other in ("cursor", "cursor, Arrow", "tar", "webdataset", "ray")),
+        *((f"{layout}, one shard", "cursor, one shard") for layout in LAYOUTS),
+        ("members, copied", "cursor, Arrow"),
         *(("members, mapped", other) for other in ("cursor, mapped", "cursor, Arrow, mapped")),
         *(("msgpack", other) for other in ("cursor", "ray")),
         *(("tar", other) for other in ("webdataset", "ray")),

@@ -42,6 +42,11 @@ RECORDS = pa.schema(
     ]
 )
 
+#: RECORDS whose payload stays where it was read from. Arrow can neither filter nor sort such columns.
+VIEWS = pa.schema(
+    [field.with_type(pa.binary_view()) if field.type == pa.binary() else field for field in RECORDS]
+)
+
 TENSORS = pa.schema(
     [
         *_ADDRESS,

@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 from uuid import uuid4
@@ -31,7 +31,7 @@ from mmray.pipeline.survey import output_columns, read_options
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.preprocess import Preprocessor
 from mmray.schema import RECORDS, Modality, predictions
-from mmray.sources import Shard, read
+from mmray.sources import ReadOptions, Shard, read
 from mmray.sources.readahead import readahead
 
 MeterHandle = Any  # a Ray actor handle of mmray.pipeline.meter.Meter; Ray gives it no type
@@ -81,14 +81,14 @@ class Job:
         )
 
 
-def read_unit(unit: Unit, job: Job, meter: MeterHandle) -> Iterator[pa.Table]:
+def read_unit(unit: Unit, options: ReadOptions, meter: MeterHandle) -> Iterator[pa.Table]:
     """The wanted rows of each shard of a unit, as tables of RECORDS.
 
     A shard that cannot be read stops none of the others: it stays missing, and the run says so at its end.
     """
     for work in unit:
         try:
-            yield from read(work.shard, read_options(job.config), work.wanted)
+            yield from read(work.shard, options, work.wanted)
         except (OSError, InputError) as e:
             meter.fail.remote(work.shard.name, str(e))
 
@@ -104,6 +104,7 @@ class FusedWorker:
 
     def __init__(self, job: Job, meter: MeterHandle) -> None:
         self._job = job
+        self._options = replace(read_options(job.config), views=True)
         self._preprocess = job.open_preprocessor()
         self._predict = job.open_predictor()
         self._later = job.later
@@ -119,7 +120,7 @@ class FusedWorker:
         job, seconds = self._job, Counter[str]()
         buffer = PartBuffer(job.out, self._predict.columns, job.part_rows, job.config.part_seconds)
         self._enter("read")
-        for records in timed(readahead(read_unit(unit, job, self._meter)), seconds, "read"):
+        for records in timed(readahead(read_unit(unit, self._options, self._meter)), seconds, "read"):
             outcomes = self._process(records)
             self._enter("write")
             with measured(seconds, "write"):
@@ -178,13 +179,12 @@ class RetryWorker(FusedWorker):
 
     def _reread(self, rejects: pa.Table) -> pa.Table:
         """OUTCOMES of the rejected records, one for each."""
-        options = read_options(self._job.config)
         outcomes = []
         for shard_id in rejects["shard"].unique().to_pylist():
             shard = self._shards[shard_id]
             here = rejects.filter(pc.equal(rejects["shard"], shard_id)).sort_by("row").to_pylist()
             self._enter("read")
-            for records in read(shard, options, [_address(reject) for reject in here]):
+            for records in read(shard, self._options, [_address(reject) for reject in here]):
                 outcomes.append(self._process(records))
                 self._enter("read")
         found = pa.concat_tables(outcomes)
@@ -239,11 +239,12 @@ class ShardSource(Datasource):
         data_context: DataContext | None = None,  # noqa: ARG002
     ) -> list[ReadTask]:
         """One task for each unit, whatever parallelism Ray would choose."""
+        options = read_options(self._job.config)
         tasks = []
         for unit in self._units:
             size = sum(work.size for work in unit)
             metadata = BlockMetadata(num_rows=None, size_bytes=size, input_files=None, exec_stats=None)
-            read = partial(read_unit, unit, self._job, self._meter)
+            read = partial(read_unit, unit, options, self._meter)
             tasks.append(ReadTask(read, metadata, schema=RECORDS, per_task_row_limit=per_task_row_limit))
         return tasks
 

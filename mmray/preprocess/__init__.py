@@ -67,7 +67,7 @@ class Preprocessor:
             self._decoders["audio"] = lambda b, step: _hear(b, audio, limits.audio_s, step)
 
     def __call__(self, records: pa.Table, later: Collection[Modality] = ()) -> pa.Table:
-        """Table of RECORDS → table of TENSORS, same rows in the same order.
+        """Table of RECORDS or VIEWS → table of TENSORS, same rows in the same order.
 
         Args:
             records: what was read.
@@ -80,7 +80,7 @@ class Preprocessor:
         columns = self._decode([m for m in self._modalities if m not in left], records, given, steps)
         waiting = [any(records[m][i].is_valid for m in left) for i in range(records.num_rows)]
         self._refuse_empty(columns, given, waiting)
-        kept: dict[str, Any] = {m: records[m] for m in left}
+        kept: dict[str, Any] = {m: records[m].cast(pa.binary()) for m in left}
         made = {
             **kept,
             "damaged": given.damaged,
@@ -190,7 +190,8 @@ class _Given:
 
 
 def _passed_through(records: pa.Table) -> dict[str, pa.ChunkedArray]:
-    return {name: records[name] for name in ("shard", "row", "end", "key", "offset", "length", "meta")}
+    passed = {name: records[name] for name in ("shard", "row", "end", "key", "offset", "length")}
+    return {**passed, "meta": records["meta"].cast(pa.binary())}  # it may be views of a file
 
 
 def _member(modality: Modality, stored: pa.Scalar, step: Step) -> bytes | None:

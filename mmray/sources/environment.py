@@ -1,101 +1,112 @@
-"""LMDB environments, each opened once a process, read-only and without locks.
+"""LMDB environments, each mapped once a process, read-only and without locks.
 
-What would end the process or give wrong rows without a word is an OSError: pages that are missing or damaged
-(see `pages`), keys that are not in byte order or repeat, a writer at work.
+What would give wrong rows without a word is an OSError: pages that are missing or damaged (see `tree`), keys
+that are not in byte order or repeat, a writer at work.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
-from typing import Any
+from dataclasses import dataclass, replace
+from mmap import MADV_WILLNEED, PAGESIZE
+from pathlib import Path
+from stat import S_ISDIR
 
-import lmdb
+import numpy as np
+import pyarrow as pa
 
-from mmray.sources.pages import check_pages, data_file, read_header
+from mmray.sources.pages import data_file, latest_transaction, read_header
+from mmray.sources.tree import Ints, Tree
+from mmray.sources.views import Source
 
-_ANCHOR_ENTRIES = 1024  # between the keys that are remembered, to go to an entry by its ordinal
+_LARGE_BYTES = 64 << 10  # of a value that may not come with its beginning
+_CHUNK_ENTRIES = 1024  # whose keys are copied together
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Consecutive entries: their keys, copied, and where their values lie in the mapped file."""
+
+    names: pa.BinaryArray
+    at: Ints
+    sizes: Ints
+    source: Source
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, entry: int) -> bytes:
+        """The key of one."""
+        name: bytes = self.names[entry].as_py()
+        return name
+
+    def value(self, entry: int) -> memoryview:
+        """The value of one, where it lies."""
+        return self.source.value(int(self.at[entry]), int(self.sizes[entry]))
+
+    def part(self, low: int, high: int) -> Entries:
+        """Those from one to before another."""
+        return Entries(self.names[low:high], self.at[low:high], self.sizes[low:high], self.source)
+
+    def emptied(self) -> Entries:
+        """The same, as if all values were empty."""
+        return replace(self, sizes=np.zeros_like(self.sizes))
 
 
 class Environment:
-    """One open environment, shared by all its readers in this process; see `opened`."""
+    """One mapped environment, shared by all its readers in this process; see `opened`."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.header = header = read_header(path)
+        self.header = read_header(path)
         self.readers = 0
-        self._anchors: list[bytes] = []
-        self._lock = threading.Lock()
-        check_pages(path, header)
-        try:
-            # The data file itself, so that a directory and a file are opened alike.
-            self._env: Any = lmdb.open(
-                str(data_file(path)), subdir=False, readonly=True, create=False, lock=False
-            )
-        except lmdb.Error as e:
-            raise OSError(f"{path}: cannot be opened: {e}") from e
+        self._tree = Tree(path, self.header)
+        self.source = Source(pa.py_buffer(self._tree.mapped))
+        nowhere = np.zeros(0, np.int64)
+        self._latest = (0, 0), Entries(pa.array([], pa.binary()), nowhere, nowhere, self.source)
 
-    def close(self) -> None:
-        self._env.close()
+    def __len__(self) -> int:
+        """How many entries there are."""
+        return len(self._tree)
 
-    def name_at(self, ordinal: int) -> bytes | None:
-        """Key of the entry of this ordinal; None past the end.
+    def entries(self, first: int, stop: int) -> Entries:
+        """The entries from one ordinal to before another; those that there are."""
+        self.check_unchanged()
+        span, entries = self._latest
+        if span != (first, stop):
+            found = self._tree.places(first, stop)
+            names = self.source.column(found.key, found.key_bytes).cast(pa.binary())
+            entries = Entries(names, found.value, found.value_bytes, self.source)
+            self._latest = (first, stop), entries
+        return entries
 
-        Every 1,024th key on the way there is remembered, so that later calls walk over at most as many.
+    def check_unchanged(self) -> None:
+        """Raise an OSError where a writer has committed since: what was read may be gone."""
+        if latest_transaction(self._tree.mapped, self.header) != self.header.transaction:
+            raise OSError(f"{self.path}: changed while it is read; run again when its writer is done")
+
+    def find(self, key: bytes) -> int:
+        """Ordinal of the first entry whose key is not before this one."""
+        return self._tree.find(key)
+
+    def read_ahead(self, at: Ints, sizes: Ints) -> None:
+        """Have the system fetch large values, so that who uses them need not wait for the disk.
+
+        Small ones came when their beginning was looked at: the system reads 128 KiB around that.
         """
-        if ordinal >= self.header.entries:
-            return None
-        index, rest = divmod(ordinal, _ANCHOR_ENTRIES)
-        with self._lock:
-            if index >= len(self._anchors):
-                start, skip = (self._anchors[-1], _ANCHOR_ENTRIES) if self._anchors else (b"", 0)
-                with self._cursor(start, exact=False) as cursor:
-                    further = islice(cursor.iternext(values=False), skip, None, _ANCHOR_ENTRIES)
-                    self._anchors += islice(further, index + 1 - len(self._anchors))
-            anchors = self._anchors[index : index + 1]
-        for anchor in anchors:
-            with self._cursor(anchor) as cursor:
-                for name in islice(cursor.iternext(values=False), rest, None):
-                    return bytes(name)
-        raise OSError(f"{self.path}: damaged: fewer entries than the {self.header.entries} in its header")
+        large = np.flatnonzero(sizes > _LARGE_BYTES)
+        for begin, size in zip(at[large].tolist(), sizes[large].tolist(), strict=True):
+            start = begin - begin % PAGESIZE
+            self._tree.mapped.madvise(MADV_WILLNEED, start, begin + size - start)
 
-    def names(self, first: bytes, count: int) -> list[bytes]:
-        """At most `count` keys, from this one on."""
-        with self._cursor(first) as cursor:
-            return list(islice(cursor.iternext(values=False), count))
-
-    def names_from(self, start: bytes) -> Iterator[bytes]:
-        """The keys from this one on, which need not be there itself."""
-        with self._cursor(start, exact=False) as cursor:
-            yield from cursor.iternext(values=False)
-
-    def entries(self) -> Iterator[tuple[bytes, memoryview]]:
-        """All of them, in one transaction; a value is there until the next is asked for."""
-        if self.header.entries:
-            with self._cursor(b"", exact=False, buffers=True) as cursor:
-                for name, value in cursor:
-                    yield bytes(name), value
-
-    @contextmanager
-    def values(self, first: bytes, count: int) -> Iterator[Sequence[memoryview]]:
-        """At most `count` values, from that of this key on; they are gone when the context is left."""
-        with self._cursor(first, buffers=True) as cursor:
-            yield list(islice(cursor.iternext(keys=False), count))
-
-    @contextmanager
-    def _cursor(self, key: bytes, *, exact: bool = True, buffers: bool = False) -> Iterator[Any]:
-        """A cursor at a key (or, not exact, the next), in a transaction of its own: none is held for long."""
-        try:
-            with self._env.begin(buffers=buffers) as transaction:
-                cursor = transaction.cursor()
-                found = cursor.set_key(key) if exact else cursor.set_range(key)
-                if not found or transaction.id() != self.header.transaction:
-                    raise OSError(f"{self.path}: changed while it is read; run again when its writer is done")
-                yield cursor
-        except lmdb.Error as e:
-            raise OSError(f"{self.path}: damaged: {e}") from e
+    def walk(self, first: int = 0) -> Iterator[tuple[bytes, memoryview]]:
+        """Key and value of each entry from an ordinal on."""
+        for start in range(first, len(self), _CHUNK_ENTRIES):
+            entries = self.entries(start, start + _CHUNK_ENTRIES)
+            for i, name in enumerate(entries.names.to_pylist()):
+                yield name, entries.value(i)
 
 
 _environments: dict[tuple[int, ...], Environment] = {}  # by file and its state; what was used last is last
@@ -104,12 +115,13 @@ _environments_lock = threading.Lock()
 
 @contextmanager
 def opened(path: str) -> Iterator[Environment]:
-    """The environment at a path. LMDB opens a file but once a process, so all its readers share it.
+    """The environment at a path. Its tree is followed once for all its readers.
 
-    A file that was replaced or written to since is opened anew. The latest is kept open when nobody reads it.
+    A file that was replaced or written to since is opened anew. The latest is kept open when nobody reads it,
+    and a file stays mapped for as long as a block refers to it.
 
     Raises:
-        OSError: it cannot be opened, or not without danger.
+        OSError: it cannot be opened, or not without danger of wrong rows.
     """
     with _environments_lock:
         state = _state(path)
@@ -130,7 +142,9 @@ def opened(path: str) -> Iterator[Environment]:
 def _state(path: str) -> tuple[int, ...]:
     """Which file lies at a path, and in which state; nothing of one that is gone."""
     try:
-        found = data_file(path).stat()
+        found = Path(path).stat()
+        if S_ISDIR(found.st_mode):
+            found = data_file(path).stat()
     except FileNotFoundError:
         return ()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
@@ -141,4 +155,4 @@ def _close_unread() -> None:
     unread = [state for state, environment in _environments.items() if not environment.readers]
     for state in unread:
         if state in unread[:-1] or _state(_environments[state].path) != state:
-            _environments.pop(state).close()
+            del _environments[state]

@@ -9,17 +9,22 @@ Entries named `__…__` are notes of whoever wrote the environment: they are pas
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal, Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from mmray.errors import InputError, RecordError
 from mmray.sources.captions import Captions
 from mmray.sources.cells import Cells
+from mmray.sources.environment import Entries
 from mmray.sources.maps import KIND, fields
-from mmray.sources.names import COLUMNS, Records, each_a_record, group_members, split_name, text_of
+from mmray.sources.names import COLUMNS, Records, each_a_record, group_members, is_note, split_name, text_of
 from mmray.sources.options import ReadOptions
+from mmray.sources.plain_maps import plain_fields
+
+_TEXT = COLUMNS.index("text")
 
 LayoutName = Literal["members", "msgpack", "images"]
 
@@ -30,10 +35,10 @@ _IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")  # and WebP, w
 class Layout(Protocol):
     """What a reader must know of a layout."""
 
-    def group(self, names: list[bytes], before: bytes) -> Records:
+    def group(self, names: pa.BinaryArray, before: bytes) -> Records:
         """The records that consecutive entries with these keys make up, given the key before them."""
 
-    def cells(self, names: Sequence[bytes], values: Sequence[memoryview], records: Records) -> Cells:
+    def cells(self, entries: Entries, records: Records) -> Cells:
         """What records hold, given all their entries."""
 
 
@@ -44,28 +49,28 @@ class Members:
         self._column_of = options.column_of
         self._limit = options.member_bytes
 
-    def group(self, names: list[bytes], before: bytes) -> Records:
+    def group(self, names: pa.BinaryArray, before: bytes) -> Records:
         return group_members(names, before, self._column_of)
 
-    def cells(self, names: Sequence[bytes], values: Sequence[memoryview], records: Records) -> Cells:
+    def cells(self, entries: Entries, records: Records) -> Cells:
         slots = records.column * len(records) + records.row
-        cells = Cells(len(records), slots, [values[entry] for entry in records.entry.tolist()])
-        largest = max(map(len, cells.values), default=0)
+        cells = Cells(len(records), slots, entries.at[records.entry], entries.sizes[records.entry])
+        largest = cells.sizes.max(initial=0)
         if largest > self._limit or np.bincount(slots, minlength=1).max() > 1:
-            self._find_faults(cells, names, records)
+            self._find_faults(cells, entries, records)
         return cells
 
-    def _find_faults(self, cells: Cells, names: Sequence[bytes], records: Records) -> None:
+    def _find_faults(self, cells: Cells, entries: Entries, records: Records) -> None:
         taken: set[int] = set()
-        entries = zip(cells.slots.tolist(), cells.values, records.entry.tolist(), strict=True)
-        for slot, value, entry in entries:
+        values = zip(cells.slots.tolist(), cells.sizes.tolist(), records.entry.tolist(), strict=True)
+        for slot, size, entry in values:
             column, row = divmod(slot, cells.rows)
-            name = text_of(names[entry])
+            name = text_of(entries.name(entry))
             if slot in taken:
                 reason = f"more than one {COLUMNS[column]} member: {name!r} comes second"
                 cells.fail(row, "repeated-member", reason)
-            elif len(value) > self._limit:
-                cells.fail(row, "member-too-large", _too_large(repr(name), value, self._limit))
+            elif size > self._limit:
+                cells.fail(row, "member-too-large", _too_large(repr(name), size, self._limit))
             taken.add(slot)
 
 
@@ -78,30 +83,28 @@ class Images:
         self._payload = options.payload
         self._captions = captions
 
-    def group(self, names: list[bytes], before: bytes) -> Records:  # noqa: ARG002  (each stands alone)
+    def group(self, names: pa.BinaryArray, before: bytes) -> Records:  # noqa: ARG002  (each stands alone)
         return each_a_record(names, "image")
 
-    def cells(self, names: Sequence[bytes], values: Sequence[memoryview], records: Records) -> Cells:
-        cells = self._members.cells(names, values, records)
+    def cells(self, entries: Entries, records: Records) -> Cells:
+        cells = self._members.cells(entries, records)
         if not self._payload:
             return cells
-        text, slots = COLUMNS.index("text") * cells.rows, []
         for row, entry in enumerate(records.entry.tolist()):
-            head = bytes(values[entry][:12])
+            value = entries.value(entry)
+            head = bytes(value[:12])
             if is_pickle(head):
                 _fail_pickle(cells, row)
             elif not is_image(head):
-                reason = f"not an image: {len(values[entry])} bytes that begin with {head.hex()!r}"
+                reason = f"not an image: {len(value)} bytes that begin with {head.hex()!r}"
                 cells.fail(row, KIND, reason)
-            caption = self._captions.find(names[entry]) if self._captions else None
+            caption = self._captions.find(entries.name(entry)) if self._captions else None
             if self._captions is None or caption is None:
                 continue
             if len(caption) > self._limit:
-                cells.fail(row, "member-too-large", _too_large("its caption", caption, self._limit))
+                cells.fail(row, "member-too-large", _too_large("its caption", len(caption), self._limit))
             else:
-                slots.append(text + row)
-                cells.values.append(self._captions.read(caption))
-        cells.slots = np.append(cells.slots, np.array(slots, np.int64))
+                cells.made[_TEXT * cells.rows + row] = self._captions.read(caption)
         return cells
 
 
@@ -111,44 +114,72 @@ class Maps:
     def __init__(self, options: ReadOptions) -> None:
         self._column_of = options.column_of
         self._limit = options.member_bytes
+        self._map_limit = len(COLUMNS) * self._limit  # what fields that are each allowed may add up to
         self._payload = options.payload
 
-    def group(self, names: list[bytes], before: bytes) -> Records:  # noqa: ARG002  (each stands alone)
+    def group(self, names: pa.BinaryArray, before: bytes) -> Records:  # noqa: ARG002  (each stands alone)
         return each_a_record(names, "image")
 
-    def cells(self, names: Sequence[bytes], values: Sequence[memoryview], records: Records) -> Cells:
-        cells = Cells(len(records), np.zeros(0, np.int64), [])
-        slots: list[int] = []
-        for row, entry in enumerate(records.entry.tolist() if self._payload else ()):
-            value = values[entry]
+    def cells(self, entries: Entries, records: Records) -> Cells:
+        nowhere = np.zeros(0, np.int64)
+        if not self._payload:
+            return Cells(len(records), nowhere, nowhere, nowhere)
+        sizes = entries.sizes[records.entry]
+        found = plain_fields(entries.source, entries.at[records.entry], sizes, self._column)
+        slots = found.column * len(records) + found.map
+        sound = found.plain & (sizes <= self._map_limit)
+        sound[found.map[found.size > self._limit]] = False
+        sound[found.map[np.bincount(slots, minlength=1)[slots] > 1]] = False  # two fields of one column
+        keep = sound[found.map]
+        cells = Cells(len(records), slots[keep], found.at[keep], found.size[keep])
+        self._look_closely(
+            cells, entries, [(row, int(records.entry[row])) for row in np.flatnonzero(~sound).tolist()]
+        )
+        return cells
+
+    def _look_closely(self, cells: Cells, entries: Entries, unsound: list[tuple[int, int]]) -> None:
+        """Maps that are not plain, by row and entry: fill their cells, or say what is wrong with them."""
+        further: list[tuple[int, int, int]] = []  # slot, place and bytes of each value
+        for row, entry in unsound:
+            value, begin = entries.value(entry), int(entries.at[entry])
             if is_pickle(value):
                 _fail_pickle(cells, row)
                 continue
             try:
-                contents = self._contents(text_of(names[entry]), value)
+                contents = self._contents(text_of(entries.name(entry)), value)
             except RecordError as e:
                 cells.fail(row, e.kind, e.reason)
                 continue
-            slots += [column * cells.rows + row for column in contents]
-            cells.values += contents.values()
-        cells.slots = np.array(slots, np.int64)
-        return cells
+            for column, content in contents.items():
+                slot = column * cells.rows + row
+                if isinstance(content, bytes):
+                    cells.made[slot] = content
+                else:
+                    further.append((slot, begin + content.start, len(content)))
+        if further:
+            slots, at, sizes = np.array(further, np.int64).T
+            cells.slots = np.append(cells.slots, slots)
+            cells.at, cells.sizes = np.append(cells.at, at), np.append(cells.sizes, sizes)
 
-    def _contents(self, key: str, value: memoryview) -> dict[int, memoryview | bytes]:
-        """What a map holds, by column."""
-        limit = len(COLUMNS) * self._limit  # what fields that are each allowed may add up to
-        if len(value) > limit:
-            raise RecordError(_too_large(f"the map of key {key!r}", value, limit), "member-too-large")
-        contents: dict[int, memoryview | bytes] = {}
+    def _column(self, name: str) -> int:
+        column = column_named(name, self._column_of)
+        return COLUMNS.index(column) if column else -1
+
+    def _contents(self, key: str, value: memoryview) -> dict[int, range | bytes]:
+        """What a map holds, by column: where it lies in the map, or what was made of it."""
+        if len(value) > self._map_limit:
+            reason = _too_large(f"the map of key {key!r}", len(value), self._map_limit)
+            raise RecordError(reason, "member-too-large")
+        contents: dict[int, range | bytes] = {}
         for one in fields(value):
             name = column_named(one.name, self._column_of)
             if name is None or one.is_nil:
                 continue
-            content = one.to_json() if name == "meta" and one.is_map else one.data
+            content = one.to_json() if name == "meta" and one.is_map else one.span
             if content is None:
                 raise RecordError(f"field {one.name!r} is neither bytes nor a string", KIND)
             if len(content) > self._limit:
-                reason = _too_large(f"field {one.name!r}", content, self._limit)
+                reason = _too_large(f"field {one.name!r}", len(content), self._limit)
                 raise RecordError(reason, "member-too-large")
             if COLUMNS.index(name) in contents:
                 reason = f"more than one {name} field: {one.name!r} comes second"
@@ -164,14 +195,11 @@ def layout_named(name: LayoutName, options: ReadOptions, captions: Captions | No
     return Members(options) if name == "members" else Maps(options)
 
 
-def detect(
-    names: Sequence[bytes], values: Sequence[memoryview], options: ReadOptions, *, captioned: bool
-) -> LayoutName:
-    """The layout of an environment, from its first entries that are not notes (at least one).
+def detect(entries: Entries, options: ReadOptions, *, captioned: bool) -> LayoutName | None:
+    """The layout of an environment; None where these entries are only notes.
 
     Args:
-        names: their keys.
-        values: their values.
+        entries: its first.
         options: which extensions there are.
         captioned: whether captions lie beside the environment.
 
@@ -179,8 +207,19 @@ def detect(
         InputError: pickles, or no layout that is known.
     """
     column_of = options.column_of
-    member = next((i for i, name in enumerate(names) if split_name(name)[1] in column_of), None)
-    name, value = names[member or 0], values[member or 0]
+    first = member = None
+    for i in range(len(entries)):
+        name = entries.name(i)
+        if is_note(name):
+            continue
+        first = i if first is None else first
+        if split_name(name)[1] in column_of:
+            member = i
+            break
+    if first is None:
+        return None
+    which = first if member is None else member
+    name, value = entries.name(which), entries.value(which)
     head = bytes(value[:12])
     if is_pickle(head):
         raise InputError(
@@ -222,8 +261,8 @@ def _is_record(value: memoryview, column_of: Mapping[str, str]) -> bool:
         return False
 
 
-def _too_large(what: str, content: Sequence[int], limit: int) -> str:
-    return f"{what} has {len(content)} bytes, more than the {limit} that limits.member_bytes allows"
+def _too_large(what: str, size: int, limit: int) -> str:
+    return f"{what} has {size} bytes, more than the {limit} that limits.member_bytes allows"
 
 
 def _fail_pickle(cells: Cells, row: int) -> None:

@@ -1,4 +1,4 @@
-"""An LMDB → Arrow blocks of RECORDS, in bounded memory, each payload copied once.
+"""An LMDB → Arrow blocks of RECORDS, in bounded memory, each payload copied once, or not at all.
 
 Environments are on local disks, and mapped; how their records are laid out is told by the first entries (see
 `layouts`). Rows are in the order of the keys. Offsets and lengths are entries, notes of the writer included.
@@ -7,8 +7,9 @@ Environments are on local disks, and mapped; how their records are laid out is t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,23 +17,25 @@ import pyarrow as pa
 
 from mmray.coverage import WHOLE, Missing
 from mmray.errors import InputError
-from mmray.schema import ERROR, RECORDS, error, table
+from mmray.schema import ERROR, RECORDS, VIEWS, error, table
 from mmray.sources import captions, environment
+from mmray.sources.captions import captions_beside
 from mmray.sources.cells import Cells
-from mmray.sources.environment import Environment
+from mmray.sources.environment import Entries, Environment
 from mmray.sources.layouts import Layout, LayoutName, detect, layout_named
-from mmray.sources.names import Records, is_note, split_name, text_of
+from mmray.sources.names import Ints, Records, split_name, text_of
 from mmray.sources.options import ReadOptions
 from mmray.sources.shards import Shard
 
 _SAMPLE_ENTRIES = 64  # that tell the layout
 _STRETCH_ENTRIES = 4096  # whose keys are read ahead
+_SHEET_ROWS = 256  # whose views are made together
 _MAX_MEMBERS = 1 << 16  # entries of one record
 _LARGEST = (1 << 30) - 1  # bytes of a value, and of a block before it: a column's are counted in int32
 
 
 def read_lmdb(shard: Shard, options: ReadOptions, wanted: Sequence[Missing] = (WHOLE,)) -> Iterator[pa.Table]:
-    """Yield the wanted rows of an LMDB as tables of RECORDS, in order.
+    """Yield the wanted rows of an LMDB as tables of RECORDS, or of VIEWS if the options say so, in order.
 
     Goes at once to where each gap starts, and touches no payload that is not wanted. Where no payload is
     asked for, values are not looked at: faults in them, their size included, are not found.
@@ -55,37 +58,33 @@ def layout_of(shard: Shard, options: ReadOptions | None = None) -> LayoutName:
         InputError: pickles, or no layout that is known; names what was seen.
         OSError: the environment cannot be opened.
     """
-    with environment.opened(shard.open().path) as opened:
-        return _detect(opened, options or ReadOptions(), captioned=_captions(shard).exists())
+    path = shard.open().path
+    with environment.opened(path) as opened:
+        return _detect(opened, options or ReadOptions(), captioned=captions_beside(Path(path)).exists())
 
 
 @contextmanager
 def _opened(shard: Shard, options: ReadOptions) -> Iterator[tuple[Environment, Layout]]:
+    path = shard.open().path
+    beside = captions_beside(Path(path))
     with ExitStack() as stack:
-        opened = stack.enter_context(environment.opened(shard.open().path))
+        opened = stack.enter_context(environment.opened(path))
         options = replace(options, member_bytes=min(options.member_bytes, _LARGEST))
-        name = _detect(opened, options, captioned=_captions(shard).exists())
-        lines = stack.enter_context(captions.opened(_captions(shard))) if name == "images" else None
+        name = _detect(opened, options, captioned=beside.exists())
+        lines = stack.enter_context(captions.opened(beside)) if name == "images" else None
         yield opened, layout_named(name, options, lines)
 
 
-def _captions(shard: Shard) -> Path:
-    return captions.captions_beside(Path(shard.open().path))
-
-
 def _detect(opened: Environment, options: ReadOptions, *, captioned: bool) -> LayoutName:
-    at = 0
-    while (name := opened.name_at(at)) is not None:
-        names = opened.names(name, _SAMPLE_ENTRIES)
-        entries = [i for i, found in enumerate(names) if not is_note(found)]
-        if entries:
-            with opened.values(name, len(names)) as values:
-                shown = [values[i] for i in entries]
-                try:
-                    return detect([names[i] for i in entries], shown, options, captioned=captioned)
-                except InputError as e:
-                    raise InputError(f"{opened.path}: {e}") from e
-        at += len(names)
+    for start in range(0, len(opened), _SAMPLE_ENTRIES):
+        # At first as many as are read first, so that they need not be found twice.
+        count = _SAMPLE_ENTRIES if start else _STRETCH_ENTRIES
+        entries = opened.entries(start, start + count).part(0, _SAMPLE_ENTRIES)
+        try:
+            if name := detect(entries, options, captioned=captioned):
+                return name
+        except InputError as e:
+            raise InputError(f"{opened.path}: {e}") from e
     return "members"
 
 
@@ -95,7 +94,6 @@ class _Position:
 
     entry: int
     row: int
-    name: bytes | None  # key of the entry; None at the end of the environment
     before: bytes = b""  # key of the entry before it
 
 
@@ -104,23 +102,40 @@ class _Stretch:
     """Consecutive entries, from a position on, and the records among them."""
 
     begin: _Position
-    names: list[bytes]
+    entries: Entries
     records: Records
     rows: int  # records that are whole
     ended: bool  # whether these are the last entries
 
+    @cached_property
+    def _held(self) -> Ints:
+        """Bytes of the values up to that of each entry."""
+        return np.cumsum(self.entries.sizes)
+
+    def row_holding(self, first: int, size: int) -> int:
+        """The row with which those from `first` on have values of this many bytes."""
+        entry = int(self.records.first[first])
+        before = int(self._held[entry - 1]) if entry else 0
+        full = np.searchsorted(self._held, before + size)
+        return int(np.searchsorted(self.records.first, full, side="right")) - 1
+
     def after(self, rows: int) -> _Position:
         """Where one is after that many of its records."""
+        count = len(self.entries)
         if rows < len(self.records):
             entry = int(self.records.first[rows])
         else:
-            entry = len(self.names) if self.ended else len(self.names) - 1
-        return _Position(
-            self.begin.entry + entry,
-            self.begin.row + rows,
-            self.names[entry] if entry < len(self.names) else None,
-            self.names[entry - 1] if entry else self.begin.before,
-        )
+            entry = count if self.ended else count - 1
+        before = self.entries.name(entry - 1) if entry else self.begin.before
+        return _Position(self.begin.entry + entry, self.begin.row + rows, before)
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """Some blocks together, of about `block_bytes`: views are made by calls that cost as much for a few."""
+
+    cells: Cells
+    table: pa.Table  # of VIEWS
 
 
 class _Walk:
@@ -133,109 +148,107 @@ class _Walk:
         self._options = options
         self._block_bytes = min(options.block_bytes, _LARGEST)
         self._first_names: dict[bytes, bytes] = {}
-        # Columns that are the same in most blocks are made once, and cut.
-        self._shard_ids = pa.repeat(pa.scalar(shard.id), options.block_rows)
-        self._not_ended = pa.repeat(pa.scalar(False), options.block_rows)
-        self._no_errors = pa.nulls(options.block_rows, ERROR)
+        self._sheet_rows = options.block_rows * max(1, _SHEET_ROWS // options.block_rows)
+        self._shard_ids = pa.repeat(pa.scalar(shard.id), self._sheet_rows)
 
     def read(self, wanted: Sequence[Missing]) -> Iterator[pa.Table]:
-        at = self._position(0, 0)
+        at, entries = _Position(0, 0), len(self._environment)
         for gap in wanted:
             if gap.start:
                 at = self._position(gap.start, gap.first)
-            while at.name is not None and (gap.last is None or at.row <= gap.last):
+            while at.entry < entries and (gap.last is None or at.row <= gap.last):
                 stretch = self._stretch(at, gap.last)
                 first = min(stretch.rows, max(0, gap.first - at.row))
                 last = stretch.rows if gap.last is None else min(stretch.rows, gap.last + 1 - at.row)
                 while first < last:
-                    block = self._block(stretch, first, min(last, first + self._options.block_rows))
-                    yield block
-                    first += block.num_rows
+                    stop = min(last, first + self._sheet_rows)
+                    if self._options.payload:
+                        stop = min(stop, stretch.row_holding(first, self._block_bytes) + 1)
+                    yield from self._blocks(self._sheet(stretch, first, stop))
+                    first = stop
                 at = stretch.after(last)
-        if at.name is None and at.row == 0:
+        if at.entry >= entries and at.row == 0:
             yield self._empty_shard()
 
     def _position(self, entry: int, row: int) -> _Position:
-        environment = self._environment
-        before = environment.name_at(entry - 1) if entry else None
-        return _Position(entry, row, environment.name_at(entry), before or b"")
+        before = self._environment.entries(entry - 1, entry).names.to_pylist()
+        return _Position(entry, row, *before)
 
     def _stretch(self, begin: _Position, last: int | None) -> _Stretch:
         """Entries from a position on: as many as hold a whole record, and about those up to row `last`.
 
         The last record may go on behind them, so it is left for the next stretch.
         """
-        assert begin.name is not None
+        environment = self._environment
         count = _STRETCH_ENTRIES if last is None else min(_STRETCH_ENTRIES, 8 * (last - begin.row + 2))
         while True:
-            names = self._environment.names(begin.name, count)
-            ended = len(names) < count or begin.entry + count == self._environment.header.entries
-            records = self._layout.group(names, begin.before)
+            entries = environment.entries(begin.entry, begin.entry + count)
+            ended = begin.entry + count >= len(environment)
+            records = self._layout.group(entries.names, begin.before)
             rows = len(records) if ended else max(0, len(records) - 1)
-            stretch = _Stretch(begin, names, records, rows, ended)
+            stretch = _Stretch(begin, entries, records, rows, ended)
             if stretch.after(rows).entry > begin.entry:
                 return stretch
             if count >= _MAX_MEMBERS:
                 raise OSError(
-                    f"{self._environment.path}: more than {_MAX_MEMBERS} entries are one record, from key "
-                    f"{begin.name!r} on; rewrite it with a key for each record"
+                    f"{environment.path}: more than {_MAX_MEMBERS} entries are one record, from key "
+                    f"{entries.name(0)!r} on; rewrite it with a key for each record"
                 )
             count = min(_MAX_MEMBERS, 8 * count)
 
-    def _block(self, stretch: _Stretch, low: int, high: int) -> pa.Table:
-        """The records from `low` to before `high` of a stretch, or as many of them as a block takes."""
+    def _sheet(self, stretch: _Stretch, low: int, high: int) -> _Sheet:
+        """The records from `low` to before `high` of a stretch."""
         records = stretch.records.part(low, high)
         begin = int(stretch.records.first[low])
-        names = stretch.names[begin : begin + int(records.stop[-1])]
-        with self._values(names) as values:
-            cells = self._layout.cells(names, values, records)
-            self._fail_torn(cells, names, records)
-            cells = cells.sound()
-            rows = cells.rows_within(self._block_bytes)
-            if rows == len(records):
-                payload = cells.to_columns() if self._options.payload else {}
-                return self._table(stretch, low, records, cells, payload)
-        return self._block(stretch, low, low + rows)
-
-    def _values(self, names: list[bytes]) -> AbstractContextManager[Sequence[memoryview]]:
-        """The values of consecutive keys; empty ones where no payload is asked for: even to ask for a large
-        value's size reads one of its pages.
-        """
-        if self._options.payload:
-            return self._environment.values(names[0], len(names))
-        return nullcontext([memoryview(b"")] * len(names))
-
-    def _table(
-        self, stretch: _Stretch, low: int, records: Records, cells: Cells, payload: dict[str, pa.Array]
-    ) -> pa.Table:
-        """A block of the records from `low` on."""
+        entries = stretch.entries.part(begin, begin + int(records.stop[-1]))
+        cells = self._layout.cells(entries if self._options.payload else entries.emptied(), records)
+        self._fail_torn(cells, entries, records)
+        cells = cells.sound()
         rows = len(records)
         row = stretch.begin.row + low
-        entry = stretch.begin.entry + int(stretch.records.first[low])
-        ends = stretch.ended and low + rows == len(stretch.records)
-        errors = [cells.errors.get(i) for i in range(rows)] if cells.errors else None
+        entry = stretch.begin.entry + begin
+        end = np.zeros(rows, bool)
+        end[-1] = stretch.ended and high == len(stretch.records)
         columns = {
             "shard": self._shard_ids[:rows],
             "row": pa.array(np.arange(row, row + rows)),
-            "end": pa.array([False] * (rows - 1) + [True]) if ends else self._not_ended[:rows],
+            "end": pa.array(end),
             "key": records.keys,
             "offset": pa.array(entry + records.first),
             "length": pa.array(records.stop - records.first),
-            "error": pa.array(errors, ERROR) if errors else self._no_errors[:rows],
-            **payload,
         }
-        return table(columns, RECORDS)
+        if cells.errors:
+            columns["error"] = pa.array([cells.errors.get(i) for i in range(rows)], ERROR)
+        if self._options.payload:
+            columns |= cells.to_columns(self._environment.source)
+        return _Sheet(cells, table(columns, VIEWS))
 
-    def _fail_torn(self, cells: Cells, names: list[bytes], records: Records) -> None:
+    def _blocks(self, sheet: _Sheet) -> Iterator[pa.Table]:
+        """Its rows, cut into blocks."""
+        held = np.cumsum(sheet.cells.row_bytes())
+        first, rows = 0, len(held)
+        while first < rows:
+            self._environment.check_unchanged()
+            before = int(held[first - 1]) if first else 0
+            full = int(np.searchsorted(held, before + self._block_bytes)) + 1
+            stop = min(rows, full, first + self._options.block_rows)
+            block = sheet.table.slice(first, stop - first)
+            if self._options.views:
+                self._environment.read_ahead(*sheet.cells.of_rows(first, stop))
+            yield block if self._options.views else block.cast(RECORDS)
+            first = stop
+
+    def _fail_torn(self, cells: Cells, entries: Entries, records: Records) -> None:
         """Fail records whose key has entries before them already, with others' in between."""
         for row in records.doubtful:
-            name = names[records.first[row]]
+            name = entries.name(int(records.first[row]))
             key, _ = split_name(name)
             if key not in self._first_names:
                 if len(self._first_names) >= _STRETCH_ENTRIES:
                     self._first_names.clear()
-                alike = (other for other in self._environment.names_from(key + b".") if split_name(other)[1])
-                self._first_names[key] = next(other for other in alike if split_name(other)[0] == key)
+                others = (other for other, _ in self._environment.walk(self._environment.find(key + b".")))
+                same = (other for other in others if split_name(other)[1] and split_name(other)[0] == key)
+                self._first_names[key] = next(same, name)
             if self._first_names[key] != name:
                 reason = (
                     f"members of this key lie apart: entries in the folder {text_of(key)}.… lie between them"
@@ -243,7 +256,8 @@ class _Walk:
                 cells.fail(row, "interleaved-members", f"{reason}; rename that folder")
 
     def _empty_shard(self) -> pa.Table:
-        entries = self._environment.header.entries
+        entries = len(self._environment)
         address = {"shard": self._shard.id, "row": 0, "end": True, "key": "", "offset": 0, "length": entries}
         fault = error("read", "shard-empty", "the shard holds no records")
-        return table({**{name: [value] for name, value in address.items()}, "error": [fault]}, RECORDS)
+        columns = {**{name: [value] for name, value in address.items()}, "error": [fault]}
+        return table(columns, VIEWS if self._options.views else RECORDS)

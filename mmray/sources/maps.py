@@ -18,9 +18,9 @@ from mmray.errors import RecordError
 KIND = "lmdb-layout"  # of every fault here: the value is not such a map
 _MAX_FIELDS = 1024
 _NESTED_BYTES = 1 << 20  # of a field that is neither a string nor bytes
-_NIL = 0xC0
+NIL = 0xC0
 #: Bytes of the length that follows the type byte (msgpack's spec, "str format family", "bin format family").
-_LENGTH_BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
+LENGTH_BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
 _MAP_LENGTH_BYTES = {0xDE: 2, 0xDF: 4}
 
 
@@ -28,12 +28,12 @@ class Field(NamedTuple):
     """A name and what it holds."""
 
     name: str
-    data: memoryview | None  # a string or bytes; None: something else
+    span: range | None  # where in the map its content lies, a string or bytes; None: it is something else
     packed: memoryview  # as it lies in the map, with its type
 
     @property
     def is_nil(self) -> bool:
-        return self.packed[0] == _NIL
+        return self.packed[0] == NIL
 
     @property
     def is_map(self) -> bool:
@@ -73,14 +73,14 @@ def fields(value: memoryview) -> Iterator[Field]:
             yield Field(name, None, value[begin:at])
         else:
             at = span.stop
-            yield Field(name, value[span.start : at], value[begin:at])
+            yield Field(name, span, value[begin:at])
     if at != len(value):
         raise RecordError(f"{len(value) - at} bytes follow after the map", KIND)
 
 
 def _map_head(value: memoryview) -> tuple[int, int]:
     """Number of fields, and where the first begins."""
-    code = value[0] if len(value) else _NIL
+    code = value[0] if len(value) else NIL
     if 0x80 <= code <= 0x8F:
         return code & 0x0F, 1
     width = _MAP_LENGTH_BYTES.get(code)
@@ -97,7 +97,7 @@ def _span(value: memoryview, at: int) -> range | None:
     code = value[at] if at < len(value) else _breaks_off(at)
     if 0xA0 <= code <= 0xBF:
         span = range(at + 1, at + 1 + (code & 0x1F))
-    elif width := _LENGTH_BYTES.get(code):
+    elif width := LENGTH_BYTES.get(code):
         start = at + 1 + width
         span = range(start, start + int.from_bytes(value[at + 1 : start], "big"))
     else:

@@ -50,7 +50,7 @@ class Records:
         )
 
 
-def group_members(names: list[bytes], before: bytes, column_of: Mapping[str, str]) -> Records:
+def group_members(names: pa.BinaryArray, before: bytes, column_of: Mapping[str, str]) -> Records:
     """Neighbours `<key>.<extension>` of one key are a record.
 
     Args:
@@ -72,7 +72,7 @@ def group_members(names: list[bytes], before: bytes, column_of: Mapping[str, str
     # Names that are split quickly have no slash behind a dot: none lies among another record's entries.
     suspects = range(len(ends) if quick is None else min(1, len(ends)))
     return Records(
-        keys=runs.values if quick else texts_of(runs.values.to_pylist()),
+        keys=runs.values if quick else texts_of(runs.values),
         first=first,
         stop=members[ends - 1] + 1,
         entry=members[taken],
@@ -81,17 +81,19 @@ def group_members(names: list[bytes], before: bytes, column_of: Mapping[str, str
         doubtful=tuple(
             row
             for row in suspects
-            if _lies_within(names[first[row] - 1] if first[row] else before, names[first[row]])
+            if _lies_within(
+                names[first[row] - 1].as_py() if first[row] else before, names[first[row]].as_py()
+            )
         ),
     )
 
 
-def each_a_record(names: list[bytes], column: str) -> Records:
+def each_a_record(names: pa.BinaryArray, column: str) -> Records:
     """Every entry is a record with one member in a column."""
     entry = np.arange(len(names))
-    if any(name.startswith(b"__") for name in names):
-        entry = np.flatnonzero([not is_note(name) for name in names])
-        names = [names[i] for i in entry]
+    if pc.starts_with(names, "__").true_count:
+        entry = np.flatnonzero([not is_note(name) for name in names.to_pylist()])
+        names = names.take(entry)
     columns = np.full(len(entry), COLUMNS.index(column))
     return Records(texts_of(names), entry, entry + 1, entry, np.arange(len(entry)), columns)
 
@@ -115,18 +117,18 @@ def text_of(name: bytes) -> str:
         return f"0x{name.hex()}"
 
 
-def texts_of(names: list[bytes]) -> pa.StringArray:
+def texts_of(names: pa.BinaryArray) -> pa.StringArray:
     """As `text_of`."""
     try:
-        return pa.array(names, pa.string())
+        return names.cast(pa.string())
     except pa.ArrowInvalid:  # not UTF-8
-        return pa.array([text_of(name) for name in names], pa.string())
+        return pa.array([text_of(name) for name in names.to_pylist()], pa.string())
 
 
-def _split_quickly(names: list[bytes]) -> tuple[pa.StringArray, pa.StringArray] | None:
+def _split_quickly(names: pa.BinaryArray) -> tuple[pa.StringArray, pa.StringArray] | None:
     """Keys and extensions, where each name may be split at its first dot; None where the rule says more."""
     try:
-        texts = pa.array(names, pa.string())
+        texts = names.cast(pa.string())
     except pa.ArrowInvalid:  # not UTF-8
         return None
     halves = pc.split_pattern(texts, ".", max_splits=1).values
@@ -139,11 +141,11 @@ def _split_quickly(names: list[bytes]) -> tuple[pa.StringArray, pa.StringArray] 
         pc.equal(keys, ""),
         pc.match_substring(extensions, "/"),  # the dot is that of a folder
     )
-    return None if any(pc.any(each).as_py() for each in odd) else (keys, extensions)
+    return None if any(each.true_count for each in odd) else (keys, extensions)
 
 
-def _split_each(names: list[bytes]) -> tuple[pa.BinaryArray, pa.BinaryArray]:
-    split = [split_name(name) for name in names]
+def _split_each(names: pa.BinaryArray) -> tuple[pa.BinaryArray, pa.BinaryArray]:
+    split = [split_name(name) for name in names.to_pylist()]
     extensions = [extension.encode("utf-8", "surrogateescape") for _, extension in split]
     return pa.array([key for key, _ in split], pa.binary()), pa.array(extensions, pa.binary())
 

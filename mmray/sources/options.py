@@ -30,6 +30,9 @@ class ReadOptions:
     )
     regroup_rows: int = 256  # records that are open at once while members are brought together
     payload: bool = True  # False: addresses and errors only, to count or to index records
+    #: Payload of an LMDB stays in its mapped file, and columns are views of it (see mmray.schema.VIEWS): for
+    #: tables that do not leave the process, since Arrow would send the whole file along.
+    views: bool = False
 
     @property
     def column_of(self) -> dict[str, str]:

@@ -139,7 +139,7 @@ def _bytes(name: str) -> bytes:
 def _of_members(shard: Shard) -> Iterator[Record | Lost]:
     open_record: _Open | None = None
     with environment.opened(shard.open().path) as opened:
-        for name, value in opened.entries():
+        for name, value in opened.walk():
             key, extension = split_name(name)
             if not extension:
                 continue
@@ -155,7 +155,7 @@ def _of_members(shard: Shard) -> Iterator[Record | Lost]:
 def _of_maps(shard: Shard) -> Iterator[Record | Lost]:
     column_of = ReadOptions().column_of
     with environment.opened(shard.open().path) as opened:
-        for name, value in opened.entries():
+        for name, value in opened.walk():
             if is_note(name):
                 continue
             record = _Open(name)
@@ -165,9 +165,9 @@ def _of_maps(shard: Shard) -> Iterator[Record | Lost]:
                 for one in fields(value):
                     if one.is_nil:
                         continue
-                    if one.data is None and column_named(one.name, column_of) not in (None, "meta"):
+                    if one.span is None and column_named(one.name, column_of) not in (None, "meta"):
                         raise RecordError(f"field {one.name!r} is neither bytes nor a string", KIND)
-                    data = one.to_json() if one.data is None else one.data
+                    data = one.to_json() if one.span is None else value[one.span.start : one.span.stop]
                     extension = extension_of(one.name, data) if one.name in COLUMNS else one.name
                     record.add(extension, data, len(data))
             except RecordError as e:
@@ -181,7 +181,7 @@ def _of_images(shard: Shard) -> Iterator[Record | Lost]:
         environment.opened(place) as opened,
         captions.opened(captions.captions_beside(Path(place))) as lines,
     ):
-        for name, value in opened.entries():
+        for name, value in opened.walk():
             if is_note(name):
                 continue
             record = _Open(name)

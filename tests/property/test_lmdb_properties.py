@@ -2,19 +2,27 @@
 
 import tempfile
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from unittest import mock
 
 import msgpack
+import numpy as np
+import pyarrow as pa
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support.lmdbs import write_images, write_lmdb
 from support.media import image_bytes
-from support.reading import columns, fault, read_rows
+from support.reading import columns, fault, read_rows, shard_at
 from support.tars import write_tar
 
 from mmray.coverage import Missing
-from mmray.sources import EXTENSIONS
+from mmray.sources import EXTENSIONS, ReadOptions, read
+from mmray.sources import maps as maps_module
+from mmray.sources.pages import read_header
+from mmray.sources.plain_maps import plain_fields
+from mmray.sources.tree import Tree
+from mmray.sources.views import Source
 
 COLUMN_OF = {extension: column for column, extensions in EXTENSIONS.items() for extension in extensions}
 PAYLOAD = tuple(EXTENSIONS)
@@ -30,6 +38,7 @@ name = st.one_of(
     st.sampled_from(["__a.b__", "__a.c", "_.b__", "__.jpg", "a/.jpg", "a.b/.jpg", "a.jpg/b", "/a.jpg"]),
 )
 members = st.dictionaries(name, st.binary(max_size=9), min_size=1, max_size=30)
+byte = st.sampled_from([0, 1, 2, 3, 255]) | st.integers(0, 255)
 stretch = st.sampled_from([2, 3, 5, 4096])
 
 
@@ -149,6 +158,84 @@ def test_no_bytes_are_anything_but_a_row(value, data):
         assert [row[c] for c in PAYLOAD] == [None] * 4
         return
     assert isinstance(msgpack.unpackb(value, raw=True, strict_map_key=False), dict)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(fields, min_size=1, max_size=6), st.data())
+def test_plain_maps_hold_what_is_found_one_by_one(maps, data):
+    """Whatever is wrong with them or lies around them; and those that are plain are found to be."""
+    values, sound = [msgpack.packb(each) for each in maps], [True] * len(maps)
+    for i, value in enumerate(values):
+        if data.draw(st.booleans()):
+            cut = data.draw(st.integers(0, len(value)))
+            values[i] = value[:cut] + data.draw(st.binary(max_size=3)) + value[cut + 1 :]
+            sound[i] = False
+    sizes = np.array([len(value) for value in values])
+    behind = data.draw(st.sampled_from([b"", b"\xa4text\xa1t"]))
+    source = Source(pa.py_buffer(b"".join([*values, behind]) or b"\0"))
+    found = plain_fields(source, np.cumsum(sizes) - sizes, sizes, PLACES.get)
+    contents = [[] for _ in values]
+    for row, column, at, size in zip(*(each.tolist() for each in found[1:]), strict=True):
+        contents[row].append((column, bytes(source.value(at, size))))
+    for i, (value, plain) in enumerate(zip(values, found.plain.tolist(), strict=True)):
+        if plain:
+            one_by_one = [one for one in maps_module.fields(memoryview(value)) if not one.is_nil]
+            assert contents[i] == [
+                (PLACES.get(one.name), value[one.span.start : one.span.stop])
+                for one in one_by_one
+                if PLACES.get(one.name) >= 0
+            ]
+        else:
+            assert contents[i] == []
+            assert not sound[i] or not all(isinstance(v, bytes | str | None) for v in maps[i].values())
+
+
+class Places(dict):
+    """A column for some names."""
+
+    def get(self, name):
+        return super().get(name, -1)
+
+
+PLACES = Places({"image": 0, "text": 1, "meta": 3, "ü": 2})
+
+
+@cache
+def sound_file(version):
+    """Bytes of an LMDB with branches and large values, and the places in it that say where others are."""
+    entries = [(f"{i:04d}.{e}", b"%d" % i * 200 * (i % 5) ** 2) for i in range(90) for e in ("jpg", "txt")]
+    with folder_with(4096) as place:
+        path = write_lmdb(place / "s.lmdb", entries, lib_version=version)
+        tree = Tree(str(path), read_header(str(path)))
+        places = tree.places(0, len(tree))
+        data = path.read_bytes()
+    heads = [at + i for at in range(2 * 4096, len(data), 4096) for i in range(80)]
+    nodes = [int(key) + i for key in places.key for i in range(-8, 18)]
+    return data, heads, nodes
+
+
+@settings(deadline=None, max_examples=600)
+@given(st.sampled_from([0, 1]), st.data())
+def test_damage_is_an_error_or_other_values_within_the_file(version, data):
+    """Whatever bytes of its tree change."""
+    whole, heads, nodes = sound_file(version)
+    damaged = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 3))):
+        damaged[data.draw(st.sampled_from(data.draw(st.sampled_from([heads, nodes]))))] = data.draw(byte)
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "s.lmdb"
+        path.write_bytes(damaged)
+        try:
+            tree = Tree(str(path), read_header(str(path)))
+            places = tree.places(0, len(tree))
+            blocks = list(read(shard_at(path), ReadOptions(views=True)))
+        except OSError:
+            return
+    for at, size in ((places.key, places.key_bytes), (places.value, places.value_bytes)):
+        assert at.min() >= 0
+        assert (at + size).max() <= len(whole)
+    for block in blocks:
+        block.validate(full=True)
 
 
 def row_of(value):

@@ -11,7 +11,7 @@ from mmray.preprocess import Preprocessor
 from mmray.preprocess.audio import decode_audio, log_mel
 from mmray.preprocess.image import decode_image
 from mmray.preprocess.spec import AudioSpec, ImageSpec, Limits, PreprocessSpec, TextSpec
-from mmray.schema import TENSORS, error
+from mmray.schema import TENSORS, VIEWS, error
 from mmray.sources import EXTENSIONS
 
 GOOD = {"image": image_bytes(), "text": b"a red cat", "audio": clip(seconds=1.2)}
@@ -30,6 +30,12 @@ def preprocess(rows=ROWS, spec=SPEC, **options):
     table = Preprocessor(spec, small_tokenizer(), **options)(records_table(rows))
     assert table.schema.equals(TENSORS)
     return table.to_pylist()
+
+
+def test_views_become_the_same_tensors():
+    records = records_table(ROWS)
+    run = Preprocessor(SPEC, small_tokenizer())
+    assert run(records.cast(VIEWS)).equals(run(records))
 
 
 def kinds(rows):

@@ -108,7 +108,7 @@ def test_an_lmdb_takes_keys_of_any_bytes_and_a_tar_utf8(tmp_path):
     write_lmdb(tmp_path / "in/s.lmdb", entries.items())
     run(tmp_path / "in", tmp_path / "again")
     with environment.opened(str(tmp_path / "again/s.lmdb")) as opened:
-        assert {name: bytes(value) for name, value in opened.entries()} == entries
+        assert {name: bytes(value) for name, value in opened.walk()} == entries
     (one,) = run(tmp_path / "in", tmp_path / "tar", "webdataset")
     assert list(one.reasons) == ["0xfffe"]
     assert records_of(tmp_path / "tar/s.tar") == {"ü": {"txt": b"3"}}
