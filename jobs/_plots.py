@@ -1,0 +1,102 @@
+"""Plots of what the scripts here measure, for the docs. Takes their JSON; measures nothing itself."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+#: Colour and style of each way to answer a record. Cascade and fusion nearly coincide, so one is broad.
+_WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    "image only": ("#c2410c", {"lw": 1.8}),
+    "text only": ("#6b7280", {"lw": 1.4, "ls": "--"}),
+    "cascade": ("#1d4ed8", {"lw": 1.6, "zorder": 3}),
+    "fusion": ("#4ea866", {"lw": 4.5}),
+}
+
+
+def draw_study(study: Mapping[str, Any], units: Mapping[str, str], path: Path) -> None:
+    """Accuracy over strength with its standard error, a panel for each damage; and what a record costs.
+
+    Args:
+        study: what `jobs/blur_study.py` prints.
+        units: of the strengths, by damage.
+        path: of the image.
+    """
+    figure, panels = plt.subplots(
+        1, 4, figsize=(11.5, 3.7), width_ratios=(1, 1, 1, 0.8), layout="constrained", dpi=100
+    )
+    for panel, (damage, strengths) in zip(panels, study["found"].items(), strict=False):
+        steps = range(len(strengths))
+        for way, (colour, style) in _WAYS.items():
+            right = [found[way]["accuracy"] for found in strengths.values()]
+            error = [found[way]["standard_error"] for found in strengths.values()]
+            panel.plot(steps, right, color=colour, **style)
+            if way != "text only":
+                low, high = ([r + sign * e for r, e in zip(right, error, strict=True)] for sign in (-1, 1))
+                panel.fill_between(steps, low, high, color=colour, alpha=0.12, lw=0)
+        panel.set_xticks(steps, strengths)
+        panel.set_title(damage)
+        panel.set_xlabel(units[damage])
+        panel.set_ylim(0.2, 1)
+        _plain(panel)
+    panels[0].set_ylabel(f"accuracy on {study['records']} held-out records")
+    colours = [colour for colour, _ in _WAYS.values()]
+    bars = panels[3].barh(list(_WAYS), [study["record_ms"][way] for way in _WAYS], color=colours)
+    panels[3].bar_label(bars, fmt="%.1f", padding=3)
+    panels[3].invert_yaxis()
+    panels[3].set_title("what a record costs")
+    panels[3].set_xlabel("milliseconds on one core")
+    panels[3].margins(x=0.2)
+    _plain(panels[3])
+    panels[3].grid(visible=False)
+    for label, colour in zip(panels[3].get_yticklabels(), colours, strict=True):
+        label.set(color=colour, fontweight="bold")
+    figure.savefig(path)
+
+
+def draw_trade_off(card: Mapping[str, Any], allowed: float, path: Path) -> None:
+    """What a cascade's threshold decides: what early answers cost, and what they save.
+
+    Args:
+        card: of a cascade, from the scorecard.
+        allowed: the budget, a share.
+        path: of the image.
+    """
+    curve, chosen = card["curve"], card["chosen"]
+    early = [100 * point["early"] for point in curve]
+    best = curve[0]["accuracy"]
+    figure, (cost, speed) = plt.subplots(1, 2, figsize=(10, 3.7), layout="constrained", dpi=100)
+    cost.plot(early, [100 * point["bound"] for point in curve], color="#c2410c", lw=1.8)
+    cost.plot(early, [100 * (1 - point["agreement"]) for point in curve], color="#1d4ed8", lw=1.8)
+    cost.plot(early, [100 * (best - point["accuracy"]) for point in curve], color="#15803d", lw=1.8)
+    cost.axhline(100 * allowed, color="#6b7280", lw=1, ls=":")
+    cost.text(0.5, 100 * allowed + 0.15, "budget", color="#6b7280")
+    cost.text(60, 6.6, "harmed by early answers,\nupper bound", color="#c2410c", ha="center")
+    cost.text(60, 4.0, "decided otherwise\nthan in full", color="#1d4ed8", ha="center")
+    cost.text(60, 2.2, "accuracy lost", color="#15803d", ha="center")
+    cost.set_ylabel("% of the records")
+    cost.plot(100 * chosen["early"], 100 * chosen["bound"], "o", color="black")
+    speed.plot(early, [point["speedup"] for point in curve], color="#1d4ed8", lw=1.8)
+    speed.plot(100 * chosen["early"], chosen["speedup"], "o", color="black")
+    told = (
+        f"chosen: confidence ≥ {chosen['threshold']:g},\n"
+        f"{chosen['early']:.0%} leave, {chosen['speedup']:.1f} times as fast"
+    )
+    speed.annotate(
+        told, (100 * chosen["early"], chosen["speedup"]), (-10, 12), textcoords="offset points", ha="right"
+    )
+    speed.set_ylabel("expected speed, everything = 1")
+    for panel in (cost, speed):
+        panel.set_xlabel("% of the records that leave early")
+        panel.set_xlim(0, 100)
+        panel.set_ylim(bottom=0)
+        _plain(panel)
+    figure.savefig(path)
+
+
+def _plain(panel: Axes) -> None:
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.grid(axis="y", color="#e5e7eb")
+    panel.set_axisbelow(True)

@@ -1,0 +1,30 @@
+"""What `jobs/bench_cascade.py` does to records before it watches a run over them."""
+
+import numpy as np
+from support.scripts import load_script
+from support.tars import write_shard
+
+from mmray.sources import ReadOptions, list_shards, read
+
+bench = load_script("jobs/bench_cascade.py")
+
+RECORDS = [(f"{n:02d}", {"txt": f"caption {n}".encode() * n, "png": bytes([n])}) for n in range(1, 9)]
+MUTE = ("99", {"png": b"no caption"})
+
+
+def rows(path):
+    (shard,) = list_shards([str(path)])
+    return [row for block in read(shard, ReadOptions()) for row in block.to_pylist()]
+
+
+def test_permuting_gives_every_record_the_caption_of_another_one_and_alters_nothing_else(tmp_path):
+    source = write_shard(tmp_path / "in" / "a.tar", [*RECORDS, MUTE])
+    for seed in range(5):
+        target = tmp_path / f"{seed}.tar"
+        bench.permute_captions(source, target, np.random.default_rng(seed))
+        old, new = rows(source), rows(target)
+        assert [row["image"] for row in new] == [row["image"] for row in old]
+        assert [row["key"] for row in new] == [row["key"] for row in old]
+        assert new[-1]["text"] is None
+        assert sorted(row["text"] for row in new[:-1]) == sorted(row["text"] for row in old[:-1])
+        assert all(n["text"] != o["text"] for n, o in zip(new[:-1], old[:-1], strict=True))
