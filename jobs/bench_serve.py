@@ -1,12 +1,12 @@
 """`mmray serve` beside a plain two-worker uvicorn server: the same model and records, interleaved rounds.
 
-    OMP_NUM_THREADS=1 python jobs/bench_serve.py --input data/tuxpaint --bundle bundles/stamps
+    OMP_NUM_THREADS=1 python jobs/bench_serve.py main --input data/tuxpaint --bundle bundles/stamps
 
 The load comes from a second process: a closed loop of `connections` that each send the next record when the
-last is answered. The other server sleeps meanwhile. Then twice as many connections as may be in flight show
-what overload does. Measured on 2 busy cores: .63 of the plain server's answers behind Ray's Python proxy, .81
-behind HAProxy (the target is .95); under overload only 200 and 503. A table, then one JSON line. Compare
-ratios of one run: the machine's other work moves both. About two minutes.
+last is answered. The other servers sleep meanwhile. With `--variant cascade` the plain server runs the same
+model without its exits. Then twice as many connections as may be in flight show what overload does. A table,
+then one JSON line. Compare ratios of one run: other work on the machine moves both, least the CPU time
+of an answer, of all processes of a server together. About two minutes.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -36,6 +36,7 @@ from mmray.sources import ReadOptions, list_shards, read
 
 _HERE = Path(__file__).parent
 _BOUNDARY = "mmray-bench"
+_TICKS = os.sysconf("SC_CLK_TCK")
 _OVERLOAD = 128  # connections: twice what two replicas have in flight
 #: Ways into the server that are measured: Ray's own proxy in Python, and HAProxy straight to the replicas.
 _INGRESSES = {
@@ -69,8 +70,10 @@ def main(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for i, body in enumerate(bodies(input, records)):
             (folder / f"{i:04d}").write_bytes(body)
+        pids = {}
         for name, command in commands.items():
             process = subprocess.Popen(command, env=env | _INGRESSES.get(name, {}), stdout=subprocess.DEVNULL)
+            pids[name] = process.pid
             stack.callback(process.wait)
             stack.callback(process.terminate)
             wait_for(f"{urls[name]}/openapi.json")
@@ -78,7 +81,10 @@ def main(
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in urls}
         for _ in range(rounds):
             for name, url in urls.items():
-                found[name].append(load(url, folder, connections, seconds))
+                before_s = cpu_s(pids[name])
+                result = load(url, folder, connections, seconds)
+                answers = sum(result["statuses"].values())
+                found[name].append(result | {"cpu_ms": 1e3 * (cpu_s(pids[name]) - before_s) / answers})
         single = {name: load(url, folder, 1, seconds) for name, url in urls.items()}
         overload = {name: load(url, folder, _OVERLOAD, seconds) for name, url in urls.items()}
     report(found, single, overload)
@@ -170,6 +176,20 @@ def load(url: str, folder: Path, connections: int, seconds: float) -> dict[str, 
     return result
 
 
+def cpu_s(root: int) -> float:
+    """CPU time so far of a process and all below it."""
+    parents, seconds = {}, {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has just ended
+            after_name = stat.read_text().rpartition(")")[2].split()
+            parents[int(stat.parent.name)] = int(after_name[1])
+            seconds[int(stat.parent.name)] = sum(map(int, after_name[11:13])) / _TICKS
+    ours = {root}
+    while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
+        ours |= more
+    return sum(seconds.get(pid, 0.0) for pid in ours)
+
+
 def wait_for(url: str) -> None:
     """Until the server answers."""
     end = time.monotonic() + 120
@@ -186,7 +206,7 @@ def wait_for(url: str) -> None:
 def report(found: dict[str, list[dict[str, Any]]], single: dict[str, Any], overload: dict[str, Any]) -> None:
     """The table, and the JSON line."""
     middle = {
-        name: {key: median(r[key] for r in rounds) for key in ("per_s", "p50_ms", "p99_ms")}
+        name: {key: median(r[key] for r in rounds) for key in ("per_s", "p50_ms", "p99_ms", "cpu_ms")}
         for name, rounds in found.items()
     }
     ratios = {
@@ -194,12 +214,13 @@ def report(found: dict[str, list[dict[str, Any]]], single: dict[str, Any], overl
         for name in _INGRESSES
     }
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("server", "load", "answers/s", "p50 ms", "p99 ms", "statuses"):
+    for name in ("server", "load", "answers/s", "p50 ms", "p99 ms", "CPU ms", "statuses"):
         table.add_column(name)
     for name in found:
         cases = {"saturation": middle[name], "one connection": single[name], "overload": overload[name]}
         for case, figures in cases.items():
-            numbers = (f"{figures[key]:.1f}" for key in ("per_s", "p50_ms", "p99_ms"))
+            keys = ("per_s", "p50_ms", "p99_ms", "cpu_ms")
+            numbers = (f"{figures[key]:.1f}" if key in figures else "" for key in keys)
             table.add_row(name, case, *numbers, str(figures.get("statuses", "")))
     Console().print(table)
     print(

@@ -18,7 +18,7 @@ from mmray.errors import EngineError, InputError
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.preprocess.spec import Limits
 from mmray.schema import RECORDS, Modality, table
-from mmray.serve.answers import decision, left_out, prediction
+from mmray.serve.answers import explained, latency_ms, left_out, prediction
 
 _SHOWN = 10  # labels; --json has all
 _BAR_WIDTH = 32
@@ -61,14 +61,11 @@ def predict_record(directory: str, given: Given, *, explain: bool, as_json: bool
     answers = outcomes.to_pylist()
     answer = prediction(answers[0], bundle.labels, None)
     done = perf_counter()
-    answer["latency_ms"] = {
-        "preprocess": 1e3 * (preprocessed - start),
-        "model": 1e3 * predict.seconds["model"],
-        "total": 1e3 * (done - start),
-    }
+    answer["latency_ms"] = latency_ms(
+        preprocess_s=preprocessed - start, model_s=predict.seconds["model"], total_s=done - start
+    )
     if explain:
-        rest = zip(without, answers[1:], strict=True)
-        answer["without"] = {m: decision(row) for m, row in rest if row["error"] is None}
+        answer["without"] = explained(dict(zip(without, answers[1:], strict=True)))
     if as_json:
         print_json(answer)
     else:

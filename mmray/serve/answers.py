@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -11,20 +11,23 @@ from mmray.schema import TENSOR_OF, Modality
 
 
 def left_out(tensors: pa.Table) -> dict[Modality, pa.Table]:
-    """One row of TENSORS without each of its modalities, where another one remains."""
-    present = {m: column for m, column in TENSOR_OF.items() if tensors[column][0].is_valid}
+    """One row of TENSORS without each of its modalities, where another one remains.
+
+    A modality may be there as bytes that were left for later.
+    """
+    columns = {m: [name, m] for m, name in TENSOR_OF.items()}
+    present = [m for m, names in columns.items() if any(tensors[name][0].is_valid for name in names)]
     if len(present) < 2:
         return {}
-    at = tensors.schema.get_field_index
-    return {
-        m: tensors.set_column(at(column), tensors.schema.field(column), pa.nulls(1, tensors[column].type))
-        for m, column in present.items()
-    }
+    return {m: _without(tensors, columns[m]) for m in present}
 
 
-def decision(row: dict[str, Any]) -> dict[str, Any]:
-    """What was decided, of a row of OUTCOMES without an error."""
-    return {name: row[name] for name in ("label", "score", "features") if name in row}
+def _without(tensors: pa.Table, columns: Sequence[str]) -> pa.Table:
+    for name in columns:
+        field = tensors.schema.field(name)
+        nothing = pa.nulls(tensors.num_rows, field.type)
+        tensors = tensors.set_column(tensors.schema.get_field_index(name), field, nothing)
+    return tensors
 
 
 def prediction(row: dict[str, Any], labels: Sequence[str], top: int | None) -> dict[str, Any]:
@@ -35,8 +38,23 @@ def prediction(row: dict[str, Any], labels: Sequence[str], top: int | None) -> d
         labels: of the bundle.
         top: how many labels `scores` has; None: all.
     """
-    answer = decision(row)
+    answer = _decision(row)
     if "scores" in row:
         ranked = sorted(zip(labels, row["scores"], strict=True), key=lambda pair: -pair[1])
         answer["scores"] = dict(ranked[:top])
-    return answer | {name: row[name] for name in ("modalities", "variant", "bundle")}
+    names = ("modalities", "stage", "confidence", "variant", "bundle")
+    return answer | {name: row[name] for name in names if name in row}
+
+
+def explained(without: Mapping[Modality, dict[str, Any]]) -> dict[str, Any]:
+    """The decision of each row of OUTCOMES, by the modality that was left out, where there is one."""
+    return {m: _decision(row) for m, row in without.items() if row["error"] is None}
+
+
+def latency_ms(*, preprocess_s: float, model_s: float, total_s: float) -> dict[str, float]:
+    """What was measured."""
+    return {"preprocess": 1e3 * preprocess_s, "model": 1e3 * model_s, "total": 1e3 * total_s}
+
+
+def _decision(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in ("label", "score", "features") if name in row}

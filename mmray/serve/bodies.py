@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import pyarrow as pa
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from mmray.schema import MODALITIES, RECORDS, table
+from mmray.serve.multipart import parse_multipart
 from mmray.serve.problems import Problem, malformed
 
 JSON, MULTIPART, NDJSON = "application/json", "multipart/form-data", "application/x-ndjson"
-
-_PART_HEADERS, _PART_HEADER_BYTES = 8, 4096
 
 
 @dataclass(frozen=True)
@@ -51,12 +49,11 @@ def media_type(request: Request, allowed: Sequence[str]) -> tuple[str, bytes]:
     return name, options.get(b"boundary", b"")
 
 
-async def read_body(request: Request, most_bytes: int, timeout_s: float) -> bytes:
-    """The whole body, counted as it comes.
+def claimed_bytes(request: Request, most_bytes: int) -> int:
+    """How long a request says that its body is.
 
     Raises:
-        Problem: 413 beyond `most_bytes`, 411 where its length is not said, 408 where it has not come in
-            `timeout_s`.
+        Problem: 413 beyond `most_bytes`, 411 where it is not said.
     """
     if "transfer-encoding" in request.headers:
         # Serve's proxy reads ahead as fast as it can: 400 MB of an endless body before we could cut it off.
@@ -68,6 +65,15 @@ async def read_body(request: Request, most_bytes: int, timeout_s: float) -> byte
         raise malformed("Content-Length is no number")
     if len(claimed) > 15 or int(claimed) > most_bytes:
         _too_large(most_bytes)
+    return int(claimed)
+
+
+async def read_body(request: Request, most_bytes: int, timeout_s: float) -> bytes:
+    """The whole body, counted as it comes.
+
+    Raises:
+        Problem: 413 beyond `most_bytes`, 408 where it has not come in `timeout_s`.
+    """
     chunks: list[bytes] = []
     count = 0
     try:
@@ -103,7 +109,7 @@ def parse_one(body: bytes, kind: str, boundary: bytes) -> Item:
     """
     if kind == JSON:
         return _item(_parse_json(body), MODALITIES)
-    parts = _parse_multipart(body, boundary, len(MODALITIES))
+    parts = parse_multipart(body, boundary, len(MODALITIES))
     for name in parts:
         if name not in MODALITIES:
             raise malformed(f"unknown part {name[:40]!r}; known are {', '.join(MODALITIES)}")
@@ -122,7 +128,7 @@ def parse_batch(body: bytes, kind: str, boundary: bytes, most: int) -> list[Item
         lines = [line for line in body.split(b"\n") if line.strip()]
         items = [_parse_line(line) for line in lines[: most + 1]]
     else:
-        items = _numbered(_parse_multipart(body, boundary, most * len(MODALITIES)), most)
+        items = _numbered(parse_multipart(body, boundary, most * len(MODALITIES)), most)
     if len(items) > most:
         raise _too_many(most)
     if not items:
@@ -214,86 +220,3 @@ def _numbered(parts: Mapping[str, bytes], most: int) -> list[Item | Problem]:
     if len(rows) > most:
         raise _too_many(most)
     return [Item(rows[i]) for i in range(len(rows))]
-
-
-class _Parts:
-    """Callbacks of the multipart parser: parts by name, each once."""
-
-    def __init__(self, most: int) -> None:
-        self.found: dict[str, bytes] = {}
-        self.complete = False
-        self._most = most
-        self._field = self._value = b""
-        self._name: str | None = None
-        self._pieces: list[bytes] = []
-
-    def callbacks(self) -> dict[str, Any]:
-        return {
-            name: getattr(self, name)
-            for name in (
-                "on_part_begin",
-                "on_part_data",
-                "on_part_end",
-                "on_header_field",
-                "on_header_value",
-                "on_header_end",
-                "on_headers_finished",
-                "on_end",
-            )
-        }
-
-    def on_part_begin(self) -> None:
-        self._name, self._pieces = None, []
-        if len(self.found) >= self._most:
-            raise malformed(f"more than {self._most} parts")
-
-    def on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._field += data[start:end]
-
-    def on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def on_header_end(self) -> None:
-        if self._field.lower() == b"content-disposition":
-            kind, options = parse_options_header(self._value)
-            if kind == b"form-data":
-                self._name = options.get(b"name", b"").decode(errors="replace")
-        elif self._field.lower() == b"content-transfer-encoding":
-            raise malformed("parts with a Content-Transfer-Encoding are not read")
-        self._field = self._value = b""
-
-    def on_headers_finished(self) -> None:
-        if not self._name:
-            raise malformed("a part without a name")
-        if self._name in self.found:
-            raise malformed(f"part {self._name[:40]!r} is given twice")
-
-    def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        self._pieces.append(data[start:end])
-
-    def on_part_end(self) -> None:
-        assert self._name is not None  # on_headers_finished saw to it
-        self.found[self._name] = b"".join(self._pieces)
-
-    def on_end(self) -> None:
-        self.complete = True
-
-
-def _parse_multipart(body: bytes, boundary: bytes, most: int) -> dict[str, bytes]:
-    if not boundary:
-        raise malformed("multipart/form-data without a boundary")
-    parts = _Parts(most)
-    try:
-        parser = MultipartParser(
-            boundary,
-            parts.callbacks(),  # type: ignore[arg-type]  # a TypedDict of the same keys
-            max_header_count=_PART_HEADERS,
-            max_header_size=_PART_HEADER_BYTES,
-        )
-        parser.write(body)
-        parser.finalize()
-    except FormParserError as e:
-        raise malformed(f"not multipart/form-data: {e!s:.100}") from e
-    if not parts.complete:
-        raise malformed("the multipart body has no end")
-    return parts.found

@@ -1,12 +1,14 @@
 """The Serve deployments, in the batch job's two topologies.
 
-fused (CPU-only): each replica preprocesses and infers on one thread; a request meets no second hop.
+fused (CPU-only): each replica preprocesses and infers on one thread, all who wait in one go.
 split (accelerators): replicas on CPUs preprocess, for replicas that hold the model on an accelerator.
 """
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
 from typing import Any
 
 import pyarrow as pa
@@ -18,12 +20,14 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 from mmray.bundle import Bundle
+from mmray.predictor import open_preprocessor
 from mmray.serve.metrics import Metrics
-from mmray.serve.model import Answers, BatchedModel
+from mmray.serve.model import BatchedModel, Described, Inferred
 from mmray.serve.problems import RETRY_AFTER_S
 from mmray.serve.routes import web_app
 from mmray.serve.service import Service
 from mmray.serve.settings import ServeSettings
+from mmray.serve.work import Answered, Prepared, Work, prepare, share_out
 
 
 class _Fused:
@@ -33,7 +37,7 @@ class _Fused:
         bundle = Bundle.open(settings.bundle)
         thread, metrics = ThreadPoolExecutor(1, "compute"), Metrics()
         model = BatchedModel(bundle, settings, thread, metrics)
-        service = Service(bundle, settings, model.infer, model.variant, thread, metrics)
+        service = Service(bundle, settings, model.answer, model.describe().variant, thread, metrics)
         self._app = web_app(service, tokens)
 
     def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: PLW3201, RUF100  (Serve's name)
@@ -47,14 +51,24 @@ class _Front:
         self, settings: ServeSettings, tokens: frozenset[bytes], model: DeploymentHandle[Any]
     ) -> None:
         bundle = Bundle.open(settings.bundle)
-
-        async def infer(tensors: pa.Table) -> Answers:
-            answers: Answers = await model.infer.remote(tensors)
-            return answers
-
-        variant: str = await model.variant.remote()
+        preprocess = open_preprocessor(bundle, limits=settings.limits)
         thread = ThreadPoolExecutor(1, "preprocess")
-        self._app = web_app(Service(bundle, settings, infer, variant, thread, Metrics()), tokens)
+        about: Described = await model.describe.remote()
+
+        def prepared(work: Work) -> tuple[Prepared, float]:
+            start = perf_counter()
+            return prepare(preprocess, about.later, [work]), perf_counter() - start
+
+        async def answer(work: Work) -> Answered:
+            ready, prepare_s = await asyncio.get_running_loop().run_in_executor(thread, prepared, work)
+            found: Inferred = await model.infer.remote(ready.tensors)
+            preprocess_s = prepare_s + found.decode_s
+            [answered] = share_out(
+                [work], ready, found.rows, preprocess_s=preprocess_s, model_s=found.model_s
+            )
+            return answered
+
+        self._app = web_app(Service(bundle, settings, answer, about.variant, thread, Metrics()), tokens)
 
     def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: PLW3201, RUF100  (Serve's name)
         return self._app
@@ -67,10 +81,10 @@ class _Model:
         thread = ThreadPoolExecutor(1, "model")
         self._model = BatchedModel(Bundle.open(settings.bundle), settings, thread, Metrics())
 
-    def variant(self) -> str:
-        return self._model.variant
+    def describe(self) -> Described:
+        return self._model.describe()
 
-    async def infer(self, tensors: pa.Table) -> Answers:
+    async def infer(self, tensors: pa.Table) -> Inferred:
         return await self._model.infer(tensors)
 
 

@@ -3,37 +3,51 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from ray import serve
 
 from mmray.bundle import Bundle
-from mmray.predictor import Predictor
+from mmray.predictor import Predictor, open_preprocessor
+from mmray.preprocess.spec import PreprocessSpec
+from mmray.schema import Modality
+from mmray.serve.gathering import Gathering
 from mmray.serve.metrics import Metrics
 from mmray.serve.settings import ServeSettings
+from mmray.serve.work import Answered, Work, prepare, share_out
 
 # A token costs MiniLM what 1,300 pixels cost EfficientNet-Lite0 and 480 log-mel values cost YAMNet, whose
 # patches overlap by half (multiply-adds: 10.6 M a token, 0.4 G an image, 69 M a patch). Roughly is enough.
 _PIXELS_A_TOKEN, _MEL_VALUES_A_TOKEN = 1300, 480
+# Of bytes that are not yet decoded: English has about four to a token, Vorbis 10 kB to a second of sound.
+_TEXT_BYTES_A_TOKEN, _SOUND_BYTES_A_TOKEN = 4, 770
 # In tokens: a picture of 224 x 224, a caption, four seconds of sound.
 _USUAL_RECORD = 100
 
+T = TypeVar("T")
+Answer = Callable[[Work], Awaitable[Answered]]
+
 
 @dataclass(frozen=True)
-class Answers:
+class Inferred:
     """What became of the rows of one table of TENSORS."""
 
     rows: list[dict[str, Any]]  # of OUTCOMES
-    seconds: float  # of the inference that they shared with others
+    decode_s: float  # both are of the inference that they shared with others
+    model_s: float
 
 
-Infer = Callable[[pa.Table], Awaitable[Answers]]
+@dataclass(frozen=True)
+class Described:
+    """What whoever preprocesses for a model must know of it."""
+
+    variant: str
+    later: tuple[Modality, ...]  # that not every record needs
 
 
 def cost(tensors: pa.Table) -> int:
@@ -42,6 +56,22 @@ def cost(tensors: pa.Table) -> int:
     tokens = pc.sum(pc.list_value_length(tensors["input_ids"])).as_py() or 0
     mel_values = _bytes(tensors["log_mel"]) // 2
     return int(tokens + pixels // _PIXELS_A_TOKEN + mel_values // _MEL_VALUES_A_TOKEN)
+
+
+def likely_cost(work: Work, spec: PreprocessSpec) -> int:
+    """The same of records that are not yet decoded, as far as their bytes tell."""
+    tokens = 0
+    for item in work.items:
+        sizes = {m: len(data) for m, data in item.members.items()}
+        if "image" in sizes and spec.image:
+            tokens += spec.image.height * spec.image.width // _PIXELS_A_TOKEN
+        if "text" in sizes and spec.text:
+            tokens += min(spec.text.max_tokens, 2 + sizes["text"] // _TEXT_BYTES_A_TOKEN)
+        if "audio" in sizes and spec.audio:
+            frames = spec.audio.max_s * spec.audio.sample_rate / spec.audio.hop
+            most = int(frames * spec.audio.mel_bins) // _MEL_VALUES_A_TOKEN
+            tokens += min(most, sizes["audio"] // _SOUND_BYTES_A_TOKEN)
+    return max(1, tokens * (len(item.members) if work.explain else 1))
 
 
 def _bytes(column: pa.ChunkedArray) -> int:
@@ -54,7 +84,7 @@ class BatchedModel:
     Args:
         bundle: an opened bundle.
         settings: of the server.
-        thread: where it computes, one inference at a time; the event loop stays free.
+        thread: where it computes, one batch at a time; the event loop stays free.
         metrics: that it counts in.
     """
 
@@ -63,32 +93,54 @@ class BatchedModel:
         self._predict = Predictor(
             bundle, variant=settings.variant, threads=1, batch_rows=settings.batch_rows, shared=True
         )
+        self._preprocess = open_preprocessor(bundle, limits=settings.limits)
         self._thread = thread
         self._metrics = metrics
-        most = settings.batch_rows * _USUAL_RECORD
+        most, wait_s = settings.batch_rows * _USUAL_RECORD, settings.batch_wait_s
+        #: Preprocess and infer: the records of all who wait, in one go.
+        self.answer: Answer = Gathering(
+            self._answer, lambda work: likely_cost(work, bundle.spec), most, wait_s
+        )
+        #: Infer alone, what another replica has preprocessed.
+        self.infer: Callable[[pa.Table], Awaitable[Inferred]] = Gathering(self._infer, cost, most, wait_s)
 
-        def size(tables: Sequence[pa.Table]) -> int:
-            return min(most, sum(map(cost, tables)))  # what alone is too large is a batch of its own
+    def describe(self) -> Described:
+        return Described(self._predict.variant, self._predict.later)
 
-        self.infer: Infer = serve.batch(
-            max_batch_size=most, batch_wait_timeout_s=settings.batch_wait_s, batch_size_fn=size
-        )(self._infer)
+    async def _answer(self, works: list[Work]) -> list[Answered]:
+        return await self._in_thread(lambda: self._compute(works))
 
-    @property
-    def variant(self) -> str:
-        return self._predict.variant
+    def _compute(self, works: list[Work]) -> list[Answered]:
+        start = perf_counter()
+        prepared = prepare(self._preprocess, self._predict.later, works)
+        prepare_s = perf_counter() - start
+        found = self._run(prepared.tensors)
+        return share_out(
+            works,
+            prepared,
+            found.rows,
+            preprocess_s=prepare_s + found.decode_s,
+            model_s=found.model_s,
+        )
 
-    async def _infer(self, tables: list[pa.Table]) -> list[Answers]:
-        loop = asyncio.get_running_loop()
-        rows, seconds = await loop.run_in_executor(self._thread, self._compute, pa.concat_tables(tables))
-        self._metrics.batch_rows.observe(len(rows))
+    async def _infer(self, tables: list[pa.Table]) -> list[Inferred]:
+        found = await self._in_thread(lambda: self._run(pa.concat_tables(tables)))
         answers, start = [], 0
         for table in tables:
-            answers.append(Answers(rows[start : start + table.num_rows], seconds))
+            rows = found.rows[start : start + table.num_rows]
+            answers.append(Inferred(rows, found.decode_s, found.model_s))
             start += table.num_rows
         return answers
 
-    def _compute(self, tensors: pa.Table) -> tuple[list[dict[str, Any]], float]:
+    def _run(self, tensors: pa.Table) -> Inferred:
         start = perf_counter()
-        rows: list[dict[str, Any]] = self._predict(tensors).to_pylist()
-        return rows, perf_counter() - start
+        rows: list[dict[str, Any]] = self._predict(tensors, self._preprocess.complete).to_pylist()
+        whole_s = perf_counter() - start
+        model_s = self._predict.seconds["model"]
+        self._predict.seconds.clear()
+        self._preprocess.seconds.clear()
+        self._metrics.batch_rows.observe(len(rows))
+        return Inferred(rows, max(0.0, whole_s - model_s), model_s)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)

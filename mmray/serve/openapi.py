@@ -25,6 +25,8 @@ SCHEMAS: dict[str, Any] = {
         **_DECISION,
         scores={"type": "object", "additionalProperties": _NUMBER},
         modalities={"type": "array", "items": _MODALITY},
+        stage={"type": "integer", "description": "of a cascade: which stage answered, from 1"},
+        confidence={"type": "number", "description": "of a cascade: how sure that stage was"},
         variant=_STRING,
         bundle={"type": "string", "description": "digest of the bundle"},
         latency_ms=_object(

@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from mmray import __version__
 from mmray.serve import openapi
-from mmray.serve.bodies import JSON, MULTIPART, NDJSON, media_type, read_body
+from mmray.serve.bodies import JSON, MULTIPART, NDJSON, claimed_bytes, media_type, read_body
 from mmray.serve.guard import Guard
 from mmray.serve.problems import Problem
 from mmray.serve.service import Body, Service
@@ -63,10 +63,10 @@ def _add_api(app: FastAPI, service: Service) -> None:
         data = await read_body(request, settings.body_bytes, settings.body_timeout_s)
         return Body(data, kind, boundary)
 
-    async def counted(route: str, work: Callable[[], Awaitable[Response]]) -> Response:
+    async def counted(request: Request, route: str, work: Callable[[], Awaitable[Response]]) -> Response:
         start = perf_counter()
         try:
-            with service.admitted():
+            with service.admitted(claimed_bytes(request, settings.body_bytes)):
                 response = await work()
         except Problem as e:
             response = e.response()
@@ -87,7 +87,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
             body = await take(request, JSON, MULTIPART)
             return _json(await service.predict(body, explain=explain, top=top))
 
-        return await counted("/v1/predict", work)
+        return await counted(request, "/v1/predict", work)
 
     @app.post(
         "/v1/predict/batch",
@@ -102,7 +102,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
             lines = [json.dumps(line) for line in await service.predict_batch(body, top=top)]
             return Response("\n".join([*lines, ""]), media_type=NDJSON)
 
-        return await counted("/v1/predict/batch", work)
+        return await counted(request, "/v1/predict/batch", work)
 
     @app.get(
         "/v1/model",

@@ -1,4 +1,4 @@
-"""What the routes do, free of HTTP: admit, preprocess, infer, and say what became of each record."""
+"""What the routes do, free of HTTP: admit, have records answered, and say what became of each."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TypeVar
 
-import pyarrow as pa
 from ray.serve.exceptions import BackPressureError
 
 from mmray.bundle import Bundle
-from mmray.predictor import open_preprocessor
-from mmray.schema import Modality
-from mmray.serve.answers import decision, left_out, prediction
-from mmray.serve.bodies import Item, parse_batch, parse_one, records_of
+from mmray.serve.answers import explained, latency_ms, prediction
+from mmray.serve.bodies import Item, parse_batch, parse_one
 from mmray.serve.metrics import Metrics
-from mmray.serve.model import Answers, Infer
+from mmray.serve.model import Answer
 from mmray.serve.problems import Problem, overloaded
 from mmray.serve.settings import ServeSettings
+from mmray.serve.work import Answered, Work
+
+_PARSED_AT_ONCE = 256 << 10  # bytes: a millisecond of base64 and JSON
 
 T = TypeVar("T")
 
@@ -41,9 +41,9 @@ class Service:
     Args:
         bundle: an opened bundle.
         settings: of the server.
-        infer: TENSORS to answers, here or in another replica.
-        variant: that `infer` runs.
-        thread: where it parses and preprocesses; the event loop stays free.
+        answer: has records answered, here or in another replica.
+        variant: that `answer` runs.
+        thread: where it parses large bodies; the event loop stays free.
         metrics: that it counts in.
     """
 
@@ -51,7 +51,7 @@ class Service:
         self,
         bundle: Bundle,
         settings: ServeSettings,
-        infer: Infer,
+        answer: Answer,
         variant: str,
         thread: Executor,
         metrics: Metrics,
@@ -59,11 +59,11 @@ class Service:
         self.settings = settings
         self.metrics = metrics
         self._bundle = bundle
-        self._infer = infer
+        self._answer = answer
         self._variant = variant
         self._thread = thread
-        self._preprocess = open_preprocessor(bundle, limits=settings.limits)
         self._in_flight = 0
+        self._bytes_in_flight = 0
 
     def model(self) -> dict[str, Any]:
         """What `GET /v1/model` answers."""
@@ -83,19 +83,28 @@ class Service:
         }
 
     @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """A place in the queue, which is bounded.
+    def admitted(self, body_bytes: int) -> Iterator[None]:
+        """A place in the queue, which is bounded in requests and in bytes of their bodies.
+
+        Args:
+            body_bytes: that the request says it will send.
 
         Raises:
             Problem: 503, at once.
         """
-        if self._in_flight >= self.settings.requests_in_flight:
+        bytes_in_flight = self._bytes_in_flight + body_bytes
+        if (
+            self._in_flight >= self.settings.requests_in_flight
+            or bytes_in_flight > self.settings.bytes_in_flight
+        ):
             raise overloaded()
         self._in_flight += 1
+        self._bytes_in_flight = bytes_in_flight
         try:
             yield
         finally:
             self._in_flight -= 1
+            self._bytes_in_flight -= body_bytes
 
     async def predict(self, body: Body, *, explain: bool, top: int | None) -> dict[str, Any]:
         """The answer of one record.
@@ -104,20 +113,14 @@ class Service:
             Problem: the body is malformed, or the record rejected.
         """
         start = perf_counter()
-        tensors, without, preprocess_s = await self._in_thread(lambda: self._prepare(body, explain))
-        answers = await self._ask(tensors)
-        first, *others = answers.rows
-        if first["error"]:
-            raise self._rejected(first["error"])
-        self.metrics.records.inc(tags={"outcome": "predicted"})
-        answer = prediction(first, self._bundle.labels, top)
-        answer["latency_ms"] = {
-            "preprocess": 1e3 * preprocess_s,
-            "model": 1e3 * answers.seconds,
-            "total": 1e3 * (perf_counter() - start),
-        }
+        item = await self._parsed(body, lambda: parse_one(body.data, body.kind, body.boundary))
+        answered = await self._ask(Work([item], explain))
+        [row] = answered.rows
+        if row["error"]:
+            raise self._rejected(row["error"])
+        answer = self._predicted(row, answered, start, top)
         if explain:
-            answer["without"] = {m: decision(row) for m, row in zip(without, others, strict=True)}
+            answer["without"] = explained(answered.without)
         return answer
 
     async def predict_batch(self, body: Body, *, top: int | None) -> list[dict[str, Any]]:
@@ -127,60 +130,45 @@ class Service:
             Problem: the body is broken as a whole.
         """
         most = self.settings.max_records
-        items = await self._in_thread(lambda: parse_batch(body.data, body.kind, body.boundary, most))
+        items = await self._parsed(body, lambda: parse_batch(body.data, body.kind, body.boundary, most))
         good = [(i, item) for i, item in enumerate(items) if isinstance(item, Item)]
         answers = {i: {"error": item.as_json()} for i, item in enumerate(items) if isinstance(item, Problem)}
         # In pieces, so that single requests come in between.
         for first in range(0, len(good), self.settings.batch_rows):
             piece = good[first : first + self.settings.batch_rows]
-            for (i, _), row in zip(
-                piece, await self._predict_piece([item for _, item in piece]), strict=True
-            ):
-                answers[i] = self._line(row, top)
+            start = perf_counter()
+            answered = await self._ask(Work([item for _, item in piece]))
+            for (i, _), row in zip(piece, answered.rows, strict=True):
+                if row["error"]:
+                    answers[i] = {"error": self._rejected(row["error"]).as_json()}
+                else:
+                    answers[i] = self._predicted(row, answered, start, top)
         ids = {i: {"id": item.id} for i, item in good if item.id is not None}
         return [{"index": i, **ids.get(i, {}), **answers[i]} for i in range(len(items))]
 
-    async def _predict_piece(self, items: list[Item]) -> list[dict[str, Any]]:
-        start = perf_counter()
-        tensors, preprocess_s = await self._in_thread(lambda: self._tensors_of(items))
-        answers = await self._ask(tensors)
-        latency_ms = {
-            "preprocess": 1e3 * preprocess_s,
-            "model": 1e3 * answers.seconds,
-            "total": 1e3 * (perf_counter() - start),
-        }
-        return [{**row, "latency_ms": latency_ms} for row in answers.rows]
-
-    def _line(self, row: dict[str, Any], top: int | None) -> dict[str, Any]:
-        if row["error"]:
-            return {"error": self._rejected(row["error"]).as_json()}
+    def _predicted(
+        self, row: dict[str, Any], answered: Answered, start: float, top: int | None
+    ) -> dict[str, Any]:
         self.metrics.records.inc(tags={"outcome": "predicted"})
-        return {**prediction(row, self._bundle.labels, top), "latency_ms": row["latency_ms"]}
+        took = latency_ms(
+            preprocess_s=answered.preprocess_s,
+            model_s=answered.model_s,
+            total_s=perf_counter() - start,
+        )
+        return {**prediction(row, self._bundle.labels, top), "latency_ms": took}
 
-    def _prepare(self, body: Body, explain: bool) -> tuple[pa.Table, dict[Modality, pa.Table], float]:
-        """TENSORS of a body's record, and of the same record without each of its modalities below it."""
-        tensors, seconds = self._tensors_of([parse_one(body.data, body.kind, body.boundary)])
-        error = tensors["error"][0].as_py()
-        if error:
-            raise self._rejected(error)
-        without = left_out(tensors) if explain else {}
-        return pa.concat_tables([tensors, *without.values()]), without, seconds
-
-    def _tensors_of(self, items: list[Item]) -> tuple[pa.Table, float]:
-        start = perf_counter()
-        tensors = self._preprocess(records_of(items))
-        self._preprocess.seconds.clear()
-        return tensors, perf_counter() - start
-
-    async def _ask(self, tensors: pa.Table) -> Answers:
+    async def _ask(self, work: Work) -> Answered:
         try:
-            return await self._infer(tensors)
+            return await self._answer(work)
         except BackPressureError:
             raise overloaded() from None
+
+    async def _parsed(self, body: Body, parse: Callable[[], T]) -> T:
+        """A small body is parsed on the spot; a large one would hold up the event loop."""
+        if len(body.data) <= _PARSED_AT_ONCE:
+            return parse()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, parse)
 
     def _rejected(self, error: dict[str, str]) -> Problem:
         self.metrics.records.inc(tags={"outcome": error["type"]})
         return Problem.of_reject(error)
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)

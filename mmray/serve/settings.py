@@ -32,6 +32,7 @@ class ServeSettings(BaseModel):
     batch_wait_s: float = Field(0.0, ge=0, le=1, description="how long a batch waits to become fuller")
     max_records: int = Field(256, ge=1, description="of one batch request")
     body_bytes: int = Field(32 << 20, ge=1, description="largest body of a request")
+    bytes_in_flight: int = Field(256 << 20, ge=1, description="of all bodies that a replica has begun")
     body_timeout_s: float = Field(20.0, gt=0, description="for a whole body to arrive")
     drain_s: float = Field(20.0, ge=0, description="that a replica which is to end may finish requests in")
     limits: Limits = Limits(image_pixels=25_000_000, audio_s=600.0, text_chars=20_000)
@@ -41,6 +42,10 @@ class ServeSettings(BaseModel):
     def _ordered(self) -> ServeSettings:
         if self.max_replicas < self.min_replicas:
             raise ValueError(f"max_replicas of {self.max_replicas} is below min_replicas")
+        if self.bytes_in_flight < self.body_bytes:
+            raise ValueError(
+                f"bytes_in_flight of {self.bytes_in_flight} is below body_bytes: no room for one"
+            )
         return self
 
     @property

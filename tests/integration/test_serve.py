@@ -1,35 +1,46 @@
 """The server answers as the batch job does: alone, under load, and while replicas die or are replaced."""
 
 import base64
+import itertools
 import json
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from support.bundles import LABELS, make_bundle, records_table, small_bundle
+from support.cascades import cascaded, mixed_records
 from support.command import worker_pids
 from support.damaged import truncated_jpeg
 from support.media import clip, image_bytes
 from support.reading import read_rows
 from support.serving import Load
 
+from mmray.bundle import Bundle
 from mmray.client import Client
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.schema import MODALITIES, RECORDS, table
+from mmray.sources import ReadOptions, list_shards, read
 
 TEXTS = [{"text": text} for text in ("a red cat", "a blue dog", "number", "a cat a dog", "red red red")]
 ROW = {"image": image_bytes(), "text": b"a red cat", "audio": clip(seconds=1.0)}
 
 
-def expected(bundle, records):
+def expected(bundle, records, variant="fp32"):
     """Rows of OUTCOMES as the batch job makes them."""
-    return Predictor(bundle, variant="fp32")(open_preprocessor(bundle)(records)).to_pylist()
+    predict, preprocess = Predictor(bundle, variant=variant), open_preprocessor(bundle)
+    return predict(preprocess(records, predict.later), preprocess.complete).to_pylist()
 
 
 def sent(row):
     return {m: row[m].decode() if m == "text" else row[m] for m in MODALITIES if row.get(m) is not None}
+
+
+def sent_bytes(row):
+    return {m: row[m] for m in MODALITIES if row.get(m) is not None}
 
 
 def as_json(row):
@@ -78,6 +89,52 @@ def test_the_decision_with_a_modality_left_out_is_that_of_the_record_without_it(
         assert decision["label"] == row["label"]
         assert decision["score"] == pytest.approx(row["score"], abs=1e-4)
     assert Client(server.url).predict({"text": "a cat"}, explain=True)["without"] == {}
+
+
+@pytest.fixture(scope="module")
+def cascade(tmp_path_factory):
+    """A bundle whose text answers alone where it is at least .38 sure."""
+    return cascaded(tmp_path_factory.mktemp("cascade") / "bundle", 0.38)
+
+
+@pytest.mark.parametrize("topology", ["fused", "split"])
+def test_a_cascade_answers_at_the_stage_of_the_batch_job(server, cascade, topology):
+    """What the records that leave early have of other modalities is not even decoded."""
+    records = mixed_records().to_pylist()
+    for row in records[::5]:
+        row["image"] = truncated_jpeg()
+    rows = expected(cascade, records_table([sent_bytes(row) for row in records]), "cascade")
+    settings = {"bundle": str(cascade.path), "variant": "cascade", "topology": topology}
+    with server.also("cascade", **settings) as url:
+        answers = list(Client(url).predict_batch([sent(row) for row in records]))
+        kept = [row for row, right in zip(records, rows, strict=True) if not right["error"]]
+        alone = [Client(url).predict(sent(row)) for row in kept]
+    good = [(answer, row) for answer, row in zip(answers, rows, strict=True) if not row["error"]]
+    assert {row["stage"] for _, row in good} == {1, 2}
+    for answer, row in [*good, *zip(alone, [row for _, row in good], strict=True)]:
+        assert [answer[name] for name in ("label", "stage", "modalities")] == [
+            row[name] for name in ("label", "stage", "modalities")
+        ]
+        assert answer["confidence"] == pytest.approx(row["confidence"], abs=1e-4)
+    failed = [answer["error"]["reason"] for answer in answers if "error" in answer]
+    assert failed == [row["error"]["type"] for row in rows if row["error"]]
+    unread = [row for row in rows[::5] if not row["error"]]
+    assert unread
+    assert {row["stage"] for row in unread} == {1}
+
+
+def test_a_cascade_is_explained_by_what_it_decides_without_each_modality(server, cascade):
+    with server.also("explained", bundle=str(cascade.path), variant="cascade") as url:
+        answer = Client(url).predict(sent(ROW), explain=True)
+        unsound = Client(url).predict(sent(ROW | {"image": truncated_jpeg()}), explain=True)
+    assert answer["stage"] == 1
+    assert answer["modalities"] == ["text"]
+    for modality in MODALITIES:
+        rest = {m: data for m, data in ROW.items() if m != modality}
+        [row] = expected(cascade, records_table([rest]), "cascade")
+        assert answer["without"][modality]["label"] == row["label"]
+        assert answer["without"][modality]["score"] == pytest.approx(row["score"], abs=1e-4)
+    assert list(unsound["without"]) == ["image", "audio"]  # without the text, the image would have to be read
 
 
 def test_only_as_many_scores_as_asked_for_come_best_first(server):
@@ -130,6 +187,18 @@ def test_more_than_it_can_do_is_refused_at_once_and_it_goes_on(server, truth):
     statuses = {answer.status_code for _, answer in load.answers}
     assert statuses == {200, 503}
     assert all("Retry-After" in answer.headers for _, answer in load.answers if answer.status_code == 503)
+
+
+def test_bodies_beyond_the_budget_of_bytes_are_refused_until_there_is_room(server):
+    body = {"audio": base64.b64encode(clip(seconds=2.0)).decode()}
+    size = len(json.dumps(body))
+    budget = {"body_bytes": size + 100, "bytes_in_flight": 2 * size + 200}
+    with (
+        server.also("tight", bundle=str(small_bundle().path), **budget) as url,
+        Load(url, [body], threads=16) as load,
+    ):
+        load.wait_for(200)
+    assert {answer.status_code for _, answer in load.answers} == {200, 503}
 
 
 def test_a_replica_killed_under_load_costs_no_wrong_answer_and_comes_back(server, truth):
@@ -185,3 +254,39 @@ def test_the_page_and_its_files_are_served_so_that_nothing_else_can_run(server):
 def test_a_record_too_large_for_a_batch_of_its_cost_is_still_answered(server):
     long = {"text": "a cat " * 900, "audio": clip(seconds=2.0)}
     assert Client(server.url).predict(long)["modalities"] == ["text", "audio"]
+
+
+VARIANTS = ("fp32", "fp16", "int8-dynamic", "int8-static-mixed", "cascade")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_500_real_records_are_answered_as_in_a_batch_job(server, variant):
+    """On each variant that runs on a CPU: 32 at a time, every other modality missing from some."""
+    home = Path(os.environ.get("MMRAY_STAMPS", "bundles/stamps"))
+    if not (home / "manifest.json").exists():
+        pytest.skip(f"{home}: no bundle; make demo builds it, or set MMRAY_STAMPS to an optimized one")
+    bundle = Bundle.open(str(home))
+    if variant not in bundle.manifest.variants:
+        pytest.skip(f"{home}: has no variant {variant}; mmray optimize makes it")
+    rows = itertools.chain.from_iterable(
+        block.to_pylist() for shard in list_shards(["data/tuxpaint"]) for block in read(shard, ReadOptions())
+    )
+    records = [thinned(i, row) for i, row in enumerate(itertools.islice(rows, 500))]
+    right = expected(bundle, records_table(records), variant)
+    settings = {"bundle": str(home), "variant": variant, "min_replicas": 2, "max_replicas": 2}
+    with server.also("stamps", **settings) as url, ThreadPoolExecutor(32) as threads:
+        answers = list(threads.map(Client(url).predict, map(sent, records)))
+    assert [answer["label"] for answer in answers] == [row["label"] for row in right]
+    assert [answer["modalities"] for answer in answers] == [row["modalities"] for row in right]
+    scores = [[answer["scores"][label] for label in bundle.labels] for answer in answers]
+    furthest = float(np.abs(np.subtract(scores, [row["scores"] for row in right])).max())
+    print(f"{variant}: {len(answers)} records, {len(set(map(len, records)))} sizes, off by {furthest:.1e}")
+    assert furthest < 1e-4
+
+
+def thinned(number, row):
+    """A record without one of its modalities, or two, or none, in turn."""
+    present = [m for m in MODALITIES if row[m] is not None]
+    gone = {present[i] for i in range(len(present)) if number % 4 == i + 1}
+    return {m: row[m] for m in present if m not in gone or len(present) == 1}

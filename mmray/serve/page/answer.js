@@ -12,8 +12,8 @@ export function element(tag, className, text = "") {
   return made;
 }
 
-/** Show what the server answered, with `round_trip_ms`. */
-export function showAnswer(answer) {
+/** Show what the server answered, with `round_trip_ms`, for a record that was given these modalities. */
+export function showAnswer(answer, given) {
   $("empty").hidden = true;
   $("result").hidden = false;
   $("result").classList.remove("stale");
@@ -24,9 +24,20 @@ export function showAnswer(answer) {
   $("spoken").textContent = labelled ? `${answer.label}, ${percent(answer.score)}, from ${from}` : from;
   showScores(Object.entries(answer.scores ?? {}));
   $("counted").hidden = !labelled;
-  if (labelled) showWithout(answer);
+  showStage(answer, given);
+  if (labelled) showWithout(answer, given);
   showTimes(answer);
   if (!matchMedia("(min-width: 60rem)").matches) $("answer").scrollIntoView();
+}
+
+/** At which stage of a cascade the answer was found. */
+function showStage({ stage, confidence, modalities }, given) {
+  const rest = given.filter((m) => !modalities.includes(m));
+  const list = (names) => names.map((m) => NAMES[m].toLowerCase()).join(" and ");
+  const early = `Found at stage ${stage}, from the ${list(modalities)} alone: ${percent(confidence)} sure. `;
+  const spared = `The ${list(rest)} ${rest.length > 1 ? "were" : "was"} not looked at.`;
+  $("stage").hidden = stage === undefined;
+  $("stage").textContent = rest.length ? early + spared : `Found at stage ${stage}, from all that was given.`;
 }
 
 function showScores(scores) {
@@ -48,7 +59,7 @@ function bar(share) {
   return track;
 }
 
-function showWithout({ label, score, modalities, without = {} }) {
+function showWithout({ label, score, modalities, without = {} }, given) {
   const rows = Object.entries(NAMES).map(([modality, name]) => {
     const row = element("li", modalities.includes(modality) ? "" : "absent");
     row.append(element("span", "what", name), ...verdictWithout(modality));
@@ -57,7 +68,8 @@ function showWithout({ label, score, modalities, without = {} }) {
   $("without").replaceChildren(...rows);
 
   function verdictWithout(modality) {
-    if (!modalities.includes(modality)) return [element("span", "quiet", "not given")];
+    if (!given.includes(modality)) return [element("span", "quiet", "not given")];
+    if (!modalities.includes(modality)) return [element("span", "quiet", "not looked at")];
     const left = without[modality];
     if (!left) return [element("span", "quiet", "decided alone")];
     if (left.label !== label) {

@@ -157,7 +157,8 @@ async function send() {
   $("problem").hidden = true;
   for (const modality of Object.keys(NAMES)) within(modality, ".note.bad") && note(modality, "");
   try {
-    showAnswer(await predict(collected()));
+    const record = collected();
+    showAnswer(await predict(record), [...record.keys()]);
   } catch (error) {
     if (error.status === 401) return askForToken(send);
     showProblem(error);

@@ -5,7 +5,9 @@ from support.media import clip, image_bytes
 
 from mmray.preprocess import Preprocessor
 from mmray.serve.answers import left_out, prediction
-from mmray.serve.model import cost
+from mmray.serve.bodies import Item
+from mmray.serve.model import cost, likely_cost
+from mmray.serve.work import Work, prepare, share_out
 
 ROW = {"image": image_bytes(), "text": b"a red cat", "audio": clip(seconds=1.0)}
 
@@ -19,6 +21,33 @@ def test_costs_add_up_and_what_is_missing_costs_nothing():
     assert cost(tensors({"text": b"a red cat"}, {"text": b"a"})) == 8
     assert cost(tensors(ROW)) > cost(tensors({"text": b"a red cat"}))
     assert cost(tensors({"audio": clip(seconds=2.0)})) > cost(tensors({"audio": clip(seconds=1.0)}))
+
+
+def test_what_is_not_decoded_yet_costs_about_what_it_will():
+    def likely(row, *, explain=False):
+        return likely_cost(Work([Item(row)], explain), SPEC)
+
+    assert likely({"text": b"a"}) > 0
+    assert likely({"path": b"a"}) == 1  # nothing that the model takes, but a place in the batch
+    assert likely(ROW) > likely({"text": b"a red cat"})
+    assert likely({"text": 100_000 * b"a"}) <= SPEC.text.max_tokens
+    assert likely({"audio": bytes(10_000_000)}) == likely(
+        {"audio": bytes(20_000_000)}
+    )  # max_s of it are heard
+    assert likely(ROW, explain=True) == 3 * likely(ROW)
+
+
+def test_each_work_gets_its_own_rows_back_and_what_it_wants_explained():
+    preprocess = Preprocessor(SPEC, small_tokenizer())
+    works = [Work([Item(ROW)], True), Work([Item({"text": b"a"}), Item({"text": b"red"})]), Work([], False)]
+    ready = prepare(preprocess, ("image",), works)
+    numbered = [{"n": i} for i in range(ready.tensors.num_rows)]
+    answers = share_out(works, ready, numbered, preprocess_s=1.0, model_s=2.0)
+    assert [[row["n"] for row in answer.rows] for answer in answers] == [[0], [1, 2], []]
+    assert {m: row["n"] for m, row in answers[0].without.items()} == {"image": 3, "text": 4, "audio": 5}
+    left = ready.tensors.slice(3).to_pylist()
+    assert [row["image"] is None for row in left] == [True, False, False]  # it waits as bytes
+    assert [row["input_ids"] is None for row in left] == [False, True, False]
 
 
 def test_each_modality_is_left_out_where_another_remains():

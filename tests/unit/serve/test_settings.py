@@ -40,6 +40,11 @@ def test_a_wrong_key_is_named_with_the_nearest_that_exists():
         build({"bundle": str(small_bundle().path), "bach_rows": 4})
 
 
+def test_a_budget_of_bytes_without_room_for_one_body_is_refused():
+    with pytest.raises(ConfigError, match="bytes_in_flight"):
+        build({"bundle": str(small_bundle().path), "body_bytes": 100, "bytes_in_flight": 99})
+
+
 def test_a_variant_that_is_not_there_is_refused_before_anything_starts():
     with pytest.raises(BundleError, match="no variant 'int3'"):
         build({"bundle": str(small_bundle().path), "variant": "int3"})
