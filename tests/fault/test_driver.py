@@ -49,7 +49,9 @@ def test_a_cascade_that_is_killed_and_resumed_gives_the_same(command, tmp_path):
     assert killed.predictions().equals(calm.predictions())
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 3)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 3, marks=pytest.mark.long)]
+)
 def test_an_interrupted_run_says_how_to_go_on_and_does(command, undisturbed, number, code):
     process = command.start()
     command.wait_for_parts(process, 2)

@@ -33,6 +33,7 @@ def three_nodes() -> Iterator[tuple[str, subprocess.Popen[str]]]:
     process.wait(60)
 
 
+@pytest.mark.long
 def test_a_killed_node_is_survived_without_a_restart(command, undisturbed, three_nodes):
     address, cluster = three_nodes
     process = command.start(address=address)

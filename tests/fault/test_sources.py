@@ -109,7 +109,7 @@ def killed_and_resumed(command: Command) -> pa.Table:
         pytest.param(to_lmdb("members"), id="lmdb-members"),
         pytest.param(to_lmdb("msgpack"), id="lmdb-msgpack", marks=pytest.mark.long),
         pytest.param(to_gzip, id="gzip", marks=pytest.mark.long),
-        pytest.param(to_one_indexed_tar, id="indexed"),
+        pytest.param(to_one_indexed_tar, id="indexed", marks=pytest.mark.long),
     ],
 )
 def test_another_format_gives_the_same_also_after_a_kill(small, undisturbed, command, tmp_path, make):

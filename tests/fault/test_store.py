@@ -39,7 +39,8 @@ def command(many_shards, bundle, cluster_address, s3: Bucket, size: int) -> Comm
     return CommandOnStore(s3.url("in"), bundle, cluster_address, s3.url("out"))
 
 
-@pytest.mark.parametrize("size", [5, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("size", [5, 20])
 def test_a_kill_of_the_driver_loses_and_doubles_nothing_on_a_store(command, undisturbed, size):
     process = command.start()
     command.wait_for_parts(process, 3)

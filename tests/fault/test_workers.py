@@ -16,7 +16,11 @@ from mmray.pipeline.rundir import RunDirectory
 
 @pytest.mark.parametrize(
     ("topology", "worker"),
-    [("fused", "FusedWorker"), ("split", "InferWorker"), ("split", "preprocess_block")],
+    [
+        ("fused", "FusedWorker"),
+        ("split", "InferWorker"),
+        pytest.param("split", "preprocess_block", marks=pytest.mark.long),
+    ],
 )
 def test_a_killed_worker_is_survived_without_a_restart(
     command, undisturbed, wait_for_worker, topology, worker

@@ -108,6 +108,7 @@ def test_clip_and_clap_give_what_transformers_gives():
 
 
 @torch.no_grad()
+@pytest.mark.long
 def test_siglip_and_ast_give_what_transformers_gives():
     """SigLIP's texts have one length, padding included; AST's clips are cut or filled up to its frames."""
     siglip_folder, ast_folder, bundle = siglip_and_ast()
