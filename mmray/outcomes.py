@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,12 @@ class Answers:
     def stages(self) -> npt.NDArray[np.int8]:
         """The stage that answered each row, from 1; 0 where none did."""
         return self._stage
+
+    def apart(self) -> Answers:
+        """The same rows, and what was handed on for them, with errors of their own."""
+        other = copy(self)
+        other.errors = list(self.errors)
+        return other
 
     def put(
         self, rows: npt.NDArray[np.int64], outputs: Feeds, stage: int, confidence: npt.NDArray[np.float32]

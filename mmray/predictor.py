@@ -142,10 +142,8 @@ class Predictor:
             for done in self._infer(stage, here, batch, alive, answers):
                 rows = alive[done.rows]
                 if is_last:
-                    leaves, confidence = (
-                        np.ones(len(rows), np.bool_),
-                        done.outputs[self._decisive].max(axis=1),
-                    )
+                    leaves = np.ones(len(rows), np.bool_)
+                    confidence = np.asarray(done.outputs[self._decisive].max(axis=1), np.float32)
                 else:
                     leaves, confidence = stage.leaving(done.outputs["logits"], done.present)
                     answers.keep(rows, carried(done.outputs))
@@ -194,17 +192,19 @@ class Predictor:
         here = tensors.take(rows)
         if complete and len(rows):
             here = complete(here, self.later)
+        apart = answers.apart()  # a record that fails only here keeps the answer that it has
         for number, stage in enumerate(self._stages[1:], start=2):
             going = np.flatnonzero(answers.stages[rows] < number)
             there = here.take(going)
             for batch in batches(there, self._batch_rows):
-                outputs = self._run(stage, there.take(batch), rows[going[batch]], answers)
-                if number < len(self._stages):
-                    answers.keep(rows[going[batch]], carried(outputs))
-                    continue
-                same = outputs[self._decisive].argmax(axis=1) == answers.best[rows[going[batch]]]
-                self.counts["shadowed"] += len(batch)
-                self.counts["agreed"] += int(same.sum())
+                for done in self._infer(stage, there, batch, rows[going], apart):
+                    compared = rows[going[done.rows]]
+                    if number < len(self._stages):
+                        apart.keep(compared, carried(done.outputs))
+                        continue
+                    same = done.outputs[self._decisive].argmax(axis=1) == answers.best[compared]
+                    self.counts["shadowed"] += len(compared)
+                    self.counts["agreed"] += int(same.sum())
         self.seconds["shadow"] += perf_counter() - start  # type: ignore[assignment]  # floats, too
 
     def _run(self, stage: Stage, here: pa.Table, rows: npt.NDArray[np.int64], answers: Answers) -> Feeds:

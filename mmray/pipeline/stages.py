@@ -126,8 +126,8 @@ class FusedWorker:
             with measured(seconds, "write"):
                 part = buffer.add(outcomes)
             busy = drain(seconds, self._preprocess.seconds, self._predict.seconds, self._predict.counts)
-            heed(job, self._predict, self._meter)
             self._meter.add.remote({**_count(outcomes), **busy})
+            heed(job, self._predict, self._meter)
             if part:
                 yield _written(part)
             self._enter("read")

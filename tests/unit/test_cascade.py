@@ -9,6 +9,7 @@ import pytest
 from support.bundles import records_table
 from support.cascades import cascaded, mixed_records
 from support.damaged import truncated_jpeg
+from support.media import clip
 
 from mmray.cascade import in_shadow, softmax
 from mmray.errors import BundleError, EngineError
@@ -162,6 +163,19 @@ def test_the_shadow_runs_the_same_records_each_time_and_changes_no_answer(bundle
         "shadowed": early.sum(),
         "agreed": (early & same).sum(),
     }
+
+
+@pytest.mark.parametrize("text", [b"poison", b"nan"])
+def test_what_only_the_shadow_finds_wrong_costs_no_answer(folder, text):
+    """The model fails on one of the texts, and gives NaN for the other; the sound alone had settled it."""
+    bundle = cascaded(folder / f"sound-{text.decode()}", 0.0, stages=(("audio",), ("text", "image")))
+    rows = [{"audio": clip(seconds=1.0), "text": words} for words in (b"a cat", text, b"a dog")]
+    predict = Predictor(bundle, variant="cascade", provider="cpu", shadow=1.0)
+    preprocess = open_preprocessor(bundle)
+    found = predict(preprocess(records_table(rows), predict.later), preprocess.complete)
+    assert found["error"].null_count == 3
+    assert found["stage"].to_pylist() == [1, 1, 1]
+    assert predict.counts["shadowed"] == 2
 
 
 def test_the_shadow_is_a_share_of_the_records_and_always_the_same():
