@@ -29,6 +29,7 @@ from mmray.align.clock import Clock
 from mmray.errors import MmrayError, OutputError, RecordError
 from mmray.preprocess.audio import Wave, decode_audio
 from mmray.preprocess.spec import AudioSpec
+from mmray.schema import meta_fields
 from mmray.sources import ReadOptions, Shard, list_shards, read
 
 HEARD = AudioSpec(sample_rate=16_000, max_s=10.0)  # of one sound
@@ -106,16 +107,8 @@ def _sample(track: Sequence[Slot], own: int, rng: random.Random) -> dict[str, An
     if record["text"]:
         sample["txt"] = track[0].caption.encode()
         times["text"] = {"captions": [c for c in captions if c[2]], **stated["text"]}
-    sample["json"] = json.dumps({**_fields(record["meta"]), "times": times}).encode()
+    sample["json"] = json.dumps({**meta_fields(record["meta"]), "times": times}).encode()
     return sample
-
-
-def _fields(meta: bytes | None) -> dict[str, Any]:
-    try:
-        fields = json.loads(meta or b"{}")
-    except (ValueError, RecursionError):
-        return {}
-    return fields if isinstance(fields, dict) else {}
 
 
 def _clock(rng: random.Random) -> Clock:

@@ -26,10 +26,10 @@ from mmray.bundle import Bundle
 from mmray.engine import Engine
 from mmray.errors import InputError, MmrayError
 from mmray.optimize.cases import keep, mixed_rows
-from mmray.optimize.head import subset_name, subsets
+from mmray.optimize.head import subsets
 from mmray.predictor import open_preprocessor
 from mmray.preprocess.spec import PreprocessSpec
-from mmray.schema import TENSOR_OF
+from mmray.schema import TENSOR_OF, set_name
 from mmray.sources import ReadOptions, list_shards, read
 
 _RUNS = 3
@@ -50,7 +50,7 @@ def main(
         raise typer.Exit(e.exit_code) from e
     engine, spec = Engine(opened.graph("fp32"), provider="cpu"), opened.spec
     cases = {
-        subset_name(spec.modalities, kind): keep(tensors, spec, [kind] * len(tensors))
+        set_name(spec.modalities, kind): keep(tensors, spec, [kind] * len(tensors))
         for kind in subsets(len(spec.modalities))
     }
     cases["mixed"] = mixed_rows(tensors, spec)

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mmray.batching import Feeds
-from mmray.bundle import Bundle, Exit
+from mmray.bundle import Bundle, CascadeStage, Exit
 from mmray.engine import Engine, Provider
 from mmray.loading import open_engine
-from mmray.schema import Modality
+from mmray.schema import Modality, set_name
 
 #: Before the name of a tensor that a stage hands on, or takes from an earlier one.
 CARRIED = "carried/"
@@ -50,7 +50,7 @@ class Stage:
         leaves = np.zeros(len(logits), np.bool_)
         confidence = np.zeros(len(logits), np.float32)
         for flags in np.unique(present, axis=0):
-            rule = self.exits.get("+".join(m for m, is_in in zip(self.seen, flags, strict=True) if is_in))
+            rule = self.exits.get(set_name(self.seen, flags))
             if rule is None:
                 continue
             rows = (present == flags).all(axis=1)
@@ -84,13 +84,21 @@ def open_stages(
 
     stages = entry.cascade.stages if entry.cascade else ()
     if not any(rule.threshold <= 1 for stage in stages for rule in stage.exits.values()):
-        return [Stage(load(file=entry.file), every, every, {})]
-    opened = []
-    for number, stage in enumerate(stages):
-        so_far = {m for earlier in stages[: number + 1] for m in earlier.modalities}
-        seen = tuple(m for m in every if m in so_far)
-        opened.append(Stage(load(file=stage.file), stage.modalities, seen, stage.exits))
-    return opened
+        return [Stage(load(entry.file), every, every, {})]
+    return to_stages(stages, [load(stage.file) for stage in stages], every)
+
+
+def to_stages(
+    entries: Sequence[CascadeStage], engines: Sequence[Engine], modalities: Sequence[Modality]
+) -> list[Stage]:
+    """Entries of a manifest and their loaded graphs as stages; `modalities` are the columns of `present`."""
+    stages = []
+    so_far: set[Modality] = set()
+    for entry, engine in zip(entries, engines, strict=True):
+        so_far |= set(entry.modalities)
+        seen = tuple(m for m in modalities if m in so_far)
+        stages.append(Stage(engine, entry.modalities, seen, entry.exits))
+    return stages
 
 
 def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmray.batching import Feeds
-from mmray.schema import MODALITIES, TENSOR_OF, Modality, OutputColumns, outcomes, table
+from mmray.schema import MODALITIES, TENSOR_OF, Modality, OutputColumns, meta_fields, outcomes, table
 
 _PASSED = ("shard", "row", "key", "end", "offset", "length", "alignment_error_ms")
 
@@ -131,16 +131,8 @@ def _carried_fields(meta: pa.ChunkedArray, names: tuple[str, ...]) -> dict[str, 
     """The named fields of each record's JSON member as text; null where it has none."""
     if not names:
         return {}
-    fields = [_json_object(value) for value in meta.to_pylist()]
+    fields = [meta_fields(value) for value in meta.to_pylist()]
     return {f"meta_{name}": [_as_text(row.get(name)) for row in fields] for name in names}
-
-
-def _json_object(data: bytes | None) -> dict[str, Any]:
-    try:
-        value = json.loads(data or b"{}")
-    except (ValueError, RecursionError):  # metadata does not decide whether a record can be predicted
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _as_text(value: object) -> str | None:

@@ -100,7 +100,7 @@ class Predictor:
     @property
     def later(self) -> tuple[Modality, ...]:
         """Modalities that not every record needs: `Preprocessor.__call__` may leave them for later."""
-        return tuple(m for m in self._bundle.spec.modalities if m not in self._stages[0].seen)
+        return self._bundle.later(self.variant)
 
     def close_exits(self) -> None:
         """From now on let no record leave early: such answers can no longer be trusted."""

@@ -7,9 +7,10 @@ stream carries both kinds and the audit is arithmetic. (shard, row) names a reco
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -122,6 +123,20 @@ def outcomes(columns: OutputColumns) -> pa.Schema:
     for name in ("end", "offset", "length"):
         fields.append(RECORDS.field(name))
     return pa.schema([*fields, RECORDS.field("error")])
+
+
+def set_name(modalities: Iterable[str], flags: Iterable[object]) -> str:
+    """Name of a set of modalities: those whose flags are true, as in "image+text"."""
+    return "+".join(m for m, is_in in zip(modalities, flags, strict=True) if is_in)
+
+
+def meta_fields(meta: bytes | None) -> dict[str, Any]:
+    """A record's JSON member; empty where it is no object, for a record needs none to be predicted."""
+    try:
+        value = json.loads(meta or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def error(stage: Stage, kind: str, reason: str) -> dict[str, str]:

@@ -59,11 +59,6 @@ class Cascade(_Entry):
     stages: tuple[CascadeStage, ...] = Field(min_length=2)
     disagreement: float  # share of early answers, at most, by the records that the exits were chosen with
 
-    @property
-    def first(self) -> tuple[Modality, ...]:
-        """What every record needs."""
-        return self.stages[0].modalities
-
 
 class Variant(_Entry):
     """One compiled form of the model."""
@@ -184,6 +179,11 @@ class Bundle:
         self.graph(name)
         if name not in self.passing():
             raise BundleError(f"{self.path}: variant {name!r} was never judged; make it by `mmray optimize`")
+
+    def later(self, variant: str) -> tuple[Modality, ...]:
+        """Modalities that not every record needs: all but those of a cascade's first stage."""
+        cascade = self.manifest.variants[variant].cascade
+        return tuple(m for m in self.spec.modalities if cascade and m not in cascade.stages[0].modalities)
 
     def passing(self) -> list[str]:
         """Names of the variants that may be used: without a parent, or judged by it and passed."""

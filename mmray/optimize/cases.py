@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmray.batching import Feeds, pack
-from mmray.optimize.head import Subset, subset_name, subsets
+from mmray.optimize.head import Subset, subsets
 from mmray.preprocess.spec import PreprocessSpec
-from mmray.schema import TENSOR_OF
+from mmray.schema import TENSOR_OF, set_name
 
 
 def batch_cases(sample: pa.Table, spec: PreprocessSpec) -> dict[str, Feeds]:
@@ -29,7 +29,7 @@ def batch_cases(sample: pa.Table, spec: PreprocessSpec) -> dict[str, Feeds]:
     few = sample.slice(0, 3)
     cases = {"mixed": pack(mixed_rows(sample, spec), spec), "one record": pack(sample.slice(0, 1), spec)}
     for kind in kinds:
-        name = subset_name(spec.modalities, kind)
+        name = set_name(spec.modalities, kind)
         cases[name] = pack(keep(sample, spec, [kind] * len(sample)), spec)
         cases[f"{name}, blank rows"] = pack(keep(few, spec, [kind] * len(few)), spec, at_least_one=True)
     if spec.text:

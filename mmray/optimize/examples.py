@@ -6,11 +6,9 @@ of a split; without one a record is a group by itself); and `split`, train (the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +23,7 @@ from mmray.models.fused import INPUTS, pool_rows
 from mmray.optimize.threads import map_in_order
 from mmray.preprocess import Preprocessor
 from mmray.preprocess.spec import PreprocessSpec
-from mmray.schema import Modality
+from mmray.schema import Modality, meta_fields
 from mmray.sources import ReadOptions, Shard, read
 
 BATCH_ROWS = 16  # records encoded at once; a CPU gains nothing from more
@@ -123,7 +121,7 @@ def encode(
 def _encode_block(tensors: pa.Table, spec: PreprocessSpec, encoders: Mapping[Modality, Encoder]) -> Encoded:
     """What a block of TENSORS holds; the sample is all its labelled rows."""
     good = tensors.filter(pc.is_null(tensors["error"]))
-    metas = [_meta(value) for value in good["meta"].to_pylist()]
+    metas = [meta_fields(value) for value in good["meta"].to_pylist()]
     labelled = good.filter(pa.array(["label" in meta for meta in metas], pa.bool_()))
     metas = [meta for meta in metas if "label" in meta]
     own_group = [f"{shard}#{row}" for shard, row in zip(labelled["shard"], labelled["row"], strict=True)]
@@ -166,12 +164,3 @@ def _join(parts: Sequence[Examples]) -> Examples:
             for name in ("present", "labels", "groups", "splits")
         ),
     )
-
-
-def _meta(data: bytes | None) -> dict[str, Any]:
-    """The JSON member as an object; empty where it is none, so that the record counts as unlabelled."""
-    try:
-        value = json.loads(data or b"{}")
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}

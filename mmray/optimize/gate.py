@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmray.optimize.outputs import Outputs
+from mmray.schema import set_name
 
 _RESAMPLES = 2000
 _TINY = 1e-12  # what a score counts as at least, so that a zero does not make the divergence infinite
@@ -201,7 +202,7 @@ def _subsets(outputs: Outputs) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
     """Name and mask [N] of each subset of the modalities that occurs, from the first alone to all."""
     found = np.unique(outputs.present, axis=0).tolist()
     for flags in sorted(found, key=lambda f: (sum(f), [not flag for flag in f])):
-        name = "+".join(m for m, is_in in zip(outputs.modalities, flags, strict=True) if is_in)
+        name = set_name(outputs.modalities, flags)
         yield name, (outputs.present == flags).all(axis=1)
 
 

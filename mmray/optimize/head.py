@@ -53,11 +53,6 @@ def subsets(modalities: int) -> list[Subset]:
     return sorted(flags, key=lambda f: (sum(f), [not flag for flag in f]))
 
 
-def subset_name(modalities: Iterable[str], subset: Subset) -> str:
-    """Like ``image+text``."""
-    return "+".join(m for m, is_in in zip(modalities, subset, strict=True) if is_in)
-
-
 def train_head(examples: Examples, *, strength: float = STRENGTH, seed: int = 0) -> TrainedHead:
     """Train on all the examples.
 

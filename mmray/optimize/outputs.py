@@ -6,7 +6,6 @@ The records come from shards through the job's own preprocessing. A record's JSO
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +27,7 @@ from mmray.errors import InputError
 from mmray.predictor import open_preprocessor
 from mmray.preprocess import Preprocessor
 from mmray.preprocess.spec import PreprocessSpec
-from mmray.schema import TENSOR_OF, Modality
+from mmray.schema import TENSOR_OF, Modality, meta_fields
 from mmray.sources import ReadOptions, Shard, list_shards, read
 
 _READ_ROWS = 16  # a block; few, because often only a shard's first rows are wanted
@@ -110,7 +109,7 @@ def labelled_tensors(
     tensors = pa.concat_tables(tables) if tables else None
     if not tensors:
         raise InputError(f"{' '.join(inputs)}: no usable record there whose split is not {without!r}")
-    metas = [_meta(value) for value in tensors["meta"].to_pylist()]
+    metas = [meta_fields(value) for value in tensors["meta"].to_pylist()]
     index = {label: i for i, label in enumerate(bundle.labels)}
     addresses = zip(tensors["shard"].to_pylist(), tensors["row"].to_pylist(), strict=True)
     groups = [
@@ -246,19 +245,10 @@ def _only(tensors: pa.Table, subset: tuple[Modality, ...]) -> pa.Table:
 def _first(shard: Shard, preprocess: Preprocessor, rows: int, without: str) -> Iterator[pa.Table]:
     """TENSORS of the first usable records of a shard."""
     for block in read(shard, ReadOptions(block_rows=_READ_ROWS)):
-        kept = [_meta(value).get("split") != without for value in block["meta"].to_pylist()]
+        kept = [meta_fields(value).get("split") != without for value in block["meta"].to_pylist()]
         tensors = preprocess(block.filter(pa.array(kept, pa.bool_())))
         good = tensors.filter(pc.is_null(tensors["error"])).slice(0, rows)
         rows -= good.num_rows
         yield good
         if not rows:
             return
-
-
-def _meta(data: bytes | None) -> dict[str, Any]:
-    """The JSON member as an object; empty where it is none: a record needs no label to be compared."""
-    try:
-        value = json.loads(data or b"{}")
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -24,6 +24,7 @@ from mmray.bundle import Exit
 from mmray.cascade import softmax
 from mmray.errors import InputError
 from mmray.optimize.evidence import Evidence
+from mmray.schema import set_name
 
 _THRESHOLDS = (0.999, 0.995, *np.round(np.arange(0.99, 0.295, -0.01), 3).tolist())
 _LEAST_ROWS = 30  # of a set of modalities that gets an exit
@@ -230,7 +231,7 @@ def _sets(evidence: Evidence, present: npt.NDArray[np.bool_]) -> list[tuple[str,
     """Name and rows [N] of each set of modalities that occurs and that there are logits for."""
     found = []
     for flags in np.unique(present, axis=0):
-        name = "+".join(m for m, is_in in zip(evidence.modalities, flags, strict=True) if is_in)
+        name = set_name(evidence.modalities, flags)
         if name in evidence.logits:
             found.append((name, (present == flags).all(axis=1)))
     return found

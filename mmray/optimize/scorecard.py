@@ -15,10 +15,10 @@ from mmray.optimize.head import (
     TrainedHead,
     grouped_folds,
     logits_of,
-    subset_name,
     subsets,
     train_head,
 )
+from mmray.schema import set_name
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def out_of_fold(examples: Examples, labels: Sequence[str], folds: int, seed: int
         present=examples.present,
         labels=np.searchsorted(classes, examples.labels),
         groups=examples.groups,
-        logits={subset_name(examples.features, subset): values for subset, values in logits.items()},
+        logits={set_name(examples.features, subset): values for subset, values in logits.items()},
     )
 
 
@@ -116,7 +116,7 @@ def score(examples: Examples, predicted: npt.NDArray[np.str_], subset: Subset) -
 def _by_name(examples: Examples, predicted: Mapping[Subset, npt.NDArray[np.str_]]) -> dict[str, Score]:
     """Scores by the subset's name; a subset that no record has is left out."""
     return {
-        subset_name(examples.features, subset): score(examples, values, subset)
+        set_name(examples.features, subset): score(examples, values, subset)
         for subset, values in predicted.items()
         if _has(examples, subset).any()
     }

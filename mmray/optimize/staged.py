@@ -12,7 +12,7 @@ import onnx
 
 from mmray.batching import Feeds
 from mmray.bundle import FP32, Bundle, Cascade, CascadeStage
-from mmray.cascade import Stage, carried
+from mmray.cascade import carried, to_stages
 from mmray.engine import Engine
 from mmray.optimize.costs import modality_costs
 from mmray.optimize.evidence import Evidence, ask
@@ -20,6 +20,7 @@ from mmray.optimize.outputs import LabelledTensors, labelled_tensors
 from mmray.optimize.policy import Point, Policy, choose_policy
 from mmray.optimize.staging import split_stages
 from mmray.optimize.steps import CascadeStep, VariantRecipe
+from mmray.schema import Modality
 
 _CURVE = (0.99, 0.97, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)  # thresholds that are shown
 
@@ -105,14 +106,10 @@ class StagedEngine:
 
     needs_rows = False
 
-    def __init__(self, cascade: Cascade, graphs: Sequence[Path], modalities: Sequence[str]) -> None:
+    def __init__(self, cascade: Cascade, graphs: Sequence[Path], modalities: Sequence[Modality]) -> None:
         self._modalities = modalities
-        self._stages = []
-        for number, (entry, graph) in enumerate(zip(cascade.stages, graphs, strict=True)):
-            so_far = {m for stage in cascade.stages[: number + 1] for m in stage.modalities}
-            seen = tuple(m for m in modalities if m in so_far)
-            engine = Engine(graph, provider="cpu")
-            self._stages.append(Stage(engine, entry.modalities, seen, entry.exits))
+        engines = [Engine(graph, provider="cpu") for graph in graphs]
+        self._stages = to_stages(cascade.stages, engines, modalities)
 
     def __call__(self, feeds: Feeds) -> Feeds:
         """Outputs of the stage that each record leaves after."""

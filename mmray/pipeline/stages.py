@@ -62,14 +62,9 @@ class Job:
             columns=output_columns(self.config, bundle),
         )
 
-    @property
     def later(self) -> tuple[Modality, ...]:
         """Modalities whose bytes wait until a cascade asks for them."""
-        bundle = Bundle.open(self.config.bundle)
-        cascade = bundle.manifest.variants[self.config.variant].cascade
-        if cascade is None or self.config.verify_all:
-            return ()
-        return tuple(m for m in bundle.spec.modalities if m not in cascade.first)
+        return () if self.config.verify_all else Bundle.open(self.config.bundle).later(self.config.variant)
 
     def open_preprocessor(self) -> Preprocessor:
         return open_preprocessor(
@@ -107,7 +102,7 @@ class FusedWorker:
         self._options = replace(read_options(job.config), views=True)
         self._preprocess = job.open_preprocessor()
         self._predict = job.open_predictor()
-        self._later = job.later
+        self._later = job.later()
         self._meter = meter
         self._name = uuid4().hex
 
@@ -253,16 +248,16 @@ def preprocess_block(records: pa.Table, job: Job, meter: MeterHandle) -> pa.Tabl
     """RECORDS → TENSORS, in a task; the preprocessor stays open in the worker process."""
     worker = f"task {os.getpid()}"
     meter.enter.remote(worker, "preprocess")
-    preprocess = _preprocessor(job)
-    tensors = preprocess(records, job.later)
+    preprocess, later = _preprocessing(job)
+    tensors = preprocess(records, later)
     meter.add.remote(drain(preprocess.seconds))
     meter.enter.remote(worker, None)
     return tensors
 
 
 @lru_cache(maxsize=1)
-def _preprocessor(job: Job) -> Preprocessor:
-    return job.open_preprocessor()
+def _preprocessing(job: Job) -> tuple[Preprocessor, tuple[Modality, ...]]:
+    return job.open_preprocessor(), job.later()
 
 
 class InferWorker:

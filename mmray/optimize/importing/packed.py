@@ -16,9 +16,10 @@ from mmray.batching import Feeds, pack
 from mmray.engine import Engine
 from mmray.errors import ModelError
 from mmray.optimize.cases import mixed_rows
-from mmray.optimize.head import subset_name, subsets
+from mmray.optimize.head import subsets
 from mmray.optimize.importing.interface import one_line
 from mmray.preprocess.spec import PreprocessSpec
+from mmray.schema import set_name
 
 #: Largest difference between two ways to ask for the same, as a share of the output's largest value. Graphs
 #: in half precision round in another way with the batch's size; rows that are mixed up are off by far more.
@@ -47,9 +48,9 @@ def check_packed(
         found = run(f"record {i} alone", pack(alone.slice(i, 1), spec))
         among = {name: values[i : i + 1] for name, values in outputs["mixed"].items()}
         run.compare(found, among, f"record {i} alone and in a batch of {len(alone)}", _MIXED)
-    everything = subset_name(spec.modalities, (True,) * len(spec.modalities))
+    everything = set_name(spec.modalities, (True,) * len(spec.modalities))
     for subset in subsets(len(spec.modalities)):
-        name = subset_name(spec.modalities, subset)
+        name = set_name(spec.modalities, subset)
         blank = outputs[f"{name}, blank rows"]
         few = {output: values[: len(blank[output])] for output, values in outputs[name].items()}
         run.compare(few, blank, f"{name} without rows of the rest and with blank ones", _FLAGS)

@@ -5,7 +5,8 @@ import pytest
 import torch
 from support.examples import LABELS, clusters
 
-from mmray.optimize.head import grouped_folds, logits_of, subset_name, subsets, train_head
+from mmray.optimize.head import grouped_folds, logits_of, subsets, train_head
+from mmray.schema import set_name
 
 
 def accuracy(trained, examples, subset):
@@ -14,7 +15,7 @@ def accuracy(trained, examples, subset):
 
 
 def test_subsets_go_from_one_modality_to_all():
-    names = [subset_name(("image", "text", "audio"), subset) for subset in subsets(3)]
+    names = [set_name(("image", "text", "audio"), subset) for subset in subsets(3)]
     assert names == [
         *("image", "text", "audio"),
         *("image+text", "image+audio", "text+audio"),
