@@ -20,18 +20,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mmray.bundle import Bundle
 from mmray.errors import Interrupted, MmrayError, RunError
+from mmray.pipeline.fused import FusedWorker, RetryWorker
+from mmray.pipeline.job import Job, units_to_tables
 from mmray.pipeline.meter import Meter, Snapshot
 from mmray.pipeline.plan import Plan, Unit
-from mmray.pipeline.stages import (
-    FusedWorker,
-    InferWorker,
-    Job,
-    PartSink,
-    RetryWorker,
-    ShardSource,
-    preprocess_block,
-    units_to_tables,
-)
+from mmray.pipeline.split import InferWorker, PartSink, ShardSource, preprocess_block
 from mmray.race import choose_variant
 from mmray.sources import Shard
 

@@ -115,7 +115,9 @@ if TYPE_CHECKING:
     assert found == {"a.b", "c", "e.f", "mmray.x.g", "mmray.x.h.i", "mmray.j.k", "l", "m.n", "o"}
 
 
-@pytest.mark.parametrize("module", ["mmray.predictor", "mmray.pipeline.stages", "mmray.pipeline.run"])
+@pytest.mark.parametrize(
+    "module", ["mmray.predictor", "mmray.pipeline.fused", "mmray.pipeline.split", "mmray.pipeline.run"]
+)
 def test_a_worker_never_loads_torch(module):
     """It would cost each of them seconds and hundreds of megabytes."""
     script = f"import sys, {module}; sys.exit('torch' in sys.modules)"

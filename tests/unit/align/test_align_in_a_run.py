@@ -9,9 +9,9 @@ from support.runs import make_config
 from support.tars import write_shard
 
 from mmray.errors import OutputError
+from mmray.pipeline.job import Job
 from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.sink import write_part
-from mmray.pipeline.stages import Job
 from mmray.pipeline.survey import survey
 
 TIMES = {
