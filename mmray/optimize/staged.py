@@ -14,12 +14,10 @@ from mmray.batching import Feeds
 from mmray.bundle import FP32, Bundle, Cascade, CascadeStage
 from mmray.cascade import carried, to_stages
 from mmray.engine import Engine
-from mmray.optimize.costs import modality_costs
-from mmray.optimize.evidence import Evidence, ask
-from mmray.optimize.outputs import LabelledTensors, labelled_tensors
+from mmray.optimize.evidence import Evidence
 from mmray.optimize.policy import Point, Policy, choose_policy
 from mmray.optimize.staging import split_stages
-from mmray.optimize.steps import CascadeStep, VariantRecipe
+from mmray.optimize.steps import CascadeStep, Step
 from mmray.schema import Modality
 
 _CURVE = (0.99, 0.97, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)  # thresholds that are shown
@@ -50,51 +48,35 @@ class MadeCascade:
 
 
 def make_cascade(
-    bundle: Bundle,
-    step: CascadeStep,
-    variant: str,
-    recipe: VariantRecipe,
-    trial: LabelledTensors,
-    folder: Path,
-    say: Say,
+    bundle: Bundle, step: Step, evidence: Evidence, costs: dict[str, float], folder: Path, say: Say
 ) -> MadeCascade:
     """Choose stages and exits, and cut the fp32 graph.
 
     Args:
         bundle: whose fp32 graph is cut.
-        step: the budget, and where evidence is.
-        variant: name that the files bear.
-        recipe: where records to time are.
-        trial: a few records.
+        step: the budget, and the name that the files bear.
+        evidence: what the whole graph answers to records that it never saw.
+        costs: milliseconds a record by modality.
         folder: for the graphs.
         say: told the trade-off, a line at a time.
 
     Raises:
-        BundleError: the bundle has no evidence, and the step names none.
         InputError: the evidence does not support the budget.
         ModelError: the graph cannot be cut so.
     """
-    engine = Engine(bundle.graph(FP32), provider="cpu")
-    if step.evidence is None:
-        evidence = Evidence.of_arrays(bundle.evidence())
-    else:
-        wanted = step.evidence
-        records = labelled_tensors(wanted.input, bundle, rows=wanted.rows, without="train")
-        evidence = ask(engine, records, batch_rows=recipe.batch_rows)
-    timed = recipe.calibration or recipe.held_out
-    costs = modality_costs(timed.input, bundle, engine, trial)
-    policy = choose_policy(evidence, costs, step.budget)
+    assert isinstance(step.kind, CascadeStep)
+    policy = choose_policy(evidence, costs, step.kind.budget)
     for line in _trade_off(policy, costs, len(evidence)):
         say(line)
     golden, _ = bundle.golden()
     parts = split_stages(onnx.load(bundle.graph(FP32)), policy.stages, golden)
     entries, graphs = [], []
     for number, (part, modalities) in enumerate(zip(parts, policy.stages, strict=True), start=1):
-        path = folder / f"{variant}-{number}.onnx"
+        path = folder / f"{step.variant}-{number}.onnx"
         onnx.save(part, path)
         graphs.append(path)
         exits = policy.exits[number - 1] if number < len(parts) else {}
-        file = f"variants/{variant}-{number}.onnx"
+        file = f"variants/{step.variant}-{number}.onnx"
         entries.append(CascadeStage(file=file, modalities=modalities, exits=exits))
     return MadeCascade(
         Cascade(stages=tuple(entries), disagreement=policy.disagreement), tuple(graphs), policy, costs

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,24 +18,22 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-import pyarrow as pa
 
-from mmray.batching import Feeds, batches, pack
+from mmray.batching import Feeds, pack
 from mmray.bundle import FP32, Bundle, NewVariant, Variant, check_replaceable, extend_bundle
 from mmray.engine import Engine
-from mmray.errors import InputError
+from mmray.optimize.costs import modality_costs
 from mmray.optimize.gate import Verdict
 from mmray.optimize.judge import Judge
 from mmray.optimize.making import Workshop
 from mmray.optimize.measure import Cost, measure
-from mmray.optimize.outputs import LabelledTensors, addresses, labelled_tensors, usable_tensors
+from mmray.optimize.outputs import LabelledTensors
+from mmray.optimize.records import calibration_feeds, read_evidence, read_records
 from mmray.optimize.staged import MadeCascade, StagedEngine, make_cascade
 from mmray.optimize.steps import CascadeStep, Step, VariantRecipe
 from mmray.predictor import output_difference
 
 _log = logging.getLogger(__name__)
-_CALIBRATION_ROWS = 16  # records of one inference while ranges are collected
-_TRIAL_ROWS = 64  # records on which a search looks how much changed; 1 s a graph of the stamps
 # How far a variant's golden outputs may be off on another machine: at least so much, or three times what they
 # move here between kernels. Rounding to few bits makes small differences large: a value next to the edge of a
 # step falls on its other side. Stamps: .01 to .04 of the scores; one that saturates is off by .3 or more.
@@ -61,18 +59,18 @@ def optimize(parent: Bundle, recipe: VariantRecipe, output: Path, *, say: Say = 
     check_replaceable(output, parent)
     parent.verify()
     say = _with_seconds(say)
-    held_out, trial = _read(parent, recipe)
+    held_out, trial = read_records(parent, recipe)
     say(f"read {_describe(held_out)} and {len(trial)} for trials")
     fp32 = parent.graph(FP32)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         judge = Judge(fp32, held_out, trial, recipe, folder)
         say(f"{FP32}: {_figures(judge.own_verdict)}")
-        workshop = Workshop(onnx.load(fp32), partial(_calibration, parent, recipe, held_out), judge)
+        workshop = Workshop(onnx.load(fp32), partial(calibration_feeds, parent, recipe, held_out), judge)
         attempts = []
         for step in recipe.steps:
             if isinstance(step.kind, CascadeStep):
-                attempts.append(_attempt_cascade(step, parent, recipe, judge, trial, folder, say))
+                attempts.append(_attempt_cascade(step, parent, recipe, (held_out, trial), judge, folder, say))
             else:
                 attempts.append(_attempt(step, workshop, judge, folder))
             say(f"{step.variant}: {attempts[-1].outcome}")
@@ -146,57 +144,24 @@ def _attempt_cascade(
     step: Step,
     parent: Bundle,
     recipe: VariantRecipe,
+    records: tuple[LabelledTensors, LabelledTensors],  # held out, and for trials
     judge: Judge,
-    trial: LabelledTensors,
     folder: Path,
     say: Say,
 ) -> _Attempt:
     """Choose and cut a cascade, and judge what it answers."""
     assert isinstance(step.kind, CascadeStep)
     try:
-        made = make_cascade(parent, step.kind, step.variant, recipe, trial, folder, say)
+        held_out, trial = records
+        evidence = read_evidence(parent, step.kind, recipe, held_out)
+        timed = recipe.calibration or recipe.held_out
+        costs = modality_costs(timed.input, parent, Engine(parent.graph(FP32), provider="cpu"), trial)
+        made = make_cascade(parent, step, evidence, costs, folder, say)
         engine = StagedEngine(made.cascade, made.graphs, parent.spec.modalities)
         verdict = judge.verdict_of(engine)
     except Exception as e:  # as in _attempt
         return _Attempt(step, f"cannot be made: {(str(e).splitlines() or [type(e).__name__])[0]}")
     return _Attempt(step, verdict.reason, parent.graph(FP32), None, verdict, cascade=made)
-
-
-def _read(parent: Bundle, recipe: VariantRecipe) -> tuple[LabelledTensors, LabelledTensors]:
-    """Held-out records, and a few others for trials."""
-    wanted = recipe.held_out
-    held_out = labelled_tensors(wanted.input, parent, rows=wanted.rows, without="train")
-    least = recipe.thresholds.least_rows
-    if len(held_out) < least:
-        raise InputError(
-            f"{' '.join(wanted.input)}: {len(held_out)} held-out records; judging a variant takes {least} "
-            "(thresholds.least_rows), better some hundreds"
-        )
-    if recipe.calibration is None:
-        return held_out, held_out.thinned(_TRIAL_ROWS)
-    wanted = recipe.calibration
-    trial = labelled_tensors(wanted.input, parent, rows=min(_TRIAL_ROWS, wanted.rows), without="test")
-    _check_apart(trial.tensors, held_out)
-    return held_out, trial
-
-
-def _calibration(parent: Bundle, recipe: VariantRecipe, held_out: LabelledTensors) -> Iterator[Feeds]:
-    """Batches of the records for calibration, each read when its turn comes: they need not fit in memory."""
-    assert recipe.calibration is not None  # the recipe was checked
-    wanted = recipe.calibration
-    for tensors in usable_tensors(wanted.input, parent, rows=wanted.rows, without="test"):
-        _check_apart(tensors, held_out)
-        for rows in batches(tensors, _CALIBRATION_ROWS):
-            yield pack(tensors.take(rows), parent.spec)
-
-
-def _check_apart(tensors: pa.Table, held_out: LabelledTensors) -> None:
-    shared = held_out.addresses & addresses(tensors)
-    for shard, row in sorted(shared)[:1]:
-        raise InputError(
-            f"row {row} of {shard} is held out and also used for calibration; give other shards, or state "
-            '"split" in the JSON members'
-        )
 
 
 def _batches(records: LabelledTensors, batch_rows: int) -> dict[str, Feeds]:
