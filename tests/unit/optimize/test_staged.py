@@ -19,13 +19,19 @@ def home(tmp_path_factory):
     return folder, linear_bundle(folder / "bundle")
 
 
-def attempt(home, output, **step):
+def attempt(home, output, *, slice_loss=0.05, **step):
     """The new bundle, the cascade's entry in its scorecard, and what was said."""
     folder, parent = home
     recipe = VariantRecipe.model_validate(
         {
             "held_out": {"input": str(folder / "held-out")},
-            "thresholds": {"agreement": 0.5, "slice_agreement": 0.5, "divergence": 5, "accuracy_loss": 1},
+            "thresholds": {
+                "agreement": 0.5,
+                "slice_agreement": 0.5,
+                "divergence": 5,
+                "accuracy_loss": 1,
+                "slice_accuracy_loss": slice_loss,
+            },
             "steps": [{"cascade": step}],
             "timing_rounds": 0,
         }
@@ -40,10 +46,12 @@ def others(home):
 
 
 def test_a_cascade_is_chosen_cut_judged_and_runs(home, tmp_path):
-    bundle, card, said = attempt(home, tmp_path / "out", disagreement=0.05, evidence=others(home))
+    bundle, card, said = attempt(
+        home, tmp_path / "out", slice_loss=0.3, disagreement=0.03, evidence=others(home)
+    )
     assert card["passed"], card["reason"]
     chosen = card["cascade"]["chosen"]
-    assert chosen["bound"] <= 0.05
+    assert chosen["bound"] <= 0.03
     assert chosen["early"] > 0.1
     assert "leave early" in said
     predict, preprocess = Predictor(bundle, variant="cascade", provider="cpu"), open_preprocessor(bundle)
