@@ -81,6 +81,14 @@ def guarded_server(server: Served, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
+def cluster_address(ray_cluster: None) -> str:
+    """For commands in processes of their own."""
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)
+
+
+@pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3]:
     server = S3()
     yield server

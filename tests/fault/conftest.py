@@ -33,13 +33,6 @@ def many_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return large
 
 
-@pytest.fixture(scope="session")
-def cluster_address(ray_cluster: None) -> str:
-    import ray
-
-    return str(ray.get_runtime_context().gcs_address)
-
-
 @pytest.fixture
 def command(many_shards: Path, bundle: Bundle, cluster_address: str, tmp_path: Path) -> Command:
     return Command(many_shards, bundle, cluster_address, tmp_path / "out")

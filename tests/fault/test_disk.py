@@ -35,6 +35,7 @@ def test_a_file_that_does_not_fit_leaves_nothing(small_disk):
     assert [file.name for file in small_disk.iterdir()] == ["small"]
 
 
+@pytest.mark.long
 def test_a_full_disk_ends_the_run_with_exit_3_and_room_lets_it_go_on(command, undisturbed, small_disk):
     command.output = small_disk / "out"
     process = command.start()

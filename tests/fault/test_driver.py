@@ -16,7 +16,7 @@ from mmray.pipeline.rundir import RunDirectory
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.long)])
 def test_kills_of_the_driver_lose_and_double_nothing(command, undisturbed, kills):
     chance = random.Random(0)
     for _ in range(kills):

@@ -62,7 +62,8 @@ def test_a_foreign_output_directory_is_refused(shards, bundle, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["letters.txt"]
 
 
-def test_run_plan_audit_from_a_config_file(shards, bundle, tmp_path):
+def test_run_plan_audit_from_a_config_file(shards, bundle, tmp_path, cluster_address, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", cluster_address)  # the next test starts a cluster of its own
     config = tmp_path / "run.yaml"
     config.write_text(yaml.safe_dump({"input": str(shards), "bundle": str(bundle.path), "carry": "label"}))
     output = tmp_path / "out"
