@@ -85,7 +85,7 @@ def decode_region(data: bytes, spec: AudioSpec, max_s: float, region: Region | N
         raise RecordError(f"cannot decode the audio: {e.error_string}", "audio-undecodable") from e
     except Exception as e:  # libsndfile's and soundfile's many errors; each is this record's fault
         raise RecordError(f"cannot decode the audio: {e or type(e).__name__}", "audio-undecodable") from e
-    mono: Wave = samples.mean(axis=1) if channels > 1 else samples[:, 0]
+    mono = _mono(samples)
     if not len(mono):
         raise RecordError("the clip holds no samples", "audio-empty")
     if not np.abs(mono).max() <= _LOUDEST:  # also true for NaN
@@ -101,6 +101,15 @@ def decode_region(data: bytes, spec: AudioSpec, max_s: float, region: Region | N
     if rate != spec.sample_rate:
         mono = soxr.resample(mono, rate, spec.sample_rate, quality="HQ")
     return Excerpt(mono, missing_s)
+
+
+def _mono(samples: Wave) -> Wave:
+    """Mean of the channels of float32 [samples, channels]; numpy's own is ten times slower along a short axis."""
+    mono: Wave = samples[:, 0].copy()
+    for channel in range(1, samples.shape[1]):
+        mono += samples[:, channel]
+    mono /= np.float32(samples.shape[1])
+    return mono
 
 
 class _Cut(NamedTuple):
