@@ -38,10 +38,10 @@ _HERE = Path(__file__).parent
 _BOUNDARY = "mmray-bench"
 _TICKS = os.sysconf("SC_CLK_TCK")
 _OVERLOAD = 128  # connections: twice what two replicas have in flight
-#: Ways into the server that are measured: Ray's own proxy in Python, and HAProxy straight to the replicas.
+#: Ways into the server that are measured: HAProxy straight to the replicas, and Serve's own proxy in Python.
 _INGRESSES = {
-    "mmray": {"RAY_SERVE_ENABLE_HA_PROXY": "0"},
-    "mmray, HAProxy": {"RAY_SERVE_ENABLE_HA_PROXY": "1"},
+    "mmray": {"RAY_SERVE_ENABLE_HA_PROXY": "1"},
+    "mmray, Python proxy": {"RAY_SERVE_ENABLE_HA_PROXY": "0"},
 }
 _NAMES = {"image": 'name="image"; filename="a"', "text": 'name="text"', "audio": 'name="audio"; filename="a"'}
 

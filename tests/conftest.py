@@ -49,14 +49,18 @@ def bundle(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """One local cluster of two CPUs for every test that needs one."""
+    """One local cluster of two CPUs for every test that needs one; what it serves has the usual ingress."""
+    # A bundle of this size is soon replaced; each removal would wait five seconds for the ingress to notice.
+    os.environ["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] = "1"
     import ray
 
     import mmray.pipeline  # noqa: F401  (settles how loud Ray is, before it is imported)
+    from mmray.serve.ingress import private_haproxy
 
-    ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with private_haproxy():
+        ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,6 +23,7 @@ from mmray.bundle import Bundle
 from mmray.config import explain
 from mmray.errors import ConfigError, EngineError, UsageError
 from mmray.serve.deployments import application
+from mmray.serve.ingress import private_haproxy
 from mmray.serve.settings import ServeSettings
 
 # Ray runs its workers at niceness 15, so that a batch job leaves the machine usable; a server that shares its
@@ -57,25 +59,22 @@ class Server:
 
     Raises:
         UsageError: somebody listens there already, or RAY_ADDRESS names no cluster.
+        EngineError: nothing comes to listen there.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self._owns_ray = not ray.is_initialized()
         _check_free(host, port)
-        if self._owns_ray:
+        with ExitStack() as ends:
+            if self._owns_ray:
+                _start_ray(ends)
+            logging.getLogger("ray.serve").setLevel(logging.ERROR)
+            options = HTTPOptions(host=host, port=port, request_timeout_s=_REQUEST_TIMEOUT_S)
             try:
-                ray.init(
-                    include_dashboard=False,
-                    logging_level=logging.ERROR,
-                    log_to_driver=False,
-                    _system_config=_SYSTEM,
-                )
-            except ConnectionError as e:
-                raise UsageError(
-                    f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: no Ray cluster answers there: {e}"
-                ) from e
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        serve.start(http_options=HTTPOptions(host=host, port=port, request_timeout_s=_REQUEST_TIMEOUT_S))
+                serve.start(http_options=options)
+            except TimeoutError as e:
+                raise _no_ingress() from e
+            self._ends = ends.pop_all()
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     def deploy(self, settings: ServeSettings, *, name: str = "mmray", prefix: str = "/") -> str:
@@ -83,11 +82,13 @@ class Server:
 
         Raises:
             ConfigError, BundleError: as `build`.
-            EngineError: the model does not load.
+            EngineError: the model does not load, or requests do not reach it.
         """
         app = build(settings.model_dump())
         try:
             serve.run(app, name=name, route_prefix=prefix)
+        except TimeoutError as e:
+            raise _no_ingress() from e
         except RuntimeError as e:
             status = serve.status().applications.get(name)
             raise EngineError(
@@ -106,7 +107,7 @@ class Server:
             return
         for name in serve.status().applications:
             serve.delete(name)
-        ray.shutdown()
+        self._ends.close()
 
     def __enter__(self) -> Server:
         return self
@@ -139,6 +140,31 @@ def wait_for_end() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: end.set())
     end.wait()
+
+
+def _start_ray(ends: ExitStack) -> None:
+    """Join the cluster that RAY_ADDRESS names, or start one; `ends` ends that again."""
+    if "RAY_ADDRESS" not in os.environ:
+        ends.enter_context(private_haproxy())
+    try:
+        ray.init(
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            _system_config=_SYSTEM,
+        )
+    except ConnectionError as e:
+        raise UsageError(
+            f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: no Ray cluster answers there: {e}"
+        ) from e
+    ends.callback(ray.shutdown)
+
+
+def _no_ingress() -> EngineError:
+    return EngineError(
+        "nothing listens: HAProxy did not start, as Serve's log in the session's directory of Ray says; "
+        "with RAY_SERVE_ENABLE_HA_PROXY=0 Serve's own proxy listens instead"
+    )
 
 
 def _check_free(host: str, port: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import json
@@ -15,6 +14,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from mmray.schema import MODALITIES, RECORDS, table
+from mmray.serve.admission import Arrival
 from mmray.serve.multipart import parse_multipart
 from mmray.serve.problems import Problem, malformed
 
@@ -49,14 +49,14 @@ def media_type(request: Request, allowed: Sequence[str]) -> tuple[str, bytes]:
     return name, options.get(b"boundary", b"")
 
 
-def claimed_bytes(request: Request, most_bytes: int) -> int:
-    """How long a request says that its body is.
+def check_length(request: Request, most_bytes: int) -> None:
+    """Refuse a body for what the request says of its length.
 
     Raises:
         Problem: 413 beyond `most_bytes`, 411 where it is not said.
     """
     if "transfer-encoding" in request.headers:
-        # Serve's proxy reads ahead as fast as it can: 400 MB of an endless body before we could cut it off.
+        # Serve's Python proxy reads ahead of us: 400 MB of an endless body before we could cut it off.
         raise Problem(
             411, "length-required", "send the body with a Content-Length", headers={"Connection": "close"}
         )
@@ -65,23 +65,23 @@ def claimed_bytes(request: Request, most_bytes: int) -> int:
         raise malformed("Content-Length is no number")
     if len(claimed) > 15 or int(claimed) > most_bytes:
         _too_large(most_bytes)
-    return int(claimed)
 
 
-async def read_body(request: Request, most_bytes: int, timeout_s: float) -> bytes:
+async def read_body(request: Request, most_bytes: int, timeout_s: float, arrival: Arrival) -> bytes:
     """The whole body, counted as it comes.
 
     Raises:
-        Problem: 413 beyond `most_bytes`, 408 where it has not come in `timeout_s`.
+        Problem: 413 beyond `most_bytes`, 408 where it takes longer than `timeout_s`, 503 without room.
     """
     chunks: list[bytes] = []
     count = 0
     try:
-        async with asyncio.timeout(timeout_s):
+        async with arrival.within(timeout_s):
             async for chunk in request.stream():
                 count += len(chunk)
                 if count > most_bytes:
                     _too_large(most_bytes)
+                arrival.came(len(chunk))
                 chunks.append(chunk)
     except TimeoutError:
         raise Problem(

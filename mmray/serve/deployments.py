@@ -29,6 +29,8 @@ from mmray.serve.service import Service
 from mmray.serve.settings import ServeSettings
 from mmray.serve.work import Answered, Prepared, Work, prepare, share_out
 
+_UPSCALE_S, _DOWNSCALE_S = 5.0, 60.0  # that more, or fewer, replicas have been wanted
+
 
 class _Fused:
     """Ingress, preprocessing and model in one process."""
@@ -111,10 +113,11 @@ def application(settings: ServeSettings, tokens: frozenset[bytes], *, gpus: bool
 
 
 def _options(settings: ServeSettings) -> dict[str, Any]:
-    bound = settings.requests_in_flight
+    bound = settings.requests_in_flight + settings.bodies_arriving
     options: dict[str, Any] = {
         # What is above its bound a replica refuses by itself, with a problem that says so. Serve's own queue,
-        # whose refusal is plain text, only fills while replicas start or die.
+        # whose refusal is plain text, only fills while replicas start or die. Behind HAProxy it is in
+        # the replica and reads bodies of those who wait without a bound, so it has to stay empty.
         "max_ongoing_requests": 2 * bound,
         "max_queued_requests": 2 * bound,
         "backpressure_config": BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER_S),
@@ -133,5 +136,8 @@ def _options(settings: ServeSettings) -> dict[str, Any]:
             min_replicas=settings.min_replicas,
             max_replicas=settings.max_replicas,
             target_ongoing_requests=settings.batch_rows,
+            # Ray's own are 30 s and ten minutes; a replica is warm after ten seconds, and holds a device.
+            upscale_delay_s=_UPSCALE_S,
+            downscale_delay_s=_DOWNSCALE_S,
         )
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 from time import perf_counter
 from typing import Annotated, Any
@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from mmray import __version__
 from mmray.serve import openapi
-from mmray.serve.bodies import JSON, MULTIPART, NDJSON, claimed_bytes, media_type, read_body
+from mmray.serve.bodies import JSON, MULTIPART, NDJSON, check_length, media_type, read_body
 from mmray.serve.guard import Guard
 from mmray.serve.problems import Problem
 from mmray.serve.service import Body, Service
@@ -32,6 +32,7 @@ _INDEX = "index.html"
 
 Top = Annotated[int | None, Query(ge=1, le=1_000_000, description="how many labels `scores` has")]
 Explain = Annotated[bool, Query(description="also decide with each modality left out")]
+Work = Callable[[Body], Awaitable[Response]]
 
 
 def web_app(service: Service, tokens: frozenset[bytes]) -> FastAPI:
@@ -58,16 +59,18 @@ def web_app(service: Service, tokens: frozenset[bytes]) -> FastAPI:
 def _add_api(app: FastAPI, service: Service) -> None:
     settings = service.settings
 
-    async def take(request: Request, *kinds: str) -> Body:
-        kind, boundary = media_type(request, kinds)
-        data = await read_body(request, settings.body_bytes, settings.body_timeout_s)
-        return Body(data, kind, boundary)
+    async def admitted(request: Request, kinds: Sequence[str], work: Work) -> Response:
+        check_length(request, settings.body_bytes)
+        with service.admission.request() as arrival:
+            kind, boundary = media_type(request, kinds)
+            data = await read_body(request, settings.body_bytes, settings.body_timeout_s, arrival)
+            with service.admission.place():
+                return await work(Body(data, kind, boundary))
 
-    async def counted(request: Request, route: str, work: Callable[[], Awaitable[Response]]) -> Response:
+    async def counted(request: Request, route: str, kinds: Sequence[str], work: Work) -> Response:
         start = perf_counter()
         try:
-            with service.admitted(claimed_bytes(request, settings.body_bytes)):
-                response = await work()
+            response = await admitted(request, kinds, work)
         except Problem as e:
             response = e.response()
         service.metrics.requests.inc(tags={"route": route, "status": str(response.status_code)})
@@ -83,11 +86,10 @@ def _add_api(app: FastAPI, service: Service) -> None:
         openapi_extra=openapi.PREDICT_BODY,
     )
     async def predict(request: Request, explain: Explain = False, top: Top = None) -> Response:
-        async def work() -> Response:
-            body = await take(request, JSON, MULTIPART)
+        async def work(body: Body) -> Response:
             return _json(await service.predict(body, explain=explain, top=top))
 
-        return await counted(request, "/v1/predict", work)
+        return await counted(request, "/v1/predict", (JSON, MULTIPART), work)
 
     @app.post(
         "/v1/predict/batch",
@@ -97,12 +99,11 @@ def _add_api(app: FastAPI, service: Service) -> None:
         openapi_extra=openapi.BATCH_BODY,
     )
     async def predict_batch(request: Request, top: Top = None) -> Response:
-        async def work() -> Response:
-            body = await take(request, NDJSON, MULTIPART)
+        async def work(body: Body) -> Response:
             lines = [json.dumps(line) for line in await service.predict_batch(body, top=top)]
             return Response("\n".join([*lines, ""]), media_type=NDJSON)
 
-        return await counted(request, "/v1/predict/batch", work)
+        return await counted(request, "/v1/predict/batch", (NDJSON, MULTIPART), work)
 
     @app.get(
         "/v1/model",

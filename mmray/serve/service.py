@@ -1,11 +1,10 @@
-"""What the routes do, free of HTTP: admit, have records answered, and say what became of each."""
+"""What the routes do, free of HTTP: have records answered, and say what became of each."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 from ray.serve.exceptions import BackPressureError
 
 from mmray.bundle import Bundle
+from mmray.serve.admission import Admission
 from mmray.serve.answers import explained, latency_ms, prediction
 from mmray.serve.bodies import Item, parse_batch, parse_one
 from mmray.serve.metrics import Metrics
@@ -58,12 +58,15 @@ class Service:
     ) -> None:
         self.settings = settings
         self.metrics = metrics
+        self.admission = Admission(
+            places=settings.requests_in_flight,
+            bodies=settings.bodies_arriving,
+            most_bytes=settings.bytes_in_flight,
+        )
         self._bundle = bundle
         self._answer = answer
         self._variant = variant
         self._thread = thread
-        self._in_flight = 0
-        self._bytes_in_flight = 0
 
     def model(self) -> dict[str, Any]:
         """What `GET /v1/model` answers."""
@@ -81,30 +84,6 @@ class Service:
                 **settings.limits.model_dump(exclude={"member_bytes"}),
             },
         }
-
-    @contextmanager
-    def admitted(self, body_bytes: int) -> Iterator[None]:
-        """A place in the queue, which is bounded in requests and in bytes of their bodies.
-
-        Args:
-            body_bytes: that the request says it will send.
-
-        Raises:
-            Problem: 503, at once.
-        """
-        bytes_in_flight = self._bytes_in_flight + body_bytes
-        if (
-            self._in_flight >= self.settings.requests_in_flight
-            or bytes_in_flight > self.settings.bytes_in_flight
-        ):
-            raise overloaded()
-        self._in_flight += 1
-        self._bytes_in_flight = bytes_in_flight
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
-            self._bytes_in_flight -= body_bytes
 
     async def predict(self, body: Body, *, explain: bool, top: int | None) -> dict[str, Any]:
         """The answer of one record.

@@ -32,7 +32,7 @@ class ServeSettings(BaseModel):
     batch_wait_s: float = Field(0.0, ge=0, le=1, description="how long a batch waits to become fuller")
     max_records: int = Field(256, ge=1, description="of one batch request")
     body_bytes: int = Field(32 << 20, ge=1, description="largest body of a request")
-    bytes_in_flight: int = Field(256 << 20, ge=1, description="of all bodies that a replica has begun")
+    bytes_in_flight: int = Field(256 << 20, ge=1, description="that a replica holds of all bodies")
     body_timeout_s: float = Field(20.0, gt=0, description="for a whole body to arrive")
     drain_s: float = Field(20.0, ge=0, description="that a replica which is to end may finish requests in")
     limits: Limits = Limits(image_pixels=25_000_000, audio_s=600.0, text_chars=20_000)
@@ -50,8 +50,13 @@ class ServeSettings(BaseModel):
 
     @property
     def requests_in_flight(self) -> int:
-        """Most requests that a replica has begun: a batch in the model, one ready, two waiting."""
+        """Most requests whose body a replica has: a batch in the model, one ready, two waiting."""
         return 4 * self.batch_rows
+
+    @property
+    def bodies_arriving(self) -> int:
+        """Most bodies that are on their way to a replica."""
+        return 4 * self.requests_in_flight
 
     def token_digests(self) -> frozenset[bytes]:
         """Sha256 of each token: replicas are sent these, so the tokens stay where the server was started.

@@ -5,11 +5,14 @@ import itertools
 import json
 import os
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from support.bundles import LABELS, make_bundle, records_table, small_bundle
 from support.cascades import cascaded, mixed_records
@@ -18,13 +21,17 @@ from support.damaged import truncated_jpeg
 from support.media import clip, image_bytes
 from support.reading import read_rows
 from support.serving import Load
+from support.tars import members_of, tar_bytes
 
 from mmray.bundle import Bundle
 from mmray.client import Client
+from mmray.config import RunConfig
+from mmray.pipeline.run import Watcher, run
 from mmray.predictor import Predictor, open_preprocessor
-from mmray.schema import MODALITIES, RECORDS, table
+from mmray.schema import MODALITIES
 from mmray.sources import ReadOptions, list_shards, read
 
+SILENT = Watcher(lambda *_: None, lambda *_: None, lambda *_: None)
 TEXTS = [{"text": text} for text in ("a red cat", "a blue dog", "number", "a cat a dog", "red red red")]
 ROW = {"image": image_bytes(), "text": b"a red cat", "audio": clip(seconds=1.0)}
 
@@ -59,13 +66,26 @@ def truth():
     return expected(small_bundle(), records_table([{"text": t["text"].encode()} for t in TEXTS]))
 
 
+@pytest.fixture(scope="module")
+def batch(ray_cluster, shards, bundle, tmp_path_factory):
+    """Rows that a batch job on the same Ray has written, by key."""
+    return batch_rows(bundle, sorted(shards.glob("*.tar"))[:3], tmp_path_factory.mktemp("batch") / "out")
+
+
+def batch_rows(bundle, inputs, output, variant="fp32"):
+    config = {"input": [str(file) for file in inputs], "bundle": str(bundle.path), "output": str(output)}
+    result = run(RunConfig.model_validate({**config, "variant": variant, "provider": "cpu"}), SILENT)
+    assert result.audit.ok
+    parts = [pq.read_table(part) for part in (output / "parts").glob("*.parquet")]
+    return {row["key"]: row for row in pa.concat_tables(parts).to_pylist()}
+
+
 @pytest.mark.parametrize("topology", ["fused", "split"])
-def test_each_record_is_answered_as_in_a_batch_job(server, shards, bundle, topology):
-    """32 at a time, modalities missing, each with every modality left out."""
-    rows = [row for shard in sorted(shards.glob("*.tar"))[:3] for row in read_rows(shard)][:96]
-    records = table({name: [row[name] for row in rows] for name in RECORDS.names}, RECORDS)
-    rows = expected(bundle, records)
-    given = [sent(row) for row in records.to_pylist()]
+def test_each_record_is_answered_as_in_a_batch_job(server, shards, bundle, batch, topology):
+    """32 at a time, modalities missing."""
+    records = [row for shard in sorted(shards.glob("*.tar"))[:3] for row in read_rows(shard)][:96]
+    rows = [batch[record["key"]] for record in records]
+    given = [sent(record) for record in records]
     assert {len(record) for record in given} >= {2, 3}
     with server.also("parity", bundle=str(bundle.path), variant="fp32", topology=topology) as url:
         client = Client(url)
@@ -256,12 +276,13 @@ def test_a_record_too_large_for_a_batch_of_its_cost_is_still_answered(server):
     assert Client(server.url).predict(long)["modalities"] == ["text", "audio"]
 
 
+EXTENSIONS = {"image": "png", "text": "txt", "audio": "ogg"}
 VARIANTS = ("fp32", "fp16", "int8-dynamic", "int8-static-mixed", "cascade")
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_500_real_records_are_answered_as_in_a_batch_job(server, variant):
+def test_500_real_records_are_answered_as_in_a_batch_job(server, variant, tmp_path):
     """On each variant that runs on a CPU: 32 at a time, every other modality missing from some."""
     home = Path(os.environ.get("MMRAY_STAMPS", "bundles/stamps"))
     if not (home / "manifest.json").exists():
@@ -273,7 +294,10 @@ def test_500_real_records_are_answered_as_in_a_batch_job(server, variant):
         block.to_pylist() for shard in list_shards(["data/tuxpaint"]) for block in read(shard, ReadOptions())
     )
     records = [thinned(i, row) for i, row in enumerate(itertools.islice(rows, 500))]
-    right = expected(bundle, records_table(records), variant)
+    files = [(f"{i:03d}", {EXTENSIONS[m]: data for m, data in row.items()}) for i, row in enumerate(records)]
+    shard = tmp_path / "thinned.tar"
+    shard.write_bytes(tar_bytes(members_of(files)))
+    right = [row for _, row in sorted(batch_rows(bundle, [shard], tmp_path / "out", variant).items())]
     settings = {"bundle": str(home), "variant": variant, "min_replicas": 2, "max_replicas": 2}
     with server.also("stamps", **settings) as url, ThreadPoolExecutor(32) as threads:
         answers = list(threads.map(Client(url).predict, map(sent, records)))
@@ -290,3 +314,25 @@ def thinned(number, row):
     present = [m for m in MODALITIES if row[m] is not None]
     gone = {present[i] for i in range(len(present)) if number % 4 == i + 1}
     return {m: row[m] for m in present if m not in gone or len(present) == 1}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_load_brings_a_second_replica_and_its_end_takes_it_away(server, truth):
+    def wait_for_replicas(count, seconds):
+        deadline = time.monotonic() + seconds
+        while len(worker_pids("ServeReplica:growing")) != count:
+            assert time.monotonic() < deadline, f"not {count} replicas after {seconds} s"
+            time.sleep(0.5)
+
+    settings = {"bundle": str(small_bundle().path), "min_replicas": 1, "max_replicas": 2, "batch_rows": 2}
+    with server.also("growing", **settings) as url:
+        wait_for_replicas(1, 10)
+        with Load(url, TEXTS, threads=8) as load:
+            wait_for_replicas(2, 60)
+            load.wait_for(200)
+        wait_for_replicas(1, 180)
+        assert same(Client(url).predict(TEXTS[0]), truth[0])
+    good = [(i, answer.json()) for i, answer in load.answers if answer and answer.status_code == 200]
+    assert all(same(answer, truth[i]) for i, answer in good)
+    assert {answer.status_code for _, answer in load.answers if answer} <= {200, 503}
