@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from copy import copy
 from dataclasses import replace
 from time import perf_counter
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from mmray.batching import Feeds, batches, pack
 from mmray.bundle import Bundle
 from mmray.cascade import CARRIED, Stage, carried, in_shadow, open_stages, run_through
 from mmray.engine import Provider
+from mmray.engine.turns import Device
 from mmray.errors import EngineError
 from mmray.outcomes import Answers
 from mmray.preprocess import OnDamaged, Preprocessor
@@ -48,7 +50,7 @@ def open_preprocessor(
 
 
 class Predictor:
-    """A bundle's model, ready: TENSORS in, OUTCOMES out.
+    """A bundle's model, ready: TENSORS in, OUTCOMES out. For one thread; `twin` gives another one its own.
 
     Args:
         bundle: an opened bundle.
@@ -90,8 +92,14 @@ class Predictor:
             bundle, self.variant, provider=provider, threads=threads, batch_rows=batch_rows, shared=shared
         )
         self._shadow = shadow if len(self._stages) > 1 else 0.0
+        #: What runs the graphs; twins share it.
+        self.device = Device()
         #: Seconds spent in "model" and "shadow"; whoever reports them may clear it.
         self.seconds: Counter[str] = Counter()
+        #: Seconds that the device was "busy" for this predictor, and of the "wall" clock meanwhile, idle ones
+        #: included (`mmray.engine.turns.Turn`); may be cleared likewise.
+        self.occupied: Counter[str] = Counter()
+        self._waited_s = 0.0  # in all, for the device
         #: Records of a cascade: "left 1" and so on by stage, "shadowed", "agreed"; may be cleared likewise.
         self.counts: Counter[str] = Counter()
         #: Largest difference from the bundle's golden outputs on this machine.
@@ -101,6 +109,12 @@ class Predictor:
     def later(self) -> tuple[Modality, ...]:
         """Modalities that not every record needs: `Preprocessor.__call__` may leave them for later."""
         return self._bundle.later(self.variant)
+
+    def twin(self) -> Predictor:
+        """The same model on the same device for another thread, with counts of its own."""
+        other = copy(self)
+        other.seconds, other.occupied, other.counts = Counter(), Counter(), Counter()
+        return other
 
     def close_exits(self) -> None:
         """From now on let no record leave early: such answers can no longer be trusted."""
@@ -113,7 +127,7 @@ class Predictor:
             tensors: preprocessed records.
             complete: decodes the modalities that were left for later; needed where some were.
         """
-        start = perf_counter()
+        start, waited_before = perf_counter(), self._waited_s
         decoding = 0.0
         answers = Answers(tensors, self._labels, self.columns)
         alive = np.flatnonzero([e is None for e in answers.errors])
@@ -126,7 +140,8 @@ class Predictor:
                 answers.complete(alive, here)
             answers.use(alive, here, stage.seen)
             alive = self._run_stage(number, here, alive, answers)
-        self.seconds["model"] += perf_counter() - start - decoding  # type: ignore[assignment]  # floats, too
+        elsewhere_s = decoding + self._waited_s - waited_before
+        self.seconds["model"] += perf_counter() - start - elsewhere_s  # type: ignore[assignment]  # floats, too
         if self._shadow:
             self._compare(tensors, answers, complete)
         return answers.to_table(self.variant, self._bundle.digest)
@@ -185,7 +200,7 @@ class Predictor:
 
     def _compare(self, tensors: pa.Table, answers: Answers, complete: Complete | None) -> None:
         """Run some of the records that left early to the end, and count where the decision is the same."""
-        start = perf_counter()
+        start, waited_before = perf_counter(), self._waited_s
         left = np.flatnonzero((answers.stages > 0) & (answers.stages < len(self._stages)))
         shards, numbers = (tensors[name].take(left).to_pylist() for name in ("shard", "row"))
         rows = left[in_shadow(shards, numbers, self._shadow)]
@@ -205,7 +220,8 @@ class Predictor:
                     same = done.outputs[self._decisive].argmax(axis=1) == answers.best[compared]
                     self.counts["shadowed"] += len(compared)
                     self.counts["agreed"] += int(same.sum())
-        self.seconds["shadow"] += perf_counter() - start  # type: ignore[assignment]  # floats, too
+        waited_s = self._waited_s - waited_before
+        self.seconds["shadow"] += perf_counter() - start - waited_s  # type: ignore[assignment]  # floats, too
 
     def _run(self, stage: Stage, here: pa.Table, rows: npt.NDArray[np.int64], answers: Answers) -> Feeds:
         """Outputs of a stage for the rows of a table, which are those of `answers` that `rows` names."""
@@ -217,7 +233,11 @@ class Predictor:
             seen=stage.seen,
         )
         wanted = [name for name in stage.engine.inputs if name.startswith(CARRIED)]
-        return {"present": feeds["present"], **stage.engine(feeds | answers.carried(wanted, rows))}
+        turn = self.device.run(stage.engine, feeds | answers.carried(wanted, rows))
+        self.occupied["busy"] += turn.busy_s  # type: ignore[assignment]  # floats, too
+        self.occupied["wall"] += turn.wall_s  # type: ignore[assignment]
+        self._waited_s += turn.waited_s
+        return {"present": feeds["present"], **turn.outputs}
 
     def _check_golden(self) -> float:
         """Run the golden inputs as far as each stage goes, without letting any leave."""

@@ -117,6 +117,8 @@ class RunDisplay:
             speed = f"{rate:.1f} rows/s" if rate else f"{this_run['rows']:,} rows, too few for a rate"
             table.add_row("speed", f"{speed}, after {this_run['startup_s']:.1f} s to start")
             table.add_row("stages", _shares(this_run["stage_seconds"]))
+            if busy := this_run.get("device_busy"):
+                table.add_row("device", "; ".join(filter(None, [f"busy {busy:.0%}", this_run["advice"]])))
             if cascade := this_run.get("cascade"):
                 table.add_row("cascade", _describe_cascade(cascade))
         else:

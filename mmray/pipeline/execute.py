@@ -24,7 +24,7 @@ from mmray.pipeline.fused import FusedWorker, RetryWorker
 from mmray.pipeline.job import Job, units_to_tables
 from mmray.pipeline.meter import Meter, Snapshot
 from mmray.pipeline.plan import Plan, Unit
-from mmray.pipeline.split import InferWorker, PartSink, ShardSource, preprocess_block
+from mmray.pipeline.split import run_split
 from mmray.race import choose_variant
 from mmray.sources import Shard
 
@@ -132,7 +132,7 @@ def execute(plan: Plan, units: list[Unit], meter: RunningMeter) -> None:
         if plan.topology == "fused":
             _run_pool(FusedWorker, units_to_tables(units), job, plan, meter)
         else:
-            _run_split(units, job, plan, meter)
+            run_split(units, job, plan, meter.handle)
 
 
 def execute_retry(plan: Plan, parts: Sequence[str], shards: Sequence[Shard], meter: RunningMeter) -> None:
@@ -162,7 +162,7 @@ def _run_pool(
     ds = ray.data.from_arrow(work).map_batches(
         worker,
         fn_constructor_args=(job, meter.handle, *arguments),
-        batch_size=None,
+        batch_size=1,  # row: a table of work has one; Ray wants a number where there are GPUs
         batch_format="pyarrow",
         num_cpus=1,
         num_gpus=1 if plan.accelerated else 0,
@@ -171,26 +171,6 @@ def _run_pool(
     )
     for _ in ds.iter_batches(batch_size=None, batch_format="pyarrow"):
         pass
-
-
-def _run_split(units: list[Unit], job: Job, plan: Plan, meter: RunningMeter) -> None:
-    """CPU tasks read and preprocess, actors infer, tasks write."""
-    # Unequal resources keep Ray from fusing the reading into the actors, which would idle the device.
-    model_bytes = plan.survey.bundle.graph(plan.variant).stat().st_size
-    actor: dict[str, float] = {"num_gpus": 1} if plan.accelerated else {"num_cpus": 1, "memory": model_bytes}
-    (
-        ray.data.read_datasource(ShardSource(units, job, meter.handle), override_num_blocks=len(units))
-        .map_batches(preprocess_block, fn_args=(job, meter.handle), batch_size=None, batch_format="pyarrow")
-        .map_batches(
-            InferWorker,
-            fn_constructor_args=(job, meter.handle),
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=plan.actors),
-            **actor,
-        )
-        .write_datasink(PartSink(job, meter.handle))
-    )
 
 
 @contextmanager

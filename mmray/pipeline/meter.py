@@ -28,6 +28,9 @@ class Snapshot:
     rows: int = 0  # predicted and rejected
     rejects: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)  # busy seconds of each stage, all workers
+    task_s: float = 0.0  # seconds of the tasks that prepare for actors (split topology)
+    device_s: float = 0.0  # seconds that the actors' devices were busy
+    device_wall_s: float = 0.0  # with those that they were idle between their first inference and the latest
     first: float = 0.0  # Unix time of the first block that was predicted, and how many rows it had
     first_rows: int = 0
     last: float = 0.0  # Unix time of the latest
@@ -44,6 +47,11 @@ class Snapshot:
         """Rate since the first block, so that starting up does not count; 0 where that is no time ago."""
         elapsed = self.last - self.first
         return (self.rows - self.first_rows) / elapsed if elapsed > _LEAST_S else 0.0
+
+    @property
+    def device_busy(self) -> float:
+        """Share of the time that the devices were busy; 0 where nothing ran."""
+        return self.device_s / self.device_wall_s if self.device_wall_s else 0.0
 
 
 class Meter:
@@ -76,7 +84,7 @@ class Meter:
             self._doing[worker] = stage
 
     def add(self, counts: Mapping[str, float]) -> None:
-        """Add ``rows``, ``rejects`` and seconds by stage."""
+        """Add ``rows``, ``rejects`` and seconds: by stage, ``task``, a device's ``busy`` and ``wall``."""
         self._messages += 1
         self._counts.update(counts)
         if rows := counts.get("rows"):
@@ -105,6 +113,9 @@ class Meter:
             rows=self._counts["rows"],
             rejects=self._counts["rejects"],
             seconds={stage: float(self._counts[stage]) for stage in STAGES},
+            task_s=float(self._counts["task"]),
+            device_s=float(self._counts["busy"]),
+            device_wall_s=float(self._counts["wall"]),
             first=self._first,
             first_rows=self._first_rows,
             last=self._last,

@@ -22,7 +22,7 @@ _PART_S = 60.0  # a part is about this much work of one actor
 _PART_ROWS = (1_000, 100_000)
 _MODEL_MS = 20.0  # assumed time of one record where the scorecard has no measured one
 _PREPROCESS_MS = 8.0
-_UNITS_PER_ACTOR = 4  # smaller units balance the end of a run, larger ones make fewer parts
+_UNITS_PER_WORKER = 4  # smaller units balance the end of a run, larger ones make fewer parts
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,11 @@ class Plan:
         """Stages of the variant, where it has several."""
         return self.survey.bundle.manifest.variants[self.variant].cascade
 
+    @property
+    def task_cpus(self) -> int:
+        """CPUs for the tasks of the split topology: those that no actor holds; accelerated ones hold none."""
+        return max(1, self.machines.cpus - (0 if self.accelerated else self.actors))
+
     def to_json(self) -> dict[str, Any]:
         """Content of plan.json."""
         return {
@@ -79,7 +84,7 @@ class Plan:
     def units(self, missing: Iterable[tuple[Shard, Sequence[Missing]]]) -> list[Unit]:
         """Cut what is missing into units of work of similar size, largest first.
 
-        A unit is about `part_rows` records, so parts are few, or less where every actor is to have some. A
+        A unit is about `part_rows` records, so parts are few, or less where every worker is to have some. A
         shard is split only where an index says where its records begin.
 
         Raises:
@@ -88,7 +93,8 @@ class Plan:
         whole = [Work(shard, tuple(gaps), shard.size - gaps[0].start) for shard, gaps in missing]
         total = sum(work.size for work in whole)
         part_bytes = self.part_rows * self.survey.census.record_bytes
-        target = min(total / (self.actors * _UNITS_PER_ACTOR), part_bytes)
+        workers = self.actors if self.topology == "fused" else self.task_cpus  # that read
+        target = min(total / (workers * _UNITS_PER_WORKER), part_bytes)
         units: list[list[Work]] = []
         room = 0.0
         for work in chain.from_iterable(self._pieces(work, target) for work in whole):

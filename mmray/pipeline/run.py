@@ -10,6 +10,7 @@ from typing import Any
 from mmray import __version__
 from mmray.config import RunConfig
 from mmray.errors import OutputError, RunError
+from mmray.pipeline.advice import advise
 from mmray.pipeline.audit import Audit, audit
 from mmray.pipeline.cluster import connected
 from mmray.pipeline.execute import RunningMeter, execute, execute_retry, metered, settled
@@ -164,7 +165,22 @@ def _describe(plan: Plan, counted: Snapshot, started: float) -> dict[str, Any]:
         "startup_s": round(counted.first - started, 3),
         "rows_per_s": round(counted.rows_per_s, 2),
         "stage_seconds": {stage: round(seconds, 3) for stage, seconds in counted.seconds.items()},
+        **(_describe_split(plan, counted) if plan.topology == "split" else {}),
         **({"cascade": _describe_cascade(counted)} if plan.cascade else {}),
+    }
+
+
+def _describe_split(plan: Plan, counted: Snapshot) -> dict[str, Any]:
+    """How busy the devices were, what a record takes of tasks and devices, and what bounds the run."""
+    rows = max(1, counted.rows)
+    task_s, device_s = counted.task_s / rows, counted.device_s / rows
+    advice = advise(task_s, device_s, plan.task_cpus, plan.actors)
+    return {
+        "device_busy": round(counted.device_busy, 4),
+        "task_ms": round(1e3 * task_s, 3),
+        "device_ms": round(1e3 * device_s, 3),
+        "task_cpus": plan.task_cpus,
+        "advice": str(advice or ""),
     }
 
 

@@ -104,7 +104,7 @@ def decode_region(data: bytes, spec: AudioSpec, max_s: float, region: Region | N
 
 
 def _mono(samples: Wave) -> Wave:
-    """Mean of the channels of float32 [samples, channels]; numpy's own is ten times slower along a short axis."""
+    """Mean of the channels of float32 [samples, channels]; numpy's own is slow along so short an axis."""
     mono: Wave = samples[:, 0].copy()
     for channel in range(1, samples.shape[1]):
         mono += samples[:, channel]

@@ -65,3 +65,11 @@ def test_without_a_cascade_nothing_shifts():
     meter = Meter()
     meter.add({"shadowed": 20, "agreed": 0})
     assert meter.shift() == ""
+
+
+def test_the_busy_share_is_of_the_time_of_all_devices():
+    meter = Meter()
+    assert meter.read().device_busy == 0
+    meter.add({"busy": 3.0, "wall": 4.0, "task": 0.5})
+    meter.add({"busy": 5.0, "wall": 6.0})
+    assert (meter.read().device_busy, meter.read().task_s) == (0.8, 0.5)

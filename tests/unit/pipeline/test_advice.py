@@ -1,0 +1,32 @@
+"""What more CPUs would give a run of the split topology."""
+
+import pytest
+
+from mmray.pipeline.advice import advise
+
+
+@pytest.mark.parametrize(
+    ("task_s", "device_s", "cpus", "actors", "more", "speedup"),
+    [
+        (0.010, 0.005, 1, 1, 1, 2.0),  # two CPUs feed the device exactly
+        (0.010, 0.004, 1, 1, 2, 2.5),  # three would feed more than it takes
+        (0.010, 0.002, 8, 4, 12, 2.5),
+        (0.004, 0.010, 1, 1, 0, 1.0),
+        (0.010, 0.0098, 1, 1, 0, 1.0),  # two percent are no advice
+    ],
+)
+def test_the_fewest_cpus_that_feed_the_devices_are_asked_for(task_s, device_s, cpus, actors, more, speedup):
+    advice = advise(task_s, device_s, cpus, actors)
+    assert advice.cpus == more
+    assert advice.speedup == pytest.approx(speedup)
+
+
+def test_it_is_said_in_one_line():
+    assert str(advise(0.010, 0.004, 1, 1)) == "decode-bound; +2 CPUs would give \u00d72.5"
+    assert str(advise(0.010, 0.006, 1, 1)) == "decode-bound; +1 CPU would give \u00d71.7"
+    assert str(advise(0.001, 0.006, 1, 1)) == "device-bound"
+
+
+@pytest.mark.parametrize(("task_s", "device_s"), [(0, 0.1), (0.1, 0)])
+def test_where_nothing_was_measured_nothing_is_advised(task_s, device_s):
+    assert advise(task_s, device_s, 2, 1) is None
