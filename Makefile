@@ -23,8 +23,15 @@ check: .venv/installed
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 
-bench: .venv/installed
-	@$(BIN)/python jobs/bench.py
+bench: .venv-bench/installed
+	@.venv-bench/bin/python jobs/bench.py $(ARGS)
+
+# Daft wants another pyarrow than the rest, so the contenders have an environment of their own.
+.venv-bench/installed: pyproject.toml .venv/installed
+	@echo "── installing the contenders into .venv-bench (about two minutes the first time)"
+	@test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
+	@touch $@
 
 # The page is tested in a real Chromium: Debian's, since Playwright's own download is no package.
 browser:
@@ -43,4 +50,4 @@ browser:
 	@touch $@
 
 clean:
-	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

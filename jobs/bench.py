@@ -1,62 +1,153 @@
-"""Time each stage of the path on one core: read, decode, model, write. `make bench` runs it.
+"""mmray beside what people use instead, and beside the limit of the machine. `make bench` runs it.
 
     OMP_NUM_THREADS=1 python jobs/bench.py --input data/tuxpaint --bundle bundles/stamps
 
-Expected: a table of milliseconds a record, then one JSON line. Compare ratios of one run, not times of two.
+Every contender (`jobs/contenders/`) predicts N records, then 2N, in a process of its own; what the second N
+add to the time since the first prediction is the slope, so start-up drops out. Rounds are interleaved, and a
+contender whose answers are not mmray's ends the bench. A first run of each is for the page cache and for
+memory; its time does not count. Expected: a table, then one JSON line with mmray's throughput over each
+contender's, the median of the rounds' ratios. Compare ratios of one run on a quiet machine. A quarter of
+an hour on two cores.
 """
+
+from __future__ import annotations
 
 import json
 import tempfile
-from collections import Counter
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
 
 import typer
+from _contest import OURS, SCRIPTS, Input, Ran, answers, check_answers, make_input, run_contender
+from _stages import stage_costs
 from rich.console import Console
 from rich.table import Table
 
 from mmray.bundle import Bundle
-from mmray.pipeline.meter import STAGES, drain, measured, timed
-from mmray.pipeline.rundir import RunDirectory
-from mmray.pipeline.sink import PartBuffer
-from mmray.predictor import Predictor, open_preprocessor
+from mmray.errors import InputError, MmrayError
 from mmray.sources import ReadOptions, list_shards, read
+
+_STAGE_ROWS = 100  # at least; shards are taken whole
+_LONGER = 10  # times the records, to see whether memory grows
+
+
+def choose_shards(folder: Path, records: int | None) -> tuple[list[Path], int]:
+    """The first shards that hold so many records, None: all; and how many they hold.
+
+    Raises:
+        InputError: there are no tars.
+    """
+    chosen, held = [], 0
+    for path in sorted(folder.glob("*.tar")):
+        if records is not None and held >= records:
+            break
+        chosen.append(path)
+        held += sum(len(b) for s in list_shards([str(path)]) for b in read(s, ReadOptions(payload=False)))
+    if not chosen:
+        raise InputError(f"{folder}: no tars there; build them: python datasets/tuxpaint.py")
+    return chosen, held
+
+
+def contest(
+    names: Sequence[str], inputs: tuple[Input, Input], bundle: Path, place: Path, rounds: int
+) -> tuple[dict[str, list[tuple[Ran, Ran]]], dict[str, Ran]]:
+    """Runs over N and 2N of each contender, one pair a round; and the first run of each, with its memory."""
+    once, twice = inputs
+    first = {name: run_contender(name, once, place / f"{name}-0", bundle, sampled=True) for name in names}
+    pairs: dict[str, list[tuple[Ran, Ran]]] = {name: [] for name in names}
+    for number in range(1, rounds + 1):
+        turn = number % len(names)  # nobody always runs first
+        for name in [*names[turn:], *names[:turn]]:
+            short, long = (
+                run_contender(name, given, place / f"{name}-{number}-{size}", bundle)
+                for size, given in (("1N", once), ("2N", twice))
+            )
+            pairs[name].append((short, long))
+        ours = answers(OURS, pairs[OURS][-1][1].output)
+        for name in names:
+            check_answers(name, answers(name, pairs[name][-1][1].output), ours)
+    return pairs, first
+
+
+def slopes_ms(pairs: Sequence[tuple[Ran, Ran]]) -> list[float]:
+    """Milliseconds that each further record takes, by round."""
+    return [1e3 * (b.predicting_s - a.predicting_s) / (b.rows - a.rows) for a, b in pairs]
+
+
+def startup(ran: Ran) -> dict[str, float]:
+    """Where mmray's seconds from the command to the first prediction go."""
+    marks = [ran.said[name] for name in ("command", "surveyed", "planned", "first")]
+    names = ("imports_and_survey", "ray", "workers_and_first_block")
+    return {name: round(b - a, 2) for name, a, b in zip(names, marks, marks[1:], strict=False)}
+
+
+def print_contest(
+    slopes: Mapping[str, list[float]], starts: Mapping[str, float], first: Mapping[str, Ran]
+) -> None:
+    """One row a contender."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("contender", "ms a record", "from", "to", "mmray is faster by", "start-up s", "peak MB"):
+        table.add_column(name, justify="left" if name == "contender" else "right")
+    for name, slope in slopes.items():
+        ratio = median(b / a for a, b in zip(slopes[OURS], slope, strict=True))
+        times = (f"{value:.1f}" for value in (median(slope), min(slope), max(slope)))
+        table.add_row(name, *times, f"{ratio:.2f}", f"{starts[name]:.1f}", f"{first[name].peak_mb or 0:.0f}")
+    Console().print(table)
 
 
 def main(
-    input: Annotated[str, typer.Option(help="Shards.")] = "data/tuxpaint",
-    bundle: Annotated[str, typer.Option(help="Bundle directory.")] = "bundles/stamps",
+    input: Annotated[Path, typer.Option(help="Directory of tars.")] = Path("data/tuxpaint"),
+    bundle: Annotated[Path, typer.Option(help="Bundle directory.")] = Path("bundles/stamps"),
+    only: Annotated[str, typer.Option(help="Contenders, by comma; mmray always runs.")] = ",".join(SCRIPTS),
+    rounds: Annotated[int, typer.Option(min=1)] = 2,
+    records: Annotated[int | None, typer.Option(help="N, at least; shards are taken whole.")] = None,
+    memory: Annotated[bool, typer.Option("--memory", help="Also mmray's memory at 10 N records.")] = False,
 ) -> None:
-    """Run all records through the stages in this process, twice; the second pass counts."""
-    opened = Bundle.open(bundle)
-    preprocess, predict = open_preprocessor(opened), Predictor(opened)
-    shards = list_shards([input])
-    for _ in range(2):
-        seconds, total, rows = Counter[str](), Counter[str](), 0
-        with tempfile.TemporaryDirectory() as place:
-            out = RunDirectory.at(place)
-            out.begin({})
-            buffer = PartBuffer(out, predict.columns, part_rows=1_000, part_seconds=60.0)
-            for shard in shards:
-                for records in timed(read(shard, ReadOptions()), seconds, "read"):
-                    outcomes = predict(preprocess(records))
-                    with measured(seconds, "write"):
-                        buffer.add(outcomes)
-                    rows += records.num_rows
-                    total.update(drain(seconds, preprocess.seconds, predict.seconds))
-            with measured(total, "write"):
-                buffer.close()
-    milliseconds = {stage: round(1e3 * total[stage] / rows, 3) for stage in STAGES}
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("stage", "ms a record", "share"):
-        table.add_column(name, justify="left" if name == "stage" else "right")
-    for stage, ms in milliseconds.items():
-        table.add_row(stage, f"{ms:.2f}", f"{ms / sum(milliseconds.values()):.0%}")
-    Console().print(table)
-    print(
-        json.dumps(
-            {"records": rows, "record_ms": milliseconds, "rows_per_s": 1e3 / sum(milliseconds.values())}
-        )
-    )
+    """Run the contest, and print what came out."""
+    names = [name for name in SCRIPTS if name == OURS or name in only.split(",")]
+    try:
+        if unknown := set(only.split(",")) - set(SCRIPTS):
+            raise InputError(f"--only {', '.join(sorted(unknown))}: known are {', '.join(SCRIPTS)}")
+        shards, held = choose_shards(input, records)
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder)
+            inputs = make_input(shards, place / "1N", 1), make_input(shards, place / "2N", 2)
+            pairs, first = contest(names, inputs, bundle, place, rounds)
+            growth = _growth(shards, bundle, place, first[OURS]) if memory else {}
+        costs = stage_costs(list(map(str, shards)), Bundle.open(bundle), least_rows=_STAGE_ROWS, repeats=2)
+    except MmrayError as e:
+        print(f"error: {e}")
+        raise typer.Exit(e.exit_code) from e
+    slopes = {name: slopes_ms(found) for name, found in pairs.items()}
+    starts = {name: median(ran.startup_s for pair in found for ran in pair) for name, found in pairs.items()}
+    print_contest(slopes, starts, first)
+    ratios = {
+        name: [theirs / ours for ours, theirs in zip(slopes[OURS], slope, strict=True)]
+        for name, slope in slopes.items()
+        if name != OURS
+    }
+    found: dict[str, Any] = {
+        "ratio": {name: round(median(values), 3) for name, values in ratios.items()},
+        "ratios": {name: [round(value, 3) for value in values] for name, values in ratios.items()},
+        "slope_ms": {name: [round(value, 2) for value in slope] for name, slope in slopes.items()},
+        "startup_s": round(starts[OURS], 2),
+        "startup": startup(pairs[OURS][-1][0]),
+        "startups_s": {name: round(seconds, 2) for name, seconds in starts.items()},
+        "peak_rss_mb": {name: round(ran.peak_mb or 0) for name, ran in first.items()},
+        "stages": {stage: round(ms, 4) for stage, ms in costs.ours.items()},
+        "records": held,
+        **growth,
+    }
+    print(json.dumps(found))
+
+
+def _growth(shards: list[Path], bundle: Path, place: Path, short: Ran) -> dict[str, float]:
+    """Peak memory of mmray at ten times the records over that at one."""
+    given = make_input(shards, place / "10N", _LONGER)
+    long = run_contender(OURS, given, place / "long", bundle, sampled=True)
+    return {"memory_growth": round((long.peak_mb or 0) / (short.peak_mb or 1), 3)}
 
 
 if __name__ == "__main__":
