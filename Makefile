@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Workers share the cores: numpy's and torch's own threads would only fight them.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-long check bench clean
+.PHONY: demo test test-long check bench bench-check clean
 
 demo: .venv/installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash jobs/demo.sh
@@ -25,6 +25,9 @@ check: .venv/installed
 
 bench: .venv-bench/installed
 	@.venv-bench/bin/python jobs/bench.py $(ARGS)
+
+bench-check: .venv/installed
+	@$(BIN)/python jobs/bench_check.py $(ARGS)
 
 # Daft wants another pyarrow than the rest, so the contenders have an environment of their own.
 .venv-bench/installed: pyproject.toml .venv/installed

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ from mmray.pipeline.sink import write_part
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.schema import Modality
 from mmray.sources import ReadOptions, Shard, list_shards, read
+
+# The bare side converts such images as they are, which Pillow would tell between our lines.
+warnings.filterwarnings("ignore", message="Palette images with Transparency")
 
 STAGES = ("read", "image", "text", "audio", "model", "write")
 
