@@ -10,7 +10,10 @@ _BALANCED = 1.05  # a smaller gain is no advice
 
 @dataclass(frozen=True)
 class Advice:
-    """How much faster a run would be with more CPUs for its tasks."""
+    """How much faster a run would be with more CPUs for its tasks, if they were its tasks' alone.
+
+    Measured on two cores that Ray and the actor needed, too, the gain was smaller: docs/speed.md.
+    """
 
     cpus: int  # more; 0: the device bounds the run
     speedup: float
@@ -19,7 +22,7 @@ class Advice:
         if not self.cpus:
             return "device-bound"
         gain = f"×{self.speedup:.1f}"  # noqa: RUF001  (a multiplication sign is meant)
-        return f"decode-bound; +{self.cpus} CPU{'s' * (self.cpus > 1)} would give {gain}"
+        return f"decode-bound; +{self.cpus} CPU{'s' * (self.cpus > 1)} would give at most {gain}"
 
 
 def advise(task_s: float, device_s: float, cpus: int, actors: int) -> Advice | None:

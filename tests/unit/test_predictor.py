@@ -248,3 +248,19 @@ def test_where_nothing_can_be_kept_weights_are_not_shared(monkeypatch, tmp_path)
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("MMRAY_CACHE", str(tmp_path / "file"))
     assert Predictor(small_bundle(), provider="cpu", shared=True).golden_difference < 1e-3
+
+
+def test_a_twin_answers_alike_on_the_same_device_and_counts_for_itself(bundle):
+    one = Predictor(bundle, provider="cpu")
+    other = one.twin()
+    tensors = open_preprocessor(bundle)(records_table(texts("a red cat", "a blue dog")))
+    assert other(tensors).equals(one(tensors))
+    assert other.device is one.device
+    one.counts.clear()
+    one.occupied.clear()
+    one.seconds.clear()
+    other(tensors)
+    assert other.occupied["busy"] > 0
+    assert not one.counts
+    assert not one.occupied
+    assert not one.seconds

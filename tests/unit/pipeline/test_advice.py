@@ -22,8 +22,8 @@ def test_the_fewest_cpus_that_feed_the_devices_are_asked_for(task_s, device_s, c
 
 
 def test_it_is_said_in_one_line():
-    assert str(advise(0.010, 0.004, 1, 1)) == "decode-bound; +2 CPUs would give \u00d72.5"
-    assert str(advise(0.010, 0.006, 1, 1)) == "decode-bound; +1 CPU would give \u00d71.7"
+    assert str(advise(0.010, 0.004, 1, 1)) == "decode-bound; +2 CPUs would give at most \u00d72.5"
+    assert str(advise(0.010, 0.006, 1, 1)) == "decode-bound; +1 CPU would give at most \u00d71.7"
     assert str(advise(0.001, 0.006, 1, 1)) == "device-bound"
 
 
