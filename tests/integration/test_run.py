@@ -109,6 +109,11 @@ def test_another_bundle_or_setting_is_refused_and_nothing_is_touched(finished, s
 def test_split_topology_gives_the_same_predictions(finished, shards, bundle, tmp_path):
     result = execute(shards, bundle, tmp_path / "out", topology="split", carry=["label"], features=True)
     assert result.audit.ok
+    this_run = result.summary["this_run"]
+    assert 0 < this_run["device_busy"] <= 1
+    assert min(this_run["task_ms"], this_run["device_ms"]) > 0
+    assert this_run["advice"]
+    assert "device_busy" not in finished[1].summary["this_run"]
     fused, split = read(finished[0]), read(tmp_path / "out")
     assert split["label"].equals(fused["label"])
     assert split["key"].equals(fused["key"])
