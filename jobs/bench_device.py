@@ -154,7 +154,7 @@ def execute(bundle: Bundle, case: Case, output: Path) -> Outcome:
             on_cpu = plan.survey.config.model_copy(update={"provider": "cpu"})
             job = StandInJob(on_cpu, plan.part_rows, threads=1, record_s=case.record_s)
             with metered(lambda _: None, plan) as meter:
-                run_split(units, job, plan, meter.handle)
+                run_split(units, job, plan, meter.sink)
                 counted = meter.read()
             clock.append(time.process_time())
             ledger = Ledger.load(out)

@@ -17,7 +17,7 @@ from mmray.align import AlignSpec
 from mmray.batching import Feeds, batches, pack
 from mmray.bundle import Bundle
 from mmray.cascade import CARRIED, Stage, carried, in_shadow, open_stages, run_through
-from mmray.engine import Provider
+from mmray.engine import Provider, usual_batch_rows
 from mmray.engine.turns import Device
 from mmray.errors import EngineError
 from mmray.outcomes import Answers
@@ -57,7 +57,7 @@ class Predictor:
         variant: which compiled form; "auto" takes the one that this machine runs fastest.
         provider: where to run.
         threads: threads of one inference.
-        batch_rows: records of one inference.
+        batch_rows: records of one inference; None: what suits the provider.
         shared: whether other processes of this machine load the same graph; on the CPU they then share its
             weights.
         shadow: share of the records that leave a cascade early that are run to the end as well.
@@ -75,7 +75,7 @@ class Predictor:
         variant: str = "auto",
         provider: Provider = "auto",
         threads: int = 1,
-        batch_rows: int = 32,
+        batch_rows: int | None = None,
         shared: bool = False,
         shadow: float = 0.0,
         columns: OutputColumns | None = None,
@@ -87,9 +87,14 @@ class Predictor:
         self._labels = np.array(bundle.labels, dtype=object)
         # What a prediction is read from: it must be finite, and like the golden one.
         self._decisive = bundle.decisive
-        self._batch_rows = batch_rows
+        self._batch_rows = batch_rows or usual_batch_rows(provider)
         self._stages = open_stages(
-            bundle, self.variant, provider=provider, threads=threads, batch_rows=batch_rows, shared=shared
+            bundle,
+            self.variant,
+            provider=provider,
+            threads=threads,
+            batch_rows=self._batch_rows,
+            shared=shared,
         )
         self._shadow = shadow if len(self._stages) > 1 else 0.0
         #: What runs the graphs; twins share it.

@@ -21,6 +21,7 @@ from mmray.engine.providers import (
     available_providers,
     best_provider,
     provider_chain,
+    usual_batch_rows,
 )
 from mmray.errors import EngineError
 
@@ -33,6 +34,7 @@ __all__ = [
     "device_type",
     "engine_version",
     "shared_graph",
+    "usual_batch_rows",
 ]
 
 

@@ -91,6 +91,16 @@ def available_providers() -> Mapping[str, bool]:
     return {ours: theirs in built for ours, theirs in ORT_NAMES.items()}
 
 
+def usual_batch_rows(provider: Provider) -> int:
+    """Records of one inference where nobody says how many.
+
+    What a CPU computes of more than a few leaves its cache: 32 stamps took 1.15 times as long each as 8, of a
+    cascade 1.3 times (docs/log.md). A device wants more; 32 has not been measured on one.
+    """
+    chosen = best_provider() if provider == "auto" else provider
+    return 8 if chosen in ("cpu", "openvino") else 32
+
+
 def best_provider() -> Provider:
     """CUDA where the wheel has it and the machine a device; the others are only taken when asked for."""
     has_device = Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidia0").exists()

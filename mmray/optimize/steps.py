@@ -127,7 +127,7 @@ class VariantRecipe(_Model):
     )
     steps: tuple[Step, ...] = Field(min_length=1)
     thresholds: Thresholds = Thresholds()
-    batch_rows: int = Field(32, ge=1, le=4096)  # the job's: for judging, and for one of the two latencies
+    batch_rows: int = Field(8, ge=1, le=4096)  # the job's: for judging, and for one of the two latencies
     timing_rounds: int = Field(2, ge=0)  # processes in which each graph is timed and weighed; 0: not at all
     keep_failed: bool = False  # also write the graphs that failed, to look into them
 

@@ -1,4 +1,4 @@
-"""Units of work → Ray Data, in either topology."""
+"""Units of work → Ray, in either topology: a pool of actors, or Ray Data."""
 
 from __future__ import annotations
 
@@ -12,39 +12,47 @@ from dataclasses import replace
 from time import monotonic
 from typing import Any, cast
 
-import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy
 from ray.data.exceptions import SystemException
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mmray.bundle import Bundle
 from mmray.errors import Interrupted, MmrayError, RunError
-from mmray.pipeline.fused import FusedWorker, RetryWorker
-from mmray.pipeline.job import Job, units_to_tables
+from mmray.pipeline.fused import FusedWorker, News, RetryWorker, Unreadable
+from mmray.pipeline.job import Job
 from mmray.pipeline.meter import Meter, Snapshot
 from mmray.pipeline.plan import Plan, Unit
+from mmray.pipeline.pool import Actor, Pool, Stream
 from mmray.pipeline.split import run_split
 from mmray.race import choose_variant
 from mmray.sources import Shard
 
 _POLL_S = 0.5
+_DIED = "the worker that processed it died, most often for want of memory (Ray's logs say more)"
+_ASIDE = "aside"  # what an actor is told while it works
 _START_S = 900.0  # machines may have to be started before the first worker can say anything
 
 
 class RunningMeter:
-    """The meter of a run, as an actor that all workers report to, and a watchdog over it."""
+    """The meter of a run, and a watchdog over it.
+
+    Args:
+        sink: the Meter, or a Ray actor handle of one.
+        read: asks it what was counted.
+        progress: told that, twice a second, from a thread of its own.
+        stall_s: seconds without any news from any worker that end the run.
+    """
 
     def __init__(
-        self, progress: Callable[[Snapshot], None], stall_s: float, disagreement: float | None
+        self,
+        sink: Any,  # noqa: ANN401  (Ray gives a handle no type)
+        read: Callable[[], Snapshot],
+        progress: Callable[[Snapshot], None],
+        stall_s: float,
     ) -> None:
-        # On the driver's node, which outlives the others; it needs no CPU: the workers may hold them all.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        remote: Any = ray.remote  # its type does not know this strategy
-        self.handle = remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Meter).remote(
-            disagreement
-        )
+        self.sink = sink
         self.stalled: str | None = None  # why the watchdog ended the run
+        self._read = read
         self._latest = Snapshot()
         self._progress = progress
         self._stall_s = stall_s
@@ -55,7 +63,7 @@ class RunningMeter:
     def read(self) -> Snapshot:
         """What was counted so far; the latest that is known, where the meter does not answer."""
         with suppress(ray.exceptions.RayError):  # a lost meter costs figures, never the run
-            self._latest = cast(Snapshot, ray.get(self.handle.read.remote(), timeout=10))
+            self._latest = self._read()
         return self._latest
 
     def stop(self) -> None:
@@ -82,16 +90,33 @@ class RunningMeter:
 
 
 @contextmanager
-def metered(progress: Callable[[Snapshot], None], plan: Plan) -> Iterator[RunningMeter]:
+def metered(
+    progress: Callable[[Snapshot], None], plan: Plan, *, pooled: bool = False
+) -> Iterator[RunningMeter]:
     """Count and watch while the body runs.
 
     Args:
         progress: told what was counted, twice a second, from a thread of its own.
         plan: `stall_s` seconds without any news from any worker interrupt the body; a cascade's early answers
             are watched.
+        pooled: whether the workers are a pool's, whose news come to this process, whatever the topology is.
     """
-    cascade = plan.cascade
-    meter = RunningMeter(progress, plan.survey.config.stall_s, cascade.disagreement if cascade else None)
+    disagreement = plan.cascade.disagreement if plan.cascade else None
+    sink: Any
+    if pooled or plan.topology == "fused":
+        sink = Meter(disagreement)
+        read = sink.read
+    else:
+        # On the driver's node, which outlives the others; it needs no CPU: the workers may hold them all.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        remote: Any = ray.remote  # its type does not know this strategy
+        actor = remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Meter)
+        sink = actor.remote(disagreement)
+
+        def read() -> Snapshot:
+            return cast(Snapshot, ray.get(sink.read.remote(), timeout=10))
+
+    meter = RunningMeter(sink, read, progress, plan.survey.config.stall_s)
     try:
         yield meter
     finally:
@@ -129,21 +154,34 @@ def execute(plan: Plan, units: list[Unit], meter: RunningMeter) -> None:
     """
     job = _job(plan)
     with _named_failures(meter):
-        if plan.topology == "fused":
-            _run_pool(FusedWorker, units_to_tables(units), job, plan, meter)
+        if plan.topology == "split":
+            run_split(units, job, plan, meter.sink)
         else:
-            run_split(units, job, plan, meter.handle)
+            for unit in _run_pool(FusedWorker, "run", units, plan, meter, job):
+                for work in unit:
+                    meter.sink.fail(work.shard.name, _DIED)
 
 
 def execute_retry(plan: Plan, parts: Sequence[str], shards: Sequence[Shard], meter: RunningMeter) -> None:
     """Process the rejects of these parts anew.
 
+    Args:
+        plan: of the retry.
+        parts: their file names.
+        shards: all of the run that is retried.
+        meter: one that is `pooled`.
+
     Raises:
         RunError: as `execute`.
     """
     with _named_failures(meter):
-        tables = [pa.table({"part": [part]}) for part in parts]
-        _run_pool(RetryWorker, tables, _job(plan), plan, meter, {shard.id: shard for shard in shards})
+        by_id = {shard.id: shard for shard in shards}
+        lost = _run_pool(RetryWorker, "retry", parts, plan, meter, _job(plan), by_id)
+        if lost:
+            raise RunError(
+                f"{len(lost)} parts were not retried, all others are done; {lost[0]}: {_DIED}; run the same "
+                "command again"
+            )
 
 
 def _job(plan: Plan) -> Job:
@@ -156,21 +194,29 @@ def _job(plan: Plan) -> Job:
 
 
 def _run_pool(
-    worker: type, work: list[pa.Table], job: Job, plan: Plan, meter: RunningMeter, *arguments: object
-) -> None:
-    """One actor a CPU (or GPU), each table of work a task, and workers that write for themselves."""
-    ds = ray.data.from_arrow(work).map_batches(
-        worker,
-        fn_constructor_args=(job, meter.handle, *arguments),
-        batch_size=1,  # row: a table of work has one; Ray wants a number where there are GPUs
-        batch_format="pyarrow",
-        num_cpus=1,
-        num_gpus=1 if plan.accelerated else 0,
-        # One unit at a time: they are large, and a queue at one actor would leave others idle at the end.
-        compute=ActorPoolStrategy(size=min(plan.actors, len(work)), max_tasks_in_flight_per_actor=1),
-    )
-    for _ in ds.iter_batches(batch_size=None, batch_format="pyarrow"):
-        pass
+    worker: type, method: str, work: Sequence[Any], plan: Plan, meter: RunningMeter, *arguments: object
+) -> list[Any]:
+    """One actor a CPU (or GPU), each piece of work a call of that method; returns those whose actor died."""
+    remote: Any = ray.remote
+    actor = remote(num_cpus=1, num_gpus=1 if plan.accelerated else 0, concurrency_groups={_ASIDE: 1})(worker)
+    heed = plan.survey.config.on_shift == "stop"
+
+    def call(member: Actor, piece: object) -> Stream:
+        return getattr(member, method).options(num_returns="streaming").remote(piece)
+
+    def heard(member: Actor, news: News | None) -> None:
+        counts: Meter = meter.sink
+        if isinstance(news, Unreadable):
+            counts.fail(*news)
+        elif isinstance(news, dict):
+            counts.add(news)
+            if heed and counts.shift():
+                member.close_exits.options(concurrency_group=_ASIDE).remote()
+        else:
+            counts.enter(str(member), news)
+
+    size = min(plan.actors, len(work))
+    return Pool(size, lambda: actor.remote(*arguments), call, heard).run(work)
 
 
 @contextmanager

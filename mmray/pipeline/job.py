@@ -1,28 +1,22 @@
-"""What every worker of a run knows and does, in either topology; and units of work on their way to it."""
+"""What every worker of a run knows and does, in either topology."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import pyarrow as pa
-import ray
 
 from mmray.bundle import Bundle
 from mmray.config import RunConfig
-from mmray.coverage import Missing
 from mmray.errors import InputError
-from mmray.pipeline.plan import Unit, Work
+from mmray.pipeline.plan import Unit
 from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.survey import output_columns
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.preprocess import Preprocessor
 from mmray.schema import Modality
-from mmray.sources import ReadOptions, Shard, read
-
-MeterHandle = Any  # a Ray actor handle of mmray.pipeline.meter.Meter; Ray gives it no type
+from mmray.sources import ReadOptions, read
 
 
 @dataclass(frozen=True)
@@ -64,35 +58,21 @@ class Job:
         )
 
 
-def read_unit(unit: Unit, options: ReadOptions, meter: MeterHandle) -> Iterator[pa.Table]:
+def read_unit(unit: Unit, options: ReadOptions, fail: Callable[[str, str], object]) -> Iterator[pa.Table]:
     """The wanted rows of each shard of a unit, as tables of RECORDS.
 
     A shard that cannot be read stops none of the others: it stays missing, and the run says so at its end.
+
+    Args:
+        unit: what to read.
+        options: how.
+        fail: told the name of a shard that cannot be read, and why.
     """
     for work in unit:
         try:
             yield from read(work.shard, options, work.wanted)
         except (OSError, InputError) as e:
-            meter.fail.remote(work.shard.name, str(e))
-
-
-def units_to_tables(units: Iterable[Unit]) -> list[pa.Table]:
-    """One table a unit, so that Ray makes one task of each."""
-    return [pa.table({"unit": [json.dumps([asdict(work) for work in unit])]}) for unit in units]
-
-
-def unit_from_json(text: str) -> Unit:
-    """The inverse of what `units_to_tables` puts into column `unit`."""
-    return tuple(
-        Work(Shard(**work["shard"]), tuple(Missing(*gap) for gap in work["wanted"]), work["size"])
-        for work in json.loads(text)
-    )
-
-
-def heed(job: Job, predict: Predictor, meter: MeterHandle) -> None:
-    """Let no record leave a cascade early any more, where that is wanted and early answers went wrong."""
-    if job.config.on_shift == "stop" and predict.later and ray.get(meter.shift.remote()):
-        predict.close_exits()
+            fail(work.shard.name, str(e))
 
 
 def count(outcomes: pa.Table) -> dict[str, float]:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Lock
 from time import perf_counter, time
 from typing import TypeVar
 
@@ -55,7 +56,7 @@ class Snapshot:
 
 
 class Meter:
-    """Adds up counts of all workers. Run as one Ray actor.
+    """Adds up counts of all workers. One for a run; several threads may use it.
 
     Args:
         disagreement: share of a cascade's early answers that may differ from full ones; None: no cascade.
@@ -67,30 +68,34 @@ class Meter:
         self._first = self._last = 0.0
         self._first_rows = 0
         self._messages = 0
+        self._lock = Lock()
         self._doing: dict[str, str] = {}
         self._unreadable: dict[str, str] = {}
 
     def fail(self, shard: str, reason: str) -> None:
         """A shard cannot be read."""
-        self._messages += 1
-        self._unreadable[shard] = reason
+        with self._lock:
+            self._messages += 1
+            self._unreadable[shard] = reason
 
     def enter(self, worker: str, stage: str | None) -> None:
         """A worker begins a stage; None: it has nothing to do."""
-        self._messages += 1
-        if stage is None:
-            self._doing.pop(worker, None)
-        else:
-            self._doing[worker] = stage
+        with self._lock:
+            self._messages += 1
+            if stage is None:
+                self._doing.pop(worker, None)
+            else:
+                self._doing[worker] = stage
 
     def add(self, counts: Mapping[str, float]) -> None:
         """Add ``rows``, ``rejects`` and seconds: by stage, ``task``, a device's ``busy`` and ``wall``."""
-        self._messages += 1
-        self._counts.update(counts)
-        if rows := counts.get("rows"):
-            self._last = time()
-            if not self._first:
-                self._first, self._first_rows = self._last, int(rows)
+        with self._lock:
+            self._messages += 1
+            self._counts.update(counts)
+            if rows := counts.get("rows"):
+                self._last = time()
+                if not self._first:
+                    self._first, self._first_rows = self._last, int(rows)
 
     def shift(self) -> str:
         """Why early answers can no longer be trusted: they surely differ more often than they may; or empty.
@@ -109,24 +114,25 @@ class Meter:
 
     def read(self) -> Snapshot:
         """What was counted so far."""
-        return Snapshot(
-            rows=self._counts["rows"],
-            rejects=self._counts["rejects"],
-            seconds={stage: float(self._counts[stage]) for stage in STAGES},
-            task_s=float(self._counts["task"]),
-            device_s=float(self._counts["busy"]),
-            device_wall_s=float(self._counts["wall"]),
-            first=self._first,
-            first_rows=self._first_rows,
-            last=self._last,
-            messages=self._messages,
-            doing=Counter(self._doing.values()),
-            unreadable=dict(self._unreadable),
-            left={int(k[5:]): int(n) for k, n in sorted(self._counts.items()) if k.startswith("left ")},
-            shadowed=int(self._counts["shadowed"]),
-            agreed=int(self._counts["agreed"]),
-            shift=self.shift(),
-        )
+        with self._lock:
+            return Snapshot(
+                rows=self._counts["rows"],
+                rejects=self._counts["rejects"],
+                seconds={stage: float(self._counts[stage]) for stage in STAGES},
+                task_s=float(self._counts["task"]),
+                device_s=float(self._counts["busy"]),
+                device_wall_s=float(self._counts["wall"]),
+                first=self._first,
+                first_rows=self._first_rows,
+                last=self._last,
+                messages=self._messages,
+                doing=Counter(self._doing.values()),
+                unreadable=dict(self._unreadable),
+                left={int(k[5:]): int(n) for k, n in sorted(self._counts.items()) if k.startswith("left ")},
+                shadowed=int(self._counts["shadowed"]),
+                agreed=int(self._counts["agreed"]),
+                shift=self.shift(),
+            )
 
 
 def drain(*counters: Counter[str]) -> dict[str, float]:

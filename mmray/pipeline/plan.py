@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Literal
 
 from mmray import __version__
@@ -22,7 +21,10 @@ _PART_S = 60.0  # a part is about this much work of one actor
 _PART_ROWS = (1_000, 100_000)
 _MODEL_MS = 20.0  # assumed time of one record where the scorecard has no measured one
 _PREPROCESS_MS = 8.0
-_UNITS_PER_WORKER = 4  # smaller units balance the end of a run, larger ones make fewer parts
+_ROUND = 0.5  # of what is left goes into the next round of units, one for each worker
+# Smaller units gain nothing: of a worker's whole work, and of a part.
+_LEAST_SHARE = 1 / 32
+_LEAST_PART = 1 / 16
 
 
 @dataclass(frozen=True)
@@ -84,38 +86,49 @@ class Plan:
     def units(self, missing: Iterable[tuple[Shard, Sequence[Missing]]]) -> list[Unit]:
         """Cut what is missing into units of work of similar size, largest first.
 
-        A unit is about `part_rows` records, so parts are few, or less where every worker is to have some. A
-        shard is split only where an index says where its records begin.
+        A unit is about `part_rows` records, so that parts are few, and towards the end of a run ever less, so
+        that all workers end together: factoring, after Hummel, Schonberg and Flynn, "Factoring: a method for
+        scheduling parallel loops" (CACM 35:8, 1992). A shard is split only where an index says where its
+        records begin.
 
         Raises:
             InputError: an index that is of no use.
         """
         whole = [Work(shard, tuple(gaps), shard.size - gaps[0].start) for shard, gaps in missing]
-        total = sum(work.size for work in whole)
+        left = total = sum(work.size for work in whole)
         part_bytes = self.part_rows * self.survey.census.record_bytes
         workers = self.actors if self.topology == "fused" else self.task_cpus  # that read
-        target = min(total / (workers * _UNITS_PER_WORKER), part_bytes)
+        least = min(total / workers * _LEAST_SHARE, part_bytes * _LEAST_PART)
+
+        def target() -> float:
+            return min(max(left / workers * _ROUND, least), part_bytes)
+
         units: list[list[Work]] = []
         room = 0.0
-        for work in chain.from_iterable(self._pieces(work, target) for work in whole):
-            if not units or work.size > room:
-                units.append([])
-                room = target
-            units[-1].append(work)
-            room -= work.size
+        for work in sorted(whole, key=lambda work: -work.size):
+            for piece in self._pieces(work, target):
+                if not units or piece.size > room:
+                    units.append([])
+                    room = target()
+                units[-1].append(piece)
+                room -= piece.size
+                left -= piece.size
         return sorted((tuple(unit) for unit in units), key=lambda unit: -sum(work.size for work in unit))
 
-    def _pieces(self, work: Work, target: float) -> Iterator[Work]:
-        """The work, or where it is larger than the target and can be split, pieces of about that size."""
+    def _pieces(self, work: Work, target: Callable[[], float]) -> Iterator[Work]:
+        """The work, or where it is larger than the target and can be split, pieces of about that size.
+
+        The target is asked for anew for each piece.
+        """
         index = None
-        if work.size > target:
+        if work.size > target():
             index = index_of(work.shard, read_options(self.survey.config))
         if index is None:
             yield work
             return
         row_bytes = work.shard.size / index.rows
         for gap in work.wanted:
-            for piece in index.cut(gap, round(target / row_bytes)):
+            for piece in index.cut(gap, lambda: round(target() / row_bytes)):
                 last = index.rows - 1 if piece.last is None else piece.last
                 yield Work(work.shard, (piece,), round((last - piece.first + 1) * row_bytes))
 

@@ -122,7 +122,7 @@ def retry(output: str, overrides: Callable[[Mapping[str, Any]], RunConfig], watc
         plan = settled(make_plan(found, machines), earlier)
         watcher.planned(plan)
         out.log("retry", rejects=ledger.rejects.total(), parts=len(parts), identity=found.identity())
-        with metered(watcher.progress, plan) as meter:
+        with metered(watcher.progress, plan, pooled=True) as meter:
             execute_retry(plan, parts, shards, meter)
             counted = meter.read()
         ledger = Ledger.load(out)

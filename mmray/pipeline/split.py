@@ -23,7 +23,7 @@ from ray.data.block import Block, BlockAccessor, BlockMetadata
 from ray.data.datasource import Datasink, ReadTask
 
 from mmray.bundle import Bundle
-from mmray.pipeline.job import Job, MeterHandle, count, heed, read_unit
+from mmray.pipeline.job import Job, count, read_unit
 from mmray.pipeline.meter import drain, measured, timed
 from mmray.pipeline.plan import Plan, Unit
 from mmray.pipeline.sink import write_part
@@ -40,6 +40,8 @@ _SWITCH_S = 5e-4
 _AHEAD = 8
 # At which Ray ends a block. Outcomes of a call are a block or two; tables of TENSORS are made to reach it.
 _BLOCK_BYTES = 64 << 10
+
+MeterHandle = Any  # a Ray actor handle of mmray.pipeline.meter.Meter; Ray gives it no type
 
 _ROW = pa.schema([("tensors", pa.large_binary())])
 
@@ -107,7 +109,7 @@ def _prepare(unit: Unit, job: Job, meter: MeterHandle) -> Iterator[pa.Table]:
     preprocess, later = _preprocessing(job)
     options = replace(read_options(job.config), views=True)
     meter.enter.remote(worker, "read")
-    records_of = timed(readahead(read_unit(unit, options, meter)), seconds, "read")
+    records_of = timed(readahead(read_unit(unit, options, meter.fail.remote)), seconds, "read")
     for records in timed(records_of, task, "task"):
         with measured(task, "task"):
             meter.enter.remote(worker, "preprocess")
@@ -169,7 +171,9 @@ class InferWorker:
         occupied = drain(lane.predict.occupied)
         busy = drain(lane.preprocess.seconds, lane.predict.seconds, lane.predict.counts)
         self._meter.add.remote({**count(outcomes), **busy, **occupied})
-        heed(self._job, lane.predict, self._meter)
+        # No record leaves a cascade early any more, where that is wanted and early answers went wrong.
+        if self._job.config.on_shift == "stop" and lane.predict.later and ray.get(self._meter.shift.remote()):
+            lane.predict.close_exits()
         self._meter.enter.remote(lane.name, None)
         return outcomes
 

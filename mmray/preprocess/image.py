@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from mmray.errors import RecordError
+from mmray.preprocess.resize import resize
 from mmray.preprocess.spec import ImageSpec
 
 # Only formats that records come in: every other Pillow plug-in is attack surface.
@@ -97,8 +98,8 @@ def _place(image: Image.Image, spec: ImageSpec) -> npt.NDArray[np.uint8]:
     if spec.fit == "crop":
         # Only the part that stays is resized: a 1 x 50,000 strip would grow to gigabytes first.
         box, fitted = _centre(image.size, spec), (spec.width, spec.height)
-    # Pillow resizes RGBA with premultiplied alpha, so flattening the small image is both right and cheap.
-    small = image.resize(fitted, Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+    # RGBA is resized with premultiplied alpha, so flattening the small image is both right and cheap.
+    small = resize(image, fitted, box)
     canvas = Image.new("RGB", (spec.width, spec.height), spec.background)
     corner = ((spec.width - fitted[0]) // 2, (spec.height - fitted[1]) // 2)
     canvas.paste(small, corner, small if small.mode == "RGBA" else None)

@@ -6,6 +6,7 @@ An index is a small file beside its shard (`mmray index` writes it). Formats tha
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -35,20 +36,25 @@ class Index:
     rows: int  # of the whole shard
     anchors: npt.NDArray[np.int64]  # [A, 2]: row, and the offset where it begins; both ascend
 
-    def cut(self, gap: Missing, rows: int) -> list[Missing]:
-        """Cut a gap at anchors, into pieces of about so many rows.
+    def cut(self, gap: Missing, rows: Callable[[], int]) -> Iterator[Missing]:
+        """Cut a gap at anchors.
 
         The last piece ends where the gap does, so that whoever reads to the end of the shard still sees it.
+
+        Args:
+            gap: what to cut.
+            rows: tells about how many rows the next piece is to have.
         """
         last = self.rows - 1 if gap.last is None else gap.last
-        starts = [(gap.first, gap.start)]
+        first, start = gap.first, gap.start
         while True:
-            following = int(np.searchsorted(self.anchors[:, 0], starts[-1][0] + max(1, rows)))
+            following = int(np.searchsorted(self.anchors[:, 0], first + max(1, rows())))
             if following == len(self.anchors) or self.anchors[following, 0] > last:
                 break
-            starts.append((int(self.anchors[following, 0]), int(self.anchors[following, 1])))
-        lasts = [first - 1 for first, _ in starts[1:]] + [gap.last]
-        return [Missing(first, end, start) for (first, start), end in zip(starts, lasts, strict=True)]
+            after, there = map(int, self.anchors[following])
+            yield Missing(first, after - 1, start)
+            first, start = after, there
+        yield Missing(first, gap.last, start)
 
     def write(self, shard: Shard) -> Location:
         """Put the index beside its shard."""

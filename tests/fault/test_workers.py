@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
+from dataclasses import replace
 
 import pytest
 from support.command import worker_pids
@@ -17,7 +19,7 @@ from mmray.pipeline.rundir import RunDirectory
 @pytest.mark.parametrize(
     ("topology", "worker"),
     [
-        ("fused", "(FusedWorker)"),
+        ("fused", "FusedWorker"),
         ("split", "(InferWorker)"),
         pytest.param("split", "ReadShardSource", marks=pytest.mark.long),
     ],
@@ -49,3 +51,22 @@ def test_a_run_that_stands_still_ends_with_exit_3_and_names_the_stage(command, u
     os.kill(stopped, 0)
     command.finish(command.start())
     assert command.predictions().equals(undisturbed)
+
+
+def test_a_shard_that_kills_its_worker_again_and_again_is_named(command, shards, wait_for_worker):
+    """Here it is the test that kills; to the run it is the same."""
+    alone = command.output.parent / "alone"
+    alone.mkdir()
+    (shard, *_) = sorted(shards.glob("*.tar"))
+    (alone / "deadly.tar").symlink_to(shard)
+    process = replace(command, shards=alone).start()
+    killed = set()
+    while process.poll() is None:
+        for pid in set(worker_pids("FusedWorker.run")) - killed:
+            os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+        time.sleep(0.002)
+    _, err = process.communicate()
+    assert (process.returncode, len(killed)) == (3, 1)
+    assert "deadly.tar: the worker that processed it died" in " ".join(err.split())
+    command.finish(replace(command, shards=alone).start())
