@@ -31,11 +31,8 @@ def resize(
     Returns:
         Image of the same mode.
     """
-    if (
-        not HAS_SIMD
-        or image.width >= 2 * _REDUCING_GAP * size[0]
-        or image.height >= 2 * _REDUCING_GAP * size[1]
-    ):
+    much = 2 * _REDUCING_GAP
+    if not HAS_SIMD or image.width >= much * size[0] or image.height >= much * size[1]:
         # Pillow shrinks by whole factors first. Without that, a strip of 1 x 50,000,000 pixels that is
         # stretched would take gigabytes between the two passes.
         return image.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=_REDUCING_GAP)

@@ -157,7 +157,10 @@ def test_no_bytes_are_anything_but_a_row(value, data):
     if row["error"]:
         assert [row[c] for c in PAYLOAD] == [None] * 4
         return
-    assert isinstance(msgpack.unpackb(value, raw=True, strict_map_key=False), dict)
+    # The hook: of extensions that the format reserves msgpack makes no object, and a field that we pass over
+    # may hold one.
+    plain = msgpack.unpackb(value, raw=True, strict_map_key=False, ext_hook=lambda *_: None)
+    assert isinstance(plain, dict)
 
 
 @settings(deadline=None, max_examples=300)
