@@ -29,7 +29,9 @@ from mmray.preprocess.text import TextTokenizer, decode_text
 from mmray.schema import TENSOR_OF, TENSORS, Modality
 from mmray.sources import EXTENSIONS
 
-BATCH_ROWS = 32  # records of one inference: what `mmray run` takes by default
+# Records of one inference. With 32 Ray Data took 25.4 ms a record instead of 22.1, DataLoader 15.6 instead of
+# 10.7, and Daft the same: they take records as they come, and pad each text to the longest of its batch.
+BATCH_ROWS = 8
 CORES = len(os.sched_getaffinity(0))
 
 

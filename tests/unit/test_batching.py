@@ -125,7 +125,23 @@ def test_only_modalities_of_the_spec_are_packed(tensors):
 def test_batches_hold_every_sound_row_once_and_similar_lengths_together():
     tensors = texts(9, 1, None, 5, 2, 8, 3, failed=(3,))
     rows = [batch.tolist() for batch in batches(tensors, 2)]
-    assert rows == [[2, 1], [4, 6], [5, 0]]
+    assert rows == [[2, 1], [4, 6], [5], [0]]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "rows"),
+    [
+        ((3, 120, 3, 3), [[0, 2, 3], [1]]),  # 360 blank tokens less
+        ((8, 9), [[0, 1]]),  # 8 blank tokens cost less than a batch
+        ((8, 8, 9), [[0, 1, 2]]),
+        ((8, 8, 8, 9), [[0, 1, 2], [3]]),
+        ((None, None, None, 500), [[0, 1, 2, 3]]),  # what has no text is not padded
+        ((5,) * 5, [[0, 1], [2, 3], [4]]),
+    ],
+)
+def test_a_batch_ends_where_going_on_would_pad_more_than_a_batch_costs(lengths, rows):
+    size = 2 if len(lengths) == 5 else 32
+    assert [batch.tolist() for batch in batches(texts(*lengths), size)] == rows
 
 
 @pytest.mark.parametrize("chunks", [[7], [3, 4], [1] * 7])
