@@ -120,7 +120,7 @@ def _open(bundle: Bundle, variant: str, provider: Provider, batch_rows: int) -> 
 def _ms_per_record(engine: Engine, records: LabelledTensors, batch_rows: int) -> float:
     """Of the first batch, the best of some runs."""
     rows = next(batches(records.tensors, batch_rows))
-    feeds = pack(records.tensors.take(rows), records.spec, at_least_one=engine.needs_rows)
+    feeds = pack(records.tensors.take(rows), records.spec, for_device=engine.needs_rows)
     best = float("inf")
     for _ in range(_RUNS):
         start = perf_counter()

@@ -19,32 +19,41 @@ from mmray.schema import TENSOR_OF, Modality
 Feeds = dict[str, npt.NDArray[np.generic]]
 Shape = tuple[int, ...]
 
-#: Text is padded to the next of these, so that a device sees few shapes, but never beyond `max_tokens`: an
-#: encoder may have no more positions (CLIP: 77).
+#: For a device text is padded to the next of these, so that it sees few shapes, but never beyond
+#: `max_tokens`: an encoder may have no more positions (CLIP: 77). A CPU takes any shape.
 TOKEN_LADDER = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192)
 
 
-# A batch costs a CPU about as much time as so many tokens; twice or four times as many measured the same.
-_BATCH_TOKENS = 16
+#: What a batch costs beside its records, as so many text tokens: of a CPU as measured (docs/log.md), of a device
+#: assumed.
+BATCH_TOKENS, DEVICE_BATCH_TOKENS = 16, 2048
 
 
-def batches(tensors: pa.Table, batch_rows: int) -> Iterator[npt.NDArray[np.int64]]:
+def batches(
+    tensors: pa.Table, batch_rows: int, batch_tokens: int = BATCH_TOKENS
+) -> Iterator[npt.NDArray[np.int64]]:
     """Indices of the rows without an error, in batches of at most `batch_rows`, each row once.
 
-    Rows of similar text length come together, and a batch ends where going on would pad more than a batch
-    costs. Rows without text pad nothing.
+    Rows of similar text length come together, and a batch ends where its padding would cost more than a
+    batch. Rows without text pad nothing.
+
+    Args:
+        tensors: rows of TENSORS.
+        batch_rows: most rows of a batch.
+        batch_tokens: what a batch costs beside its rows, in tokens.
     """
     rows = np.flatnonzero(pc.is_null(tensors["error"]).to_numpy(zero_copy_only=False))
     lengths = pc.fill_null(pc.list_value_length(tensors["input_ids"]), 0).to_numpy()[rows]
     order = np.argsort(lengths, kind="stable")
-    rows, lengths = rows[order], lengths[order]
-    widths = np.array([0, *TOKEN_LADDER])[np.searchsorted([0, *TOKEN_LADDER[:-1]], lengths)]
-    starts = [0]
-    for end in np.flatnonzero(np.diff(widths)) + 1:
-        texts = np.count_nonzero(lengths[starts[-1] : end])
-        if texts * (widths[end] - widths[end - 1]) > _BATCH_TOKENS:
-            starts.append(int(end))
-    for alike in np.split(rows, starts[1:]):
+    starts = []
+    texts = tokens = 0  # of the batch that is being made
+    for i, length in enumerate(lengths[order].tolist()):
+        if texts * length - tokens > batch_tokens:
+            starts.append(i)
+            texts = tokens = 0
+        texts += length > 0
+        tokens += length
+    for alike in np.split(rows[order], starts):
         if len(alike):
             yield from np.array_split(alike, -(-len(alike) // batch_rows))
 
@@ -53,7 +62,7 @@ def pack(
     tensors: pa.Table,
     spec: PreprocessSpec,
     *,
-    at_least_one: bool = False,
+    for_device: bool = False,
     take: Collection[Modality] | None = None,
     seen: Collection[Modality] | None = None,
 ) -> Feeds:
@@ -62,8 +71,9 @@ def pack(
     Args:
         tensors: B rows of TENSORS, without errors.
         spec: what the graph takes.
-        at_least_one: give a modality that no record has one blank row, which its `present` flag makes count
-            for nothing; for engines that refuse an empty batch dimension.
+        for_device: for engines that want few shapes and refuse an empty batch dimension: pad texts to a step
+            of TOKEN_LADDER, and give a modality that no record has one blank row, which its `present` flag
+            makes count for nothing.
         take: modalities whose arrays are made; None: all of the spec's.
         seen: modalities that count as present where they are there; None: all of the spec's.
 
@@ -78,7 +88,7 @@ def pack(
         rows, values = _present(tensors[TENSOR_OF[modality]])
         flags[rows, column] = seen is None or modality in seen
         if take is None or modality in take:
-            feeds |= _pack(modality, rows, values, spec, at_least_one)
+            feeds |= _pack(modality, rows, values, spec, for_device)
     return {"present": flags, **feeds}
 
 
@@ -140,9 +150,9 @@ def _pack_image(rows: npt.NDArray[np.int64], values: pa.ChunkedArray, spec: Imag
     return {"pixels": pixels, "pixels_row": rows}
 
 
-def _pack_text(rows: npt.NDArray[np.int64], values: pa.ChunkedArray, spec: TextSpec, fill: bool) -> Feeds:
-    steps = _token_steps(spec)
-    if fill and not len(rows):
+def _pack_text(rows: npt.NDArray[np.int64], values: pa.ChunkedArray, spec: TextSpec, device: bool) -> Feeds:
+    steps = _token_steps(spec) if device else []
+    if device and not len(rows):
         one = np.ones((1, steps[0]), np.int32)
         return {"input_ids": np.zeros_like(one), "attention_mask": one, "text_row": np.zeros(1, np.int64)}
     lengths = pc.list_value_length(values).to_numpy()

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mmray.align import AlignSpec
-from mmray.batching import Feeds, batches, pack
+from mmray.batching import BATCH_TOKENS, DEVICE_BATCH_TOKENS, Feeds, batches, pack
 from mmray.bundle import Bundle
 from mmray.cascade import CARRIED, Stage, carried, in_shadow, open_stages, run_through
 from mmray.engine import Provider, usual_batch_rows
@@ -96,6 +96,8 @@ class Predictor:
             batch_rows=self._batch_rows,
             shared=shared,
         )
+        on_device = self._stages[0].engine.needs_rows
+        self._batch_tokens = DEVICE_BATCH_TOKENS if on_device else BATCH_TOKENS
         self._shadow = shadow if len(self._stages) > 1 else 0.0
         #: What runs the graphs; twins share it.
         self.device = Device()
@@ -158,7 +160,7 @@ class Predictor:
         stage = self._stages[number - 1]
         is_last = number == len(self._stages)
         staying = [np.zeros(0, np.int64)]
-        for batch in batches(here, self._batch_rows):
+        for batch in batches(here, self._batch_rows, self._batch_tokens):
             for done in self._infer(stage, here, batch, alive, answers):
                 rows = alive[done.rows]
                 if is_last:
@@ -216,7 +218,7 @@ class Predictor:
         for number, stage in enumerate(self._stages[1:], start=2):
             going = np.flatnonzero(answers.stages[rows] < number)
             there = here.take(going)
-            for batch in batches(there, self._batch_rows):
+            for batch in batches(there, self._batch_rows, self._batch_tokens):
                 for done in self._infer(stage, there, batch, rows[going], apart):
                     compared = rows[going[done.rows]]
                     if number < len(self._stages):
@@ -233,7 +235,7 @@ class Predictor:
         feeds = pack(
             here,
             self._bundle.spec,
-            at_least_one=stage.engine.needs_rows,
+            for_device=stage.engine.needs_rows,
             take=stage.takes,
             seen=stage.seen,
         )

@@ -31,7 +31,7 @@ def batch_cases(sample: pa.Table, spec: PreprocessSpec) -> dict[str, Feeds]:
     for kind in kinds:
         name = set_name(spec.modalities, kind)
         cases[name] = pack(keep(sample, spec, [kind] * len(sample)), spec)
-        cases[f"{name}, blank rows"] = pack(keep(few, spec, [kind] * len(few)), spec, at_least_one=True)
+        cases[f"{name}, blank rows"] = pack(keep(few, spec, [kind] * len(few)), spec, for_device=True)
     if spec.text:
         cases["longest text"] = pack(_lengthen(few, spec.text.max_tokens), spec)
     return cases

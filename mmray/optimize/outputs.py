@@ -163,7 +163,7 @@ def run_outputs(
     decisive = "scores" if records.classes else "features"
 
     def run(batch: _Batch) -> npt.NDArray[np.generic]:
-        feeds = pack(batch.tensors.take(batch.rows), records.spec, at_least_one=engine.needs_rows)
+        feeds = pack(batch.tensors.take(batch.rows), records.spec, for_device=engine.needs_rows)
         return engine(feeds)[decisive]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -42,7 +42,7 @@ def test_a_blank_row_for_an_absent_modality_counts_for_nothing(tensors, alone, b
     engine = Engine(bundle.graph("fp32"))
     absent = 0
     for i in range(len(tensors)):
-        feeds = pack(tensors.slice(i, 1), bundle.spec, at_least_one=True)
+        feeds = pack(tensors.slice(i, 1), bundle.spec, for_device=True)
         absent += int((~feeds["present"]).sum())
         expected = np.array(alone["scores"][i].as_py())
         assert np.abs(engine(feeds)["scores"][0] - expected).max() < 1e-5

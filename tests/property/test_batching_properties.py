@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.bundles import same_feeds
 
-from mmray.batching import TOKEN_LADDER, batches, pack
+from mmray.batching import batches, pack
 from mmray.preprocess.spec import AudioSpec, ImageSpec, PreprocessSpec, TextSpec
 from mmray.schema import TENSORS, error, table
 
@@ -60,8 +60,7 @@ def naive_pack(rows):
             for start in range(0, len(frames) - 2, 2):
                 patches.append(frames[start : start + 3])
                 patch_row.append(number)
-    longest = max([1, *map(len, ids)])
-    width = min(step for step in TOKEN_LADDER if step >= longest)
+    width = max([1, *map(len, ids)])
     return {
         "present": np.array(present, np.bool_).reshape(-1, 3),
         "pixels": np.array(pixels, np.uint8).reshape(-1, 2, 3, 3),

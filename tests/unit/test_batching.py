@@ -49,7 +49,7 @@ def test_each_modality_has_only_the_rows_that_are_there(tensors):
 
 
 def test_arrays_have_the_types_and_shapes_of_the_contract(tensors):
-    feeds = pack(tensors, SPEC)
+    feeds = pack(tensors, SPEC, for_device=True)
     assert {name: array.dtype.name for name, array in feeds.items()} == {
         **{"present": "bool", "pixels": "uint8", "pixels_row": "int64", "input_ids": "int32"},
         **{"attention_mask": "int32", "text_row": "int64", "log_mel": "float16", "log_mel_row": "int64"},
@@ -62,9 +62,11 @@ def test_arrays_have_the_types_and_shapes_of_the_contract(tensors):
 @pytest.mark.parametrize(
     ("longest", "width"), [(1, 8), (8, 8), (9, 16), (129, 192), (8192, 8192), (8193, 8193)]
 )
-def test_texts_are_padded_to_the_next_step_of_the_ladder(longest, width):
+@pytest.mark.parametrize("device", [False, True])
+def test_texts_are_padded_to_the_longest_and_for_a_device_to_a_step_of_the_ladder(longest, width, device):
     assert width in TOKEN_LADDER or longest > TOKEN_LADDER[-1]
-    feeds = pack(texts(1, longest), PreprocessSpec(text=TextSpec(max_tokens=8192)))
+    width = width if device else longest
+    feeds = pack(texts(1, longest), PreprocessSpec(text=TextSpec(max_tokens=8192)), for_device=device)
     assert feeds["input_ids"].shape == (2, width)
     assert feeds["attention_mask"].sum(axis=1).tolist() == [1, longest]
     assert (feeds["input_ids"][feeds["attention_mask"] == 0] == 0).all()
@@ -73,13 +75,13 @@ def test_texts_are_padded_to_the_next_step_of_the_ladder(longest, width):
 
 @pytest.mark.parametrize(("longest", "width"), [(8, 8), (64, 64), (65, 77), (77, 77)])
 def test_texts_are_never_padded_beyond_the_positions_that_an_encoder_has(longest, width):
-    feeds = pack(texts(longest), PreprocessSpec(text=TextSpec(max_tokens=77)))
+    feeds = pack(texts(longest), PreprocessSpec(text=TextSpec(max_tokens=77)), for_device=True)
     assert feeds["input_ids"].shape == (1, width)
 
 
 @pytest.mark.parametrize(("most", "width"), [(4, 4), (8, 8), (77, 8)])
 def test_the_blank_text_is_no_longer_than_the_spec_allows_either(most, width):
-    feeds = pack(texts(None), PreprocessSpec(text=TextSpec(max_tokens=most)), at_least_one=True)
+    feeds = pack(texts(None), PreprocessSpec(text=TextSpec(max_tokens=most)), for_device=True)
     assert feeds["input_ids"].shape == (1, width)
 
 
@@ -103,17 +105,19 @@ def test_patches_are_cut_each_hop_and_belong_to_their_clip(patch_frames, patch_h
 def test_a_modality_that_no_record_has_is_an_empty_batch(tensors):
     feeds = pack(tensors.slice(2, 1), SPEC)
     assert [len(feeds[name]) for name in ("text_row", "input_ids", "log_mel", "log_mel_row")] == [0] * 4
-    assert feeds["input_ids"].shape == (0, 8)
+    assert feeds["input_ids"].shape == (0, 1)
     assert feeds["log_mel"].shape == (0, 24, 16)
 
 
 def test_a_blank_row_stands_in_for_it_where_the_engine_wants_one(tensors):
-    feeds = pack(tensors.slice(2, 1), SPEC, at_least_one=True)
+    feeds = pack(tensors.slice(2, 1), SPEC, for_device=True)
     assert feeds["present"].tolist() == [[True, False, False]]
     assert all(len(array) == 1 for array in feeds.values())
     assert feeds["attention_mask"].any()  # a mask of nothing but zeros divides by zero
-    same = pack(tensors, SPEC, at_least_one=True)
-    assert all(np.array_equal(array, same[name]) for name, array in pack(tensors, SPEC).items())
+    full = texts(SPEC.text.max_tokens)  # no step of the ladder pads it
+    same = pack(full, PreprocessSpec(text=SPEC.text), for_device=True)
+    plain = pack(full, PreprocessSpec(text=SPEC.text))
+    assert all(np.array_equal(array, same[name]) for name, array in plain.items())
 
 
 def test_only_modalities_of_the_spec_are_packed(tensors):
@@ -125,7 +129,7 @@ def test_only_modalities_of_the_spec_are_packed(tensors):
 def test_batches_hold_every_sound_row_once_and_similar_lengths_together():
     tensors = texts(9, 1, None, 5, 2, 8, 3, failed=(3,))
     rows = [batch.tolist() for batch in batches(tensors, 2)]
-    assert rows == [[2, 1], [4, 6], [5], [0]]
+    assert rows == [[2, 1], [4, 6], [5, 0]]
 
 
 @pytest.mark.parametrize(
@@ -133,14 +137,15 @@ def test_batches_hold_every_sound_row_once_and_similar_lengths_together():
     [
         ((3, 120, 3, 3), [[0, 2, 3], [1]]),  # 360 blank tokens less
         ((8, 9), [[0, 1]]),  # 8 blank tokens cost less than a batch
-        ((8, 8, 9), [[0, 1, 2]]),
-        ((8, 8, 8, 9), [[0, 1, 2], [3]]),
+        ((1, 1, 9), [[0, 1, 2]]),
+        ((1, 1, 1, 9), [[0, 1, 2], [3]]),
+        ((1, 5, 9, 13, 17), [[0, 1, 2], [3, 4]]),
         ((None, None, None, 500), [[0, 1, 2, 3]]),  # what has no text is not padded
-        ((5,) * 5, [[0, 1], [2, 3], [4]]),
+        ((5, 5, 5, 5, 5), [[0, 1], [2, 3], [4]]),
     ],
 )
 def test_a_batch_ends_where_going_on_would_pad_more_than_a_batch_costs(lengths, rows):
-    size = 2 if len(lengths) == 5 else 32
+    size = 2 if lengths == (5, 5, 5, 5, 5) else 32
     assert [batch.tolist() for batch in batches(texts(*lengths), size)] == rows
 
 
@@ -163,7 +168,7 @@ def test_profiles_hold_every_batch_that_pack_makes():
     profiles = shape_profiles(SPEC, batch_rows=len(GOLDEN_ROWS))
     assert len(profiles) == len({profile["input_ids"][1][1] for profile in profiles})
     for first in range(len(GOLDEN_ROWS)):
-        feeds = pack(tensors.slice(first), SPEC, at_least_one=True)
+        feeds = pack(tensors.slice(first), SPEC, for_device=True)
         assert any(
             set(feeds) == set(profile) and all(fits(feeds[name].shape, *profile[name]) for name in feeds)
             for profile in profiles

@@ -44,7 +44,7 @@ def test_a_modality_may_have_no_rows_at_all(engine, tensors, row):
 
 def test_a_blank_row_counts_for_nothing(engine, tensors):
     for row in range(len(GOLDEN_ROWS)):
-        plain, filled = (pack(tensors.slice(row, 1), SPEC, at_least_one=fill) for fill in (False, True))
+        plain, filled = (pack(tensors.slice(row, 1), SPEC, for_device=fill) for fill in (False, True))
         assert np.array_equal(engine(plain)["scores"], engine(filled)["scores"])
 
 
@@ -89,7 +89,7 @@ def test_auto_takes_the_device_where_there_is_one(tensors):
     engine = Engine(small_bundle().graph("fp32"))
     assert engine.provider == "cuda"
     assert engine.needs_rows
-    feeds = pack(tensors, SPEC, at_least_one=True)
+    feeds = pack(tensors, SPEC, for_device=True)
     assert np.abs(engine(feeds)["scores"] - run_by_hand(pack(tensors, SPEC))["scores"]).max() < 1e-3
 
 
