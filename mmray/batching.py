@@ -24,8 +24,8 @@ Shape = tuple[int, ...]
 TOKEN_LADDER = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192)
 
 
-#: What a batch costs beside its records, as so many text tokens: of a CPU as measured (docs/log.md), of a device
-#: assumed.
+#: What a batch costs beside its records, as so many text tokens: of a CPU as measured (docs/log.md), of a
+#: device assumed.
 BATCH_TOKENS, DEVICE_BATCH_TOKENS = 16, 2048
 
 
