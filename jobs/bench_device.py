@@ -69,7 +69,7 @@ LATENCY_S = 0.016  # of a caption
 BLOCK_ROWS = 64
 SHARD_ROWS = 8 * BLOCK_ROWS
 BLOCKS_EACH = 16  # of each device: some 16 s
-PICTURES = 1_024
+PICTURES = 2_048
 PICTURE_ROWS = 16  # of a block
 SLOWER = 6.0  # a stand-in CPU than a core of this machine
 GAIN = 3.2  # how much faster the device of the pictures is than one CPU that prepares them
@@ -147,10 +147,14 @@ class Outcome:
     counted: Snapshot
     driver_s: dict[str, float]  # CPU seconds of this process: "plan", "run", "ledger"
     advice: Advice
+    course: list[tuple[float, int]]  # Unix time, and the rows that were done then
 
-    def rows_per_s(self, first_rows: int) -> float:
-        """Rate from the first block, without the rows that were ready then."""
-        return (self.counted.rows - first_rows) / (self.counted.last - self.counted.first)
+    @property
+    def steady_rows_per_s(self) -> float:
+        """Rate between two fifths and nine tenths of the rows: while all processes are there, and busy."""
+        middle = [at for at in self.course if 0.4 <= at[1] / self.counted.rows <= 0.9]
+        (start, before), (end, after) = middle[0], middle[-1]
+        return (after - before) / (end - start)
 
 
 def execute(bundle: Bundle, case: Case, output: Path) -> Outcome:
@@ -184,7 +188,12 @@ def execute(bundle: Bundle, case: Case, output: Path) -> Outcome:
             clock.append(time.process_time())
             on_cpu = plan.survey.config.model_copy(update={"provider": "cpu"})
             job = StandInJob(on_cpu, plan.part_rows, 1, record_s=case.record_s, slower=case.slower)
-            with metered(lambda _: None, plan) as meter:
+            course: dict[int, float] = {}  # when there were so many rows
+
+            def note(now: Snapshot) -> None:
+                course.setdefault(now.rows, now.last)
+
+            with metered(note, plan) as meter:
                 run_split(units, job, plan, meter.sink)
                 counted = meter.read()
             clock.append(time.process_time())
@@ -199,7 +208,8 @@ def execute(bundle: Bundle, case: Case, output: Path) -> Outcome:
     task_s, device_s = counted.task_s / counted.rows, counted.device_s / counted.rows
     advice = advise(task_s, device_s, plan.task_cpus, plan.actors)
     assert advice is not None
-    return Outcome(counted, dict(zip(("plan", "run", "ledger"), seconds, strict=True)), advice)
+    driver_s = dict(zip(("plan", "run", "ledger"), seconds, strict=True))
+    return Outcome(counted, driver_s, advice, [(at, rows) for rows, at in course.items()])
 
 
 def write_captions(folder: Path, rows: int) -> list[Path]:
@@ -278,7 +288,7 @@ def measure_advice(bundle: Bundle, place: Path) -> dict[str, Any]:
     print(f"one CPU: busy {few.counted.device_busy:.3f}; {few.advice}", flush=True)
     cpus = 1 + few.advice.cpus
     enough = run(cpus)
-    measured = enough.rows_per_s(cpus * PICTURE_ROWS) / few.rows_per_s(PICTURE_ROWS)
+    measured = enough.steady_rows_per_s / few.steady_rows_per_s
     print(f"{cpus}: busy {enough.counted.device_busy:.3f}, {measured:.2f} times as fast", flush=True)
     return {
         "said": str(few.advice),
