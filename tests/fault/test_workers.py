@@ -37,7 +37,7 @@ def test_a_killed_worker_is_survived_without_a_restart(
     assert_same_predictions(command.predictions(), undisturbed)
 
 
-def test_a_run_that_stands_still_ends_with_exit_3_and_names_the_stage(command, wait_for_worker):
+def test_a_run_that_stands_still_ends_with_exit_3_and_names_the_stage(command, undisturbed, wait_for_worker):
     process = command.start("stall_s=5")
     command.wait_for_parts(process, 2)
     stopped = wait_for_worker("FusedWorker")
@@ -49,6 +49,8 @@ def test_a_run_that_stands_still_ends_with_exit_3_and_names_the_stage(command, w
     assert any(stage in err for stage in ("in read", "in preprocess", "in model", "in write"))
     assert "run the same command again to resume" in err
     os.kill(stopped, 0)
+    command.finish(command.start())
+    assert command.predictions().equals(undisturbed)
 
 
 def test_a_shard_that_kills_its_worker_again_and_again_is_named(command, shards, wait_for_worker):
@@ -67,3 +69,4 @@ def test_a_shard_that_kills_its_worker_again_and_again_is_named(command, shards,
     _, err = process.communicate()
     assert (process.returncode, len(killed)) == (3, 1)
     assert "deadly.tar: the worker that processed it died" in " ".join(err.split())
+    command.finish(replace(command, shards=alone).start())
