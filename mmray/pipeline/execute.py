@@ -198,8 +198,11 @@ def _run_pool(
 ) -> list[Any]:
     """One actor a CPU (or GPU), each piece of work a call of that method; returns those whose actor died."""
     remote: Any = ray.remote
-    actor = remote(num_cpus=1, num_gpus=1 if plan.accelerated else 0, concurrency_groups={_ASIDE: 1})(worker)
-    heed = plan.survey.config.on_shift == "stop"
+    heed = plan.cascade is not None and plan.survey.config.on_shift == "stop"
+    # With a group, Ray moves work from the main thread to another one, and wakes the main thread a hundred
+    # times a second.
+    aside = {"concurrency_groups": {_ASIDE: 1}} if heed else {}
+    actor = remote(num_cpus=1, num_gpus=1 if plan.accelerated else 0, **aside)(worker)
 
     def call(member: Actor, piece: object) -> Stream:
         return getattr(member, method).options(num_returns="streaming").remote(piece)
