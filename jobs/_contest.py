@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from mmray.errors import MmrayError
+from mmray.errors import InputError, MmrayError
 from mmray.sources import ReadOptions, list_shards, read
 
 FOLDER = Path(__file__).parent / "contenders"
@@ -78,6 +78,23 @@ class Ran:
     def predicting_s(self) -> float:
         """From the first prediction to the last on disk: start-up differs by seconds from run to run."""
         return self.seconds - self.startup_s
+
+
+def choose_shards(folder: Path, records: int | None) -> tuple[list[Path], int]:
+    """The first shards that hold so many records, None: all; and how many they hold.
+
+    Raises:
+        InputError: there are no tars.
+    """
+    chosen, held = [], 0
+    for path in sorted(folder.glob("*.tar")):
+        if records is not None and held >= records:
+            break
+        chosen.append(path)
+        held += sum(len(b) for s in list_shards([str(path)]) for b in read(s, ReadOptions(payload=False)))
+    if not chosen:
+        raise InputError(f"{folder}: no tars there; build them: python datasets/tuxpaint.py")
+    return chosen, held
 
 
 def make_input(shards: Sequence[Path], place: Path, copies: int) -> Input:
@@ -160,6 +177,11 @@ def run_contender(name: str, given: Input, output: Path, bundle: Path, *, sample
         said={**line, "command": begun},
         peak_mb=max(peaks) if peaks else None,
     )
+
+
+def slope_ms(short: Ran, long: Ran) -> float:
+    """Milliseconds that each further record takes."""
+    return 1e3 * (long.predicting_s - short.predicting_s) / (long.rows - short.rows)
 
 
 @contextmanager

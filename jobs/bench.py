@@ -6,8 +6,8 @@ Every contender (`jobs/contenders/`) predicts N records, then 2N, in a process o
 add to the time since the first prediction is the slope, so start-up drops out. Rounds are interleaved, and a
 contender whose answers are not mmray's ends the bench. A first run of each is for the page cache and for
 memory; its time does not count. Expected: a table, then one JSON line with mmray's throughput over each
-contender's, the median of the rounds' ratios. Compare ratios of one run on a quiet machine. A quarter of
-an hour on two cores.
+contender's, the median of the rounds' ratios. Compare ratios of one run on a quiet machine. Twenty
+minutes on two cores.
 """
 
 from __future__ import annotations
@@ -20,34 +20,27 @@ from statistics import median
 from typing import Annotated, Any
 
 import typer
-from _contest import OURS, SCRIPTS, Input, Ran, answers, check_answers, make_input, run_contender
+from _contest import (
+    OURS,
+    SCRIPTS,
+    Input,
+    Ran,
+    answers,
+    check_answers,
+    choose_shards,
+    make_input,
+    run_contender,
+    slope_ms,
+)
 from _stages import stage_costs
 from rich.console import Console
 from rich.table import Table
 
 from mmray.bundle import Bundle
 from mmray.errors import InputError, MmrayError
-from mmray.sources import ReadOptions, list_shards, read
 
 _STAGE_ROWS = 100  # at least; shards are taken whole
 _LONGER = 10  # times the records, to see whether memory grows
-
-
-def choose_shards(folder: Path, records: int | None) -> tuple[list[Path], int]:
-    """The first shards that hold so many records, None: all; and how many they hold.
-
-    Raises:
-        InputError: there are no tars.
-    """
-    chosen, held = [], 0
-    for path in sorted(folder.glob("*.tar")):
-        if records is not None and held >= records:
-            break
-        chosen.append(path)
-        held += sum(len(b) for s in list_shards([str(path)]) for b in read(s, ReadOptions(payload=False)))
-    if not chosen:
-        raise InputError(f"{folder}: no tars there; build them: python datasets/tuxpaint.py")
-    return chosen, held
 
 
 def contest(
@@ -69,11 +62,6 @@ def contest(
         for name in names:
             check_answers(name, answers(name, pairs[name][-1][1].output), ours)
     return pairs, first
-
-
-def slopes_ms(pairs: Sequence[tuple[Ran, Ran]]) -> list[float]:
-    """Milliseconds that each further record takes, by round."""
-    return [1e3 * (b.predicting_s - a.predicting_s) / (b.rows - a.rows) for a, b in pairs]
 
 
 def startup(ran: Ran) -> dict[str, float]:
@@ -102,7 +90,8 @@ def main(
     bundle: Annotated[Path, typer.Option(help="Bundle directory.")] = Path("bundles/stamps"),
     only: Annotated[str, typer.Option(help="Contenders, by comma; mmray always runs.")] = ",".join(SCRIPTS),
     rounds: Annotated[int, typer.Option(min=1)] = 2,
-    records: Annotated[int | None, typer.Option(help="N, at least; shards are taken whole.")] = None,
+    records: Annotated[int | None, typer.Option(help="Records, at least; shards are taken whole.")] = None,
+    copies: Annotated[int, typer.Option(min=1, help="N is this many times those records.")] = 2,
     memory: Annotated[bool, typer.Option("--memory", help="Also mmray's memory at 10 N records.")] = False,
 ) -> None:
     """Run the contest, and print what came out."""
@@ -113,14 +102,14 @@ def main(
         shards, held = choose_shards(input, records)
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder)
-            inputs = make_input(shards, place / "1N", 1), make_input(shards, place / "2N", 2)
+            inputs = make_input(shards, place / "1N", copies), make_input(shards, place / "2N", 2 * copies)
             pairs, first = contest(names, inputs, bundle, place, rounds)
-            growth = _growth(shards, bundle, place, first[OURS]) if memory else {}
+            growth = _growth(shards, bundle, place, first[OURS], copies) if memory else {}
         costs = stage_costs(list(map(str, shards)), Bundle.open(bundle), least_rows=_STAGE_ROWS, repeats=2)
     except MmrayError as e:
         print(f"error: {e}")
         raise typer.Exit(e.exit_code) from e
-    slopes = {name: slopes_ms(found) for name, found in pairs.items()}
+    slopes = {name: [slope_ms(a, b) for a, b in found] for name, found in pairs.items()}
     starts = {name: median(ran.startup_s for pair in found for ran in pair) for name, found in pairs.items()}
     print_contest(slopes, starts, first)
     ratios = {
@@ -137,15 +126,15 @@ def main(
         "startups_s": {name: round(seconds, 2) for name, seconds in starts.items()},
         "peak_rss_mb": {name: round(ran.peak_mb or 0) for name, ran in first.items()},
         "stages": {stage: round(ms, 4) for stage, ms in costs.ours.items()},
-        "records": held,
+        "records": held * copies,
         **growth,
     }
     print(json.dumps(found))
 
 
-def _growth(shards: list[Path], bundle: Path, place: Path, short: Ran) -> dict[str, float]:
+def _growth(shards: list[Path], bundle: Path, place: Path, short: Ran, copies: int) -> dict[str, float]:
     """Peak memory of mmray at ten times the records over that at one."""
-    given = make_input(shards, place / "10N", _LONGER)
+    given = make_input(shards, place / "10N", _LONGER * copies)
     long = run_contender(OURS, given, place / "long", bundle, sampled=True)
     return {"memory_growth": round((long.peak_mb or 0) / (short.peak_mb or 1), 3)}
 

@@ -29,12 +29,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import typer
+from _stand_in import StandInJob
 from ray.data import DataContext
 
 # What the tests are made of: a small model, pictures, tars, and the memory of this process.
@@ -44,15 +45,12 @@ from support.checker import memory_mb  # type: ignore[import-not-found]
 from support.media import encode, photo  # type: ignore[import-not-found]
 from support.tars import write_shard  # type: ignore[import-not-found]
 
-from mmray.batching import Feeds
 from mmray.bundle import Bundle
 from mmray.config import RunConfig
-from mmray.engine.turns import Device, Turn
 from mmray.pipeline.advice import Advice, advise
 from mmray.pipeline.audit import audit
 from mmray.pipeline.cluster import connected
 from mmray.pipeline.execute import metered
-from mmray.pipeline.job import Job
 from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.meter import Snapshot
 from mmray.pipeline.plan import make_plan
@@ -60,7 +58,6 @@ from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.split import run_split
 from mmray.pipeline.survey import survey
 from mmray.predictor import Predictor, open_preprocessor
-from mmray.preprocess import Preprocessor
 from mmray.preprocess.spec import ImageSpec
 from mmray.sources import ReadOptions, list_shards, read
 
@@ -76,56 +73,6 @@ GAIN = 3.2  # how much faster the device of the pictures is than one CPU that pr
 RECORDS = (10_000, 100_000)  # of the driver's cost
 LEAST_BUSY = {1: 0.95, 16: 0.90}
 RIGHT_WITHIN = 0.15
-
-
-class StandIn(Device):
-    """A device that takes its time."""
-
-    def __init__(self, record_s: float) -> None:
-        super().__init__()
-        self._record_s = record_s
-
-    def run(self, infer: Any, feeds: Feeds) -> Turn:  # noqa: ANN401  (pickled with this script, by value)
-        def infer_slowly(feeds: Feeds) -> Feeds:
-            until = time.perf_counter() + self._record_s * len(feeds["present"])
-            outputs: Feeds = infer(feeds)
-            time.sleep(max(0.0, until - time.perf_counter()))
-            return outputs
-
-        return super().run(infer_slowly, feeds)
-
-
-class StandInCpu:
-    """Preprocessing on a CPU that takes its time."""
-
-    def __init__(self, preprocess: Preprocessor, slower: float) -> None:
-        self._preprocess = preprocess
-        self._slower = slower
-
-    def __call__(self, *arguments: Any) -> pa.Table:  # noqa: ANN401  (the preprocessor's)
-        start = time.thread_time()  # the work, not the wait for a core
-        tensors = self._preprocess(*arguments)
-        time.sleep((self._slower - 1) * (time.thread_time() - start))
-        return tensors
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
-        return getattr(self._preprocess, name)
-
-
-@dataclass(frozen=True)
-class StandInJob(Job):
-    """A job whose actors hold such devices, and whose tasks run on such CPUs."""
-
-    record_s: float = 0.0
-    slower: float = 1.0
-
-    def open_preprocessor(self) -> Preprocessor:
-        return cast(Preprocessor, StandInCpu(super().open_preprocessor(), self.slower))
-
-    def open_predictor(self) -> Predictor:
-        predict = super().open_predictor()
-        predict.device = StandIn(self.record_s)
-        return predict
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ import json
 import sys
 from time import time
 
+from shared import CORES
+
 from mmray.cli.display import RunDisplay
 from mmray.config import load_config
 from mmray.pipeline.ledger import Ledger
@@ -43,9 +45,10 @@ class Times:
 if __name__ == "__main__":
     folder, output, bundle = sys.argv[1:]
     values = {"input": (folder,), "output": output, "bundle": bundle, "variant": "fp32", "provider": "cpu"}
+    here = {"actors": CORES}  # Ray counts the machine's CPUs, not those that this process may use
     with RunDisplay(output) as display:
         times = Times(display.watcher)
-        result = run(load_config(None, values), Watcher(times.surveyed, times.planned, times.progress))
+        result = run(load_config(None, values | here), Watcher(times.surveyed, times.planned, times.progress))
     ended = time()
     this_run = {name: result.summary["this_run"][name] for name in ("actors", "stage_seconds")}
     rows = result.summary["predicted"]
