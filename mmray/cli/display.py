@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -21,8 +21,10 @@ from mmray.pipeline.audit import Audit
 from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.meter import Snapshot
 from mmray.pipeline.plan import Plan
-from mmray.pipeline.run import Result, Watcher
 from mmray.pipeline.survey import Survey
+
+if TYPE_CHECKING:  # it imports Ray, which audits and inspections can do without
+    from mmray.pipeline.run import Result, Watcher
 
 console = Console(highlight=False)
 _LINE_S = 5.0  # between plain lines
@@ -60,6 +62,8 @@ class RunDisplay:
     @property
     def watcher(self) -> Watcher:
         """What a run is to tell this display."""
+        from mmray.pipeline.run import Watcher
+
         return Watcher(self.surveyed, self.planned, self.progress)
 
     def __enter__(self) -> RunDisplay:

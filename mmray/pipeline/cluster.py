@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 import ray
-from ray.data import DataContext
 
 from mmray.errors import Interrupted, RunError, UsageError
 from mmray.pipeline.plan import Machines
@@ -35,7 +34,7 @@ def connected() -> Iterator[Machines]:
         except ConnectionError as e:
             address = os.environ.get("RAY_ADDRESS", "the address in use")
             raise UsageError(f"RAY_ADDRESS={address}: no Ray cluster answers there: {e}") from e
-    _silence()
+    logging.getLogger("ray").setLevel(logging.ERROR)  # its lines would fight our display; its files stay
     # After ray.init, which installs a handler of its own that would end the process without a word.
     earlier = {number: signal.signal(number, _end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -70,12 +69,3 @@ def _muted() -> Iterator[None]:
         os.dup2(saved, 2)
         os.close(saved)
         os.close(nowhere)
-
-
-def _silence() -> None:
-    """Ray Data's bars and logs would fight our own display; its files under the session directory stay."""
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    for name in ("ray.data", "ray"):
-        logging.getLogger(name).setLevel(logging.ERROR)

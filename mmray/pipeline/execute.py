@@ -13,7 +13,6 @@ from time import monotonic
 from typing import Any, cast
 
 import ray
-from ray.data.exceptions import SystemException
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mmray.bundle import Bundle
@@ -23,7 +22,6 @@ from mmray.pipeline.job import Job
 from mmray.pipeline.meter import Meter, Snapshot
 from mmray.pipeline.plan import Plan, Unit
 from mmray.pipeline.pool import Actor, Pool, Stream
-from mmray.pipeline.split import run_split
 from mmray.race import choose_variant
 from mmray.sources import Shard
 
@@ -155,6 +153,8 @@ def execute(plan: Plan, units: list[Unit], meter: RunningMeter) -> None:
     job = _job(plan)
     with _named_failures(meter):
         if plan.topology == "split":
+            from mmray.pipeline.split import run_split  # Ray Data takes .4 s, and pandas' memory
+
             run_split(units, job, plan, meter.sink)
         else:
             for unit in _run_pool(FusedWorker, "run", units, plan, meter, job):
@@ -240,6 +240,8 @@ def _named_failures(meter: RunningMeter) -> Iterator[None]:
 
 def _root_cause(failure: BaseException) -> str:
     """The innermost error, in one line."""
+    from ray.data.exceptions import SystemException
+
     cause = getattr(failure, "cause", None) or failure.__cause__
     if isinstance(cause, BaseException) and not isinstance(cause, SystemException):  # Ray's marker, no cause
         return _root_cause(cause)

@@ -6,6 +6,7 @@ Ray cuts and joins blocks by their bytes alone, and a picture has a thousand tim
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -54,6 +55,10 @@ def run_split(units: list[Unit], job: Job, plan: Plan, meter: MeterHandle) -> No
     cpu_actor = {"num_cpus": 1, "memory": model_bytes}
     context = DataContext.get_current().copy()
     context.target_max_block_size = _BLOCK_BYTES
+    # Its bars and logs would fight our display; its files under the session directory stay.
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     with DataContext.current(context):
         dataset = ray.data.read_datasource(ShardSource(units, job, meter), override_num_blocks=len(units))
         dataset.map_batches(

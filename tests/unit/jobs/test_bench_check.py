@@ -29,7 +29,7 @@ def test_a_decoder_that_dawdles_is_found(measure, monkeypatch):
     least = CHECK.floors([measure()], WIDE)
 
     def dawdle(*given):
-        time.sleep(0.02)
+        time.sleep(0.005)
         return decode(*given)
 
     monkeypatch.setattr(preprocess, "decode_image", dawdle)
