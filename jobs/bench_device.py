@@ -9,8 +9,8 @@ plan is that of a machine which has. What is real: reading, preprocessing, trans
 - Captions alone, 16 ms a record, 1 to 16 devices: two cores prepare more than 16 devices take.
 - Large pictures, one CPU for tasks, and a device that could take 3.2 times as many as that prepares: the run
   must say that decoding bounds it, and what more CPUs would give; then it gets them. So that two cores hold
-  four such CPUs beside Ray and the actor, these are stand-ins, too: they do the real work, and sleep for five
-  times as long as it took.
+  four or five such CPUs beside Ray and the actor, these are stand-ins, too: they do the real work, and sleep
+  for five times as long as it took.
 - Captions and no latency, 10,000 and 100,000 records: CPU time and memory of the driver's process.
 
 About five minutes. A table, then one JSON line last. Expected: one device is busy for at least 95 % of the

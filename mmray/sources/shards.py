@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pyarrow.fs as pafs
 from braceexpand import braceexpand
 
-from mmray.errors import InputError
+from mmray.errors import InputError, OutputError
 from mmray.sources.pages import read_header
 from mmray.storage import Location
 
@@ -59,7 +59,16 @@ class Shard:
 
     @classmethod
     def from_list(cls, values: list[Any]) -> Shard:
-        return cls(*values)
+        """Reverse of `to_list`.
+
+        Raises:
+            OutputError: the list is none of this version's.
+        """
+        try:
+            return cls(*values)
+        except TypeError as e:
+            reason = f"plan.json lists a shard as {values}, which this version of mmray does not know"
+            raise OutputError(f"{reason}; choose another --output") from e
 
     def open(self) -> Location:
         return Location.parse(self.url)

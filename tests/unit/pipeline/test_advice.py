@@ -8,9 +8,9 @@ from mmray.pipeline.advice import advise
 @pytest.mark.parametrize(
     ("task_s", "device_s", "cpus", "actors", "more", "speedup"),
     [
-        (0.010, 0.005, 1, 1, 1, 2.0),  # two CPUs feed the device exactly
-        (0.010, 0.004, 1, 1, 2, 2.5),  # three would feed more than it takes
-        (0.010, 0.002, 8, 4, 12, 2.5),
+        (0.010, 0.005, 1, 1, 2, 2.0),  # two CPUs would feed the device with nothing to spare
+        (0.010, 0.004, 1, 1, 2, 2.5),  # three feed more than it takes
+        (0.010, 0.002, 8, 4, 14, 2.5),  # of 20 CPUs a tenth to spare
         (0.004, 0.010, 1, 1, 0, 1.0),
         (0.010, 0.0098, 1, 1, 0, 1.0),  # two percent are no advice
     ],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmray.errors import InputError
+from mmray.errors import InputError, OutputError
 from mmray.sources import Shard, list_shards
 
 
@@ -108,3 +108,10 @@ def test_files_not_yet_in_place_are_no_shards(data):
 
 def test_a_shards_name_is_its_id_without_the_size():
     assert Shard("a@b/0.tar@11", "/x/a@b/0.tar", 11).name == "a@b/0.tar"
+
+
+def test_a_shard_comes_back_from_a_plan_and_one_of_another_version_is_refused(data):
+    for shard in list_shards([str(data)]):
+        assert Shard.from_list(shard.to_list()) == shard
+    with pytest.raises(OutputError, match=r"lists a shard as \['a@1', 1\].*choose another --output"):
+        Shard.from_list(["a@1", 1])
