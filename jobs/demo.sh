@@ -15,7 +15,7 @@ fi
 say "bundle: three real encoders and a trained head, fused into one graph, in $bundle"
 env -u OMP_NUM_THREADS python jobs/build_bundle.py --input "$data" --output "$bundle"
 
-say "job: every record through Ray Data, predictions in runs/demo/parts"
+say "job: every record through the actors of a Ray cluster, predictions in runs/demo/parts"
 mmray run jobs/configs/demo.yaml --input "$data" --bundle "$bundle" --output runs/demo
 
 say "the same job on the held-out records, with their pictures alone"
