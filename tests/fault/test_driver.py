@@ -22,7 +22,7 @@ def test_kills_of_the_driver_lose_and_double_nothing(command, undisturbed, kills
     for _ in range(kills):
         process = command.start()
         command.wait_for_parts(process, len(command.parts()) + chance.randint(1, 3))
-        time.sleep(chance.uniform(0, 0.3))
+        time.sleep(chance.uniform(0, 0.6 / kills))  # all kills within one run
         assert process.poll() is None, "the run ended before it was killed: give it more records"
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
