@@ -26,8 +26,8 @@ def picture(mode, width, height):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-@pytest.mark.parametrize("size", [(224, 168), (50, 90), (200, 40), (1, 1)])
-@pytest.mark.parametrize("stored", [(100, 101), (300, 80), (70, 290), (3, 5)])
+@pytest.mark.parametrize("size", [(224, 168), (60, 50), (50, 90), (200, 40), (97, 130), (1, 1)])
+@pytest.mark.parametrize("stored", [(100, 101), (300, 80), (70, 290), (640, 480), (3, 5), (1, 1)])
 def test_it_looks_like_pillows_whichever_side_grows(mode, size, stored):
     image = picture(mode, *stored)
     for box in (None, (stored[0] / 7, stored[1] / 3, stored[0] * 0.9, stored[1] * 0.95)):
