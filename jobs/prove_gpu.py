@@ -1,132 +1,162 @@
-"""Prove that the variants of a bundle run on this machine's GPU, and decide there as fp32 does on the CPU.
+"""Prove the job on this machine's GPU: right, placed where it should be, and as fast as the CPUs prepare.
 
-    python jobs/prove_gpu.py --bundle bundles/stamps --input data/tuxpaint
+    OMP_NUM_THREADS=1 python jobs/prove_gpu.py --bundle bundles/stamps --input data/tuxpaint
 
-For each provider and variant: it loads on that provider and no other, reproduces its golden outputs, passes
-the gate of docs/variants.md on the held-out records with every subset of their modalities, and is timed. Exit
-code 1 if one of them does not. A table, then one JSON line; add that line to docs/log.md. Without a GPU,
-`--provider cpu` takes the same way on the CPU.
+Within six minutes on one GPU, each table as soon as it is there, one JSON line last; add that line to
+docs/log.md, with the card's name. In this order:
+
+- placement: nodes on the device, and which operators are not;
+- decisions: golden outputs, and decisions beside those of fp32 on the CPU, with every subset of modalities;
+- rates: rows a second by rows of a batch, plain and channels-last; two shapes in turns;
+- ceiling: records a second that 1, 4, 16 plain processes prepare;
+- job: the job, with a cascade where the bundle has one, and Ray Data as its documentation has it, in turns;
+- memory: a device whose memory another process has taken.
+
+Exit code 1 where a variant decides otherwise, or the decisions of the job do. Without a GPU,
+`--provider cpu --quick` takes the same way on the CPU, in a minute.
 """
 
-import json
-from dataclasses import asdict, dataclass
-from time import perf_counter
-from typing import Annotated
+from __future__ import annotations
 
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Any
+
+import _proofs
 import typer
+from _proofs import Setting
 from rich.console import Console
 from rich.table import Table
 
-from mmray.batching import batches, pack
 from mmray.bundle import FP32, Bundle
-from mmray.engine import Engine, Provider, best_provider
+from mmray.engine import best_provider
 from mmray.errors import MmrayError, UsageError
 from mmray.loading import open_engine
-from mmray.optimize.gate import Thresholds, compare
-from mmray.optimize.outputs import LabelledTensors, Outputs, labelled_tensors, run_outputs
-from mmray.predictor import output_difference
+from mmray.optimize.outputs import labelled_tensors, run_outputs
+from mmray.pipeline.cluster import connected
+from mmray.race import is_quantized
 
-_RUNS = 20
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What one variant did on one provider."""
-
-    provider: str
-    variant: str
-    fault: str = ""  # why it is not proved
-    load_s: float = 0.0
-    golden_difference: float = 0.0
-    agreement: float = 0.0
-    ms_per_record: float = 0.0
+BATCH_ROWS, QUICK_BATCH_ROWS = (8, 64, 256), (4, 8)
+HELD_OUT, QUICK_HELD_OUT = 256, 24
 
 
 def main(
     bundle: Annotated[str, typer.Option(help="Bundle directory.")] = "bundles/stamps",
-    input: Annotated[list[str], typer.Option(help="Shards with held-out records.")] = ["data/tuxpaint"],  # noqa: B006  (never altered)
-    provider: Annotated[list[str], typer.Option(help="Where to run.")] = ["cuda", "tensorrt"],  # noqa: B006  (never altered)
-    rows: Annotated[int, typer.Option(help="Held-out records at most.")] = 1000,
-    batch_rows: Annotated[int, typer.Option(help="Records of one inference.")] = 32,
+    input: Annotated[list[str], typer.Option(help="Shards; some with held-out records.")] = ["data/tuxpaint"],  # noqa: B006  (never altered)
+    provider: Annotated[str, typer.Option(help="cuda, tensorrt or cpu.")] = "cuda",
+    quick: Annotated[bool, typer.Option(help="Small batches, few records, one round.")] = False,
+    only: Annotated[list[str] | None, typer.Option(help="Of the parts above; default: all.")] = None,
 ) -> None:
-    """Load, compare and time every variant that passed its gate on every provider."""
+    """Measure, print, judge."""
     try:
-        if {"cuda", "tensorrt"} & set(provider) and best_provider() != "cuda":
+        if provider in ("cuda", "tensorrt") and best_provider() != "cuda":
             raise UsageError(
                 "no NVIDIA GPU here that ONNX Runtime can use: `mmray doctor` says what is missing"
             )
-        opened = Bundle.open(bundle)
-        records = labelled_tensors(input, opened, rows=rows, without="train")
-        parent = run_outputs(_open(opened, FP32, "cpu", batch_rows), records, batch_rows=batch_rows)
+        setting = _setting(Bundle.open(bundle), input, provider, quick=quick)
+        figures, faults = prove(setting, only or list(PARTS), HELD_OUT if not quick else QUICK_HELD_OUT)
     except MmrayError as e:
         print(f"error: {e}")
         raise typer.Exit(e.exit_code) from e
-    proofs = [
-        prove(opened, variant, name, records, parent, batch_rows)  # type: ignore[arg-type]  # typer takes text
-        for name in provider
-        for variant in opened.passing()
-        if opened.manifest.variants[variant].provider in ("any", name)
-    ]
-    show(proofs)
-    print(
-        json.dumps({"bundle": opened.digest, "records": len(records), "proofs": [asdict(p) for p in proofs]})
-    )
-    if any(proof.fault for proof in proofs):
+    print(json.dumps({**_proofs.describe_machine(), **figures, "faults": faults}))
+    if faults:
         raise typer.Exit(1)
 
 
-def prove(
-    bundle: Bundle,
-    variant: str,
-    provider: Provider,
-    records: LabelledTensors,
-    parent: Outputs,
-    batch_rows: int,
-) -> Proof:
-    """Load a variant, compare its golden outputs and its decisions, and time it."""
-    try:
-        start = perf_counter()
-        engine = _open(bundle, variant, provider, batch_rows)
-        inputs, expected = bundle.golden(variant)
-        found = engine(inputs)[bundle.decisive]
-        load_s = perf_counter() - start
-        verdict = compare(parent, run_outputs(engine, records, batch_rows=batch_rows), Thresholds())
-        ms = _ms_per_record(engine, records, batch_rows)
-    except Exception as e:  # ONNX Runtime's own exception types share no base; the table has the reason
-        return Proof(provider, variant, f"{type(e).__name__}: {e}")
-    difference = output_difference(found, expected[bundle.decisive])
-    allowed = bundle.manifest.variants[variant].golden_tolerance
-    fault = verdict.reason or ("" if difference <= allowed else f"golden outputs are off by {difference:.2g}")
-    return Proof(provider, variant, fault, load_s, difference, verdict.overall.agreement, ms)
+PARTS = ("placement", "decisions", "rates", "ceiling", "job", "memory")
 
 
-def show(proofs: list[Proof]) -> None:
+def prove(setting: Setting, parts: Sequence[str], rows: int) -> tuple[dict[str, Any], list[str]]:
+    """All parts that are wanted; what they found, and what is not as it must be."""
+    figures: dict[str, Any] = {}
+    faults: list[str] = []
+    start = perf_counter()
+
+    def tell(part: str, found: list[dict[str, Any]]) -> None:
+        figures[part] = [{k: v for k, v in row.items() if k != "labels"} for row in found]
+        show(f"{part} ({perf_counter() - start:.0f} s)", figures[part])
+
+    if "placement" in parts:
+        tell("placement", [_proofs.placement(setting, variant) for variant in setting.variants])
+    if "decisions" in parts:
+        records = labelled_tensors(setting.inputs, setting.bundle, rows=rows, without="train")
+        on_cpu = open_engine(setting.bundle, FP32, provider="cpu", threads=1)
+        parent = run_outputs(on_cpu, records, batch_rows=8)
+        tell("decisions", [_proofs.decisions(setting, v, records, parent) for v in setting.variants])
+        faults += [f"{row['variant']}: {row['fault']}" for row in figures["decisions"] if row["fault"]]
+    if "rates" in parts:
+        layouts = (False, True) if setting.provider == "cuda" else (False,)
+        variants = [v for v in setting.variants if not is_quantized(setting.bundle.graph(v))]
+        tell("rates", [row for v in variants for nhwc in layouts for row in _proofs.rates(setting, v, nhwc)])
+        tell("alternating", [_proofs.alternating(setting, variants[-1])])
+    if "ceiling" in parts:
+        tell("ceiling", [_proofs.cpu_ceiling(setting, n) for n in setting.processes])
+    if "job" in parts:
+        found = measure_job(setting)
+        labels = [
+            row["labels"].sort_by([("shard", "ascending"), ("row", "ascending")])
+            for row in found
+            if "labels" in row
+        ]
+        tell("job", found)
+        fp32 = [table for row, table in zip(found, labels, strict=False) if row["what"] == f"job, {FP32}"]
+        faults += ["job: its decisions differ from run to run"] * any(not t.equals(fp32[0]) for t in fp32)
+        faults += [f"{row['what']}: audit failed" for row in found if row.get("audit") is False]
+    if "memory" in parts:
+        tell("memory", [_proofs.crowded(setting)])
+    return figures, faults
+
+
+def measure_job(setting: Setting) -> list[dict[str, Any]]:
+    """The job, the cascade and Ray Data, in turns."""
+    variants = [FP32, *(["fp16"] if "fp16" in setting.variants else [])]
+    variants += [setting.cascade] if setting.cascade else []
+    found = []
+    with tempfile.TemporaryDirectory() as folder, connected():
+        for _ in range(setting.rounds):
+            found += [_proofs.job(setting, variant, Path(folder)) for variant in variants]
+            found.append(_proofs.ray_data(setting, Path(folder)))
+    return found
+
+
+def _setting(bundle: Bundle, inputs: list[str], provider: str, *, quick: bool) -> Setting:
+    entries = bundle.manifest.variants
+    fitting = [v for v in bundle.passing() if entries[v].provider in ("any", provider)]
+    cpus = os.cpu_count() or 1
+    return Setting(
+        bundle,
+        [str(Path(path).absolute()) for path in inputs],
+        provider,  # type: ignore[arg-type]  # typer takes text
+        [v for v in fitting if entries[v].cascade is None],
+        next((v for v in fitting if entries[v].cascade), None),
+        QUICK_BATCH_ROWS if quick else BATCH_ROWS,
+        sorted({1, min(4, cpus), min(16, cpus)}),
+        1 if quick else 2,
+    )
+
+
+def show(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print a table."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("provider", "variant", "load s", "golden off by", "agrees", "ms a record", "proved"):
-        table.add_column(column, justify="left" if column in ("provider", "variant", "proved") else "right")
-    for proof in proofs:
-        figures = (proof.load_s, proof.golden_difference, proof.agreement, proof.ms_per_record)
-        formats = ("{:.1f}", "{:.1e}", "{:.3f}", "{:.2f}")
-        cells = [text.format(figure) for text, figure in zip(formats, figures, strict=True)]
-        table.add_row(proof.provider, proof.variant, *cells, proof.fault or "yes")
-    Console().print(table)
+    hidden = {"stage_seconds", "advice", "topology", "actors", "devices", "cascade", "fault"}
+    columns = [name for name in dict.fromkeys(k for row in rows for k in row) if name not in hidden]
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for name in columns:
+        table.add_column(name.replace("_", " "), justify="left" if name in ("variant", "what") else "right")
+    for row in rows:
+        table.add_row(*(_cell(row.get(name)) for name in columns))
+    Console(width=160).print(table)
 
 
-def _open(bundle: Bundle, variant: str, provider: Provider, batch_rows: int) -> Engine:
-    return open_engine(bundle, variant, provider=provider, threads=1, batch_rows=batch_rows)
-
-
-def _ms_per_record(engine: Engine, records: LabelledTensors, batch_rows: int) -> float:
-    """Of the first batch, the best of some runs."""
-    rows = next(batches(records.tensors, batch_rows))
-    feeds = pack(records.tensors.take(rows), records.spec, for_device=engine.needs_rows)
-    best = float("inf")
-    for _ in range(_RUNS):
-        start = perf_counter()
-        engine(feeds)
-        best = min(best, perf_counter() - start)
-    return best / len(rows) * 1e3
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, dict):
+        return ", ".join(f"{n} {name}" for name, n in value.items()) or "none"
+    return "" if value is None else str(value)
 
 
 if __name__ == "__main__":

@@ -1,38 +1,31 @@
 """TENSORS rows → the arrays that a graph takes, with modalities *packed*.
 
 Each modality has its own batch dimension and an index that says which record each of its rows belongs to, so
-a record without a modality costs nothing and a clip may have any number of patches, unpadded.
+a record without a modality costs a CPU nothing and a clip may have any number of patches. For a device, which
+must see few shapes, the same arrays are padded: `blank` makes them and `fill` fills them (`mmray.shapes`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmray.preprocess.spec import AudioSpec, ImageSpec, PreprocessSpec, TextSpec
+from mmray.preprocess.spec import AudioSpec, ImageSpec, PreprocessSpec
 from mmray.schema import TENSOR_OF, Modality
+from mmray.shapes import Shape, Shaper, job_ladder
 
 Feeds = dict[str, npt.NDArray[np.generic]]
-Shape = tuple[int, ...]
 
-#: For a device text is padded to the next of these, so that it sees few shapes, but never beyond
-#: `max_tokens`: an encoder may have no more positions (CLIP: 77). A CPU takes any shape.
-TOKEN_LADDER = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192)
+#: What a batch costs a CPU beside its records, as so many text tokens (docs/log.md).
+BATCH_TOKENS = 16
 
 
-#: What a batch costs beside its records, as so many text tokens: of a CPU as measured (docs/log.md), of a
-#: device assumed.
-BATCH_TOKENS, DEVICE_BATCH_TOKENS = 16, 2048
-
-
-def batches(
-    tensors: pa.Table, batch_rows: int, batch_tokens: int = BATCH_TOKENS
-) -> Iterator[npt.NDArray[np.int64]]:
-    """Indices of the rows without an error, in batches of at most `batch_rows`, each row once.
+def batches(tensors: pa.Table, batch_rows: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Indices of the rows without an error, in batches for a CPU of at most `batch_rows`, each row once.
 
     Rows of similar text length come together, and a batch ends where its padding would cost more than a
     batch. Rows without text pad nothing.
@@ -40,7 +33,6 @@ def batches(
     Args:
         tensors: rows of TENSORS.
         batch_rows: most rows of a batch.
-        batch_tokens: what a batch costs beside its rows, in tokens.
     """
     rows = np.flatnonzero(pc.is_null(tensors["error"]).to_numpy(zero_copy_only=False))
     lengths = pc.fill_null(pc.list_value_length(tensors["input_ids"]), 0).to_numpy()[rows]
@@ -48,7 +40,7 @@ def batches(
     starts = []
     texts = tokens = 0  # of the batch that is being made
     for i, length in enumerate(lengths[order].tolist()):
-        if texts * length - tokens > batch_tokens:
+        if texts * length - tokens > BATCH_TOKENS:
             starts.append(i)
             texts = tokens = 0
         texts += length > 0
@@ -62,18 +54,14 @@ def pack(
     tensors: pa.Table,
     spec: PreprocessSpec,
     *,
-    for_device: bool = False,
     take: Collection[Modality] | None = None,
     seen: Collection[Modality] | None = None,
 ) -> Feeds:
-    """Arrays of one batch.
+    """Arrays of one batch, without padding but that of texts to the longest of them.
 
     Args:
         tensors: B rows of TENSORS, without errors.
         spec: what the graph takes.
-        for_device: for engines that want few shapes and refuse an empty batch dimension: pad texts to a step
-            of TOKEN_LADDER, and give a modality that no record has one blank row, which its `present` flag
-            makes count for nothing.
         take: modalities whose arrays are made; None: all of the spec's.
         seen: modalities that count as present where they are there; None: all of the spec's.
 
@@ -82,56 +70,130 @@ def pack(
         ``pixels_row`` int64 [Ni]; ``input_ids`` and ``attention_mask`` int32 [Nt, T] and ``text_row`` int64
         [Nt]; ``log_mel`` float16 [Np, F, K] and ``log_mel_row`` int64 [Np], several patches a record.
     """
-    feeds: Feeds = {}
-    flags = np.zeros((tensors.num_rows, len(spec.modalities)), np.bool_)
-    for column, modality in enumerate(spec.modalities):
-        rows, values = _present(tensors[TENSOR_OF[modality]])
-        flags[rows, column] = seen is None or modality in seen
+    there = {m: _present(tensors[TENSOR_OF[m]]) for m in spec.modalities}
+    feeds: Feeds = {"present": _flags(there, tensors.num_rows, seen)}
+    for modality, (rows, values) in there.items():
         if take is None or modality in take:
-            feeds |= _pack(modality, rows, values, spec, for_device)
-    return {"present": flags, **feeds}
+            feeds |= _pack(modality, rows, values, spec)
+    return feeds
+
+
+def blank(
+    spec: PreprocessSpec,
+    shape: Shape,
+    takes: Collection[Modality] | None = None,
+    carried: Mapping[str, int] | None = None,
+) -> Feeds:
+    """Arrays of a padded batch that holds nothing but padding, to be filled by `fill`.
+
+    Args:
+        spec: what the graph takes.
+        shape: of the batch.
+        takes: modalities that have arrays; None: all of the spec's.
+        carried: width by name of what an earlier stage hands on, float32.
+
+    Returns:
+        As `pack`, with B = `shape.rows` + 1: the last record is the dummy.
+    """
+    records = shape.rows + 1
+    feeds: Feeds = {"present": np.zeros((records, len(spec.modalities)), np.bool_)}
+    taken = [m for m in spec.modalities if takes is None or m in takes]
+    if "image" in taken and (image := spec.image):
+        feeds["pixels"] = np.zeros((shape.images, image.height, image.width, 3), np.uint8)
+        feeds["pixels_row"] = np.full(shape.images, shape.rows, np.int64)
+    if "text" in taken:
+        feeds["input_ids"] = np.zeros((shape.texts, shape.tokens), np.int32)
+        feeds["attention_mask"] = np.zeros((shape.texts, shape.tokens), np.int32)
+        feeds["attention_mask"][:, 0] = 1  # a mask of nothing but zeros divides by zero
+        feeds["text_row"] = np.full(shape.texts, shape.rows, np.int64)
+    if "audio" in taken and (audio := spec.audio):
+        feeds["log_mel"] = np.zeros((shape.patches, audio.patch_frames, audio.mel_bins), np.float16)
+        feeds["log_mel_row"] = np.full(shape.patches, shape.rows, np.int64)
+    for name, width in (carried or {}).items():
+        feeds[name] = np.zeros((records, width), np.float32)
+    return feeds
+
+
+def fill(
+    feeds: Feeds,
+    tensors: pa.Table,
+    rows: npt.NDArray[np.int64],
+    spec: PreprocessSpec,
+    seen: Collection[Modality] | None = None,
+) -> Shape:
+    """Lay rows of a table into the arrays of a padded batch, in place, whatever was in them before.
+
+    Padding belongs to the dummy record, so it may hold old values.
+
+    Args:
+        feeds: as `blank` made them.
+        tensors: TENSORS.
+        rows: indices of n rows of it, without errors; no more than the shape has room for.
+        spec: what the graph takes.
+        seen: modalities that count as present where they are there; None: all of the spec's.
+
+    Returns:
+        What of the shape is used; `tokens` are those of all texts together.
+    """
+    dummy = len(feeds["present"]) - 1
+    names = [TENSOR_OF[m] for m in spec.modalities]
+    columns = {m: tensors[name] for m, name in zip(spec.modalities, names, strict=True)}
+    there = {
+        m: np.flatnonzero(pc.is_valid(column).to_numpy(zero_copy_only=False)[rows])
+        for m, column in columns.items()
+    }
+    feeds["present"][:] = False
+    feeds["present"][: len(rows)] = _flags({m: (at, None) for m, at in there.items()}, len(rows), seen)
+    images = texts = tokens = patches = 0
+    if "pixels" in feeds:
+        pixels, images = feeds["pixels"], len(there["image"])
+        for i, row in enumerate(rows[there["image"]]):
+            pixels[i] = np.frombuffer(columns["image"][row].as_buffer(), np.uint8).reshape(pixels.shape[1:])
+        feeds["pixels_row"][:] = _with_dummies(there["image"], len(pixels), dummy)
+    if "input_ids" in feeds:
+        texts = len(there["text"])
+        values = columns["text"].take(rows[there["text"]])
+        tokens = _fill_texts(values, feeds["input_ids"], feeds["attention_mask"])
+        feeds["text_row"][:] = _with_dummies(there["text"], len(feeds["text_row"]), dummy)
+    if "log_mel" in feeds and (audio := spec.audio):
+        counts = []
+        for row in rows[there["audio"]]:
+            clip = _patches(np.frombuffer(columns["audio"][row].as_buffer(), np.float16), audio)
+            feeds["log_mel"][patches : patches + len(clip)] = clip
+            counts.append(len(clip))
+            patches += len(clip)
+        owners = np.repeat(there["audio"], counts)
+        feeds["log_mel_row"][:] = _with_dummies(owners, len(feeds["log_mel_row"]), dummy)
+    return Shape(len(rows), images, texts, tokens, patches)
+
+
+def padded(tensors: pa.Table, spec: PreprocessSpec, shape: Shape | None = None) -> Feeds:
+    """All rows of a table as one padded batch, in arrays of its own.
+
+    Args:
+        tensors: rows of TENSORS without errors, at least one.
+        spec: what the graph takes.
+        shape: of the batch; None: the smallest of a ladder that has batches of so many rows.
+    """
+    rows = np.arange(tensors.num_rows)
+    if shape is None:
+        [batch] = Shaper(job_ladder(spec, len(rows)), spec.modalities)(tensors, rows)
+        shape = batch.shape
+        assert shape is not None
+    feeds = blank(spec, shape)
+    fill(feeds, tensors, rows, spec)
+    return feeds
 
 
 def _pack(
-    modality: Modality, rows: npt.NDArray[np.int64], values: pa.ChunkedArray, spec: PreprocessSpec, fill: bool
+    modality: Modality, rows: npt.NDArray[np.int64], values: pa.ChunkedArray, spec: PreprocessSpec
 ) -> Feeds:
     if modality == "image" and spec.image:
-        return _pack_image(rows, values, spec.image, fill)
-    if modality == "text" and spec.text:
-        return _pack_text(rows, values, spec.text, fill)
+        return _pack_image(rows, values, spec.image)
+    if modality == "text":
+        return _pack_text(rows, values)
     assert spec.audio is not None
-    return _pack_audio(rows, values, spec.audio, fill)
-
-
-def shape_profiles(spec: PreprocessSpec, batch_rows: int) -> list[dict[str, tuple[Shape, Shape]]]:
-    """Least and largest shape of every input, one profile for each step of the token ladder.
-
-    For engines that are compiled for ranges of shapes; they are given at least one row of each modality.
-    """
-
-    def between(least: int, largest: int, *rest: int) -> tuple[Shape, Shape]:
-        return (least, *rest), (largest, *rest)
-
-    shapes = {"present": between(1, batch_rows, len(spec.modalities))}
-    if image := spec.image:
-        shapes["pixels"] = between(1, batch_rows, image.height, image.width, 3)
-        shapes["pixels_row"] = between(1, batch_rows)
-    if audio := spec.audio:
-        patches = batch_rows * audio.max_patches
-        shapes["log_mel"] = between(1, patches, audio.patch_frames, audio.mel_bins)
-        shapes["log_mel_row"] = between(1, patches)
-    if spec.text is None:
-        return [shapes]
-    shapes["text_row"] = between(1, batch_rows)
-    return [
-        shapes | {name: between(1, batch_rows, step) for name in ("input_ids", "attention_mask")}
-        for step in _token_steps(spec.text)
-    ]
-
-
-def _token_steps(spec: TextSpec) -> list[int]:
-    """Widths that texts are padded to."""
-    return [step for step in TOKEN_LADDER if step < spec.max_tokens] + [spec.max_tokens]
+    return _pack_audio(rows, values, spec.audio)
 
 
 def _present(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], pa.ChunkedArray]:
@@ -140,34 +202,52 @@ def _present(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], pa.Chunked
     return rows, column.drop_null()
 
 
-def _pack_image(rows: npt.NDArray[np.int64], values: pa.ChunkedArray, spec: ImageSpec, fill: bool) -> Feeds:
+def _flags(
+    there: Mapping[Modality, tuple[npt.NDArray[np.int64], object]],
+    records: int,
+    seen: Collection[Modality] | None,
+) -> npt.NDArray[np.bool_]:
+    flags = np.zeros((records, len(there)), np.bool_)
+    for column, (modality, (rows, _)) in enumerate(there.items()):
+        flags[rows, column] = seen is None or modality in seen
+    return flags
+
+
+def _with_dummies(rows: npt.NDArray[np.int64], places: int, dummy: int) -> npt.NDArray[np.int64]:
+    """Records of the places of a modality: these, and behind them the dummy."""
+    return np.concatenate([rows, np.full(places - len(rows), dummy, np.int64)])
+
+
+def _pack_image(rows: npt.NDArray[np.int64], values: pa.ChunkedArray, spec: ImageSpec) -> Feeds:
     shape = (spec.height, spec.width, 3)
-    if fill and not len(rows):
-        return {"pixels": np.zeros((1, *shape), np.uint8), "pixels_row": np.zeros(1, np.int64)}
     pixels = np.empty((len(rows), *shape), np.uint8)
     for i, value in enumerate(values):
         pixels[i] = np.frombuffer(value.as_buffer(), np.uint8).reshape(shape)
     return {"pixels": pixels, "pixels_row": rows}
 
 
-def _pack_text(rows: npt.NDArray[np.int64], values: pa.ChunkedArray, spec: TextSpec, device: bool) -> Feeds:
-    steps = _token_steps(spec) if device else []
-    if device and not len(rows):
-        one = np.ones((1, steps[0]), np.int32)
-        return {"input_ids": np.zeros_like(one), "attention_mask": one, "text_row": np.zeros(1, np.int64)}
-    lengths = pc.list_value_length(values).to_numpy()
-    longest = int(lengths.max(initial=1))
-    width = next((step for step in steps if step >= longest), longest)
-    mask = np.arange(width) < lengths[:, None]
-    ids = np.zeros((len(rows), width), np.int32)
-    ids[mask] = pc.list_flatten(values).to_numpy()
-    return {"input_ids": ids, "attention_mask": mask.astype(np.int32), "text_row": rows}
+def _pack_text(rows: npt.NDArray[np.int64], values: pa.ChunkedArray) -> Feeds:
+    longest = pc.max(pc.list_value_length(values)).as_py() or 1
+    ids = np.zeros((len(rows), longest), np.int32)
+    mask = np.zeros_like(ids)
+    _fill_texts(values, ids, mask)
+    return {"input_ids": ids, "attention_mask": mask, "text_row": rows}
 
 
-def _pack_audio(rows: npt.NDArray[np.int64], values: pa.ChunkedArray, spec: AudioSpec, fill: bool) -> Feeds:
+def _fill_texts(values: pa.ChunkedArray, ids: npt.NDArray[np.generic], mask: npt.NDArray[np.generic]) -> int:
+    """Lay texts into the first rows of both arrays [Nt, T]; the others become blank texts. Returns tokens."""
+    lengths = pc.list_value_length(values).to_numpy().astype(np.int64)
+    is_token = np.zeros(ids.shape, np.bool_)
+    is_token[: len(lengths)] = np.arange(ids.shape[1]) < lengths[:, None]
+    ids[:] = 0
+    ids[is_token] = pc.list_flatten(values).to_numpy()
+    mask[:] = is_token
+    mask[len(lengths) :, 0] = 1
+    return int(lengths.sum())
+
+
+def _pack_audio(rows: npt.NDArray[np.int64], values: pa.ChunkedArray, spec: AudioSpec) -> Feeds:
     shape = (spec.patch_frames, spec.mel_bins)
-    if fill and not len(rows):
-        return {"log_mel": np.zeros((1, *shape), np.float16), "log_mel_row": np.zeros(1, np.int64)}
     patches = [_patches(np.frombuffer(v.as_buffer(), np.float16), spec) for v in values]
     counts = [len(p) for p in patches]
     log_mel = np.concatenate(patches) if patches else np.zeros((0, *shape), np.float16)

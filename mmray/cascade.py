@@ -19,6 +19,7 @@ from mmray.bundle import Bundle, CascadeStage, Exit
 from mmray.engine import Engine, Provider
 from mmray.loading import open_engine
 from mmray.schema import Modality, set_name
+from mmray.shapes import Ladder
 
 #: Before the name of a tensor that a stage hands on, or takes from an earlier one.
 CARRIED = "carried/"
@@ -60,7 +61,14 @@ class Stage:
 
 
 def open_stages(
-    bundle: Bundle, variant: str, *, provider: Provider, threads: int, batch_rows: int, shared: bool
+    bundle: Bundle,
+    variant: str,
+    *,
+    provider: Provider,
+    threads: int,
+    ladder: Ladder | None,
+    shared: bool,
+    nhwc: bool,
 ) -> list[Stage]:
     """The stages of a variant, loaded; one where it is no cascade, or none could ever leave.
 
@@ -78,13 +86,14 @@ def open_stages(
             file=file,
             provider=provider,
             threads=threads,
-            batch_rows=batch_rows,
+            ladder=ladder,
             shared=shared,
+            nhwc=nhwc,
         )
 
-    stages = entry.cascade.stages if entry.cascade else ()
-    if not any(rule.threshold <= 1 for stage in stages for rule in stage.exits.values()):
+    if entry.cascade is None or not runs_in_stages(bundle, variant):
         return [Stage(load(entry.file), every, every, {})]
+    stages = entry.cascade.stages
     return to_stages(stages, [load(stage.file) for stage in stages], every)
 
 
@@ -99,6 +108,13 @@ def to_stages(
         seen = tuple(m for m in modalities if m in so_far)
         stages.append(Stage(engine, entry.modalities, seen, entry.exits))
     return stages
+
+
+def runs_in_stages(bundle: Bundle, variant: str) -> bool:
+    """Whether a variant is a cascade that some record could leave early."""
+    cascade = bundle.manifest.variants[variant].cascade
+    stages = cascade.stages if cascade else ()
+    return any(rule.threshold <= 1 for stage in stages for rule in stage.exits.values())
 
 
 def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from mmray.batching import shape_profiles
 from mmray.bundle import Bundle
 from mmray.engine import Engine, Provider, Setup, best_provider, device_type, engine_version, shared_graph
+from mmray.shapes import Ladder
 from mmray.storage import cache_directory
+
+_Shapes = tuple[tuple[int, ...], tuple[int, ...]]  # least and largest of an input
 
 
 def open_engine(
@@ -18,9 +21,11 @@ def open_engine(
     *,
     provider: Provider,
     threads: int,
-    batch_rows: int,
+    ladder: Ladder | None = None,
     shared: bool = False,
     file: str | None = None,
+    nhwc: bool = False,
+    record_placement: bool = False,
 ) -> Engine:
     """Load a variant.
 
@@ -29,10 +34,12 @@ def open_engine(
         variant: one of its variants.
         provider: where to run.
         threads: threads of one inference.
-        batch_rows: most records of one inference; TensorRT compiles for batches up to that.
+        ladder: sizes of the batches to come; TensorRT compiles a whole variant for them.
         shared: whether other processes of this machine load the same graph; on the CPU they then share its
             weights.
         file: which of the variant's graphs, relative to the bundle; None: the whole one.
+        nhwc: whether convolutions run channels-last on CUDA.
+        record_placement: whether the engine can tell where each node went.
 
     Raises:
         BundleError: no such variant.
@@ -45,17 +52,46 @@ def open_engine(
         with suppress(Exception):  # sharing only saves memory: what is wrong shows without it, too
             prepacked = shared_graph(graph, digest, cache_directory())
             return Engine(prepacked, provider="cpu", threads=threads, prepacked=True)
-    setup = None if chosen in ("cpu", "cuda") else _setup(bundle, variant, chosen, batch_rows)
+    cache = None
+    profiles = tuple(shape_profiles(ladder)) if chosen == "tensorrt" and ladder and not file else ()
+    if chosen not in ("cpu", "cuda"):
+        about = (
+            f"{bundle.digest} {file or variant} {chosen} {device_type(chosen)} {engine_version()} {profiles}"
+        )
+        cache = cache_directory() / "engines" / hashlib.sha256(about.encode()).hexdigest()[:24]
+        Path(cache).mkdir(parents=True, exist_ok=True)
+    setup = Setup(
+        cache=cache,
+        profiles=profiles,
+        precision=bundle.manifest.variants[variant].precision,
+        nhwc=nhwc,
+        record_placement=record_placement,
+    )
     return Engine(graph, provider=chosen, threads=threads, setup=setup)
 
 
-def _setup(bundle: Bundle, variant: str, provider: Provider, batch_rows: int) -> Setup:
-    """For the providers that compile: what for, and where the result is kept."""
-    about = f"{bundle.digest} {variant} {provider} {device_type(provider)} {engine_version()} {batch_rows}"
-    cache = cache_directory() / "engines" / hashlib.sha256(about.encode()).hexdigest()[:24]
-    Path(cache).mkdir(parents=True, exist_ok=True)
-    return Setup(
-        cache=cache,
-        profiles=tuple(shape_profiles(bundle.spec, batch_rows)) if provider == "tensorrt" else (),
-        precision=bundle.manifest.variants[variant].precision,
-    )
+def shape_profiles(ladder: Ladder) -> Iterator[dict[str, _Shapes]]:
+    """Least and largest shape of every input, one profile for each number of rows and width of texts.
+
+    For engines that are compiled for ranges of shapes.
+    """
+    spec = ladder.spec
+    for rows in ladder.rows:
+        places, patches = ladder.places(rows), ladder.patches(rows)
+
+        def between(steps: tuple[int, ...], *rest: int) -> _Shapes:
+            return (steps[0], *rest), (steps[-1], *rest)
+
+        shapes = {"present": between((rows + 1,), len(spec.modalities))}
+        if image := spec.image:
+            shapes["pixels"] = between(places, image.height, image.width, 3)
+            shapes["pixels_row"] = between(places)
+        if audio := spec.audio:
+            shapes["log_mel"] = between(patches, audio.patch_frames, audio.mel_bins)
+            shapes["log_mel_row"] = between(patches)
+        if spec.text is None:
+            yield shapes
+            continue
+        shapes["text_row"] = between(places)
+        for width in ladder.tokens:
+            yield shapes | {name: between(places, width) for name in ("input_ids", "attention_mask")}

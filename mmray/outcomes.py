@@ -1,11 +1,10 @@
-"""What is found of each row on its way through a model, and the OUTCOMES table that comes of it."""
+"""What a stage of a model answers to each row of a table, and what it leaves open for the next one."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from copy import copy
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +12,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmray.batching import Feeds
+from mmray.cascade import carried
 from mmray.schema import MODALITIES, TENSOR_OF, Modality, OutputColumns, meta_fields, outcomes, table
 
-_PASSED = ("shard", "row", "key", "end", "offset", "length", "alignment_error_ms")
+_PASSED = ("shard", "row", "key", "end", "offset", "length", "damaged", "alignment_error_ms")
+
+#: Column of what a stage leaves open: int32, the class that was answered already to a row which only goes on
+#: to be compared; null for the others.
+EARLY = "early"
+
+
+class Step(NamedTuple):
+    """What one stage made of a table: rows with their answer or error, and rows that go on to the next."""
+
+    answered: pa.Table  # OUTCOMES
+    answered_rows: npt.NDArray[np.int64]  # which rows of the table those are
+    open: pa.Table  # TENSORS, a column ``carried/…`` for each value that is handed on, and EARLY
+    open_rows: npt.NDArray[np.int64]
 
 
 class Answers:
@@ -32,98 +45,75 @@ class Answers:
         self._tensors, self._labels, self._columns = tensors, labels, columns
         self._scores = np.zeros((rows, len(labels)), np.float32)
         self._features = np.zeros((rows, columns.features), np.float32)
-        self._stage = np.zeros(rows, np.int8)
         self._confidence = np.zeros(rows, np.float32)
-        self._used: list[list[str]] = [[] for _ in range(rows)]
-        self._damaged: list[list[str]] = tensors["damaged"].to_pylist()
-        self._carried: Feeds = {}
         #: Of each row: why it has no answer; None where nothing is wrong with it so far.
         self.errors: list[dict[str, str] | None] = tensors["error"].to_pylist()
 
-    @property
-    def best(self) -> npt.NDArray[np.intp]:
-        """Index of each row's best class [rows]."""
-        return np.asarray(self._scores.argmax(axis=1))
-
-    @property
-    def stages(self) -> npt.NDArray[np.int8]:
-        """The stage that answered each row, from 1; 0 where none did."""
-        return self._stage
-
-    def apart(self) -> Answers:
-        """The same rows, and what was handed on for them, with errors of their own."""
-        other = copy(self)
-        other.errors = list(self.errors)
-        return other
-
-    def put(
-        self, rows: npt.NDArray[np.int64], outputs: Feeds, stage: int, confidence: npt.NDArray[np.float32]
-    ) -> None:
+    def put(self, rows: npt.NDArray[np.int64], outputs: Feeds, confidence: npt.NDArray[np.float32]) -> None:
         """Answer rows.
 
         Args:
             rows: [B] indices.
             outputs: of a graph, for those rows.
-            stage: that answered, from 1.
             confidence: [B].
         """
         if self._columns.labelled:
             self._scores[rows] = outputs["scores"]
         if self._columns.features:
             self._features[rows] = outputs["features"]
-        self._stage[rows] = stage
         self._confidence[rows] = confidence
 
-    def use(self, rows: npt.NDArray[np.int64], there: pa.Table, seen: Sequence[Modality]) -> None:
-        """Note what an answer is made of: of the modalities that were seen those that the rows have."""
-        valid = {m: pc.is_valid(there[TENSOR_OF[m]]).to_pylist() for m in MODALITIES if m in seen}
-        for i, row in enumerate(rows):
-            self._used[row] = [m for m in valid if valid[m][i]]
+    def failed(self) -> npt.NDArray[np.bool_]:
+        """Which rows have an error [rows]."""
+        return np.array([e is not None for e in self.errors], np.bool_)
 
-    def complete(self, rows: npt.NDArray[np.int64], completed: pa.Table) -> None:
-        """Note what came out when modalities of rows were decoded that had been left for later."""
-        errors, damaged = completed["error"].to_pylist(), completed["damaged"].to_pylist()
-        for row, failure, faults in zip(rows, errors, damaged, strict=True):
-            self.errors[row], self._damaged[row] = failure, faults
+    def to_table(
+        self,
+        rows: npt.NDArray[np.int64],
+        *,
+        variant: str,
+        bundle: str,
+        stage: int,
+        seen: Sequence[Modality],
+    ) -> pa.Table:
+        """OUTCOMES of some rows, in the order that they are given in.
 
-    def keep(self, rows: npt.NDArray[np.int64], carried: Feeds) -> None:
-        """Keep what a stage hands on for rows."""
-        for name, values in carried.items():
-            if name not in self._carried:
-                self._carried[name] = np.zeros((len(self._used), *values.shape[1:]), values.dtype)
-            self._carried[name][rows] = values
-
-    def carried(self, names: Sequence[str], rows: npt.NDArray[np.int64]) -> Feeds:
-        """What earlier stages handed on for rows."""
-        return {name: self._carried[name][rows] for name in names}
-
-    def to_table(self, variant: str, bundle: str) -> pa.Table:
-        """OUTCOMES, the same rows in the same order."""
-        columns: dict[str, Any] = {name: self._tensors[name] for name in _PASSED}
+        Args:
+            rows: [B] indices.
+            variant: that answered.
+            bundle: its digest.
+            stage: of a cascade, from 1.
+            seen: modalities that an answer is made of where a row has them.
+        """
+        tensors = self._tensors.take(rows)
+        errors = [self.errors[row] for row in rows]
+        valid = {m: pc.is_valid(tensors[TENSOR_OF[m]]).to_pylist() for m in MODALITIES if m in seen}
+        columns: dict[str, Any] = {name: tensors[name] for name in _PASSED}
         columns |= {
-            "damaged": self._damaged,
-            "modalities": self._used,
-            "variant": [variant] * len(self._used),
-            "bundle": [bundle] * len(self._used),
-            "error": self.errors,
+            "modalities": [[m for m in valid if valid[m][i]] for i in range(len(rows))],
+            "variant": [variant] * len(rows),
+            "bundle": [bundle] * len(rows),
+            "error": errors,
         }
-        columns |= _carried_fields(self._tensors["meta"], self._columns.carry)
-        failed = np.array([e is not None for e in self.errors], np.bool_)
+        columns |= _carried_fields(tensors["meta"], self._columns.carry)
+        failed = np.array([e is not None for e in errors], np.bool_)
         if self._columns.labelled:
-            best = self.best
+            scores = self._scores[rows]
+            best = scores.argmax(axis=1)
             columns["label"] = pa.array(self._labels[best], pa.string(), mask=failed)
-            columns["score"] = pa.array(self._scores[np.arange(len(best)), best], mask=failed)
+            columns["score"] = pa.array(scores[np.arange(len(best)), best], mask=failed)
         if self._columns.staged:
-            columns["stage"] = pa.array(self._stage, mask=failed)
-            columns["confidence"] = pa.array(self._confidence, mask=failed)
+            columns["stage"] = pa.array(np.full(len(rows), stage, np.int8), mask=failed)
+            columns["confidence"] = pa.array(self._confidence[rows], mask=failed)
         if self._columns.classes:
-            columns["scores"] = _lists(self._scores)
+            columns["scores"] = lists(self._scores[rows])
         if self._columns.features:
-            columns["features"] = _lists(self._features.astype(np.float16))
+            columns["features"] = lists(self._features[rows].astype(np.float16))
         return table(columns, outcomes(self._columns))
 
 
-def _lists(values: npt.NDArray[np.generic]) -> pa.FixedSizeListArray:
+def lists(values: npt.NDArray[np.generic]) -> pa.FixedSizeListArray:
+    """Rows [N, D] as a column of lists."""
     return pa.FixedSizeListArray.from_arrays(values.reshape(-1), values.shape[1])
 
 
@@ -140,3 +130,43 @@ def _as_text(value: object) -> str | None:
         return None
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text.encode("utf-8", "backslashreplace").decode()  # JSON may hold half a surrogate pair
+
+
+def early_of(tensors: pa.Table) -> npt.NDArray[np.int32]:
+    """Of each row the class that was answered already; -1 where none was."""
+    if EARLY not in tensors.column_names:
+        return np.full(tensors.num_rows, -1, np.int32)
+    found: npt.NDArray[np.int32] = pc.fill_null(tensors[EARLY], -1).to_numpy()
+    return found
+
+
+def keep(kept: Feeds, values: Feeds, rows: npt.NDArray[np.int64], records: int) -> None:
+    """Put values of rows into arrays of all records."""
+    for name, array in values.items():
+        if name not in kept:
+            kept[name] = np.zeros((records, *array.shape[1:]), array.dtype)
+        kept[name][rows] = array
+
+
+def hand_on(
+    tensors: pa.Table,
+    rows: npt.NDArray[np.int64],
+    found: Feeds,
+    early: npt.NDArray[np.int32],
+) -> pa.Table:
+    """What goes on to the next stage: rows of a table, and in further columns what was found for them.
+
+    Args:
+        tensors: N rows.
+        rows: those that go on.
+        found: values of all N rows that the stage hands on.
+        early: [N] class that was answered already, or -1.
+    """
+    table = tensors.take(rows)
+    columns = {EARLY: pa.array(early[rows], mask=early[rows] < 0)}
+    columns |= {name: lists(values[rows]) for name, values in carried(found).items()}
+    for name, column in columns.items():
+        if name in table.column_names:
+            table = table.drop_columns([name])
+        table = table.append_column(name, column)
+    return table

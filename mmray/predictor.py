@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterator
 from copy import copy
 from dataclasses import replace
 from time import perf_counter
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from mmray.align import AlignSpec
-from mmray.batching import BATCH_TOKENS, DEVICE_BATCH_TOKENS, Feeds, batches, pack
+from mmray.batching import Feeds
 from mmray.bundle import Bundle
-from mmray.cascade import CARRIED, Stage, carried, in_shadow, open_stages, run_through
-from mmray.engine import Provider, usual_batch_rows
+from mmray.cascade import carried, in_shadow, open_stages, run_through
+from mmray.engine import Provider, best_provider
 from mmray.engine.turns import Device
 from mmray.errors import EngineError
-from mmray.outcomes import Answers
+from mmray.outcomes import EARLY, Answers, Step, early_of, hand_on, keep
 from mmray.preprocess import OnDamaged, Preprocessor
 from mmray.preprocess.spec import Limits
-from mmray.race import choose_variant
-from mmray.schema import Modality, OutputColumns, error, outcomes
+from mmray.race import choose
+from mmray.runner import Answered, Failed, Runner
+from mmray.schema import Modality, OutputColumns, outcomes
+from mmray.shapes import Ladder, job_ladder
+
+#: Records of one inference on a CPU where nobody says how many. It matters little once texts of a batch are
+#: of one length: 32 stamps took 1.03 times as long each as 8.
+CPU_ROWS = 8
 
 #: `Preprocessor.complete`, or what does the same.
 Complete = Callable[[pa.Table, Collection[Modality]], pa.Table]
@@ -57,12 +62,14 @@ class Predictor:
         variant: which compiled form; "auto" takes the one that this machine runs fastest.
         provider: where to run.
         threads: threads of one inference.
-        batch_rows: records of one inference; None: what suits the provider.
+        batch_rows: records of one inference on a CPU; None: what suits it.
+        ladder: sizes of batches; None: on a CPU any, on a device those of a job.
         shared: whether other processes of this machine load the same graph; on the CPU they then share its
             weights.
         shadow: share of the records that leave a cascade early that are run to the end as well.
         columns: which optional columns to give; None gives the scores of every class, or the features where
             the model has no labels, and of a cascade the stages.
+        device: what runs the graphs; None: one of its own.
 
     Raises:
         EngineError: the graph does not load, or does not give the bundle's golden outputs here.
@@ -76,37 +83,49 @@ class Predictor:
         provider: Provider = "auto",
         threads: int = 1,
         batch_rows: int | None = None,
+        ladder: Ladder | None = None,
         shared: bool = False,
         shadow: float = 0.0,
         columns: OutputColumns | None = None,
+        device: Device | None = None,
     ) -> None:
-        self.variant = choose_variant(bundle, variant, provider=provider, threads=threads)
+        where = best_provider() if provider == "auto" else provider
+        if where != "cpu" and ladder is None:
+            ladder = job_ladder(bundle.spec, batch_rows)
+        choice = choose(bundle, variant, provider=where, threads=threads, ladder=ladder)
+        self.variant = choice.variant
         self.columns = columns or _default_columns(bundle, self.variant)
         self.schema = outcomes(self.columns)
         self._bundle = bundle
         self._labels = np.array(bundle.labels, dtype=object)
         # What a prediction is read from: it must be finite, and like the golden one.
         self._decisive = bundle.decisive
-        self._batch_rows = batch_rows or usual_batch_rows(provider)
-        self._stages = open_stages(
+        #: What runs the graphs; twins share it.
+        self.device = device or Device()
+        stages = open_stages(
             bundle,
             self.variant,
-            provider=provider,
+            provider=where,
             threads=threads,
-            batch_rows=self._batch_rows,
+            ladder=ladder,
             shared=shared,
+            nhwc=choice.nhwc,
         )
-        on_device = self._stages[0].engine.needs_rows
-        self._batch_tokens = DEVICE_BATCH_TOKENS if on_device else BATCH_TOKENS
-        self._shadow = shadow if len(self._stages) > 1 else 0.0
-        #: What runs the graphs; twins share it.
-        self.device = Device()
+        self._ladder = ladder
+        self._runners = [
+            Runner(
+                stage,
+                bundle.spec,
+                self._decisive,
+                device=self.device,
+                batch_rows=batch_rows or CPU_ROWS,
+                ladder=ladder,
+            )
+            for stage in stages
+        ]
+        self._shadow = shadow if len(stages) > 1 else 0.0
         #: Seconds spent in "model" and "shadow"; whoever reports them may clear it.
         self.seconds: Counter[str] = Counter()
-        #: Seconds that the device was "busy" for this predictor, and of the "wall" clock meanwhile, idle ones
-        #: included (`mmray.engine.turns.Turn`); may be cleared likewise.
-        self.occupied: Counter[str] = Counter()
-        self._waited_s = 0.0  # in all, for the device
         #: Records of a cascade: "left 1" and so on by stage, "shadowed", "agreed"; may be cleared likewise.
         self.counts: Counter[str] = Counter()
         #: Largest difference from the bundle's golden outputs on this machine.
@@ -117,15 +136,40 @@ class Predictor:
         """Modalities that not every record needs: `Preprocessor.__call__` may leave them for later."""
         return self._bundle.later(self.variant)
 
+    @property
+    def stages(self) -> int:
+        """How many graphs a record may pass through."""
+        return len(self._runners)
+
+    @property
+    def occupied(self) -> tuple[Counter[str], ...]:
+        """What the device did for each stage (`Runner.occupied`); may be cleared."""
+        return tuple(runner.occupied for runner in self._runners)
+
     def twin(self) -> Predictor:
         """The same model on the same device for another thread, with counts of its own."""
         other = copy(self)
-        other.seconds, other.occupied, other.counts = Counter(), Counter(), Counter()
+        other.seconds, other.counts = Counter(), Counter()
+        other._runners = [runner.twin() for runner in self._runners]
         return other
+
+    def keep_only(self, number: int) -> None:
+        """Keep the graph of one stage alone, counted from 1: the others run elsewhere."""
+        for i, runner in enumerate(self._runners, start=1):
+            if i != number:
+                runner.stage = replace(runner.stage, engine=None)  # type: ignore[arg-type]
 
     def close_exits(self) -> None:
         """From now on let no record leave early: such answers can no longer be trusted."""
-        self._stages = [replace(stage, exits={}) for stage in self._stages]
+        for runner in self._runners:
+            runner.stage = replace(runner.stage, exits={})
+
+    def warm(self) -> None:
+        """Run every shape of the ladder once, so that no record waits for its planning."""
+        for runner in self._runners:
+            for shape in self._ladder.shapes(runner.stage.takes) if self._ladder else ():
+                runner.warm(shape)
+            runner.occupied.clear()
 
     def __call__(self, tensors: pa.Table, complete: Complete | None = None) -> pa.Table:
         """Table of TENSORS → table of OUTCOMES, same rows in the same order.
@@ -134,125 +178,111 @@ class Predictor:
             tensors: preprocessed records.
             complete: decodes the modalities that were left for later; needed where some were.
         """
-        start, waited_before = perf_counter(), self._waited_s
-        decoding = 0.0
-        answers = Answers(tensors, self._labels, self.columns)
-        alive = np.flatnonzero([e is None for e in answers.errors])
-        for number, stage in enumerate(self._stages, start=1):
-            here = tensors.take(alive)
-            if complete and len(alive):
-                begun = perf_counter()
-                here = complete(here, stage.takes)
-                decoding += perf_counter() - begun
-                answers.complete(alive, here)
-            answers.use(alive, here, stage.seen)
-            alive = self._run_stage(number, here, alive, answers)
-        elsewhere_s = decoding + self._waited_s - waited_before
-        self.seconds["model"] += perf_counter() - start - elsewhere_s  # type: ignore[assignment]  # floats, too
-        if self._shadow:
-            self._compare(tensors, answers, complete)
-        return answers.to_table(self.variant, self._bundle.digest)
+        table, places = tensors, np.arange(tensors.num_rows)
+        answered, order = [], []
+        for number in range(1, self.stages + 1):
+            step = self.step(number, table, complete)
+            answered.append(step.answered)
+            order.append(places[step.answered_rows])
+            table, places = step.open, places[step.open_rows]
+        found = pa.concat_tables(answered)
+        return found if self.stages == 1 else found.take(np.argsort(np.concatenate(order)))
 
-    def _run_stage(
-        self, number: int, here: pa.Table, alive: npt.NDArray[np.int64], answers: Answers
-    ) -> npt.NDArray[np.int64]:
-        """Answer the rows that `alive` names, of which `here` is the table; returns those that go on."""
-        stage = self._stages[number - 1]
-        is_last = number == len(self._stages)
-        staying = [np.zeros(0, np.int64)]
-        for batch in batches(here, self._batch_rows, self._batch_tokens):
-            for done in self._infer(stage, here, batch, alive, answers):
-                rows = alive[done.rows]
-                if is_last:
-                    leaves = np.ones(len(rows), np.bool_)
-                    confidence = np.asarray(done.outputs[self._decisive].max(axis=1), np.float32)
-                else:
-                    leaves, confidence = stage.leaving(done.outputs["logits"], done.present)
-                    answers.keep(rows, carried(done.outputs))
-                    staying.append(rows[~leaves])
-                answers.put(rows[leaves], _of_rows(done.outputs, leaves), number, confidence[leaves])
-                self.counts[f"left {number}"] += int(leaves.sum())
-        return np.sort(np.concatenate(staying))
+    def step(self, number: int, tensors: pa.Table, complete: Complete | None = None) -> Step:
+        """Run one stage.
 
-    def _infer(
-        self,
-        stage: Stage,
-        here: pa.Table,
-        batch: npt.NDArray[np.int64],
-        alive: npt.NDArray[np.int64],
-        answers: Answers,
-    ) -> Iterable[_Done]:
-        """Outputs of the rows that the graph could answer; the others get an error.
-
-        A batch that fails is halved until the record that makes it fail is alone.
+        Args:
+            number: of the stage, from 1.
+            tensors: rows of TENSORS, or what the stage before left open.
+            complete: as in a call.
         """
-        try:
-            outputs = self._run(stage, here.take(batch), alive[batch], answers)
-        except Exception as e:  # ONNX Runtime's own exception types share no base; the record is named below
-            if len(batch) == 1:
-                reason = f"{type(e).__name__}: {e}"
-                answers.errors[alive[batch[0]]] = error("infer", "model-error", reason)
-                return
-            half = len(batch) // 2
-            yield from self._infer(stage, here, batch[:half], alive, answers)
-            yield from self._infer(stage, here, batch[half:], alive, answers)
-            return
-        finite = np.asarray(np.isfinite(outputs[self._decisive]).all(axis=1))
-        for row in alive[batch[~finite]]:
-            reason = f"the model gave {self._decisive} that are not finite"
-            answers.errors[row] = error("infer", "not-finite", reason)
-        columns = [i for i, m in enumerate(self._bundle.spec.modalities) if m in stage.seen]
-        present = np.asarray(outputs["present"][:, columns], np.bool_)
-        yield _Done(batch[finite], present[finite], _of_rows(outputs, finite))
-
-    def _compare(self, tensors: pa.Table, answers: Answers, complete: Complete | None) -> None:
-        """Run some of the records that left early to the end, and count where the decision is the same."""
-        start, waited_before = perf_counter(), self._waited_s
-        left = np.flatnonzero((answers.stages > 0) & (answers.stages < len(self._stages)))
-        shards, numbers = (tensors[name].take(left).to_pylist() for name in ("shard", "row"))
-        rows = left[in_shadow(shards, numbers, self._shadow)]
-        here = tensors.take(rows)
-        if complete and len(rows):
-            here = complete(here, self.later)
-        apart = answers.apart()  # a record that fails only here keeps the answer that it has
-        for number, stage in enumerate(self._stages[1:], start=2):
-            going = np.flatnonzero(answers.stages[rows] < number)
-            there = here.take(going)
-            for batch in batches(there, self._batch_rows, self._batch_tokens):
-                for done in self._infer(stage, there, batch, rows[going], apart):
-                    compared = rows[going[done.rows]]
-                    if number < len(self._stages):
-                        apart.keep(compared, carried(done.outputs))
-                        continue
-                    same = done.outputs[self._decisive].argmax(axis=1) == answers.best[compared]
-                    self.counts["shadowed"] += len(compared)
-                    self.counts["agreed"] += int(same.sum())
-        waited_s = self._waited_s - waited_before
-        self.seconds["shadow"] += perf_counter() - start - waited_s  # type: ignore[assignment]  # floats, too
-
-    def _run(self, stage: Stage, here: pa.Table, rows: npt.NDArray[np.int64], answers: Answers) -> Feeds:
-        """Outputs of a stage for the rows of a table, which are those of `answers` that `rows` names."""
-        feeds = pack(
-            here,
-            self._bundle.spec,
-            for_device=stage.engine.needs_rows,
-            take=stage.takes,
-            seen=stage.seen,
+        start, decoding = perf_counter(), 0.0
+        runner = self._runners[number - 1]
+        waited_before = runner.waited_s
+        stage, is_last = runner.stage, number == self.stages
+        if complete:
+            tensors = complete(tensors, stage.takes)
+            decoding = perf_counter() - start
+        early = early_of(tensors).copy()
+        is_shadow = early >= 0
+        answers = Answers(tensors, self._labels, self.columns)
+        done = answers.failed()
+        handed_on: Feeds = {}
+        for answer in self._run(runner, tensors, ~done, is_shadow):
+            if isinstance(answer, Failed):
+                answers.errors[answer.row], done[answer.row] = answer.error, True
+                continue
+            rows, outputs = answer.rows, answer.outputs
+            if is_last:
+                leaves = np.ones(len(rows), np.bool_)
+                confidence = np.asarray(outputs[self._decisive].max(axis=1), np.float32)
+                self._count_agreement(early[rows], outputs)
+            else:
+                leaves, confidence = stage.leaving(outputs["logits"], answer.present)
+                leaves &= ~is_shadow[rows]
+                keep(handed_on, carried(outputs), rows, tensors.num_rows)
+                keep(handed_on, {EARLY: _best(outputs, self._decisive)}, rows, tensors.num_rows)
+            answers.put(rows, outputs, confidence)
+            done[rows[leaves]] = True
+            self.counts[f"left {number}"] += int((leaves & ~is_shadow[rows]).sum())
+        answered = np.flatnonzero(done & ~is_shadow)
+        shadowed = self._drawn(tensors, answered, answers) if not is_last else np.zeros(0, np.int64)
+        going_on = np.sort(np.concatenate([np.flatnonzero(~done), shadowed]))
+        if len(shadowed):
+            early[shadowed] = handed_on[EARLY][shadowed]
+        step = Step(
+            answers.to_table(
+                answered, variant=self.variant, bundle=self._bundle.digest, stage=number, seen=stage.seen
+            ),
+            answered,
+            hand_on(tensors, going_on, handed_on, early),
+            going_on,
         )
-        wanted = [name for name in stage.engine.inputs if name.startswith(CARRIED)]
-        turn = self.device.run(stage.engine, feeds | answers.carried(wanted, rows))
-        self.occupied["busy"] += turn.busy_s  # type: ignore[assignment]  # floats, too
-        self.occupied["wall"] += turn.wall_s  # type: ignore[assignment]
-        self._waited_s += turn.waited_s
-        return {"present": feeds["present"], **turn.outputs}
+        share = is_shadow.mean() if len(is_shadow) else 0.0
+        took = perf_counter() - start - (runner.waited_s - waited_before)
+        self.seconds["model"] += (1 - share) * (took - decoding)  # type: ignore[assignment]  # floats, too
+        if share:
+            self.seconds["shadow"] += share * took  # type: ignore[assignment]
+        return step
+
+    def _run(
+        self,
+        runner: Runner,
+        tensors: pa.Table,
+        sound: npt.NDArray[np.bool_],
+        is_shadow: npt.NDArray[np.bool_],
+    ) -> Iterator[Answered | Failed]:
+        """Run the sound rows. On a CPU those that are only compared go apart: they change no other batch."""
+        groups = [sound] if runner.is_padded else [sound & ~is_shadow, sound & is_shadow]
+        for group in groups:
+            if group.any():
+                yield from runner(tensors, np.flatnonzero(group))
+
+    def _drawn(
+        self, tensors: pa.Table, answered: npt.NDArray[np.int64], answers: Answers
+    ) -> npt.NDArray[np.int64]:
+        """Of the rows that leave now those that go on as well, to be compared."""
+        good = answered[~answers.failed()[answered]]
+        if not self._shadow or not len(good):
+            return np.zeros(0, np.int64)
+        shards, numbers = (tensors[name].take(good).to_pylist() for name in ("shard", "row"))
+        return good[in_shadow(shards, numbers, self._shadow)]
+
+    def _count_agreement(self, early: npt.NDArray[np.int32], outputs: Feeds) -> None:
+        compared = early >= 0
+        if compared.any():
+            same = _best(outputs, self._decisive)[compared] == early[compared]
+            self.counts["shadowed"] += int(compared.sum())
+            self.counts["agreed"] += int(same.sum())
 
     def _check_golden(self) -> float:
         """Run the golden inputs as far as each stage goes, without letting any leave."""
         inputs, expected = self._bundle.golden(self.variant)
         allowed = self._bundle.manifest.variants[self.variant].golden_tolerance
-        provider = self._stages[0].engine.provider
+        stages = [runner.stage for runner in self._runners]
+        provider = stages[0].engine.provider
         try:
-            outputs = run_through(self._stages, inputs, self._bundle.spec.modalities)
+            outputs = run_through(stages, inputs, self._bundle.spec.modalities)
             difference = output_difference(outputs[self._decisive], expected[self._decisive])
         except Exception as e:  # ONNX Runtime's own exception types share no base
             raise EngineError(
@@ -267,22 +297,14 @@ class Predictor:
         return difference
 
 
-class _Done(NamedTuple):
-    """What a graph gave for some rows of a table."""
-
-    rows: npt.NDArray[np.int64]
-    present: npt.NDArray[np.bool_]  # of the modalities that were seen
-    outputs: Feeds
+def _best(outputs: Feeds, decisive: str) -> npt.NDArray[np.int32]:
+    return np.asarray(outputs[decisive].argmax(axis=1), np.int32)
 
 
 def output_difference(found: npt.NDArray[np.generic], expected: npt.NDArray[np.generic]) -> float:
     """Largest difference of two outputs, as a share of the largest expected value where that is above 1."""
     scale = max(1.0, float(np.abs(expected).max()))
     return float(np.abs(np.subtract(found, expected)).max()) / scale
-
-
-def _of_rows(arrays: Feeds, chosen: npt.NDArray[np.bool_]) -> Feeds:
-    return {name: values[chosen] for name, values in arrays.items()}
 
 
 def _default_columns(bundle: Bundle, variant: str) -> OutputColumns:

@@ -1,72 +1,125 @@
-"""Which variant to run: as asked, or the fastest here, by a short race, run once for each kind of machine."""
+"""Which variant to run, and how: as asked, or the fastest, by a race run once for each kind of machine."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import mmap
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
-from mmray.batching import Feeds
+from mmray.batching import blank
 from mmray.bundle import FP32, Bundle
 from mmray.engine import Engine, Provider, best_provider, device_type, engine_version
 from mmray.errors import EngineError
 from mmray.loading import open_engine
+from mmray.shapes import Ladder
 from mmray.storage import Location, cache_directory
 
-_ROUNDS = 5  # of all variants in turn, so that a busy moment of the machine meets each of them
-_FASTER = 0.95  # a variant must need at most this share of fp32's time; less may be chance
+_ROUNDS = 5  # of all forms in turn, so that a busy moment of the machine meets each of them
+_FASTER = 0.95  # a form must need at most this share of the usual one's time; less may be chance
+# On a GPU these are slower than float32 (docs/gpu.md): int8 there is TensorRT's.
+_QUANTIZED = (b"QuantizeLinear", b"MatMulInteger", b"ConvInteger")
+
+_Run = Callable[[], object]
 
 
-def choose_variant(bundle: Bundle, wanted: str, *, provider: Provider = "auto", threads: int = 1) -> str:
-    """Name of the variant to run: the one that is wanted, or for "auto" the fastest on this machine.
+class Form(NamedTuple):
+    """A variant, and whether its convolutions run channels-last on a GPU."""
+
+    variant: str
+    nhwc: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.variant} nhwc" if self.nhwc else self.variant
+
+
+class Choice(NamedTuple):
+    """What to run."""
+
+    variant: str
+    nhwc: bool = False
+    rows_per_s: float | None = None  # of one device or thread in the race; None where none was run
+
+
+def choose(
+    bundle: Bundle,
+    wanted: str,
+    *,
+    provider: Provider = "auto",
+    threads: int = 1,
+    ladder: Ladder | None = None,
+    cache: Path | None = None,
+) -> Choice:
+    """The variant that is wanted, or for "auto" the fastest on this machine, in its fastest form.
+
+    For "auto" takes part what passed the gate, is made for this provider, and runs on it; no cascade, which
+    may answer otherwise and so must be asked for. The answer is kept in the cache under the bundle, the kind
+    of device, the version of ONNX Runtime, the threads and the ladder.
+
+    Args:
+        bundle: an opened bundle.
+        wanted: name of a variant, or "auto".
+        provider: where to run.
+        threads: threads of one inference.
+        ladder: sizes of the batches to come: the race is over a typical one of them. None: over the bundle's
+            golden batch.
+        cache: directory that lasts; None: the usual one.
 
     Raises:
         BundleError: no such variant, or one that did not pass its gate.
         EngineError: for "auto", fp32 does not run on this provider.
     """
-    if wanted == "auto":
-        return fastest_variant(bundle, cache_directory(), provider=provider, threads=threads)
-    bundle.check_variant(wanted)
-    return wanted
-
-
-def fastest_variant(bundle: Bundle, cache: Path, *, provider: Provider = "auto", threads: int = 1) -> str:
-    """Name of the variant that runs the bundle's golden inputs in the least time on this machine.
-
-    Takes part who passed the gate, is made for this provider, and runs on it; no cascade, which may answer
-    otherwise and so must be asked for. The answer is kept in the cache
-    under the bundle, the kind of device, the version of ONNX Runtime and the threads.
-
-    Args:
-        bundle: an opened bundle.
-        cache: directory that lasts.
-        provider: where to run.
-        threads: threads of one inference.
-    """
     chosen: Provider = best_provider() if provider == "auto" else provider
-    entries = bundle.manifest.variants
-    names = [
-        name
-        for name in bundle.passing()
-        if entries[name].provider in ("any", chosen) and entries[name].cascade is None
-    ]
-    if names == [FP32]:
-        return FP32
-    about = f"{bundle.digest} {chosen} {device_type(chosen)} {engine_version()} {threads}"
-    place = Location.parse(cache / "races" / f"{hashlib.sha256(about.encode()).hexdigest()[:24]}.json")
+    if wanted != "auto":
+        bundle.check_variant(wanted)
+    forms = candidates(bundle, wanted, chosen)
+    if len(forms) == 1:
+        return Choice(*forms[0])
+    about = f"{bundle.digest} {wanted} {chosen} {device_type(chosen)} {engine_version()} {threads}"
+    about += f" {ladder.to_json()}" if ladder else ""
+    races = (cache or cache_directory()) / "races"
+    place = Location.parse(races / f"{hashlib.sha256(about.encode()).hexdigest()[:24]}.json")
     known = _read(place)
-    if known.get("winner") in names:
-        return str(known["winner"])
-    times = _race(bundle, names, chosen, threads)
+    if (form := Form(str(known.get("variant")), known.get("nhwc") is True)) in forms:
+        return Choice(*form, _rate(known.get("rows_per_s")))
+    times, rows = race(bundle, forms, chosen, threads, ladder)
+    usual = Form(wanted if wanted != "auto" else FP32)
     winner = min(times, key=times.__getitem__)
-    if times[winner] > _FASTER * times[FP32]:
-        winner = FP32
-    milliseconds = {name: round(seconds * 1e3, 3) for name, seconds in times.items()}
-    Location.parse(cache / "races").make_directory()
-    place.write_atomically(json.dumps({"winner": winner, "batch_ms": milliseconds, "of": about}).encode())
-    return winner
+    if times[winner] > _FASTER * times[usual]:
+        winner = usual
+    choice = Choice(*winner, round(rows / times[winner], 1))
+    batch_ms = {str(form): round(seconds * 1e3, 3) for form, seconds in times.items()}
+    Location.parse(races).make_directory()
+    place.write_atomically(json.dumps({**choice._asdict(), "batch_ms": batch_ms, "of": about}).encode())
+    return choice
+
+
+def candidates(bundle: Bundle, wanted: str, provider: Provider) -> list[Form]:
+    """Forms that take part in the race for what is wanted."""
+    entries = bundle.manifest.variants
+    names = [wanted]
+    if wanted == "auto":
+        names = [
+            name
+            for name in bundle.passing()
+            if entries[name].provider in ("any", provider)
+            and entries[name].cascade is None
+            and not (provider == "cuda" and is_quantized(bundle.graph(name)))
+        ]
+    if provider != "cuda" or any(entries[name].cascade for name in names):
+        return [Form(name) for name in names]
+    return [Form(name, nhwc) for name in names for nhwc in (False, True)]
+
+
+def is_quantized(graph: Path) -> bool:
+    """Whether an ONNX file has operators on integers, by their names in its bytes."""
+    if not graph.is_file() or not graph.stat().st_size:
+        return False
+    with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return any(data.find(name) >= 0 for name in _QUANTIZED)
 
 
 def _read(place: Location) -> dict[str, Any]:
@@ -78,28 +131,46 @@ def _read(place: Location) -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
-def _race(bundle: Bundle, names: list[str], provider: Provider, threads: int) -> dict[str, float]:
-    """Seconds of the golden batch by variant, the best of some rounds; without those that do not run."""
-    inputs, _ = bundle.golden()
-    engines: dict[str, Engine] = {}
-    for name in names:
+def _rate(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def race(
+    bundle: Bundle, forms: Sequence[Form], provider: Provider, threads: int, ladder: Ladder | None
+) -> tuple[dict[Form, float], int]:
+    """Seconds of a batch by form, the best of some rounds, without those that do not run; and its rows."""
+    runs: dict[Form, _Run] = {}
+    rows = ladder.typical.rows if ladder else len(bundle.golden()[0]["present"])
+    for form in forms:
         try:
-            engines[name] = open_engine(
-                bundle, name, provider=provider, threads=threads, batch_rows=len(inputs["present"])
+            engine = open_engine(
+                bundle, form.variant, provider=provider, threads=threads, ladder=ladder, nhwc=form.nhwc
             )
-            engines[name](inputs)  # warm
+            runs[form] = _batch(bundle, engine, ladder)
+            runs[form]()  # warm
         except Exception as e:  # ONNX Runtime's own exception types share no base
-            if name == FP32:
+            if form == forms[0]:
                 raise EngineError(f"{bundle.path}: does not run on {provider}: {e}") from e
-            engines.pop(name, None)
-    times = dict.fromkeys(engines, float("inf"))
+            runs.pop(form, None)
+    times = dict.fromkeys(runs, float("inf"))
     for _ in range(_ROUNDS):
-        for name, engine in engines.items():
-            times[name] = min(times[name], _seconds(engine, inputs))
-    return times
+        for form, run in runs.items():
+            start = perf_counter()
+            run()
+            times[form] = min(times[form], perf_counter() - start)
+    return times, rows
 
 
-def _seconds(engine: Engine, inputs: Feeds) -> float:
-    start = perf_counter()
-    engine(inputs)
-    return perf_counter() - start
+def _batch(bundle: Bundle, engine: Engine, ladder: Ladder | None) -> _Run:
+    """Runs one batch: a padded one with its copies, or the golden one."""
+    if ladder is None:
+        inputs, _ = bundle.golden()
+        return lambda: engine(inputs)
+    bound = engine.bound(blank(bundle.spec, ladder.typical))
+
+    def run() -> None:
+        bound.send()
+        bound.compute()
+        bound.fetch()
+
+    return run

@@ -224,12 +224,17 @@ def optimize(
 
 
 @app.command()
-def doctor(json: AsJson = False) -> None:
+def doctor(
+    bundle: Annotated[
+        str | None, typer.Option(help="Also tell where the nodes of this bundle's graphs run here.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
     """Check this machine: engines, CPU, memory, disk, packages that break each other."""
     from mmray.cli.doctor import diagnose, print_findings
     from mmray.errors import AuditError
 
-    findings = diagnose()
+    findings = diagnose(bundle)
     print_findings(findings, as_json=json)
     if any(finding.level == "bad" for finding in findings):
         raise AuditError("this machine is not fit to run (above)")

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Literal
 from mmray.cli.display import console, print_json
 
 _DISK_GB = 5.0
+_MEMORY_GB = 4.0
 _SIGNS = {"good": "[green]✓[/]", "note": "[yellow]•[/]", "bad": "[red]✗[/]"}
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp")
 
@@ -27,9 +29,17 @@ class Finding:
     message: str
 
 
-def diagnose() -> list[Finding]:
-    """Look at everything; starts no cluster."""
-    return [*_packages(), *_engines(), *_hardware(), *_ray()]
+def diagnose(bundle: str | None = None) -> list[Finding]:
+    """Look at everything; starts no cluster.
+
+    Args:
+        bundle: directory of one whose graphs are loaded here; None: none is.
+
+    Raises:
+        BundleError: it cannot be opened.
+    """
+    placed = _placement(bundle) if bundle else ()
+    return [*_packages(), *_engines(), *_hardware(), *_memory(), *_ray(), *placed]
 
 
 def print_findings(findings: list[Finding], *, as_json: bool) -> None:
@@ -86,6 +96,50 @@ def _hardware() -> Iterator[Finding]:
     shm = Path("/dev/shm")  # Ray's object store lives there
     if shm.exists() and shutil.disk_usage(shm).total < 1e9:
         yield Finding("note", "/dev/shm", "is below 1 GB: Ray falls back to slow files; raise --shm-size")
+
+
+def _memory() -> Iterator[Finding]:
+    info = Path("/proc/meminfo")
+    if not info.exists():
+        return
+    lines = (line.partition(":") for line in info.read_text().splitlines())
+    sizes = {
+        name: int(rest.split()[0]) * 1024 / 1e9 for name, _, rest in lines if rest.strip().endswith("kB")
+    }
+    available = sizes["MemAvailable"]
+    said = f"{available:.1f} of {sizes['MemTotal']:.1f} GB are available"
+    if available < _MEMORY_GB:
+        yield Finding("note", "memory", f"{said}: a worker of the stamps takes about 0.6, Ray itself 1")
+    else:
+        yield Finding("good", "memory", said)
+
+
+def _placement(directory: str) -> Iterator[Finding]:
+    """Where ONNX Runtime puts the nodes of each variant that may be used on the best provider here."""
+    from mmray.bundle import Bundle
+    from mmray.engine import best_provider
+    from mmray.errors import EngineError
+    from mmray.loading import open_engine
+
+    bundle, provider = Bundle.open(directory), best_provider()
+    for name in bundle.passing():
+        entry = bundle.manifest.variants[name]
+        if entry.cascade or entry.provider not in ("any", provider):
+            continue
+        try:
+            placed = open_engine(
+                bundle, name, provider=provider, threads=1, record_placement=True
+            ).placement()
+        except EngineError as e:
+            yield Finding("bad", "placement", f"{name}: {e}")
+            continue
+        elsewhere = Counter(op for where, ops in placed.items() if where != provider for op in ops)
+        said = f"{name}: {len(placed.get(provider, []))} nodes on {provider}"
+        if elsewhere:
+            counts = ", ".join(f"{count} {op}" for op, count in elsewhere.most_common())
+            yield Finding("note", "placement", f"{said}, {elsewhere.total()} elsewhere: {counts}")
+        else:
+            yield Finding("good", "placement", f"{said}, none elsewhere")
 
 
 def _cpu_flags() -> set[str]:

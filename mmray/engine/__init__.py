@@ -6,12 +6,11 @@ It loads what was asked for or raises: ONNX Runtime itself falls back to the CPU
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnxruntime as ort
 
 from mmray.batching import Feeds
+from mmray.engine.bound import Bound, Sessions, placement, shapes_of
 from mmray.engine.device import device_type, engine_version
 from mmray.engine.prepack import shared_graph
 from mmray.engine.providers import (
@@ -21,11 +20,11 @@ from mmray.engine.providers import (
     available_providers,
     best_provider,
     provider_chain,
-    usual_batch_rows,
 )
 from mmray.errors import EngineError
 
 __all__ = [
+    "Bound",
     "Engine",
     "Provider",
     "Setup",
@@ -34,8 +33,11 @@ __all__ = [
     "device_type",
     "engine_version",
     "shared_graph",
-    "usual_batch_rows",
 ]
+
+_ERROR, _FATAL = 3, 4  # severities of ONNX Runtime's log
+# Of one graph on a GPU, each with its own weights there (117 MB of the stamps) and its own working memory.
+_SESSIONS = 4
 
 
 class Engine:
@@ -61,10 +63,15 @@ class Engine:
         prepacked: bool = False,
         setup: Setup | None = None,
     ) -> None:
-        # Warnings about this machine's devices are no news to a user; errors are raised anyway.
-        ort.set_default_logger_severity(3)
         chosen = provider if provider != "auto" else best_provider()
+        setup = setup or Setup()
+        # Warnings about this machine's devices are no news to a user. On a GPU cuDNN's front end also reports
+        # as an error each convolution that it hands back to its older interface ("No execution plans support
+        # the graph"): it is computed all the same, and what really fails is raised.
+        severity = _FATAL if chosen in ("cuda", "tensorrt") else _ERROR
+        ort.set_default_logger_severity(severity)
         options = ort.SessionOptions()
+        options.log_severity_level = severity
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
@@ -72,17 +79,24 @@ class Engine:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Exact int8 on CPUs whose U8S8 product saturates (AVX2 without VNNI); no effect elsewhere.
         options.add_session_config_entry("session.x64quantprecision", "1")
-        # A memory pattern is kept for each shape of batch, and ours differ all the time.
-        options.enable_mem_pattern = False
+        # A memory pattern is kept for each shape of batch, and those of a CPU differ all the time.
+        options.enable_mem_pattern = chosen == "cuda"
+        if setup.record_placement:
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if prepacked:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if chosen in ("cuda", "tensorrt"):
             ort.preload_dlls()
-        providers = provider_chain(chosen, setup or Setup())
+        providers = provider_chain(chosen, setup)
+
+        def load() -> ort.InferenceSession:
+            return ort.InferenceSession(str(graph), options, providers=providers)
+
         try:
-            self._session = ort.InferenceSession(str(graph), options, providers=providers)
+            self._session = load()
         except Exception as e:  # ONNX Runtime's own exception types share no base
             raise EngineError(f"{graph}: ONNX Runtime cannot load it on {chosen}: {e}") from e
+        self._sessions = Sessions(self._session, load if chosen == "cuda" else None, _SESSIONS)
         loaded = self._session.get_providers()[0]
         if loaded != ORT_NAMES[chosen]:
             raise EngineError(
@@ -94,12 +108,32 @@ class Engine:
         self.outputs: list[str] = [output.name for output in self._session.get_outputs()]
 
     @property
-    def needs_rows(self) -> bool:
-        """Whether every modality must have at least one row: cuDNN refuses an empty convolution."""
+    def wants_padding(self) -> bool:
+        """Whether batches should have few shapes, and every modality at least one row.
+
+        A device plans its kernels for each shape, and cuDNN refuses an empty convolution.
+        """
         return self.provider != "cpu"
 
+    def width(self, name: str) -> int:
+        """Last dimension of an input."""
+        return next(int(value.shape[-1]) for value in self._session.get_inputs() if value.name == name)
+
+    def bound(self, feeds: Feeds) -> Bound:
+        """Buffers for batches that have the shapes of these arrays, on the host and on the device.
+
+        Args:
+            feeds: an array for each input, as `mmray.batching.blank` makes them; they become the buffers.
+        """
+        inputs = {name: feeds[name] for name in self.inputs}
+        return Bound(self._sessions(shapes_of(inputs)), inputs, "cuda" if self.provider == "cuda" else "cpu")
+
+    def placement(self) -> dict[str, list[str]]:
+        """Operators of the nodes by provider ("cuda", "cpu"), where `Setup.record_placement` was set."""
+        return placement(self._session, {theirs: ours for ours, theirs in ORT_NAMES.items()})
+
     def __call__(self, feeds: Feeds) -> Feeds:
-        """Run one batch.
+        """Run one batch of any shape.
 
         Args:
             feeds: arrays as `mmray.batching.pack` makes them.
@@ -107,15 +141,5 @@ class Engine:
         Returns:
             ``logits`` and ``scores`` float32 [B, C], ``features`` float32 [B, D].
         """
-        outputs = self._session.run(self.outputs, feeds) if self.provider == "cpu" else self._run_bound(feeds)
-        return dict(zip(self.outputs, outputs, strict=True))
-
-    def _run_bound(self, feeds: Feeds) -> list[np.ndarray[Any, Any]]:
-        """Run with inputs and outputs bound, so that each is copied once."""
-        binding = self._session.io_binding()
-        for name, array in feeds.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(array))
-        for name in self.outputs:
-            binding.bind_output(name, "cpu")
-        self._session.run_with_iobinding(binding)
-        return list(binding.copy_outputs_to_cpu())
+        wanted = {name: feeds[name] for name in self.inputs}
+        return dict(zip(self.outputs, self._session.run(self.outputs, wanted), strict=True))

@@ -1,25 +1,24 @@
 """A device that several threads share: they take turns, and what they wait and what it works is told.
 
-While one thread's batch is on the device, another prepares its next one.
+While one thread's batch is on the device, another packs its next one and copies it there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from threading import Lock
 from time import perf_counter
 from typing import NamedTuple
 
-from mmray.batching import Feeds
-
 
 class Turn(NamedTuple):
-    """One inference, and its times in seconds."""
+    """Times of one inference in seconds."""
 
-    outputs: Feeds
     waited_s: float  # for the device to become free
-    busy_s: float  # of the device
-    wall_s: float  # since it ended the inference before; of its first one, as busy_s
+    busy_s: float  # of the device, at work
+    planned_s: float  # of the device, where it met this shape for the first time; else 0, and busy_s is
+    wall_s: float  # since it ended the inference before; of its first one, what that took
+    changed: bool  # whether the shape is another than that of the inference before
 
 
 class Device:
@@ -28,14 +27,39 @@ class Device:
     def __init__(self) -> None:
         self._turn = Lock()
         self._ended: float | None = None
+        self._seen: set[Hashable] = set()
+        self._latest: Hashable = None
 
-    def run(self, infer: Callable[[Feeds], Feeds], feeds: Feeds) -> Turn:
-        """Run a batch when its turn has come."""
+    def run(self, infer: Callable[[], None], shape: Hashable = None) -> Turn:
+        """Run a batch when its turn has come.
+
+        Args:
+            infer: runs it, and returns when the device is done.
+            shape: of the batch, on a device that plans for each; None on a CPU.
+        """
         asked = perf_counter()
         with self._turn:
             begun = perf_counter()
-            outputs = infer(feeds)
+            self.work(infer, shape, changed=shape != self._latest)
             ended = perf_counter()
             since = begun if self._ended is None else self._ended
-            self._ended = ended
-        return Turn(outputs, begun - asked, ended - begun, ended - since)
+            is_new = shape is not None and shape not in self._seen
+            changed = shape is not None and shape != self._latest
+            self._ended, self._latest = ended, shape
+            self._seen.add(shape)
+        took = ended - begun
+        return Turn(begun - asked, 0.0 if is_new else took, took if is_new else 0.0, ended - since, changed)
+
+    def copy(self, move: Callable[[], None], size: int) -> float:
+        """Copy `size` bytes to the device or back, at any time; returns the seconds that it took."""
+        start = perf_counter()
+        self.move(move, size)
+        return perf_counter() - start
+
+    def work(self, infer: Callable[[], None], shape: Hashable, *, changed: bool) -> None:  # noqa: ARG002
+        """Run a batch now. A stand-in for a device takes longer."""
+        infer()
+
+    def move(self, move: Callable[[], None], size: int) -> None:  # noqa: ARG002
+        """Copy now. A stand-in for a device takes longer."""
+        move()

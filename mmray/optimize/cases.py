@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmray.batching import Feeds, pack
+from mmray.batching import Feeds, pack, padded
 from mmray.optimize.head import Subset, subsets
 from mmray.preprocess.spec import PreprocessSpec
 from mmray.schema import TENSOR_OF, set_name
@@ -22,7 +22,7 @@ def batch_cases(sample: pa.Table, spec: PreprocessSpec) -> dict[str, Feeds]:
 
     Returns:
         Under each subset's name (``image+text``) a batch of records with only those modalities, and another
-        with blank rows for the missing ones; "mixed", with records of every kind; "one record"; and "longest
+        padded as for a device ("…, padded"); "mixed", with records of every kind; "one record"; and "longest
         text", as long as the spec allows.
     """
     kinds = subsets(len(spec.modalities))
@@ -31,7 +31,7 @@ def batch_cases(sample: pa.Table, spec: PreprocessSpec) -> dict[str, Feeds]:
     for kind in kinds:
         name = set_name(spec.modalities, kind)
         cases[name] = pack(keep(sample, spec, [kind] * len(sample)), spec)
-        cases[f"{name}, blank rows"] = pack(keep(few, spec, [kind] * len(few)), spec, for_device=True)
+        cases[f"{name}, padded"] = padded(keep(few, spec, [kind] * len(few)), spec)
     if spec.text:
         cases["longest text"] = pack(_lengthen(few, spec.text.max_tokens), spec)
     return cases

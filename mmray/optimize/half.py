@@ -30,7 +30,8 @@ def to_half(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelPro
 
     Args:
         model: in float32; it is not altered.
-        keep: names of nodes that stay in float32, as do those that have no float16 form.
+        keep: names of nodes that stay in float32, as do those that have no float16 form, the pooling of a
+            record's rows, and the head behind it.
 
     Returns:
         A checked model. Its inputs and outputs keep their types.
@@ -68,12 +69,8 @@ class _Value:
 
 
 def _has_half(node: onnx.NodeProto, inputs: Sequence[_Value], outputs: Sequence[_Value]) -> bool:
-    """Whether a node can be in float16 wherever it is free to.
-
-    A Scatter that adds up cannot: ONNX Runtime (1.31) has no such kernel on CPUs, and float16 counts to 2048.
-    """
-    adds_up = any(a.name == "reduction" and a.s != b"none" for a in node.attribute)
-    if node.domain or adds_up or list(_subgraphs(node)):
+    """Whether a node can be in float16 wherever it is free to."""
+    if node.domain or list(_subgraphs(node)):
         return False
     taken = {value.parameter for value in inputs if value.is_free}
     given = {value.parameter for value in outputs if value.is_free}
@@ -84,6 +81,11 @@ def _has_half(node: onnx.NodeProto, inputs: Sequence[_Value], outputs: Sequence[
         value.kind != TensorProto.UNDEFINED and ("tensor(float16)" in value.choices or not value.is_free)
         for value in values
     )
+
+
+def _adds_up(node: onnx.NodeProto) -> bool:
+    """Whether a node is a Scatter that adds up: ONNX Runtime (1.31) has no float16 kernel for it on CPUs."""
+    return any(a.name == "reduction" and a.s != b"none" for a in node.attribute)
 
 
 class _Draft:
@@ -124,9 +126,13 @@ class _Draft:
 
     def rewritten(self, keep: Collection[str]) -> onnx.ModelProto:
         """The model, checked."""
+        pooled: set[str] = set()  # what comes of sums over rows of a record: pooling and head stay in float32
         for node in self._originals:
             inputs, outputs = self._values(node)
-            if name_of(node) in keep or not _has_half(node, inputs, outputs):
+            if _adds_up(node) or not pooled.isdisjoint(node.input):
+                pooled.update(node.output)
+                self._add_whole(node)
+            elif name_of(node) in keep or not _has_half(node, inputs, outputs):
                 self._add_whole(node)
             else:
                 node.input[:] = self._forms(node, inputs)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmray.batching import Feeds, batches, pack
+from mmray.batching import Feeds, batches, pack, padded
 from mmray.bundle import Bundle
 from mmray.engine import Engine
 from mmray.errors import InputError
@@ -28,6 +28,7 @@ from mmray.predictor import open_preprocessor
 from mmray.preprocess import Preprocessor
 from mmray.preprocess.spec import PreprocessSpec
 from mmray.schema import TENSOR_OF, Modality, meta_fields
+from mmray.shapes import Shaper, job_ladder
 from mmray.sources import ReadOptions, Shard, list_shards, read
 
 _READ_ROWS = 16  # a block; few, because often only a shard's first rows are wanted
@@ -37,7 +38,7 @@ _ANCHORS, _TEMPERATURE = 64, 0.1  # of the decisions of a model without labels
 class Runs(Protocol):
     """What answers as a loaded graph does."""
 
-    needs_rows: bool
+    wants_padding: bool
 
     def __call__(self, feeds: Feeds) -> Feeds:
         """Run one batch."""
@@ -162,9 +163,22 @@ def run_outputs(
 
     decisive = "scores" if records.classes else "features"
 
+    # A device sees one shape, whatever a record lacks.
+    shaper = Shaper(job_ladder(records.spec, batch_rows), records.spec.modalities)
+
     def run(batch: _Batch) -> npt.NDArray[np.generic]:
-        feeds = pack(batch.tensors.take(batch.rows), records.spec, for_device=engine.needs_rows)
-        return engine(feeds)[decisive]
+        rows = batch.tensors.take(batch.rows)
+        if not engine.wants_padding:
+            return engine(pack(rows, records.spec))[decisive]
+        pieces = shaper(rows, np.arange(rows.num_rows))
+        found = np.empty((0, 0), np.float32)
+        for piece in pieces:
+            assert piece.shape is not None
+            answers = engine(padded(rows.take(piece.rows), records.spec, piece.shape))[decisive]
+            if not len(found):
+                found = np.empty((rows.num_rows, answers.shape[1]), answers.dtype)
+            found[piece.rows] = answers[: len(piece.rows)]
+        return found
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = np.concatenate(list(pool.map(run, work))).astype(np.float32)

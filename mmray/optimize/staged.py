@@ -86,7 +86,7 @@ def make_cascade(
 class StagedEngine:
     """A cascade that is run like one graph: every stage for every record, and then the answer that counts."""
 
-    needs_rows = False
+    wants_padding = False
 
     def __init__(self, cascade: Cascade, graphs: Sequence[Path], modalities: Sequence[Modality]) -> None:
         self._modalities = modalities

@@ -1,4 +1,4 @@
-"""What bounds a run of the split topology, and what more CPUs would give. Arithmetic alone."""
+"""What bounds a run on devices, and how many CPUs would balance them. Arithmetic alone."""
 
 from __future__ import annotations
 
@@ -13,37 +13,45 @@ _SLACK = 1.1
 
 @dataclass(frozen=True)
 class Advice:
-    """How much faster a run would be with more CPUs for its tasks, if they were its tasks' alone.
+    """What the CPUs prepare and the devices take, and how much faster a run would be with more CPUs.
 
     Measured on two cores that Ray and the actor needed, too, the gain was smaller: docs/speed.md.
     """
 
-    cpus: int  # more; 0: the device bounds the run
-    speedup: float
+    cpu_rows_per_s: float  # of all CPUs that prepare
+    device_rows_per_s: float  # of all devices
+    cpus_per_device: int  # that would feed one, with some to spare
+    cpus: int  # more that are needed; 0: the devices bound the run
+
+    @property
+    def speedup(self) -> float:
+        """Of a run with `cpus` more, at most."""
+        return self.device_rows_per_s / self.cpu_rows_per_s if self.cpus else 1.0
 
     def __str__(self) -> str:
+        rates = f"CPUs prepare {self.cpu_rows_per_s:,.0f} rows/s, devices take {self.device_rows_per_s:,.0f}"
         if not self.cpus:
-            return "device-bound"
+            return f"device-bound: {rates}"
         gain = f"×{self.speedup:.1f}"  # noqa: RUF001  (a multiplication sign is meant)
-        return f"decode-bound; +{self.cpus} CPU{'s' * (self.cpus > 1)} would give at most {gain}"
+        more = f"+{self.cpus} CPU{'s' * (self.cpus > 1)} would give at most {gain}"
+        return f"decode-bound: {rates}; {more} ({self.cpus_per_device} CPUs per device balance)"
 
 
-def advise(task_s: float, device_s: float, cpus: int, actors: int) -> Advice | None:
+def advise(task_s: float, device_s: float, cpus: int, devices: int) -> Advice | None:
     """The fewest CPUs that feed the devices, with some to spare; None where nothing was measured.
 
-    Tasks can prepare ``cpus / task_s`` records a second and devices answer ``actors / device_s``; the run
+    Tasks can prepare ``cpus / task_s`` records a second and devices answer ``devices / device_s``; the run
     goes at the smaller rate.
 
     Args:
         task_s: seconds that a task takes to read and preprocess a record, on a CPU of its own.
-        device_s: seconds that a device takes for a record.
+        device_s: seconds that a device works for a record.
         cpus: that tasks run on.
-        actors: that hold a device each.
+        devices: how many there are.
     """
     if not task_s or not device_s:
         return None
-    tasks, devices = cpus / task_s, actors / device_s
-    if devices < _BALANCED * tasks:
-        return Advice(0, 1.0)
-    more = ceil(_SLACK * devices * task_s) - cpus
-    return Advice(more, devices / tasks)
+    prepared, taken = cpus / task_s, devices / device_s
+    enough = ceil(_SLACK * taken * task_s)
+    more = 0 if taken < _BALANCED * prepared else enough - cpus
+    return Advice(prepared, taken, ceil(enough / devices), more)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from time import monotonic
+from time import monotonic, perf_counter
 from typing import Any, cast
 
 import ray
@@ -17,17 +17,20 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mmray.bundle import Bundle
 from mmray.errors import Interrupted, MmrayError, RunError
+from mmray.pipeline.advice import advise
 from mmray.pipeline.fused import FusedWorker, News, RetryWorker, Unreadable
 from mmray.pipeline.job import Job
 from mmray.pipeline.meter import Meter, Snapshot
 from mmray.pipeline.plan import Plan, Unit
 from mmray.pipeline.pool import Actor, Pool, Stream
-from mmray.race import choose_variant
-from mmray.sources import Shard
+from mmray.pipeline.survey import read_options
+from mmray.race import Choice, choose
+from mmray.sources import Shard, read
 
 _POLL_S = 0.5
 _DIED = "the worker that processed it died, most often for want of memory (Ray's logs say more)"
 _ASIDE = "aside"  # what an actor is told while it works
+_TRIED_ROWS = 64
 _START_S = 900.0  # machines may have to be started before the first worker can say anything
 
 
@@ -134,14 +137,50 @@ def settled(plan: Plan, earlier: Mapping[str, Any] | None) -> Plan:
         return plan
     if earlier is not None and "variant" in earlier:
         return replace(plan, variant=earlier["variant"])
+    return replace(plan, variant=_raced(plan).variant)
+
+
+def balanced(plan: Plan) -> Plan:
+    """The plan with what its CPUs prepare and its devices take, as tried on one of each."""
+    if not plan.accelerated:
+        return plan
+    taken = _raced(plan).rows_per_s
+    shard = max(plan.survey.shards, key=lambda shard: shard.size)
+    remote: Any = ray.remote
+    try_one = remote(num_cpus=1)(_seconds_to_prepare)
+    task_s: float = ray.get(try_one.remote(_job(plan), shard))
+    device_s = 1 / taken if taken else 0.0  # a cascade's depends on how many records it answers early
+    return replace(plan, advice=advise(task_s, device_s, plan.task_cpus, plan.actors))
+
+
+def _raced(plan: Plan) -> Choice:
+    """The variant to run, and its rate, by a race on a machine that will run it."""
     race = ray.remote(num_cpus=1, num_gpus=1 if plan.accelerated else 0)(_race)
-    return replace(plan, variant=ray.get(race.remote(_job(plan))))
+    choice: Choice = ray.get(race.remote(_job(plan)))
+    return choice
 
 
-def _race(job: Job) -> str:
+def _race(job: Job) -> Choice:
     config = job.config
-    bundle = Bundle.open(config.bundle)
-    return choose_variant(bundle, config.variant, provider=config.provider, threads=job.threads)
+    return choose(
+        Bundle.open(config.bundle),
+        config.variant,
+        provider=config.provider,
+        threads=job.threads,
+        ladder=job.ladder,
+    )
+
+
+def _seconds_to_prepare(job: Job, shard: Shard) -> float:
+    """Seconds of a CPU to read and preprocess a record, by the first ones of a shard; 0 of an empty one."""
+    options = replace(read_options(job.config), block_rows=_TRIED_ROWS)
+    preprocess = job.open_preprocessor()
+    start = perf_counter()
+    records = next(iter(read(shard, options)), None)
+    if records is None or not records.num_rows:
+        return 0.0
+    preprocess(records, job.later())
+    return (perf_counter() - start) / int(records.num_rows)
 
 
 def execute(plan: Plan, units: list[Unit], meter: RunningMeter) -> None:
@@ -190,7 +229,7 @@ def _job(plan: Plan) -> Job:
     if provider == "auto":
         provider = "cuda" if plan.accelerated else "cpu"
     config = plan.survey.config.model_copy(update={"provider": provider, "variant": plan.variant})
-    return Job(config, plan.part_rows, threads=1)
+    return Job(config, plan.part_rows, threads=1, ladder=plan.ladder)
 
 
 def _run_pool(

@@ -63,6 +63,7 @@ class FusedWorker:
             with measured(seconds, "write"):
                 buffer.add(outcomes)
             yield {**count(outcomes), **drain(seconds, *self._counters)}
+            drain(*self._predict.occupied)
             yield "read"
         # Not `yield from`: Ray sends to the generator, and a list takes nothing.
         for shard in unreadable:  # noqa: UP028

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from mmray.bundle import Bundle
 from mmray.config import RunConfig
+from mmray.engine.turns import Device
 from mmray.errors import InputError
 from mmray.pipeline.plan import Unit
 from mmray.pipeline.rundir import RunDirectory
@@ -16,6 +17,7 @@ from mmray.pipeline.survey import output_columns
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.preprocess import Preprocessor
 from mmray.schema import Modality
+from mmray.shapes import Ladder
 from mmray.sources import ReadOptions, read
 
 
@@ -26,6 +28,7 @@ class Job:
     config: RunConfig
     part_rows: int
     threads: int  # of one inference: the CPUs that an actor owns
+    ladder: Ladder | None = None  # sizes of batches on a device
 
     @property
     def out(self) -> RunDirectory:
@@ -39,14 +42,25 @@ class Job:
             provider=self.config.provider,
             threads=self.threads,
             batch_rows=self.config.batch_rows,
+            ladder=self.ladder,
             shared=True,
             shadow=self.config.shadow,
             columns=output_columns(self.config, bundle),
+            device=self.open_device(),
         )
+
+    def open_device(self) -> Device:
+        """What runs the graphs of an actor."""
+        return Device()
 
     def later(self) -> tuple[Modality, ...]:
         """Modalities whose bytes wait until a cascade asks for them."""
         return () if self.config.verify_all else Bundle.open(self.config.bundle).later(self.config.variant)
+
+    def takes(self, stage: int) -> tuple[Modality, ...]:
+        """Modalities that a stage of the cascade looks at, counted from 1."""
+        cascade = Bundle.open(self.config.bundle).manifest.variants[self.config.variant].cascade
+        return cascade.stages[stage - 1].modalities if cascade else ()
 
     def open_preprocessor(self) -> Preprocessor:
         return open_preprocessor(

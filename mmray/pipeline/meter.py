@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
 from time import perf_counter, time
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mmray.bounds import lower_bound
 
@@ -23,6 +23,49 @@ STAGES = ("read", "align", "image", "text", "audio", "model", "shadow", "write")
 
 
 @dataclass(frozen=True)
+class DeviceUse:
+    """What one device did so far."""
+
+    busy_s: float  # at work
+    planned_s: float  # at inferences whose shape it met for the first time: it plans its kernels then
+    copied_s: float  # of copies to it and back, which go on while it works
+    wall_s: float  # between its first inference and the latest
+    shapes: Mapping[str, int]  # batches by shape
+    changes: int  # how often a batch had another shape than the one before
+    padding: Mapping[
+        str, float
+    ]  # share of the places that stayed empty: rows, images, texts, tokens, patches
+
+    @classmethod
+    def of(cls, counts: Mapping[str, float]) -> DeviceUse:
+        """From what `mmray.runner.Runner.occupied` counts."""
+        places = {k[7:]: n for k, n in counts.items() if k.startswith("places ") and n}
+        return cls(
+            busy_s=float(counts["busy"]),
+            planned_s=float(counts["planned"]),
+            copied_s=float(counts["copied"]),
+            wall_s=float(counts["wall"]),
+            shapes={k[6:]: int(n) for k, n in sorted(counts.items()) if k.startswith("shape ")},
+            changes=int(counts["changes"]),
+            padding={name: 1 - counts[f"used {name}"] / n for name, n in places.items()},
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """For summary.json."""
+        return {
+            "busy": round(self.busy_s / self.wall_s, 4) if self.wall_s else 0.0,
+            "busy_s": round(self.busy_s, 3),
+            "planned_s": round(self.planned_s, 3),
+            "copied_s": round(self.copied_s, 3),
+            "wall_s": round(self.wall_s, 3),
+            "batches": sum(self.shapes.values()),
+            "shapes": dict(self.shapes),
+            "changes": self.changes,
+            "padding": {name: round(share, 4) for name, share in self.padding.items()},
+        }
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """What was counted so far in this run, without what an earlier one had already done."""
 
@@ -30,8 +73,7 @@ class Snapshot:
     rejects: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)  # busy seconds of each stage, all workers
     task_s: float = 0.0  # seconds of the tasks that prepare for actors (split topology)
-    device_s: float = 0.0  # seconds that the actors' devices were busy
-    device_wall_s: float = 0.0  # with those that they were idle between their first inference and the latest
+    devices: Mapping[str, DeviceUse] = field(default_factory=dict)  # by the name of the actor's device
     first: float = 0.0  # Unix time of the first block that was predicted, and how many rows it had
     first_rows: int = 0
     last: float = 0.0  # Unix time of the latest
@@ -50,9 +92,15 @@ class Snapshot:
         return (self.rows - self.first_rows) / elapsed if elapsed > _LEAST_S else 0.0
 
     @property
+    def device_s(self) -> float:
+        """Seconds that the devices were at work."""
+        return sum(use.busy_s for use in self.devices.values())
+
+    @property
     def device_busy(self) -> float:
-        """Share of the time that the devices were busy; 0 where nothing ran."""
-        return self.device_s / self.device_wall_s if self.device_wall_s else 0.0
+        """Share of the time that the devices were at work; 0 where nothing ran."""
+        wall_s = sum(use.wall_s for use in self.devices.values())
+        return self.device_s / wall_s if wall_s else 0.0
 
 
 class Meter:
@@ -65,6 +113,7 @@ class Meter:
     def __init__(self, disagreement: float | None = None) -> None:
         self._disagreement = disagreement
         self._counts: Counter[str] = Counter()
+        self._devices: dict[str, Counter[str]] = {}
         self._first = self._last = 0.0
         self._first_rows = 0
         self._messages = 0
@@ -87,11 +136,21 @@ class Meter:
             else:
                 self._doing[worker] = stage
 
-    def add(self, counts: Mapping[str, float]) -> None:
-        """Add ``rows``, ``rejects`` and seconds: by stage, ``task``, a device's ``busy`` and ``wall``."""
+    def add(
+        self, counts: Mapping[str, float], occupied: Mapping[str, float] | None = None, device: str = ""
+    ) -> None:
+        """Add ``rows``, ``rejects``, seconds by stage and of a ``task``; and what a device did meanwhile.
+
+        Args:
+            counts: as said.
+            occupied: `mmray.runner.Runner.occupied`.
+            device: name of the device that did it.
+        """
         with self._lock:
             self._messages += 1
             self._counts.update(counts)
+            if occupied:
+                self._devices.setdefault(device, Counter()).update(occupied)
             if rows := counts.get("rows"):
                 self._last = time()
                 if not self._first:
@@ -120,8 +179,7 @@ class Meter:
                 rejects=self._counts["rejects"],
                 seconds={stage: float(self._counts[stage]) for stage in STAGES},
                 task_s=float(self._counts["task"]),
-                device_s=float(self._counts["busy"]),
-                device_wall_s=float(self._counts["wall"]),
+                devices={name: DeviceUse.of(counts) for name, counts in sorted(self._devices.items())},
                 first=self._first,
                 first_rows=self._first_rows,
                 last=self._last,
@@ -136,10 +194,11 @@ class Meter:
 
 
 def drain(*counters: Counter[str]) -> dict[str, float]:
-    """Take what the counters hold, and leave them empty."""
+    """Take the sums of what the counters hold, and leave them empty."""
     taken: dict[str, float] = {}
     for counter in counters:
-        taken |= counter
+        for name, number in counter.items():
+            taken[name] = taken.get(name, 0) + number
         counter.clear()
     return taken
 

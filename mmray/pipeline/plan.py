@@ -8,10 +8,13 @@ from typing import Any, Literal
 
 from mmray import __version__
 from mmray.bundle import Bundle, Cascade
+from mmray.cascade import runs_in_stages
 from mmray.config import RunConfig
 from mmray.coverage import Missing
 from mmray.errors import ConfigError
+from mmray.pipeline.advice import Advice
 from mmray.pipeline.survey import Survey, read_options
+from mmray.shapes import Ladder, job_ladder
 from mmray.sources import Shard
 from mmray.sources.index import index_of
 
@@ -21,6 +24,9 @@ _PART_S = 60.0  # a part is about this much work of one actor
 _PART_ROWS = (1_000, 100_000)
 _MODEL_MS = 20.0  # assumed time of one record where the scorecard has no measured one
 _PREPROCESS_MS = 8.0
+_DEVICE_PART_ROWS = 10_000  # with devices: about a minute of one CPU that prepares for them
+# Of an actor that holds a device: packing alone takes .13 ms a row (docs/gpu.md).
+_FEEDING_CPUS = 2
 _ROUND = 0.5  # of what is left goes into the next round of units, one for each worker
 # Smaller units gain nothing: of a worker's whole work, and of a part.
 _LEAST_SHARE = 1 / 32
@@ -59,6 +65,8 @@ class Plan:
     actors: int
     part_rows: int
     variant: str  # "auto" until a race on these machines has settled it
+    ladder: Ladder | None  # sizes of batches on devices; None: actors run on CPUs, which take any
+    advice: Advice | None = None  # what CPUs prepare and devices take, where it was measured beforehand
 
     @property
     def cascade(self) -> Cascade | None:
@@ -66,9 +74,28 @@ class Plan:
         return self.survey.bundle.manifest.variants[self.variant].cascade
 
     @property
+    def steps(self) -> int:
+        """Through how many actors a record may pass: where a cascade decodes later, one for each stage."""
+        config, bundle = self.survey.config, self.survey.bundle
+        in_steps = self.topology == "split" and not config.verify_all and config.align is None
+        if not in_steps or self.cascade is None or not runs_in_stages(bundle, self.variant):
+            return 1
+        return len(self.cascade.stages)
+
+    @property
+    def actor_cpus(self) -> int:
+        """CPUs that are kept for an actor: one that runs on a CPU needs one, one that feeds a device two.
+
+        As many as leave at least one for the tasks.
+        """
+        if not self.accelerated:
+            return 1
+        return min(_FEEDING_CPUS, max(0, self.machines.cpus - 1) // self.actors)
+
+    @property
     def task_cpus(self) -> int:
-        """CPUs for the tasks of the split topology: those that no actor holds; accelerated ones hold none."""
-        return max(1, self.machines.cpus - (0 if self.accelerated else self.actors))
+        """CPUs for the tasks of the split topology: those that no actor holds."""
+        return max(1, self.machines.cpus - self.actors * self.actor_cpus)
 
     def to_json(self) -> dict[str, Any]:
         """Content of plan.json."""
@@ -80,6 +107,7 @@ class Plan:
             "topology": self.topology,
             "actors": self.actors,
             "part_rows": self.part_rows,
+            "ladder": self.ladder.to_json() if self.ladder else None,
             "shards": [shard.to_list() for shard in self.survey.shards],
         }
 
@@ -152,8 +180,9 @@ def make_plan(survey: Survey, machines: Machines) -> Plan:
         topology=topology,
         accelerated=accelerated,
         actors=_actors(config, topology, accelerated, machines),
-        part_rows=config.part_rows or _part_rows(survey.bundle),
+        part_rows=config.part_rows or (_DEVICE_PART_ROWS if accelerated else _part_rows(survey.bundle)),
         variant=config.variant,
+        ladder=job_ladder(survey.bundle.spec, config.batch_rows) if accelerated else None,
     )
 
 

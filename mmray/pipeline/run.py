@@ -13,7 +13,7 @@ from mmray.errors import OutputError, RunError
 from mmray.pipeline.advice import advise
 from mmray.pipeline.audit import Audit, audit
 from mmray.pipeline.cluster import connected
-from mmray.pipeline.execute import RunningMeter, execute, execute_retry, metered, settled
+from mmray.pipeline.execute import RunningMeter, balanced, execute, execute_retry, metered, settled
 from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.meter import Snapshot
 from mmray.pipeline.plan import Plan, make_plan
@@ -52,7 +52,7 @@ def preview(config: RunConfig) -> tuple[Plan, Ledger]:
     if earlier is not None:
         found.check_resumable(earlier)
     with connected() as machines:
-        plan = settled(make_plan(found, machines), earlier)
+        plan = balanced(settled(make_plan(found, machines), earlier))
         return plan, Ledger.load(out) if earlier else Ledger()
 
 
@@ -171,15 +171,19 @@ def _describe(plan: Plan, counted: Snapshot, started: float) -> dict[str, Any]:
 
 
 def _describe_split(plan: Plan, counted: Snapshot) -> dict[str, Any]:
-    """How busy the devices were, what a record takes of tasks and devices, and what bounds the run."""
+    """What the devices did, what a record takes of tasks and devices, and what bounds the run."""
     rows = max(1, counted.rows)
     task_s, device_s = counted.task_s / rows, counted.device_s / rows
     advice = advise(task_s, device_s, plan.task_cpus, plan.actors)
     return {
         "device_busy": round(counted.device_busy, 4),
+        "devices": {name: use.to_json() for name, use in counted.devices.items()},
         "task_ms": round(1e3 * task_s, 3),
         "device_ms": round(1e3 * device_s, 3),
         "task_cpus": plan.task_cpus,
+        "cpu_rows_per_s": advice and round(advice.cpu_rows_per_s, 1),
+        "device_rows_per_s": advice and round(advice.device_rows_per_s, 1),
+        "cpus_per_device": advice and advice.cpus_per_device,
         "advice": str(advice or ""),
     }
 

@@ -1,83 +1,106 @@
-"""The split topology: CPU tasks read and preprocess, accelerator actors infer, tasks write.
+"""The split topology: CPU tasks prepare, actors on accelerators infer, tasks write. One Ray Data pipeline:
 
-Ray cuts and joins blocks by their bytes alone, and a picture has a thousand times those of a caption. So that
-`block_rows` says what travels together, a table of TENSORS travels as one row (`_to_row`).
+    read and preprocess → infer → write
+    read and preprocess what comes first → infer → (decode what is still open → infer)… → write   (a cascade)
+
+Nothing is decoded in an actor, and nothing is kept in a process from one Ray task to the next.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
-from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import uuid4
 
-import numpy as np
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Datasource
+from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource
 from ray.data.block import Block, BlockAccessor, BlockMetadata
 from ray.data.datasource import Datasink, ReadTask
 
 from mmray.bundle import Bundle
-from mmray.pipeline.job import Job, count, read_unit
+from mmray.pipeline.infer import CALLS, InferWorker
+from mmray.pipeline.job import Job, read_unit
 from mmray.pipeline.meter import drain, measured, timed
 from mmray.pipeline.plan import Plan, Unit
 from mmray.pipeline.sink import write_part
 from mmray.pipeline.survey import output_columns, read_options
-from mmray.predictor import Predictor
+from mmray.pipeline.travel import BLOCK_BYTES, ROW, from_rows, to_row
 from mmray.preprocess import Preprocessor
 from mmray.schema import Modality
+from mmray.shapes import whole_batches
 from mmray.sources.readahead import readahead
 
-# Calls that an actor works on at once: while the device runs a batch of one, the other prepares its next.
-_CALLS = 2
-_SWITCH_S = 5e-4
-# Blocks at an actor, with those that it works on: Ray hands out more ten times a second.
-_AHEAD = 8
-# At which Ray ends a block. Outcomes of a call are a block or two; tables of TENSORS are made to reach it.
-_BLOCK_BYTES = 64 << 10
+# Tables at an actor, with those that it works on: Ray hands out more ten times a second.
+_AHEAD = CALLS + 2
+_CPU_AHEAD = CALLS + 6  # they are small where no batch has to be filled
+# Tables whose open rows are decoded together, so that they fill batches again.
+_DECODED_TOGETHER = 2
 
 MeterHandle = Any  # a Ray actor handle of mmray.pipeline.meter.Meter; Ray gives it no type
 
-_ROW = pa.schema([("tensors", pa.large_binary())])
-
 
 def run_split(units: list[Unit], job: Job, plan: Plan, meter: MeterHandle) -> None:
-    """CPU tasks read and preprocess, actors infer, tasks write."""
-    # Unequal resources keep Ray from fusing the reading into the actors, which would idle the device. Without
-    # num_cpus=0 Ray takes a CPU for each GPU actor, and on few CPUs leaves none to read with.
-    model_bytes = plan.survey.bundle.graph(plan.variant).stat().st_size
-    cpu_actor = {"num_cpus": 1, "memory": model_bytes}
+    """Run units of work through the operators of the plan, to their end."""
+    with _in_silence():
+        pipeline = ray.data.read_datasource(ShardSource(units, job, meter), override_num_blocks=len(units))
+        pipeline = _infer(pipeline, 1, job, plan, meter)
+        for stage in range(2, plan.steps + 1):
+            pipeline = _decode(pipeline, stage, job, meter)
+            pipeline = _infer(pipeline, stage, job, plan, meter)
+        # A write that waited for a CPU would wait for a whole unit to be read.
+        pipeline.write_datasink(PartSink(job, meter), ray_remote_args={"num_cpus": 0})
+
+
+def _infer(pipeline: Dataset, stage: int, job: Job, plan: Plan, meter: MeterHandle) -> Dataset:
+    """An actor for each device; those of a cascade's stages share the devices."""
+    # Ray must not fuse these with what prepares, which would idle the device: it fuses equal resources only.
+    share = 1 / plan.steps
+    resources: dict[str, Any] = {"num_cpus": share * plan.actor_cpus}
+    if plan.accelerated:
+        resources["num_gpus"] = share
+    else:
+        resources["memory"] = plan.survey.bundle.graph(plan.variant).stat().st_size
+    return pipeline.map_batches(
+        InferWorker,
+        fn_constructor_args=(job, meter, stage if plan.steps > 1 else None),
+        batch_size=1,  # row, thus a table; Ray wants a number where there are GPUs
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(
+            size=plan.actors,
+            max_concurrent_calls_per_actor=CALLS,
+            enable_true_multi_threading=True,
+            max_tasks_in_flight_per_actor=_AHEAD if job.ladder else _CPU_AHEAD,
+        ),
+        **resources,
+    )
+
+
+def _decode(pipeline: Dataset, stage: int, job: Job, meter: MeterHandle) -> Dataset:
+    """CPU tasks that decode what a stage takes, of the records that the stages before it left open."""
+    return pipeline.map_batches(
+        partial(_decode_open, stage=stage, job=job, meter=meter),
+        batch_size=_DECODED_TOGETHER,
+        batch_format="pyarrow",
+        num_cpus=1,
+    )
+
+
+@contextmanager
+def _in_silence() -> Iterator[None]:
+    """Ray Data's settings: a row of ours is a block, and its bars and logs do not fight our display."""
     context = DataContext.get_current().copy()
-    context.target_max_block_size = _BLOCK_BYTES
-    # Its bars and logs would fight our display; its files under the session directory stay.
+    context.target_max_block_size = BLOCK_BYTES
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its files under the session directory stay
     with DataContext.current(context):
-        dataset = ray.data.read_datasource(ShardSource(units, job, meter), override_num_blocks=len(units))
-        dataset.map_batches(
-            InferWorker,
-            fn_constructor_args=(job, meter),
-            batch_size=1,  # row, thus a table of TENSORS; Ray wants a number where there are GPUs
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(
-                size=plan.actors,
-                max_concurrent_calls_per_actor=_CALLS,
-                enable_true_multi_threading=True,
-                max_tasks_in_flight_per_actor=_AHEAD,
-            ),
-            **({"num_gpus": 1, "num_cpus": 0} if plan.accelerated else cpu_actor),
-        ).write_datasink(
-            PartSink(job, meter),
-            # A write that waited for a CPU would wait for a whole unit to be read.
-            ray_remote_args={"num_cpus": 0},
-        )
+        yield
 
 
 class ShardSource(Datasource):
@@ -104,7 +127,7 @@ class ShardSource(Datasource):
             size = sum(work.size for work in unit)
             metadata = BlockMetadata(num_rows=None, size_bytes=size, input_files=None, exec_stats=None)
             prepare = partial(_prepare, unit, self._job, self._meter)
-            tasks.append(ReadTask(prepare, metadata, schema=_ROW, per_task_row_limit=per_task_row_limit))
+            tasks.append(ReadTask(prepare, metadata, schema=ROW, per_task_row_limit=per_task_row_limit))
         return tasks
 
 
@@ -113,16 +136,23 @@ def _prepare(unit: Unit, job: Job, meter: MeterHandle) -> Iterator[pa.Table]:
     worker, seconds, task = f"task {uuid4().hex}", Counter[str](), Counter[str]()
     preprocess, later = _preprocessing(job)
     options = replace(read_options(job.config), views=True)
-    meter.enter.remote(worker, "read")
-    records_of = timed(readahead(read_unit(unit, options, meter.fail.remote)), seconds, "read")
-    for records in timed(records_of, task, "task"):
+
+    def tensors() -> Iterator[pa.Table]:
+        meter.enter.remote(worker, "read")
+        records_of = timed(readahead(read_unit(unit, options, meter.fail.remote)), seconds, "read")
+        for records in timed(records_of, task, "task"):
+            with measured(task, "task"):
+                meter.enter.remote(worker, "preprocess")
+                made = preprocess(records, later)
+            yield made
+            meter.enter.remote(worker, "read")
+
+    for table in whole_batches(tensors(), job.ladder.rows[-1] if job.ladder else None):
         with measured(task, "task"):
-            meter.enter.remote(worker, "preprocess")
-            row = _to_row(preprocess(records, later))
+            row = to_row(table)
         meter.add.remote(drain(seconds, preprocess.seconds, task))
         meter.enter.remote(worker, None)  # it may have to wait until the row is taken
         yield row
-        meter.enter.remote(worker, "read")
     meter.enter.remote(worker, None)
 
 
@@ -132,63 +162,22 @@ def _preprocessing(job: Job) -> tuple[Preprocessor, tuple[Modality, ...]]:
     return job.open_preprocessor(), job.later()
 
 
-def _to_row(tensors: pa.Table) -> pa.Table:
-    """A table as one row of one column: its Arrow IPC stream, with zeros behind it where it is small."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, tensors.schema) as writer:
-        writer.write_table(tensors)
-    sink.write(bytes(max(0, _BLOCK_BYTES + 1 - sink.tell())))
-    stream = sink.getvalue()
-    ends = pa.py_buffer(np.array([0, stream.size], np.int64))
-    return pa.table([pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, stream])], schema=_ROW)
-
-
-def _from_row(row: pa.Table) -> pa.Table:
-    """The inverse of `_to_row`. Copies nothing."""
-    return pa.ipc.open_stream(row["tensors"][0].as_buffer()).read_all()
-
-
-class InferWorker:
-    """TENSORS → OUTCOMES, in an actor that holds the model and works on several calls at once."""
-
-    def __init__(self, job: Job, meter: MeterHandle) -> None:
-        # A thread that has the interpreter keeps it for 5 ms while the other's turn at the device has come.
-        sys.setswitchinterval(_SWITCH_S)
-        self._job = job
-        self._meter = meter
-        self._name = uuid4().hex
-        first = job.open_predictor()
-        self._lanes: SimpleQueue[_Lane] = SimpleQueue()
-        for number in range(_CALLS):
-            predict = first.twin() if number else first
-            self._lanes.put(_Lane(f"{self._name} {number}", predict, job.open_preprocessor()))
-
-    def __call__(self, row: pa.Table) -> pa.Table:
-        lane = self._lanes.get()
-        try:
-            return self._infer(_from_row(row), lane)
-        finally:
-            self._lanes.put(lane)
-
-    def _infer(self, tensors: pa.Table, lane: _Lane) -> pa.Table:
-        self._meter.enter.remote(lane.name, "model")
-        outcomes = lane.predict(tensors, lane.preprocess.complete)
-        occupied = drain(lane.predict.occupied)
-        busy = drain(lane.preprocess.seconds, lane.predict.seconds, lane.predict.counts)
-        self._meter.add.remote({**count(outcomes), **busy, **occupied})
-        # No record leaves a cascade early any more, where that is wanted and early answers went wrong.
-        if self._job.config.on_shift == "stop" and lane.predict.later and ray.get(self._meter.shift.remote()):
-            lane.predict.close_exits()
-        self._meter.enter.remote(lane.name, None)
-        return outcomes
-
-
-class _Lane(NamedTuple):
-    """What one of the calls of an actor works with; the engines are shared."""
-
-    name: str
-    predict: Predictor
-    preprocess: Preprocessor  # of what the tasks before have left for later
+def _decode_open(rows: pa.Table, *, stage: int, job: Job, meter: MeterHandle) -> Iterator[pa.Table]:
+    """Rows whose open records have what a stage takes; the answered ones pass."""
+    worker, task = f"task {uuid4().hex}", Counter[str]()
+    meter.enter.remote(worker, "preprocess")
+    preprocess, _ = _preprocessing(job)
+    waiting, answered = from_rows(rows)
+    with measured(task, "task"):
+        decoded = preprocess.complete(waiting, job.takes(stage))
+    batch_rows = job.ladder.rows[-1] if job.ladder else None
+    for table in list(whole_batches(iter([decoded]), batch_rows)) or [decoded]:
+        with measured(task, "task"):
+            row = to_row(table, answered)
+        answered = None
+        meter.add.remote(drain(preprocess.seconds, task))
+        yield row
+    meter.enter.remote(worker, None)
 
 
 class PartSink(Datasink[str]):

@@ -104,7 +104,10 @@ class Preprocessor:
         self._refuse_empty(columns, given, [any(row) for row in zip(*there, strict=True)] if there else [])
         nothing = pa.nulls(tensors.num_rows, pa.binary())
         made = {**dict.fromkeys(wanted, nothing), **columns, "damaged": given.damaged, "error": given.errors}
-        return table({**{name: tensors[name] for name in tensors.column_names}, **made}, TENSORS)
+        completed = table({**{name: tensors[name] for name in TENSORS.names}, **made}, TENSORS)
+        for name in tensors.column_names[len(TENSORS) :]:  # what a stage of a cascade hands on
+            completed = completed.append_column(name, tensors[name])
+        return completed
 
     def _decode(
         self, modalities: Collection[Modality], stored: pa.Table, given: _Given, steps: list[Step]

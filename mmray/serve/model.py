@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmray.bundle import Bundle
+from mmray.engine import best_provider
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.preprocess.spec import PreprocessSpec
 from mmray.schema import Modality
@@ -20,6 +21,7 @@ from mmray.serve.gathering import Gathering
 from mmray.serve.metrics import Metrics
 from mmray.serve.settings import ServeSettings
 from mmray.serve.work import Answered, Work, prepare, share_out
+from mmray.shapes import server_ladder
 
 # A token costs MiniLM what 1,300 pixels cost EfficientNet-Lite0 and 480 log-mel values cost YAMNet, whose
 # patches overlap by half (multiply-adds: 10.6 M a token, 0.4 G an image, 69 M a patch). Roughly is enough.
@@ -90,9 +92,16 @@ class BatchedModel:
 
     def __init__(self, bundle: Bundle, settings: ServeSettings, thread: Executor, metrics: Metrics) -> None:
         # Loading it runs the golden inputs: whoever is ready is warm, and right.
+        on_device = best_provider() != "cpu"
         self._predict = Predictor(
-            bundle, variant=settings.variant, threads=1, batch_rows=settings.batch_rows, shared=True
+            bundle,
+            variant=settings.variant,
+            threads=1,
+            batch_rows=settings.batch_rows,
+            ladder=server_ladder(bundle.spec, settings.batch_rows) if on_device else None,
+            shared=True,
         )
+        self._predict.warm()  # before the replica is ready, so that no request waits for planning
         self._preprocess = open_preprocessor(bundle, limits=settings.limits)
         self._thread = thread
         self._metrics = metrics
@@ -140,6 +149,7 @@ class BatchedModel:
         self._predict.seconds.clear()
         self._preprocess.seconds.clear()
         self._metrics.batch_rows.observe(len(rows))
+        self._metrics.count_device(*self._predict.occupied)
         return Inferred(rows, max(0.0, whole_s - model_s), model_s)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,13 @@ def test_a_bundle_is_shown_and_verified(bundle):
     verified = mmray("bundle", "verify", bundle.path)
     assert verified.returncode == 0, verified.stderr
     assert "golden outputs reproduced" in verified.stdout
+
+
+def test_doctor_tells_memory_and_where_each_node_of_a_bundle_runs(bundle):
+    done = mmray("doctor", "--json", "--bundle", str(bundle.path))
+    found = {finding["subject"]: finding["message"] for finding in json.loads(done.stdout)}
+    assert re.fullmatch(r"[\d.]+ of [\d.]+ GB are available.*", found["memory"])
+    assert re.fullmatch(r"fp32: \d+ nodes on cpu, none elsewhere", found["placement"])
 
 
 def test_doctor_finds_this_machine_fit():

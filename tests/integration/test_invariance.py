@@ -34,16 +34,16 @@ def test_batch_size_and_order_change_no_label_and_no_score(tensors, alone, bundl
     assert np.abs(scores[0] - scores[1]).max() < 1e-4
 
 
-def test_a_blank_row_for_an_absent_modality_counts_for_nothing(tensors, alone, bundle):
-    """Engines that refuse an empty batch dimension are fed one; the flags must silence it."""
-    from mmray.batching import pack
+def test_padding_for_an_absent_modality_counts_for_nothing(tensors, alone, bundle):
+    """It belongs to the dummy record."""
+    from mmray.batching import padded
     from mmray.engine import Engine
 
     engine = Engine(bundle.graph("fp32"))
     absent = 0
     for i in range(len(tensors)):
-        feeds = pack(tensors.slice(i, 1), bundle.spec, for_device=True)
-        absent += int((~feeds["present"]).sum())
+        feeds = padded(tensors.slice(i, 1), bundle.spec)
+        absent += int((~feeds["present"][0]).sum())
         expected = np.array(alone["scores"][i].as_py())
         assert np.abs(engine(feeds)["scores"][0] - expected).max() < 1e-5
     assert absent > 50

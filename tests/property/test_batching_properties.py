@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.bundles import same_feeds
 
-from mmray.batching import batches, pack
+from mmray.batching import batches, blank, fill, pack
 from mmray.preprocess.spec import AudioSpec, ImageSpec, PreprocessSpec, TextSpec
 from mmray.schema import TENSORS, error, table
+from mmray.shapes import Shaper, job_ladder
 
 SPEC = PreprocessSpec(
     image=ImageSpec(height=2, width=3),
@@ -87,3 +88,28 @@ def test_packing_any_batch_of_any_table_is_the_loop(rows, chunk, batch_rows):
         assert len(batch) <= batch_rows
         part = tensors.take(batch)
         assert same_feeds(pack(part, SPEC), naive_pack(part.to_pylist()))
+
+
+@settings(deadline=None, max_examples=60)
+@given(rows, st.integers(1, 5), st.integers(1, 6))
+def test_a_padded_batch_of_any_table_is_the_loop_and_padding(rows, chunk, batch_rows):
+    tensors = to_tensors(rows, chunk)
+    sound = np.array([i for i, row in enumerate(rows) if not row["failed"]], np.int64)
+    made = Shaper(job_ladder(SPEC, batch_rows), SPEC.modalities)(tensors, sound)
+    assert sorted(row for batch in made for row in batch.rows) == sound.tolist()
+    assert len({batch.shape for batch in made}) <= 1
+    for chosen, shape in made:
+        feeds = blank(SPEC, shape)
+        fill(feeds, tensors, chosen, SPEC)
+        expected = naive_pack(tensors.take(chosen).to_pylist())
+        for name, values in expected.items():
+            part = feeds[name][: len(values)]
+            assert np.array_equal(part[:, : values.shape[1]] if name in TEXT else part, values)
+        for name in ("pixels_row", "text_row", "log_mel_row"):
+            assert set(feeds[name][len(expected[name]) :].tolist()) <= {batch_rows}
+        assert not feeds["attention_mask"][
+            : len(expected["text_row"]), expected["input_ids"].shape[1] :
+        ].any()
+
+
+TEXT = ("input_ids", "attention_mask")

@@ -1,16 +1,17 @@
-"""Packing: no record's values reach another, only texts are padded, absent modalities cost nothing."""
+"""Packing: no record's values reach another, with padding or without."""
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from support.bundles import GOLDEN_ROWS, SPEC, records_table, small_tokenizer
+from support.bundles import SPEC, records_table, small_tokenizer
 from support.media import clip, image_bytes
 
-from mmray.batching import TOKEN_LADDER, batches, pack, shape_profiles
+from mmray.batching import batches, blank, fill, pack, padded
 from mmray.preprocess import Preprocessor
 from mmray.preprocess.audio import log_mel
 from mmray.preprocess.spec import AudioSpec, PreprocessSpec, TextSpec
 from mmray.schema import TENSORS, error, table
+from mmray.shapes import Shape
 
 ROWS = [
     {"image": image_bytes(), "text": b"a red cat", "audio": clip(seconds=1)},
@@ -49,40 +50,23 @@ def test_each_modality_has_only_the_rows_that_are_there(tensors):
 
 
 def test_arrays_have_the_types_and_shapes_of_the_contract(tensors):
-    feeds = pack(tensors, SPEC, for_device=True)
+    feeds = pack(tensors, SPEC)
     assert {name: array.dtype.name for name, array in feeds.items()} == {
         **{"present": "bool", "pixels": "uint8", "pixels_row": "int64", "input_ids": "int32"},
         **{"attention_mask": "int32", "text_row": "int64", "log_mel": "float16", "log_mel_row": "int64"},
     }
     assert feeds["pixels"].shape == (2, 16, 16, 3)
-    assert feeds["input_ids"].shape == feeds["attention_mask"].shape == (3, SPEC.text.max_tokens)
+    assert feeds["input_ids"].shape == feeds["attention_mask"].shape == (3, 11)
     assert feeds["log_mel"].shape[1:] == (24, 16)
 
 
-@pytest.mark.parametrize(
-    ("longest", "width"), [(1, 8), (8, 8), (9, 16), (129, 192), (8192, 8192), (8193, 8193)]
-)
-@pytest.mark.parametrize("device", [False, True])
-def test_texts_are_padded_to_the_longest_and_for_a_device_to_a_step_of_the_ladder(longest, width, device):
-    assert width in TOKEN_LADDER or longest > TOKEN_LADDER[-1]
-    width = width if device else longest
-    feeds = pack(texts(1, longest), PreprocessSpec(text=TextSpec(max_tokens=8192)), for_device=device)
-    assert feeds["input_ids"].shape == (2, width)
+@pytest.mark.parametrize("longest", [1, 8, 129, 8193])
+def test_texts_are_padded_to_the_longest(longest):
+    feeds = pack(texts(1, longest), PreprocessSpec(text=TextSpec(max_tokens=8192)))
+    assert feeds["input_ids"].shape == (2, longest)
     assert feeds["attention_mask"].sum(axis=1).tolist() == [1, longest]
     assert (feeds["input_ids"][feeds["attention_mask"] == 0] == 0).all()
-    assert feeds["input_ids"][1, :longest].tolist() == list(range(1, longest + 1))
-
-
-@pytest.mark.parametrize(("longest", "width"), [(8, 8), (64, 64), (65, 77), (77, 77)])
-def test_texts_are_never_padded_beyond_the_positions_that_an_encoder_has(longest, width):
-    feeds = pack(texts(longest), PreprocessSpec(text=TextSpec(max_tokens=77)), for_device=True)
-    assert feeds["input_ids"].shape == (1, width)
-
-
-@pytest.mark.parametrize(("most", "width"), [(4, 4), (8, 8), (77, 8)])
-def test_the_blank_text_is_no_longer_than_the_spec_allows_either(most, width):
-    feeds = pack(texts(None), PreprocessSpec(text=TextSpec(max_tokens=most)), for_device=True)
-    assert feeds["input_ids"].shape == (1, width)
+    assert feeds["input_ids"][1].tolist() == list(range(1, longest + 1))
 
 
 def test_a_text_without_tokens_is_there_and_empty():
@@ -109,15 +93,52 @@ def test_a_modality_that_no_record_has_is_an_empty_batch(tensors):
     assert feeds["log_mel"].shape == (0, 24, 16)
 
 
-def test_a_blank_row_stands_in_for_it_where_the_engine_wants_one(tensors):
-    feeds = pack(tensors.slice(2, 1), SPEC, for_device=True)
-    assert feeds["present"].tolist() == [[True, False, False]]
-    assert all(len(array) == 1 for array in feeds.values())
-    assert feeds["attention_mask"].any()  # a mask of nothing but zeros divides by zero
-    full = texts(SPEC.text.max_tokens)  # no step of the ladder pads it
-    same = pack(full, PreprocessSpec(text=SPEC.text), for_device=True)
-    plain = pack(full, PreprocessSpec(text=SPEC.text))
-    assert all(np.array_equal(array, same[name]) for name, array in plain.items())
+def test_a_padded_batch_has_the_sizes_of_its_shape_and_its_padding_belongs_to_the_dummy(tensors):
+    shape = Shape(rows=8, images=4, texts=8, tokens=32, patches=16)
+    feeds = padded(tensors, SPEC, shape)
+    plain = pack(tensors, SPEC)
+    assert {name: array.dtype for name, array in feeds.items()} == {n: a.dtype for n, a in plain.items()}
+    assert feeds["present"].shape == (9, 3)
+    assert not feeds["present"][len(tensors) :].any()
+    assert feeds["pixels"].shape == (4, 16, 16, 3)
+    assert feeds["input_ids"].shape == feeds["attention_mask"].shape == (8, 32)
+    assert feeds["log_mel"].shape == (16, 24, 16)
+    for name in ("pixels_row", "text_row", "log_mel_row"):
+        real = len(plain[name])
+        assert feeds[name][:real].tolist() == plain[name].tolist()
+        assert set(feeds[name][real:]) == {8}
+    assert feeds["attention_mask"].any(axis=1).all()  # a mask of nothing but zeros divides by zero
+    assert np.array_equal(feeds["pixels"][:2], plain["pixels"])
+    assert np.array_equal(feeds["log_mel"][: len(plain["log_mel"])], plain["log_mel"])
+
+
+def test_nothing_of_an_earlier_batch_reaches_a_record_of_the_next(tensors):
+    shape = Shape(rows=8, images=4, texts=8, tokens=32, patches=16)
+    used = blank(SPEC, shape)
+    fill(used, tensors, np.arange(5), SPEC)
+    counted = fill(used, tensors, np.array([3, 1]), SPEC)
+    fresh = padded(tensors.take([3, 1]), SPEC, shape)
+    for name in ("present", "pixels_row", "input_ids", "attention_mask", "text_row", "log_mel_row"):
+        assert np.array_equal(used[name], fresh[name])
+    patches = int((fresh["log_mel_row"] < 8).sum())
+    assert np.array_equal(used["log_mel"][:patches], fresh["log_mel"][:patches])
+    assert counted == Shape(2, 0, 1, int(fresh["attention_mask"][:1].sum()), patches)
+
+
+def test_only_what_a_stage_takes_has_arrays_and_only_what_was_seen_is_present(tensors):
+    shape = Shape(rows=5, texts=3, tokens=32)
+    feeds = blank(SPEC, shape, ("text",), {"carried/x": 7})
+    fill(feeds, tensors, np.arange(5), SPEC, ("image", "text"))
+    assert set(feeds) == {"present", "input_ids", "attention_mask", "text_row", "carried/x"}
+    assert feeds["carried/x"].shape == (6, 7)
+    assert feeds["present"].astype(int).tolist() == [
+        [1, 1, 0],
+        [0, 1, 0],
+        [1, 0, 0],
+        [0] * 3,
+        [0, 1, 0],
+        [0] * 3,
+    ]
 
 
 def test_only_modalities_of_the_spec_are_packed(tensors):
@@ -160,23 +181,6 @@ def test_batches_do_not_depend_on_how_the_table_is_chunked(chunks):
 def test_nothing_but_failures_makes_no_batch():
     assert list(batches(texts(1, 2, failed=(0, 1)), 4)) == []
     assert list(batches(texts(), 4)) == []
-
-
-def test_profiles_hold_every_batch_that_pack_makes():
-    """An engine that is compiled for them meets no shape that it does not know."""
-    tensors = Preprocessor(SPEC, small_tokenizer())(records_table(GOLDEN_ROWS))
-    profiles = shape_profiles(SPEC, batch_rows=len(GOLDEN_ROWS))
-    assert len(profiles) == len({profile["input_ids"][1][1] for profile in profiles})
-    for first in range(len(GOLDEN_ROWS)):
-        feeds = pack(tensors.slice(first), SPEC, for_device=True)
-        assert any(
-            set(feeds) == set(profile) and all(fits(feeds[name].shape, *profile[name]) for name in feeds)
-            for profile in profiles
-        )
-
-
-def fits(shape, least, largest):
-    return all(low <= size <= high for low, size, high in zip(least, shape, largest, strict=True))
 
 
 def test_a_clip_never_has_more_patches_than_its_spec_says():

@@ -14,6 +14,7 @@ from support.media import clip
 from mmray.cascade import in_shadow, softmax
 from mmray.errors import BundleError, EngineError
 from mmray.predictor import Predictor, open_preprocessor
+from mmray.shapes import job_ladder
 
 THRESHOLD = 0.38
 
@@ -215,3 +216,34 @@ def test_a_stage_without_a_checksum_is_refused(folder):
 
 def test_softmax_of_large_logits():
     assert softmax(np.array([[1e4, 0.0]], np.float32)).tolist() == [[1.0, 0.0]]
+
+
+@pytest.mark.parametrize("rows", [4, 16])
+def test_padded_as_for_a_device_it_answers_alike_and_the_shadow_runs_with_the_others(
+    bundle, preprocess, staged, rows
+):
+    predict = Predictor(bundle, variant="cascade", provider="cpu", ladder=job_ladder(bundle.spec, rows))
+    found = predict(preprocess(mixed_records(), predict.later), preprocess.complete)
+    shadowed = Predictor(
+        bundle, variant="cascade", provider="cpu", ladder=job_ladder(bundle.spec, rows), shadow=1.0
+    )
+    watched = shadowed(preprocess(mixed_records(), shadowed.later), preprocess.complete)
+    for answers in (found, watched):
+        for column in ("label", "stage", "modalities", "row"):
+            assert answers[column].equals(staged[column])
+        assert np.abs(scores(answers) - scores(staged)).max() < 1e-6
+    assert shadowed.counts["shadowed"] == shadowed.counts["left 1"] > 0
+
+
+def test_stages_that_run_apart_answer_as_together(bundle, preprocess, staged):
+    """What one leaves open is decoded elsewhere, and answered by another that holds its own graph alone."""
+    stages = [Predictor(bundle, variant="cascade", provider="cpu", shadow=1.0) for _ in range(2)]
+    for number, predict in enumerate(stages, start=1):
+        predict.keep_only(number)
+    first = stages[0].step(1, preprocess(mixed_records(), stages[0].later))
+    waiting = preprocess.complete(first.open, ("image", "audio"))
+    second = stages[1].step(2, waiting)
+    together = pa.concat_tables([first.answered, second.answered]).sort_by("row")
+    assert together.equals(staged)
+    assert second.open.num_rows == 0
+    assert stages[1].counts["shadowed"] == stages[0].counts["left 1"]

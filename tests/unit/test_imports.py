@@ -16,8 +16,8 @@ from support.scripts import ROOT
 
 FLOORS = [
     {"errors", "schema", "coverage", "bounds"},
-    {"client", "storage", "remote", "urls", "sources", "align", "preprocess", "batching"},
-    {"config", "bundle", "engine", "loading", "cascade", "outcomes", "race", "predictor", "models"},
+    {"client", "storage", "remote", "urls", "sources", "align", "preprocess", "batching", "shapes"},
+    {"config", "bundle", "engine", "loading", "cascade", "outcomes", "race", "predictor", "runner", "models"},
     {"pipeline", "serve", "optimize"},
     {"cli"},
 ]

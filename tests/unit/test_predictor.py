@@ -14,6 +14,7 @@ from mmray.batching import pack
 from mmray.errors import EngineError
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.schema import OutputColumns, error, outcomes
+from mmray.shapes import job_ladder, server_ladder
 
 
 @pytest.fixture(scope="module")
@@ -256,11 +257,42 @@ def test_a_twin_answers_alike_on_the_same_device_and_counts_for_itself(bundle):
     tensors = open_preprocessor(bundle)(records_table(texts("a red cat", "a blue dog")))
     assert other(tensors).equals(one(tensors))
     assert other.device is one.device
-    one.counts.clear()
-    one.occupied.clear()
-    one.seconds.clear()
+    for counts in (one.counts, one.seconds, *one.occupied):
+        counts.clear()
     other(tensors)
-    assert other.occupied["busy"] > 0
-    assert not one.counts
-    assert not one.occupied
-    assert not one.seconds
+    assert other.occupied[0]["busy"] > 0
+    assert not any((one.counts, one.seconds, *one.occupied))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8, 64])
+def test_padding_changes_no_answer_of_a_record(bundle, rows):
+    """Whatever is beside it, and whatever it lacks: as for a device, here on the CPU."""
+    many = [
+        *GOLDEN_ROWS,
+        *texts("red", "a red red dog", "blue " * 9, "a nan dog", "poison"),
+        {"image": image_bytes(colour=(9, 9, 9))},
+        {"image": truncated_jpeg()},
+        {"audio": clip(seconds=2.0)},
+    ]
+    tensors = open_preprocessor(bundle)(records_table(many))
+    plain = Predictor(bundle, provider="cpu")(tensors).to_pylist()
+    predict = Predictor(bundle, provider="cpu", ladder=job_ladder(SPEC, rows))
+    for order in (np.arange(len(many)), np.random.default_rng(rows).permutation(len(many))):
+        for padded, at in zip(predict(tensors.take(order)).to_pylist(), order, strict=True):
+            expected = plain[at]
+            assert padded["label"] == expected["label"]
+            assert kinds([padded]) == kinds([expected])
+            if expected["error"] is None:
+                assert np.abs(np.subtract(padded["scores"], expected["scores"])).max() < 1e-6
+    used = predict.occupied[0]
+    assert sum(n for name, n in used.items() if name.startswith("shape ")) > 0
+    assert 0 < used["used rows"] <= used["places rows"]
+
+
+def test_a_server_meets_no_shape_that_it_was_not_warmed_with(bundle):
+    predict = Predictor(bundle, provider="cpu", ladder=server_ladder(SPEC, 4))
+    predict.warm()
+    preprocess = open_preprocessor(bundle)
+    for rows in ([GOLDEN_ROWS[0]], GOLDEN_ROWS, [*GOLDEN_ROWS, *texts("a " * 12, "red")] * 2):
+        predict(preprocess(records_table(rows)))
+    assert predict.occupied[0]["planned"] == 0

@@ -2,11 +2,14 @@
 
 import json
 
+import onnx
 import pytest
+from onnx import helper
 from support.bundles import make_bundle, small_bundle
 from support.racing import extended, slowed
 
-from mmray.race import fastest_variant
+from mmray.race import Form, candidates, choose, is_quantized
+from mmray.shapes import job_ladder
 
 
 @pytest.fixture(scope="module")
@@ -20,24 +23,28 @@ def slow(folder):
     return make_bundle(folder / "slow", graph=slowed(small_bundle().graph("fp32"), folder / "slow.onnx"))
 
 
+def fastest(bundle, cache, **options):
+    return choose(bundle, "auto", provider="cpu", cache=cache, **options).variant
+
+
 def test_the_faster_variant_wins(folder, slow, tmp_path):
     bundle = extended(folder, slow, "both")
-    assert fastest_variant(bundle, tmp_path, provider="cpu") == "quick"
+    assert fastest(bundle, tmp_path) == "quick"
 
 
 def test_a_variant_that_failed_its_gate_does_not_take_part(folder, slow, tmp_path):
     bundle = extended(folder, slow, "failed", passed=False)
-    assert fastest_variant(bundle, tmp_path, provider="cpu") == "fp32"
+    assert fastest(bundle, tmp_path) == "fp32"
 
 
 def test_a_variant_for_another_provider_does_not_take_part(folder, slow, tmp_path):
     bundle = extended(folder, slow, "foreign", provider="tensorrt")
-    assert fastest_variant(bundle, tmp_path, provider="cpu") == "fp32"
+    assert fastest(bundle, tmp_path) == "fp32"
 
 
 def test_a_slower_variant_loses(folder, slow, tmp_path):
     bundle = extended(folder, small_bundle(), "slower", graph=slow.graph("fp32"))
-    assert fastest_variant(bundle, tmp_path, provider="cpu") == "fp32"
+    assert fastest(bundle, tmp_path) == "fp32"
     (race,) = (tmp_path / "races").iterdir()
     times = json.loads(race.read_text())["batch_ms"]
     assert times["fp32"] < times["quick"]
@@ -46,22 +53,67 @@ def test_a_slower_variant_loses(folder, slow, tmp_path):
 def test_a_variant_that_does_not_run_here_does_not_take_part(folder, slow, tmp_path):
     bundle = extended(folder, slow, "broken")
     bundle.graph("quick").write_bytes(b"no graph")
-    assert fastest_variant(bundle, tmp_path, provider="cpu") == "fp32"
+    assert fastest(bundle, tmp_path) == "fp32"
 
 
 def test_a_race_is_run_once(folder, slow, tmp_path):
     bundle = extended(folder, slow, "once")
-    assert fastest_variant(bundle, tmp_path, provider="cpu") == "quick"
+    assert fastest(bundle, tmp_path) == "quick"
     (race,) = (tmp_path / "races").iterdir()
-    race.write_text(json.dumps({"winner": "fp32"}))
-    assert fastest_variant(bundle, tmp_path, provider="cpu") == "fp32"
-    assert fastest_variant(bundle, tmp_path, provider="cpu", threads=2) == "quick"
+    race.write_text(json.dumps({"variant": "fp32"}))
+    assert fastest(bundle, tmp_path) == "fp32"
+    assert fastest(bundle, tmp_path, threads=2) == "quick"
 
 
-@pytest.mark.parametrize("junk", [b"", b"[]", b'{"winner": "gone"}', b"\xff"])
+@pytest.mark.parametrize("junk", [b"", b"[]", b'{"variant": "gone"}', b"\xff"])
 def test_what_is_no_answer_is_run_anew(folder, slow, tmp_path, junk):
     bundle = extended(folder, slow, "junk")
-    fastest_variant(bundle, tmp_path, provider="cpu")
+    fastest(bundle, tmp_path)
     (race,) = (tmp_path / "races").iterdir()
     race.write_bytes(junk)
-    assert fastest_variant(bundle, tmp_path, provider="cpu") == "quick"
+    assert fastest(bundle, tmp_path) == "quick"
+
+
+def test_for_a_device_the_race_is_over_a_batch_of_the_job(folder, slow, tmp_path):
+    """Its rate is that of the job's batches, and it is kept."""
+    bundle = extended(folder, slow, "padded")
+    ladder = job_ladder(bundle.spec, 16)
+    first, again = (choose(bundle, "auto", provider="cpu", ladder=ladder, cache=tmp_path) for _ in range(2))
+    assert first == again
+    assert first.variant == "quick"
+    [race] = (tmp_path / "races").iterdir()
+    found = json.loads(race.read_text())
+    assert first.rows_per_s == pytest.approx(16e3 / found["batch_ms"]["quick"], rel=0.01)
+    assert choose(bundle, "auto", provider="cpu", cache=tmp_path).variant == "quick"
+    assert len(list((tmp_path / "races").iterdir())) == 2
+
+
+def test_on_a_gpu_each_variant_runs_in_two_layouts_also_where_it_was_asked_for(folder, slow):
+    bundle = extended(folder, slow, "layouts")
+    both = [Form("fp32"), Form("fp32", nhwc=True), Form("quick"), Form("quick", nhwc=True)]
+    assert candidates(bundle, "auto", "cuda") == both
+    assert candidates(bundle, "quick", "cuda") == both[2:]
+    assert candidates(bundle, "auto", "cpu") == [both[0], both[2]]
+    assert candidates(bundle, "quick", "cpu") == [both[2]]
+
+
+@pytest.mark.parametrize("operator", ["QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger"])
+def test_integer_graphs_take_no_part_on_a_gpu(folder, slow, tmp_path, operator):
+    """There int8 is slower than float32; it is TensorRT's."""
+    graph = with_operator(slow.graph("fp32"), operator, tmp_path / "graph.onnx")
+    assert is_quantized(graph)
+    assert not is_quantized(with_operator(slow.graph("fp32"), "DequantizeLinear", tmp_path / "weights.onnx"))
+    bundle = extended(folder, slow, operator)
+    bundle.graph("quick").write_bytes(graph.read_bytes())
+    assert {form.variant for form in candidates(bundle, "auto", "cuda")} == {"fp32"}
+    assert {form.variant for form in candidates(bundle, "auto", "cpu")} == {"fp32", "quick"}
+    assert {form.variant for form in candidates(bundle, "quick", "cuda")} == {"quick"}
+
+
+def with_operator(graph, operator, path):
+    """The graph with one more node, which nobody uses."""
+    model = onnx.load(graph)
+    inputs = ["missing"] * (1 if operator.startswith("Dynamic") else 2)
+    model.graph.node.append(helper.make_node(operator, inputs, ["unused"]))
+    onnx.save(model, path)
+    return path

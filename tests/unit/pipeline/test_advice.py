@@ -22,9 +22,12 @@ def test_the_fewest_cpus_that_feed_the_devices_are_asked_for(task_s, device_s, c
 
 
 def test_it_is_said_in_one_line():
-    assert str(advise(0.010, 0.004, 1, 1)) == "decode-bound; +2 CPUs would give at most \u00d72.5"
-    assert str(advise(0.010, 0.006, 1, 1)) == "decode-bound; +1 CPU would give at most \u00d71.7"
-    assert str(advise(0.001, 0.006, 1, 1)) == "device-bound"
+    assert str(advise(0.010, 0.002, 2, 2)) == (
+        "decode-bound: CPUs prepare 200 rows/s, devices take 1,000; +9 CPUs would give at most \u00d75.0 "
+        "(6 CPUs per device balance)"
+    )
+    assert "+1 CPU would give at most \u00d71.7" in str(advise(0.010, 0.006, 1, 1))
+    assert str(advise(0.001, 0.006, 1, 1)) == "device-bound: CPUs prepare 1,000 rows/s, devices take 167"
 
 
 @pytest.mark.parametrize(("task_s", "device_s"), [(0, 0.1), (0.1, 0)])

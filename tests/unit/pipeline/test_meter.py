@@ -34,8 +34,8 @@ def test_seconds_alone_do_not_start_the_clock():
 
 
 def test_draining_takes_everything_once():
-    a, b = Counter({"image": 2}), Counter({"model": 3})
-    assert drain(a, b) == {"image": 2, "model": 3}
+    a, b = Counter({"image": 2, "model": 1}), Counter({"model": 3})
+    assert drain(a, b) == {"image": 2, "model": 4}
     assert drain(a, b) == {}
 
 
@@ -70,6 +70,22 @@ def test_without_a_cascade_nothing_shifts():
 def test_the_busy_share_is_of_the_time_of_all_devices():
     meter = Meter()
     assert meter.read().device_busy == 0
-    meter.add({"busy": 3.0, "wall": 4.0, "task": 0.5})
-    meter.add({"busy": 5.0, "wall": 6.0})
+    meter.add({"task": 0.5}, {"busy": 3.0, "wall": 4.0}, "GPU 0")
+    meter.add({}, {"busy": 5.0, "wall": 6.0}, "GPU 1")
     assert (meter.read().device_busy, meter.read().task_s) == (0.8, 0.5)
+
+
+def test_what_a_device_did_is_told_for_each_device():
+    meter = Meter()
+    batch = {"busy": 1.0, "wall": 2.0, "copied": 0.5, "changes": 1, "shape 8 rows, 8 images": 1}
+    full = {"places rows": 8, "used rows": 8, "places images": 8, "used images": 2, "places texts": 0}
+    meter.add({"rows": 8}, {**batch, **full, "used texts": 0, "planned": 3.0}, "a GPU 0")
+    meter.add({"rows": 6}, {**batch, **full, "used rows": 6, "used texts": 0, "changes": 0}, "a GPU 0")
+    meter.add({"rows": 8}, batch, "b GPU 0")
+    use = meter.read().devices["a GPU 0"].to_json()
+    assert use == {
+        **{"busy": 0.5, "busy_s": 2.0, "planned_s": 3.0, "copied_s": 1.0, "wall_s": 4.0},
+        **{"batches": 2, "shapes": {"8 rows, 8 images": 2}, "changes": 1},
+        "padding": {"rows": 0.125, "images": 0.75},
+    }
+    assert list(meter.read().devices) == ["a GPU 0", "b GPU 0"]

@@ -442,7 +442,7 @@ def ignore_the_row_index(graph):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (ignore_the_flags, "with blank ones; `present` alone must decide"),
+        (ignore_the_flags, "with their flags off; `present` alone must decide"),
         (ignore_the_flags_of_pictures, "with their flags off; `present` alone must decide"),
         (ignore_the_row_index, "the row indices must say"),
     ],
