@@ -75,7 +75,7 @@ class Outcome:
 
 
 def execute(bundle: Bundle, case: Case, output: Path) -> Outcome:
-    """Run a case on a Ray of its own."""
+    """Run a case on a Ray of its own, or on the one that this process has joined."""
     config = RunConfig.model_validate(
         {
             "input": [str(path) for path in case.shards],
@@ -86,13 +86,14 @@ def execute(bundle: Bundle, case: Case, output: Path) -> Outcome:
             "part_rows": 10_000,
         }
     )
-    ray.init(
-        num_cpus=case.cpus + KEPT_CPUS * case.actors,
-        num_gpus=case.actors,
-        include_dashboard=False,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-    )
+    if not ray.is_initialized():
+        ray.init(
+            num_cpus=case.cpus + KEPT_CPUS * case.actors,
+            num_gpus=case.actors,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
     # Else the first devices would be timed while others are still loaded, which takes both cores.
     DataContext.get_current().wait_for_min_actors_s = 600
     try:

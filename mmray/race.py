@@ -105,9 +105,13 @@ def candidates(bundle: Bundle, wanted: str, provider: Provider) -> list[Form]:
         names = [
             name
             for name in bundle.passing()
-            if entries[name].provider in ("any", provider)
-            and entries[name].cascade is None
-            and not (provider == "cuda" and is_quantized(bundle.graph(name)))
+            if entries[name].provider in ("any", provider) and entries[name].cascade is None
+        ]
+    if wanted == "auto" and provider == "cuda":
+        names = [
+            name  # fp32 is what the others must beat, whatever an imported graph holds
+            for name in names
+            if name == FP32 or not (entries[name].precision == "int8" or is_quantized(bundle.graph(name)))
         ]
     if provider != "cuda" or any(entries[name].cascade for name in names):
         return [Form(name) for name in names]

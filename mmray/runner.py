@@ -91,6 +91,8 @@ class Runner:
         The table also has a column ``carried/…`` for each value that an earlier stage handed on.
         """
         for batch in self._cut(tensors, rows):
+            if batch.shape:
+                self._bound(batch.shape)  # a device without memory for its buffers is no fault of the records
             yield from self._infer(tensors, batch)
 
     def warm(self, shape: Shape) -> None:

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -121,8 +122,9 @@ class RunDisplay:
             speed = f"{rate:.1f} rows/s" if rate else f"{this_run['rows']:,} rows, too few for a rate"
             table.add_row("speed", f"{speed}, after {this_run['startup_s']:.1f} s to start")
             table.add_row("stages", _shares(this_run["stage_seconds"]))
-            if busy := this_run.get("device_busy"):
-                table.add_row("device", "; ".join(filter(None, [f"busy {busy:.0%}", this_run["advice"]])))
+            if devices := this_run.get("devices"):
+                table.add_row("devices", _describe_devices(devices, this_run["device_busy"]))
+                table.add_row("", this_run["advice"])
             if cascade := this_run.get("cascade"):
                 table.add_row("cascade", _describe_cascade(cascade))
         else:
@@ -169,6 +171,7 @@ def print_plan(preview: tuple[Plan, Ledger], *, as_json: bool) -> None:
                 "units": len(units),
                 "formats": found.census.kinds,
                 "census": found.census.sets,
+                "balance": asdict(plan.advice) if plan.advice else None,
             }
         )
         return
@@ -179,6 +182,8 @@ def print_plan(preview: tuple[Plan, Ledger], *, as_json: bool) -> None:
     _print_field(
         "work", f"{len(units)} units over {len(missing)} shards, parts of up to {plan.part_rows:,} rows"
     )
+    if plan.advice:
+        _print_field("balance", str(plan.advice))
     if done:
         _print_field(
             "resume", f"skips {done:,} rows; {len(found.shards) - len(missing)} shards are not opened"
@@ -246,6 +251,17 @@ def _print_survey(found: Survey, done: int) -> None:
     _print_field("input", f"{inputs}: {size}, about {found.expected_rows:,} records ({shares})")
     _print_field("bundle", f"{_describe_bundle(found.bundle)}")
     _print_field("output", f"{found.config.output}" + (f" ({done:,} rows are done)" if done else ""))
+
+
+def _describe_devices(devices: Mapping[str, Any], busy: float) -> str:
+    parts = [f"{_number(len(devices), 'device')} busy {busy:.0%}"]
+    if any(device["shapes"] for device in devices.values()):
+        shapes = {shape for device in devices.values() for shape in device["shapes"]}
+        changes = sum(device["changes"] for device in devices.values())
+        planned_s = sum(device["planned_s"] for device in devices.values())
+        parts.append(f"{_number(len(shapes), 'shape')}, {_number(changes, 'change')}")
+        parts.append(f"{planned_s:.1f} s of planning")
+    return ", ".join(parts)
 
 
 def _describe_cascade(found: dict[str, Any]) -> str:

@@ -98,8 +98,7 @@ def _hardware() -> Iterator[Finding]:
         yield Finding("note", "/dev/shm", "is below 1 GB: Ray falls back to slow files; raise --shm-size")
 
 
-def _memory() -> Iterator[Finding]:
-    info = Path("/proc/meminfo")
+def _memory(info: Path = Path("/proc/meminfo")) -> Iterator[Finding]:
     if not info.exists():
         return
     lines = (line.partition(":") for line in info.read_text().splitlines())
@@ -109,7 +108,9 @@ def _memory() -> Iterator[Finding]:
     available = sizes["MemAvailable"]
     said = f"{available:.1f} of {sizes['MemTotal']:.1f} GB are available"
     if available < _MEMORY_GB:
-        yield Finding("note", "memory", f"{said}: a worker of the stamps takes about 0.6, Ray itself 1")
+        yield Finding(
+            "note", "memory", f"{said}: few workers will fit; set actors lower, or end other programs"
+        )
     else:
         yield Finding("good", "memory", said)
 

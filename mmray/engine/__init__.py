@@ -10,7 +10,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from mmray.batching import Feeds
-from mmray.engine.bound import Bound, Sessions, placement, shapes_of
+from mmray.engine.bound import Bound, Sessions, placement, sizes_of
 from mmray.engine.device import device_type, engine_version
 from mmray.engine.prepack import shared_graph
 from mmray.engine.providers import (
@@ -37,7 +37,7 @@ __all__ = [
 
 _ERROR, _FATAL = 3, 4  # severities of ONNX Runtime's log
 # Of one graph on a GPU, each with its own weights there (117 MB of the stamps) and its own working memory.
-_SESSIONS = 4
+_SESSIONS = 6
 
 
 class Engine:
@@ -126,7 +126,7 @@ class Engine:
             feeds: an array for each input, as `mmray.batching.blank` makes them; they become the buffers.
         """
         inputs = {name: feeds[name] for name in self.inputs}
-        return Bound(self._sessions(shapes_of(inputs)), inputs, "cuda" if self.provider == "cuda" else "cpu")
+        return Bound(self._sessions(sizes_of(inputs)), inputs, "cuda" if self.provider == "cuda" else "cpu")
 
     def placement(self) -> dict[str, list[str]]:
         """Operators of the nodes by provider ("cuda", "cpu"), where `Setup.record_placement` was set."""

@@ -73,7 +73,7 @@ class Bound:
 
 
 class Sessions(Generic[S]):
-    """One session for each shape, up to a number of them.
+    """One session for each shape that a convolution sees, up to a number of them.
 
     ONNX Runtime's CUDA provider keeps a convolution's plan for the latest shape alone, in its session: one
     that only ever meets one shape plans once. Not yet proven on a GPU; `jobs/prove_gpu.py` compares.
@@ -81,7 +81,8 @@ class Sessions(Generic[S]):
     Args:
         first: that there is already; the first shape gets it.
         load: makes another one; None: all shapes share the first.
-        most: sessions at once. A further shape shares the one that was asked for longest ago.
+        most: sessions at once. A further shape shares the one that was asked for longest ago, and so does one
+            whose session does not load, as on a device without memory for it: it plans anew, and is right.
     """
 
     def __init__(self, first: S, load: Callable[[], S] | None, most: int) -> None:
@@ -98,20 +99,28 @@ class Sessions(Generic[S]):
             return self._first
         with self._lock:
             if shape not in self._of:
-                if not self._of:
-                    self._of[shape] = self._first
-                elif self._made < self._most:
-                    self._of[shape] = self._load()
-                    self._made += 1
-                else:
-                    self._of[shape] = self._of.popitem(last=False)[1]
+                self._of[shape] = self._next(self._load)
             self._of.move_to_end(shape)
             return self._of[shape]
 
+    def _next(self, load: Callable[[], S]) -> S:
+        """The first one, a new one while there may be more, or the one that was asked for longest ago."""
+        if not self._of:
+            return self._first
+        if self._made < self._most:
+            try:
+                made = load()
+            except Exception:  # of ONNX Runtime, without a base of their own; the first one did load
+                self._most = self._made  # nor would the next
+            else:
+                self._made += 1
+                return made
+        return self._of.popitem(last=False)[1]
 
-def shapes_of(feeds: Feeds) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """What tells batches of one shape from others."""
-    return tuple(sorted((name, array.shape) for name, array in feeds.items()))
+
+def sizes_of(feeds: Feeds) -> tuple[tuple[str, int], ...]:
+    """What convolutions see of a batch's shape: how many rows each input has, not how wide its texts are."""
+    return tuple(sorted((name, len(array)) for name, array in feeds.items()))
 
 
 def placement(session: ort.InferenceSession, names: dict[str, str]) -> dict[str, list[str]]:

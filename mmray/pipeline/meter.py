@@ -52,8 +52,9 @@ class DeviceUse:
 
     def to_json(self) -> dict[str, Any]:
         """For summary.json."""
+        rest_s = self.wall_s - self.planned_s
         return {
-            "busy": round(self.busy_s / self.wall_s, 4) if self.wall_s else 0.0,
+            "busy": round(self.busy_s / rest_s, 4) if rest_s > 0 else 0.0,
             "busy_s": round(self.busy_s, 3),
             "planned_s": round(self.planned_s, 3),
             "copied_s": round(self.copied_s, 3),
@@ -98,9 +99,9 @@ class Snapshot:
 
     @property
     def device_busy(self) -> float:
-        """Share of the time that the devices were at work; 0 where nothing ran."""
-        wall_s = sum(use.wall_s for use in self.devices.values())
-        return self.device_s / wall_s if wall_s else 0.0
+        """Share of the time that the devices were at work, planning left out; 0 where nothing ran."""
+        wall_s = sum(use.wall_s - use.planned_s for use in self.devices.values())
+        return self.device_s / wall_s if wall_s > 0 else 0.0
 
 
 class Meter:

@@ -86,10 +86,13 @@ class Plan:
     def actor_cpus(self) -> int:
         """CPUs that are kept for an actor: one that runs on a CPU needs one, one that feeds a device two.
 
-        As many as leave at least one for the tasks.
+        As many as leave at least one for the tasks; none on a cluster that grows, where tasks may have taken
+        them before the actor's node is there.
         """
         if not self.accelerated:
             return 1
+        if self.survey.config.autoscaling:
+            return 0
         return min(_FEEDING_CPUS, max(0, self.machines.cpus - 1) // self.actors)
 
     @property

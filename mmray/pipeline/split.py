@@ -42,12 +42,14 @@ _CPU_AHEAD = CALLS + 6  # they are small where no batch has to be filled
 # Tables whose open rows are decoded together, so that they fill batches again.
 _DECODED_TOGETHER = 2
 
+_ACTORS_S = 900  # until all actors are there
+
 MeterHandle = Any  # a Ray actor handle of mmray.pipeline.meter.Meter; Ray gives it no type
 
 
 def run_split(units: list[Unit], job: Job, plan: Plan, meter: MeterHandle) -> None:
     """Run units of work through the operators of the plan, to their end."""
-    with _in_silence():
+    with _settings(plan):
         pipeline = ray.data.read_datasource(ShardSource(units, job, meter), override_num_blocks=len(units))
         pipeline = _infer(pipeline, 1, job, plan, meter)
         for stage in range(2, plan.steps + 1):
@@ -92,9 +94,12 @@ def _decode(pipeline: Dataset, stage: int, job: Job, meter: MeterHandle) -> Data
 
 
 @contextmanager
-def _in_silence() -> Iterator[None]:
+def _settings(plan: Plan) -> Iterator[None]:
     """Ray Data's settings: a row of ours is a block, and its bars and logs do not fight our display."""
     context = DataContext.get_current().copy()
+    if plan.actor_cpus and plan.machines.nodes > 1:
+        # Tasks that took an actor's CPUs on the node of its device would wait for it for ever.
+        context.wait_for_min_actors_s = _ACTORS_S
     context.target_max_block_size = BLOCK_BYTES
     context.enable_progress_bars = False
     context.print_on_execution_start = False

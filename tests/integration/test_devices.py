@@ -21,16 +21,26 @@ sys.path[:0] = ["jobs", "tests"]
 from pathlib import Path
 from _device_runs import Case, execute
 from mmray.bundle import Bundle
-bundle, shards, output, variant, rows = sys.argv[1:]
+bundle, shards, output, variant, rows, *nodes = sys.argv[1:]
+if nodes:
+    import ray
+    from ray.cluster_utils import Cluster
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster.add_node(num_cpus=2, num_gpus=1)
+    cluster.add_node(num_cpus=2)
+    ray.init(address=cluster.address, log_to_driver=False)
 case = Case(sorted(Path(shards).glob("*.tar")), 2, variant=variant, batch_rows=int(rows))
 counted = execute(Bundle.open(bundle), case, Path(output)).counted
+if nodes:
+    cluster.shutdown()
 print(json.dumps({name: use.to_json() for name, use in counted.devices.items()}))
 """
 
 
-def run_on_stand_in(bundle, shards, output, variant="fp32", rows=64):
-    """What each device did, by its name."""
+def run_on_stand_in(bundle, shards, output, *nodes, variant="fp32", rows=64):
+    """What each device did, by its name; with `nodes`, on a node with the GPU and one of CPUs alone."""
     command = [sys.executable, "-c", PROGRAM, str(bundle.path), str(shards), str(output), variant, str(rows)]
+    command += nodes
     path = os.pathsep.join(str(ROOT / name) for name in ("jobs", "tests"))
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=240, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}
@@ -63,6 +73,15 @@ def test_a_device_sees_few_shapes_and_gives_the_cpus_decisions(bundle, shards, e
         wanted = expected[row["shard"], row["row"]]
         assert row["label"] == wanted["label"]
         assert np.abs(np.subtract(row["scores"], wanted["scores"])).max() < 1e-5
+
+
+def test_a_node_without_a_gpu_feeds_that_of_another(bundle, shards, expected, tmp_path):
+    """The actor holds both CPUs of its own node, so that every record is prepared on the other."""
+    [use] = run_on_stand_in(bundle, shards, tmp_path / "out", "apart").values()
+    assert len(use["shapes"]) <= 3
+    rows = ds.dataset(tmp_path / "out" / "parts", format="parquet").to_table(["shard", "row", "label"])
+    found = {(row["shard"], row["row"]): row["label"] for row in rows.to_pylist()}
+    assert found == {address: row["label"] for address, row in expected.items()}
 
 
 def test_the_proof_for_a_gpu_takes_the_same_way_on_a_cpu(bundle, shards):

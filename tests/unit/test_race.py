@@ -110,6 +110,20 @@ def test_integer_graphs_take_no_part_on_a_gpu(folder, slow, tmp_path, operator):
     assert {form.variant for form in candidates(bundle, "quick", "cuda")} == {"quick"}
 
 
+def test_a_variant_that_says_it_is_int8_takes_no_part_on_a_gpu_either(folder, slow):
+    bundle = extended(folder, slow, "said", precision="int8")
+    assert {form.variant for form in candidates(bundle, "auto", "cuda")} == {"fp32"}
+    assert {form.variant for form in candidates(bundle, "auto", "cpu")} == {"fp32", "quick"}
+
+
+def test_on_a_gpu_the_usual_variant_takes_part_even_with_integers_in_it(folder, tmp_path):
+    """An imported model may hold some: there is nothing else to fall back to."""
+    graph = with_operator(small_bundle().graph("fp32"), "QuantizeLinear", tmp_path / "graph.onnx")
+    bundle = make_bundle(folder / "integers", graph=small_bundle().graph("fp32"))
+    bundle.graph("fp32").write_bytes(graph.read_bytes())
+    assert {form.variant for form in candidates(bundle, "auto", "cuda")} == {"fp32"}
+
+
 def with_operator(graph, operator, path):
     """The graph with one more node, which nobody uses."""
     model = onnx.load(graph)

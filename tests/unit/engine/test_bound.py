@@ -10,7 +10,6 @@ from support.bundles import GOLDEN_ROWS, SPEC, records_table, small_bundle, smal
 from mmray.batching import blank, fill, pack
 from mmray.engine import Engine, Setup
 from mmray.engine.bound import Sessions
-from mmray.engine.pinned import pin
 from mmray.preprocess import Preprocessor
 from mmray.shapes import Shape
 
@@ -82,11 +81,17 @@ def test_without_a_loader_all_shapes_share_one():
     assert {sessions(shape) for shape in "abcd"} == {7}
 
 
-def test_where_there_is_no_cuda_runtime_memory_stays_as_it_is(monkeypatch):
-    monkeypatch.setattr("mmray.engine.pinned._RUNTIMES", ("no-such-library.so",))
-    pin.__globals__["_runtime"].cache_clear()
-    assert not pin(np.zeros(8))
-    pin.__globals__["_runtime"].cache_clear()
+def test_a_session_that_does_not_load_is_tried_once_and_shared_instead():
+    """As where a device has no memory for its weights: records must not become rejects for that."""
+    tried = []
+
+    def load():
+        tried.append(1)
+        raise RuntimeError("Failed to allocate memory")
+
+    sessions = Sessions(0, load, most=4)
+    assert [sessions(shape) for shape in "abcab"] == [0, 0, 0, 0, 0]
+    assert len(tried) == 1
 
 
 def test_it_can_be_told_where_each_node_went():

@@ -79,12 +79,12 @@ def test_what_a_device_did_is_told_for_each_device():
     meter = Meter()
     batch = {"busy": 1.0, "wall": 2.0, "copied": 0.5, "changes": 1, "shape 8 rows, 8 images": 1}
     full = {"places rows": 8, "used rows": 8, "places images": 8, "used images": 2, "places texts": 0}
-    meter.add({"rows": 8}, {**batch, **full, "used texts": 0, "planned": 3.0}, "a GPU 0")
+    meter.add({"rows": 8}, {**batch, **full, "used texts": 0, "planned": 1.0}, "a GPU 0")
     meter.add({"rows": 6}, {**batch, **full, "used rows": 6, "used texts": 0, "changes": 0}, "a GPU 0")
     meter.add({"rows": 8}, batch, "b GPU 0")
     use = meter.read().devices["a GPU 0"].to_json()
     assert use == {
-        **{"busy": 0.5, "busy_s": 2.0, "planned_s": 3.0, "copied_s": 1.0, "wall_s": 4.0},
+        **{"busy": 0.6667, "busy_s": 2.0, "planned_s": 1.0, "copied_s": 1.0, "wall_s": 4.0},
         **{"batches": 2, "shapes": {"8 rows, 8 images": 2}, "changes": 1},
         "padding": {"rows": 0.125, "images": 0.75},
     }

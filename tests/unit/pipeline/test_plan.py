@@ -4,6 +4,7 @@ import json
 
 import pytest
 from support.bundles import make_bundle, small_bundle
+from support.cascades import cascaded
 from support.outcomes import shard
 from support.reading import shard_at
 from support.runs import make_config
@@ -151,3 +152,39 @@ def test_a_shard_without_an_index_is_one_unit(tmp_path):
     path = write_shard(tmp_path / "s.tar", [(f"k{i:04d}", {"txt": b"x"}) for i in range(200)])
     whole = shard_at(path)
     assert len(plan(shards=(whole,)).units([(whole, [WHOLE])])) == 1
+
+
+@pytest.mark.parametrize(
+    ("machines", "settings", "kept", "for_tasks"),
+    [
+        (Machines(16, 1), {}, 2, 14),
+        (Machines(64, 8), {}, 2, 48),
+        (Machines(12, 8), {}, 1, 4),  # fewer than would be good, but some for the tasks
+        (Machines(4, 8), {}, 0, 4),
+        (Machines(16, 1), {"autoscaling": True}, 0, 16),  # tasks may have taken them before the GPU is there
+        (Machines(4, 0), {"topology": "split"}, 1, 1),
+    ],
+)
+def test_cpus_are_kept_for_actors_and_the_rest_is_for_tasks(machines, settings, kept, for_tasks):
+    made = plan(machines, **settings)
+    assert (made.actor_cpus, made.task_cpus) == (kept, for_tasks)
+
+
+def test_batches_for_devices_have_a_ladder_of_sizes_that_the_plan_tells():
+    made = plan(Machines(16, 1))
+    assert made.ladder.rows == (256,)
+    assert made.to_json()["ladder"] == made.ladder.to_json()
+    assert plan(Machines(16, 1), batch_rows=64).ladder.rows == (64,)
+    assert plan(Machines(16, 0)).ladder is None
+    assert plan(Machines(16, 1), provider="cpu").ladder is None
+
+
+def test_a_cascade_has_an_actor_for_each_stage_where_decoding_can_wait(tmp_path):
+    bundle = cascaded(tmp_path / "bundle", 0.4)
+    on_gpu = Machines(16, 1)
+    assert plan(on_gpu, bundle=bundle, variant="cascade").steps == 2
+    assert plan(on_gpu, bundle=bundle, variant="fp32").steps == 1
+    assert plan(on_gpu, bundle=bundle, variant="cascade", verify_all=True).steps == 1
+    assert plan(bundle=bundle, variant="cascade").steps == 1  # fused: each worker decodes for itself
+    closed = cascaded(tmp_path / "closed", 1.1)
+    assert plan(on_gpu, bundle=closed, variant="cascade").steps == 1

@@ -1,0 +1,30 @@
+"""`mmray doctor`: what it says of memory and of a bundle."""
+
+import pytest
+
+from mmray.cli.doctor import _memory, diagnose
+from mmray.errors import BundleError
+
+
+@pytest.mark.parametrize(("available_kb", "level"), [(3_000_000, "note"), (8_000_000, "good")])
+def test_little_memory_is_worth_a_note(tmp_path, available_kb, level):
+    info = tmp_path / "meminfo"
+    info.write_text(
+        f"MemTotal:       16000000 kB\nMemAvailable:   {available_kb} kB\nHugePages_Total:       0\n"
+    )
+    [finding] = _memory(info)
+    assert (finding.level, finding.subject) == (level, "memory")
+    assert finding.message.startswith(f"{available_kb * 1024 / 1e9:.1f} of 16.4 GB are available")
+
+
+def test_where_a_machine_does_not_tell_its_memory_nothing_is_said(tmp_path):
+    assert list(_memory(tmp_path / "nowhere")) == []
+
+
+def test_without_a_bundle_nothing_is_said_of_placement():
+    assert "placement" not in {finding.subject for finding in diagnose()}
+
+
+def test_a_directory_that_is_no_bundle_is_an_error(tmp_path):
+    with pytest.raises(BundleError):
+        diagnose(str(tmp_path))
