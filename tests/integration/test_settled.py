@@ -1,14 +1,20 @@
 """A run has one variant: what was asked for, or what is fastest where it runs; a resume keeps it."""
 
+from dataclasses import replace
+
 import pytest
 from support.bundles import make_bundle, small_bundle
 from support.outcomes import shard
 from support.racing import extended, slowed
+from support.reading import shard_at
 from support.runs import make_config
+from support.tars import good_records, write_shard
 
-from mmray.pipeline.execute import settled
+from mmray.pipeline.advice import advise
+from mmray.pipeline.execute import _job, _race, _seconds_to_prepare, settled
 from mmray.pipeline.plan import Machines, make_plan
 from mmray.pipeline.survey import Census, Survey
+from mmray.shapes import job_ladder
 
 
 @pytest.fixture(scope="module")
@@ -35,3 +41,15 @@ def test_a_resume_keeps_the_variant_of_its_run(ray_cluster, bundle):
 
 def test_what_was_asked_for_is_taken(ray_cluster, bundle):
     assert settled(plan(bundle, variant="fp32"), None).variant == "fp32"
+
+
+def test_what_a_cpu_prepares_and_a_device_takes_is_tried_beforehand(bundle, tmp_path):
+    """As `mmray plan` does on machines with GPUs, here with the CPU in the place of a device."""
+    tar = write_shard(tmp_path / "some.tar", good_records(20))
+    task_s = _seconds_to_prepare(_job(plan(bundle, variant="fp32")), shard_at(tar))
+    assert 0 < task_s < 1
+    taken = _race(replace(_job(plan(bundle)), ladder=job_ladder(bundle.spec, 16))).rows_per_s
+    assert taken > 0
+    advice = advise(task_s, 1 / taken, cpus=4, devices=2)
+    assert advice.cpu_rows_per_s == pytest.approx(4 / task_s)
+    assert advice.device_rows_per_s == pytest.approx(2 * taken)
