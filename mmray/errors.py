@@ -83,3 +83,9 @@ class RecordError(Exception):
         super().__init__(reason)
         self.reason = reason
         self.kind = kind
+
+
+def one_line(failure: BaseException) -> str:
+    """An error in one line: a deliberate one by its message, any other with its type."""
+    first = next((line.strip() for line in str(failure).splitlines() if line.strip()), "")
+    return first if isinstance(failure, MmrayError) else f"{type(failure).__name__}: {first}"

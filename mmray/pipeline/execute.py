@@ -1,4 +1,4 @@
-"""Units of work → Ray, in either topology: a pool of actors, or Ray Data."""
+"""Around the pipeline: what is chosen before it, who watches it, and how it ends."""
 
 from __future__ import annotations
 
@@ -6,30 +6,33 @@ import os
 import re
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from time import monotonic, perf_counter
-from typing import Any, cast
+from typing import Any
 
+import pyarrow as pa
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mmray.bundle import Bundle
-from mmray.errors import Interrupted, MmrayError, RunError
+from mmray.coverage import Missing
+from mmray.errors import Interrupted, RunError, one_line
 from mmray.pipeline.advice import advise
-from mmray.pipeline.fused import FusedWorker, News, RetryWorker, Unreadable
+from mmray.pipeline.isolate import names
 from mmray.pipeline.job import Job
-from mmray.pipeline.meter import Meter, Snapshot
+from mmray.pipeline.liveness import MeterHandle
+from mmray.pipeline.meter import Doing, Meter, Snapshot
 from mmray.pipeline.plan import Plan, Unit
-from mmray.pipeline.pool import Actor, Pool, Stream
 from mmray.pipeline.survey import read_options
 from mmray.race import Choice, choose
-from mmray.sources import Shard, read
+from mmray.sources import ReadOptions, Shard, read
 
 _POLL_S = 0.5
-_DIED = "the worker that processed it died, most often for want of memory (Ray's logs say more)"
-_ASIDE = "aside"  # what an actor is told while it works
+_ANSWER_S = 10.0
+_GRACE_S = 5.0  # in which a worker that stands still ends itself, which is progress
 _TRIED_ROWS = 64
 _START_S = 900.0  # machines may have to be started before the first worker can say anything
 
@@ -38,22 +41,14 @@ class RunningMeter:
     """The meter of a run, and a watchdog over it.
 
     Args:
-        sink: the Meter, or a Ray actor handle of one.
-        read: asks it what was counted.
-        progress: told that, twice a second, from a thread of its own.
-        stall_s: seconds without any news from any worker that end the run.
+        handle: a Ray actor handle of a Meter.
+        progress: told what was counted, twice a second, from a thread of its own.
+        stall_s: seconds without a row that end the run.
     """
 
-    def __init__(
-        self,
-        sink: Any,  # noqa: ANN401  (Ray gives a handle no type)
-        read: Callable[[], Snapshot],
-        progress: Callable[[Snapshot], None],
-        stall_s: float,
-    ) -> None:
-        self.sink = sink
-        self.stalled: str | None = None  # why the watchdog ended the run
-        self._read = read
+    def __init__(self, handle: MeterHandle, progress: Callable[[Snapshot], None], stall_s: float) -> None:
+        self.handle = handle
+        self.reason: str | None = None  # why the watchdog ended the run
         self._latest = Snapshot()
         self._progress = progress
         self._stall_s = stall_s
@@ -64,8 +59,13 @@ class RunningMeter:
     def read(self) -> Snapshot:
         """What was counted so far; the latest that is known, where the meter does not answer."""
         with suppress(ray.exceptions.RayError):  # a lost meter costs figures, never the run
-            self._latest = self._read()
+            self._latest = ray.get(self.handle.read.remote(), timeout=_ANSWER_S)
         return self._latest
+
+    def take_lost(self) -> list[Doing]:
+        """As `Meter.take_lost`."""
+        lost: list[Doing] = ray.get(self.handle.take_lost.remote())
+        return lost
 
     def stop(self) -> None:
         """End the watch."""
@@ -73,51 +73,46 @@ class RunningMeter:
         self._thread.join()
 
     def _watch(self) -> None:
-        """Twice a second: tell the count, and interrupt the main thread where nothing moves any more."""
-        messages, since = -1, monotonic()
+        """Twice a second: tell the count, and interrupt the main thread where there is no more to wait for."""
+        moves, since = -1, monotonic()
         while not self._done.wait(_POLL_S):
             snapshot = self.read()
             self._progress(snapshot)
-            if snapshot.messages != messages:
-                messages, since = snapshot.messages, monotonic()
-            elif monotonic() - since > (self._stall_s if messages else max(self._stall_s, _START_S)):
-                doing = ", ".join(f"{n} in {stage}" for stage, n in snapshot.doing.items())
-                self.stalled = (
-                    f"no progress for {monotonic() - since:.0f} s (workers: {doing or 'none has started'})"
-                )
+            still_s = monotonic() - since
+            if snapshot.broken:
+                self.reason = f"the run broke off: {snapshot.broken}"
+            elif snapshot.moves != moves:
+                moves, since = snapshot.moves, monotonic()
+            elif still_s > (self._stall_s + _GRACE_S if moves else max(self._stall_s, _START_S)):
+                self.reason = f"no progress for {still_s:.0f} s ({_standing(snapshot)})"
+            if self.reason:
                 # As Ctrl-C would: only a real signal wakes a main thread that waits on a lock.
                 os.kill(os.getpid(), signal.SIGINT)
                 return
 
 
+def _standing(snapshot: Snapshot) -> str:
+    """What the workers are at that stand still."""
+    stages = Counter(doing.stage for doing in snapshot.doing.values())
+    workers = ", ".join(f"{n} in {stage}" for stage, n in stages.items())
+    shards = sorted({place.name for doing in snapshot.doing.values() for place in doing.places})
+    return f"workers: {workers or 'none has started'}" + (f"; shards: {', '.join(shards[:3])}" if shards else "")
+
+
 @contextmanager
-def metered(
-    progress: Callable[[Snapshot], None], plan: Plan, *, pooled: bool = False
-) -> Iterator[RunningMeter]:
+def metered(progress: Callable[[Snapshot], None], plan: Plan) -> Iterator[RunningMeter]:
     """Count and watch while the body runs.
 
     Args:
         progress: told what was counted, twice a second, from a thread of its own.
-        plan: `stall_s` seconds without any news from any worker interrupt the body; a cascade's early answers
-            are watched.
-        pooled: whether the workers are a pool's, whose news come to this process, whatever the topology is.
+        plan: `stall_s` seconds without a row interrupt the body; a cascade's early answers are watched.
     """
-    disagreement = plan.cascade.disagreement if plan.cascade else None
-    sink: Any
-    if pooled or plan.topology == "fused":
-        sink = Meter(disagreement)
-        read = sink.read
-    else:
-        # On the driver's node, which outlives the others; it needs no CPU: the workers may hold them all.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        remote: Any = ray.remote  # its type does not know this strategy
-        actor = remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Meter)
-        sink = actor.remote(disagreement)
-
-        def read() -> Snapshot:
-            return cast(Snapshot, ray.get(sink.read.remote(), timeout=10))
-
-    meter = RunningMeter(sink, read, progress, plan.survey.config.stall_s)
+    # On the driver's node, which outlives the others; it needs no CPU: the workers may hold them all.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    remote: Any = ray.remote  # its type does not know this strategy
+    actor = remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Meter)
+    handle = actor.remote(plan.cascade.disagreement if plan.cascade else None)
+    meter = RunningMeter(handle, progress, plan.survey.config.stall_s)
     try:
         yield meter
     finally:
@@ -183,22 +178,16 @@ def _seconds_to_prepare(job: Job, shard: Shard) -> float:
     return (perf_counter() - start) / int(records.num_rows)
 
 
-def execute(plan: Plan, units: list[Unit], meter: RunningMeter) -> None:
-    """Process the units to their end.
+def execute(plan: Plan, units: Sequence[Unit], meter: RunningMeter) -> None:
+    """Process the units to their end; units whose worker died stay missing.
 
     Raises:
-        RunError: Ray gave up, or the watchdog did; parts that are written stay.
+        RunError: Ray gave up, a worker did, or the watchdog; parts that are written stay.
     """
-    job = _job(plan)
-    with _named_failures(meter):
-        if plan.topology == "split":
-            from mmray.pipeline.split import run_split  # Ray Data takes .4 s, and pandas' memory
+    from mmray.pipeline.operators import run_units  # Ray Data takes .4 s, and pandas' memory
 
-            run_split(units, job, plan, meter.sink)
-        else:
-            for unit in _run_pool(FusedWorker, "run", units, plan, meter, job):
-                for work in unit:
-                    meter.sink.fail(work.shard.name, _DIED)
+    with _named_failures(meter):
+        run_units(units, _job(plan), plan, meter.handle)
 
 
 def execute_retry(plan: Plan, parts: Sequence[str], shards: Sequence[Shard], meter: RunningMeter) -> None:
@@ -208,19 +197,44 @@ def execute_retry(plan: Plan, parts: Sequence[str], shards: Sequence[Shard], met
         plan: of the retry.
         parts: their file names.
         shards: all of the run that is retried.
-        meter: one that is `pooled`.
+        meter: counts.
 
     Raises:
-        RunError: as `execute`.
+        RunError: as `execute`, or a worker died.
     """
+    from mmray.pipeline.operators import run_retry
+
     with _named_failures(meter):
-        by_id = {shard.id: shard for shard in shards}
-        lost = _run_pool(RetryWorker, "retry", parts, plan, meter, _job(plan), by_id)
-        if lost:
+        run_retry(parts, _job(plan), plan, meter.handle, {shard.id: shard for shard in shards})
+        if lost := meter.take_lost():
             raise RunError(
-                f"{len(lost)} parts were not retried, all others are done; {lost[0]}: {_DIED}; run the same "
-                "command again"
+                f"{len(lost)} parts were not retried, all others are done: the worker {names(lost)}; run the "
+                "same command again"
             )
+
+
+def locate(plan: Plan, shard: Shard, wanted: Missing) -> pa.Table:
+    """Where rows of a shard lie: its ``row``, ``key``, ``offset``, ``length`` and ``end``, without payload.
+
+    Raises:
+        RunError: they cannot be read.
+    """
+    remote: Any = ray.remote
+    try:
+        table: pa.Table = ray.get(
+            remote(num_cpus=1, max_retries=0)(_addresses).remote(shard, read_options(plan.survey.config), wanted)
+        )
+    except Exception as e:  # a process of its own reads them: whatever happens to it, the shard is named
+        raise RunError(
+            f"{shard.name}: workers die at its rows from {wanted.first} on, and their addresses cannot be read: "
+            f"{_root_cause(e)}; all other shards are done"
+        ) from e
+    return table
+
+
+def _addresses(shard: Shard, options: ReadOptions, wanted: Missing) -> pa.Table:
+    blocks = read(shard, replace(options, payload=False), [wanted])
+    return pa.concat_tables([block.select(["row", "key", "offset", "length", "end"]) for block in blocks])
 
 
 def _job(plan: Plan) -> Job:
@@ -232,35 +246,6 @@ def _job(plan: Plan) -> Job:
     return Job(config, plan.part_rows, threads=1, ladder=plan.ladder)
 
 
-def _run_pool(
-    worker: type, method: str, work: Sequence[Any], plan: Plan, meter: RunningMeter, *arguments: object
-) -> list[Any]:
-    """One actor a CPU (or GPU), each piece of work a call of that method; returns those whose actor died."""
-    remote: Any = ray.remote
-    heed = plan.cascade is not None and plan.survey.config.on_shift == "stop"
-    # With a group, Ray moves work from the main thread to another one, and wakes the main thread a hundred
-    # times a second.
-    aside = {"concurrency_groups": {_ASIDE: 1}} if heed else {}
-    actor = remote(num_cpus=1, num_gpus=1 if plan.accelerated else 0, **aside)(worker)
-
-    def call(member: Actor, piece: object) -> Stream:
-        return getattr(member, method).options(num_returns="streaming").remote(piece)
-
-    def heard(member: Actor, news: News | None) -> None:
-        counts: Meter = meter.sink
-        if isinstance(news, Unreadable):
-            counts.fail(*news)
-        elif isinstance(news, dict):
-            counts.add(news)
-            if heed and counts.shift():
-                member.close_exits.options(concurrency_group=_ASIDE).remote()
-        else:
-            counts.enter(str(member), news)
-
-    size = min(plan.actors, len(work))
-    return Pool(size, lambda: actor.remote(*arguments), call, heard).run(work)
-
-
 @contextmanager
 def _named_failures(meter: RunningMeter) -> Iterator[None]:
     """Turn what ends a run early into a RunError that says why, and how to go on."""
@@ -268,8 +253,8 @@ def _named_failures(meter: RunningMeter) -> Iterator[None]:
     try:
         yield
     except Interrupted as e:
-        if meter.stalled:
-            raise RunError(f"{meter.stalled}; {remedy}") from e
+        if meter.reason:
+            raise RunError(f"{meter.reason}; {remedy}") from e
         raise
     except RunError:
         raise
@@ -285,9 +270,7 @@ def _root_cause(failure: BaseException) -> str:
     if isinstance(cause, BaseException) and not isinstance(cause, SystemException):  # Ray's marker, no cause
         return _root_cause(cause)
     lines = [line.strip() for line in str(failure).splitlines() if line.strip()] or [""]
-    if isinstance(failure, MmrayError):
-        return lines[0]
     if isinstance(failure, ray.exceptions.RayError):  # a trace, the error, and Ray's hints after it
         named = [line for line in lines if re.match(r"[\w.]+(Error|Exception): ", line)]
         return named[-1] if named else lines[0]
-    return f"{type(failure).__name__}: {lines[0]}"
+    return one_line(failure)

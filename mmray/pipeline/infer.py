@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from queue import SimpleQueue
-from typing import Any, NamedTuple
-from uuid import uuid4
+from typing import NamedTuple
 
 import pyarrow as pa
 import ray
 
 from mmray.pipeline.job import Job, count
-from mmray.pipeline.meter import drain
+from mmray.pipeline.liveness import MeterHandle, Reporter, places_of
+from mmray.pipeline.meter import START, drain
 from mmray.pipeline.travel import from_rows, to_row
 from mmray.predictor import Predictor
 
@@ -29,42 +29,41 @@ class InferWorker:
         stage: of a cascade, from 1, that runs here; None: all of the model.
     """
 
-    def __init__(self, job: Job, meter: Any, stage: int | None = None) -> None:  # noqa: ANN401  (Ray's handle)
+    def __init__(self, job: Job, meter: MeterHandle, stage: int | None = None) -> None:
         # A thread that has the interpreter keeps it for 5 ms while the other's turn at the device has come.
         sys.setswitchinterval(_SWITCH_S)
         self._job, self._meter, self._stage = job, meter, stage
-        first = job.open_predictor()
-        if stage:
-            first.keep_only(stage)
-        self._is_last = stage in (None, first.stages)
         self._device = _device_name(stage)
-        name = uuid4().hex
         self._lanes: SimpleQueue[_Lane] = SimpleQueue()
-        for number in range(CALLS):
-            self._lanes.put(_Lane(f"{name} {number}", first.twin() if number else first))
+        report = Reporter(meter, job.config.stall_s)
+        with report.working(START):
+            first = job.open_predictor()
+            if stage:
+                first.keep_only(stage)
+        self._is_last = stage in (None, first.stages)
+        self._lanes.put(_Lane(report, first))
+        for _ in range(1, CALLS):
+            self._lanes.put(_Lane(Reporter(meter, job.config.stall_s), first.twin()))
 
     def __call__(self, row: pa.Table) -> pa.Table:
         lane = self._lanes.get()
+        tensors, answered = from_rows(row)
         try:
-            return self._infer(row, lane)
+            with lane.report.working("model", places_of(tensors)):
+                return self._infer(tensors, answered, lane)
         finally:
             self._lanes.put(lane)
 
-    def _infer(self, row: pa.Table, lane: _Lane) -> pa.Table:
+    def _infer(self, tensors: pa.Table, answered: pa.Table | None, lane: _Lane) -> pa.Table:
         predict = lane.predict
-        self._meter.enter.remote(lane.name, "model")
-        tensors, answered = from_rows(row)
         if self._stage:
             step = predict.step(self._stage, tensors)
             found, waiting = step.answered, step.open
         else:
             found, waiting = predict(tensors), None
         counts = {**count(found), **drain(predict.seconds, predict.counts)}
-        self._meter.add.remote(counts, drain(*predict.occupied), self._device)
-        # No record leaves a cascade early any more, where that is wanted and early answers went wrong.
-        if self._job.config.on_shift == "stop" and predict.later and ray.get(self._meter.shift.remote()):
-            predict.close_exits()
-        self._meter.enter.remote(lane.name, None)
+        lane.report.add(counts, drain(*predict.occupied), self._device)
+        self._job.heed_shift(predict, self._meter)
         outcomes = pa.concat_tables([answered, found]) if answered else found
         return outcomes if self._is_last else to_row(waiting, outcomes)
 
@@ -72,7 +71,7 @@ class InferWorker:
 class _Lane(NamedTuple):
     """What one of the calls of an actor works with; the engines are shared."""
 
-    name: str
+    report: Reporter
     predict: Predictor
 
 

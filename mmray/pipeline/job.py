@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
+import ray
 
 from mmray.bundle import Bundle
 from mmray.config import RunConfig
@@ -61,6 +63,11 @@ class Job:
         """Modalities that a stage of the cascade looks at, counted from 1."""
         cascade = Bundle.open(self.config.bundle).manifest.variants[self.config.variant].cascade
         return cascade.stages[stage - 1].modalities if cascade else ()
+
+    def heed_shift(self, predict: Predictor, meter: Any) -> None:  # noqa: ANN401  (Ray gives a handle no type)
+        """Let no record leave a cascade early any more, where early answers went wrong and that is wanted."""
+        if self.config.on_shift == "stop" and predict.later and ray.get(meter.shift.remote()):
+            predict.close_exits()
 
     def open_preprocessor(self) -> Preprocessor:
         return open_preprocessor(

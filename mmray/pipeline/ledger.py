@@ -140,6 +140,10 @@ class Ledger:
         return [(shard, gap) for shard, gap in gaps if gap]
 
     @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+    @property
     def predicted(self) -> int:
         return sum(part.predicted for part in self.parts)
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
 from time import perf_counter, time
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from mmray.bounds import lower_bound
+from mmray.coverage import Missing
 
 _SURE = 0.999  # of the bound at which a shift is called
 _LEAST_S = 0.5  # over a shorter time a rate means nothing
@@ -18,8 +18,30 @@ _LEAST_S = 0.5  # over a shorter time a rate means nothing
 T = TypeVar("T")
 _END = object()
 
+START = "start"  # the stage of a worker that loads what it needs
+
 #: Stages whose seconds are counted, in the order of the data's way.
 STAGES = ("read", "align", "image", "text", "audio", "model", "shadow", "write")
+
+
+class Place(NamedTuple):
+    """Rows of one shard that a worker is at."""
+
+    shard: str  # id
+    rows: Missing
+
+    @property
+    def name(self) -> str:
+        """Of the shard, for people."""
+        return self.shard.rpartition("@")[0]
+
+
+class Doing(NamedTuple):
+    """What a worker is at."""
+
+    stage: str
+    places: tuple[Place, ...] = ()
+    hung: bool = False  # whether it ended itself, because it stood still
 
 
 @dataclass(frozen=True)
@@ -78,8 +100,9 @@ class Snapshot:
     first: float = 0.0  # Unix time of the first block that was predicted, and how many rows it had
     first_rows: int = 0
     last: float = 0.0  # Unix time of the latest
-    messages: int = 0  # grows as long as any worker gets on
-    doing: Mapping[str, int] = field(default_factory=dict)  # workers by the stage that they are in
+    moves: int = 0  # grows with rows, and whenever a worker starts or gives up
+    doing: Mapping[str, Doing] = field(default_factory=dict)  # by worker
+    broken: str = ""  # why a worker cannot go on: a fault that is no record's
     unreadable: Mapping[str, str] = field(default_factory=dict)  # shards by name, and why
     left: Mapping[int, int] = field(default_factory=dict)  # rows by the stage of a cascade that answered them
     shadowed: int = 0  # early answers that were compared with full ones
@@ -117,30 +140,58 @@ class Meter:
         self._devices: dict[str, Counter[str]] = {}
         self._first = self._last = 0.0
         self._first_rows = 0
-        self._messages = 0
+        self._moves = 0
         self._lock = Lock()
-        self._doing: dict[str, str] = {}
+        self._doing: dict[str, Doing] = {}
+        self._broken = ""
         self._unreadable: dict[str, str] = {}
 
     def fail(self, shard: str, reason: str) -> None:
         """A shard cannot be read."""
         with self._lock:
-            self._messages += 1
+            self._moves += 1
             self._unreadable[shard] = reason
 
-    def enter(self, worker: str, stage: str | None) -> None:
-        """A worker begins a stage; None: it has nothing to do."""
+    def enter(self, worker: str, stage: str, places: tuple[Place, ...] | None = None) -> None:
+        """A worker begins a stage, with these rows; None: with those of its stage before."""
         with self._lock:
-            self._messages += 1
-            if stage is None:
-                self._doing.pop(worker, None)
-            else:
-                self._doing[worker] = stage
+            before = self._doing.get(worker)
+            self._moves += before is None
+            if places is None:
+                places = before.places if before else ()
+            self._doing[worker] = Doing(stage, places)
+
+    def leave(self, worker: str) -> None:
+        """A worker has done its work; one that never says so has died."""
+        with self._lock:
+            self._doing.pop(worker, None)
+
+    def give_up(self, worker: str) -> None:
+        """A worker stands still, and ends itself."""
+        with self._lock:
+            self._moves += 1
+            if doing := self._doing.get(worker):
+                self._doing[worker] = doing._replace(hung=True)
+
+    def break_off(self, reason: str) -> None:
+        """A worker cannot go on, and no record is the reason."""
+        with self._lock:
+            self._broken = self._broken or reason
+
+    def take_lost(self) -> list[Doing]:
+        """What workers were at that died since this was asked. To be asked while none is at work.
+
+        Those that had only begun to start are none of them: Ray ends them when there is no more to do.
+        """
+        with self._lock:
+            lost = [doing for doing in self._doing.values() if doing.stage != START]
+            self._doing.clear()
+        return lost
 
     def add(
         self, counts: Mapping[str, float], occupied: Mapping[str, float] | None = None, device: str = ""
     ) -> None:
-        """Add ``rows``, ``rejects``, seconds by stage and of a ``task``; and what a device did meanwhile.
+        """Add ``rows``, ``rejects``, ``prepared`` rows, seconds by stage and of a ``task``; and a device's use.
 
         Args:
             counts: as said.
@@ -148,7 +199,7 @@ class Meter:
             device: name of the device that did it.
         """
         with self._lock:
-            self._messages += 1
+            self._moves += bool(counts.get("rows") or counts.get("prepared"))
             self._counts.update(counts)
             if occupied:
                 self._devices.setdefault(device, Counter()).update(occupied)
@@ -162,9 +213,13 @@ class Meter:
 
         As this is asked again and again, the bound is a very sure one.
         """
+        if self._disagreement is None:
+            return ""
+        from mmray.bounds import lower_bound  # loads scipy, which takes .35 s
+
         shadowed, agreed = int(self._counts["shadowed"]), int(self._counts["agreed"])
         share = lower_bound(shadowed - agreed, shadowed, _SURE)
-        if self._disagreement is None or share <= self._disagreement:
+        if share <= self._disagreement:
             return ""
         return (
             f"{shadowed - agreed} of {shadowed} early answers that were compared differ from full ones, so "
@@ -184,8 +239,9 @@ class Meter:
                 first=self._first,
                 first_rows=self._first_rows,
                 last=self._last,
-                messages=self._messages,
-                doing=Counter(self._doing.values()),
+                moves=self._moves,
+                doing=dict(self._doing),
+                broken=self._broken,
                 unreadable=dict(self._unreadable),
                 left={int(k[5:]): int(n) for k, n in sorted(self._counts.items()) if k.startswith("left ")},
                 shadowed=int(self._counts["shadowed"]),

@@ -146,6 +146,10 @@ class Plan:
                 left -= piece.size
         return sorted((tuple(unit) for unit in units), key=lambda unit: -sum(work.size for work in unit))
 
+    def alone(self, missing: Iterable[tuple[Shard, Sequence[Missing]]]) -> list[Unit]:
+        """Each gap as a unit of its own."""
+        return [(Work(shard, (gap,), 0),) for shard, gaps in missing for gap in gaps]
+
     def _pieces(self, work: Work, target: Callable[[], float]) -> Iterator[Work]:
         """The work, or where it is larger than the target and can be split, pieces of about that size.
 

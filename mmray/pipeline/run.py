@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from time import time
 from typing import Any
 
@@ -13,13 +14,14 @@ from mmray.errors import OutputError, RunError
 from mmray.pipeline.advice import advise
 from mmray.pipeline.audit import Audit, audit
 from mmray.pipeline.cluster import connected
-from mmray.pipeline.execute import RunningMeter, balanced, execute, execute_retry, metered, settled
+from mmray.pipeline.execute import RunningMeter, balanced, execute, execute_retry, locate, metered, settled
+from mmray.pipeline.isolate import Suspects, names, reject
 from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.meter import Snapshot
 from mmray.pipeline.plan import Plan, make_plan
 from mmray.pipeline.prune import prune
 from mmray.pipeline.rundir import RunDirectory
-from mmray.pipeline.survey import Survey, survey
+from mmray.pipeline.survey import Survey, output_columns, survey
 from mmray.sources import Shard
 
 
@@ -122,7 +124,7 @@ def retry(output: str, overrides: Callable[[Mapping[str, Any]], RunConfig], watc
         plan = settled(make_plan(found, machines), earlier)
         watcher.planned(plan)
         out.log("retry", rejects=ledger.rejects.total(), parts=len(parts), identity=found.identity())
-        with metered(watcher.progress, plan, pooled=True) as meter:
+        with metered(watcher.progress, plan) as meter:
             execute_retry(plan, parts, shards, meter)
             counted = meter.read()
         ledger = Ledger.load(out)
@@ -131,28 +133,43 @@ def retry(output: str, overrides: Callable[[Mapping[str, Any]], RunConfig], watc
 
 
 def _process(plan: Plan, out: RunDirectory, ledger: Ledger, meter: RunningMeter) -> Ledger:
-    """Do what is missing, until nothing is or a pass gets nowhere."""
-    missing = ledger.missing(plan.survey.shards)
-    number = 0
-    while missing:
+    """Do what is missing, in passes, until nothing is or they get nowhere."""
+    suspects = Suspects(partial(locate, plan))
+    columns = output_columns(plan.survey.config.model_copy(update={"variant": plan.variant}), plan.survey.bundle)
+    missing, pieces = ledger.missing(plan.survey.shards), []
+    number = idle = 0
+    while missing or pieces:
         number += 1
-        units = plan.units(missing)
+        units = [*plan.units(missing), *plan.alone(pieces)]
         out.log("pass", number=number, units=len(units))
         try:
             execute(plan, units, meter)
         except RunError as e:
             out.log("broke off", reason=str(e))
             raise
-        ledger = Ledger.load(out)
+        before, ledger = ledger.rows, Ledger.load(out)
         ledger.settle(out)
-        before, missing = missing, ledger.missing(plan.survey.shards)
-        if missing == before:
+        missing, lost = ledger.missing(plan.survey.shards), meter.take_lost()
+        idle = idle + 1 if ledger.rows == before else 0
+        if idle and missing and not lost:
             shard = missing[0][0].name
             reason = meter.read().unreadable.get(shard, "its rows did not arrive")
             raise RunError(
                 f"{len(missing)} shards are incomplete, all others are done; {shard}: {reason}; mend that, "
                 "and run the same command again"
             )
+        if lost:
+            out.log("lost", workers=len(lost), at=names(lost))
+        if idle > 1:  # with no other row done, nothing shows that these records are the reason
+            raise RunError(
+                f"no progress: each worker {names(lost)}; {len(missing)} shards are incomplete; Ray's logs say "
+                "more; mend that, and run the same command again"
+            )
+        missing, pieces, guilty = suspects.judge(lost, missing)
+        for culprit, address in guilty:
+            reject(out, culprit, address, columns)
+        if guilty:
+            ledger = Ledger.load(out)
     return ledger
 
 

@@ -1,0 +1,124 @@
+"""What a worker tells of itself, so that rows are never waited for without end, nor lost without a name.
+
+Before a worker touches rows it says which. One that dies can say no more, so what it said last tells where;
+one that stands still ends itself, since nothing else could interrupt a call that hangs.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from time import monotonic
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from mmray.coverage import Missing
+from mmray.errors import one_line
+from mmray.pipeline.meter import Place
+from mmray.pipeline.plan import Unit
+
+MeterHandle = Any  # a Ray actor handle of mmray.pipeline.meter.Meter; Ray gives it no type
+
+_TELL_S = 5.0  # for the last word of a worker that ends itself
+_HELD_S = 2.0  # after that: where the call that hangs lets no other thread run
+
+
+def places_of(rows: pa.Table, ahead: int = 0) -> tuple[Place, ...]:
+    """Where the rows of a table lie, by shard.
+
+    Args:
+        rows: with the columns ``shard``, ``row`` and ``offset``; those of a shard in order.
+        ahead: rows behind the last that may be read meanwhile.
+    """
+    if not rows.num_rows:
+        return ()
+    places, rows = [], rows.select(["shard", "row", "offset"])
+    for shard in pc.unique(rows["shard"]).to_pylist():
+        own = rows.filter(pc.equal(rows["shard"], shard))
+        first, last = own["row"][0].as_py(), own["row"][-1].as_py()
+        places.append(Place(shard, Missing(first, last + ahead, own["offset"][0].as_py())))
+    return tuple(places)
+
+
+def beginning(unit: Unit, block_rows: int) -> tuple[Place, ...]:
+    """What is read of a unit before anything is told: two blocks, of which one is read ahead."""
+    shard, (row, _, start) = unit[0].shard, unit[0].wanted[0]
+    return (Place(shard.id, Missing(row, row + 2 * block_rows - 1, start)),)
+
+
+class Reporter:
+    """Tells the meter what a worker is at; ends the process where that makes no progress.
+
+    Args:
+        meter: a handle of the run's meter.
+        stall_s: seconds without a row that are too long.
+    """
+
+    def __init__(self, meter: MeterHandle, stall_s: float) -> None:
+        self.meter = meter
+        self._stall_s = stall_s
+        self._name = uuid4().hex
+        self._deadline: float | None = None
+        self._changed = threading.Condition()
+        self._watch: threading.Thread | None = None
+
+    @contextmanager
+    def working(self, stage: str, places: tuple[Place, ...] = ()) -> Iterator[None]:
+        """While the body runs its rows are in doubt; what it raises ends the run."""
+        self.enter(stage, places)
+        self.move()
+        try:
+            yield
+        except Exception as e:  # whatever it is: bad data are rows, so this is no record's fault
+            self.meter.break_off.remote(one_line(e))
+            raise
+        finally:
+            self.rest()
+            # Waited for: else a worker that has ended could seem lost when the run asks who is.
+            with suppress(ray.exceptions.RayError):
+                ray.get(self.meter.leave.remote(self._name))
+
+    def enter(self, stage: str, places: tuple[Place, ...] | None = None) -> None:
+        """A stage begins, with these rows; None: with those of the stage before."""
+        self.meter.enter.remote(self._name, stage, places)
+
+    def add(self, counts: Mapping[str, float], *device: object) -> None:
+        """Rows are done: progress."""
+        self.meter.add.remote(counts, *device)
+        self.move()
+
+    def move(self) -> None:
+        """There is progress: the time that is left begins anew."""
+        with self._changed:
+            self._deadline = monotonic() + self._stall_s
+            if self._watch is None:
+                self._watch = threading.Thread(target=self._end_when_still, name="liveness", daemon=True)
+                self._watch.start()
+            self._changed.notify()
+        faulthandler.dump_traceback_later(
+            self._stall_s + _TELL_S + _HELD_S, exit=True, file=sys.__stderr__ or sys.stderr
+        )
+
+    def rest(self) -> None:
+        """From now on it waits for others."""
+        faulthandler.cancel_dump_traceback_later()
+        with self._changed:
+            self._deadline = None
+
+    def _end_when_still(self) -> None:
+        with self._changed:
+            while self._deadline is None or self._deadline > monotonic():
+                self._changed.wait(None if self._deadline is None else self._deadline - monotonic())
+        with suppress(ray.exceptions.RayError):
+            ray.get(self.meter.give_up.remote(self._name), timeout=_TELL_S)
+        faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr)
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,153 @@
+"""Every run is one Ray Data pipeline over pieces of work. These are its operators.
+
+    CPU nodes              work → read, preprocess, infer and write
+    nodes with devices     work → read and preprocess → infer → write
+    with a cascade         work → read and preprocess what comes first → infer → (decode what is open → infer)… → write
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+
+from mmray.pipeline.fused import FusedWorker, RetryWorker
+from mmray.pipeline.infer import CALLS, InferWorker
+from mmray.pipeline.job import Job
+from mmray.pipeline.liveness import MeterHandle
+from mmray.pipeline.plan import Plan, Unit
+from mmray.pipeline.split import PartSink, decode_open, prepare
+from mmray.pipeline.travel import BLOCK_BYTES
+from mmray.sources import Shard
+
+# Tables at an actor, with those that it works on: Ray hands out more ten times a second.
+_AHEAD = CALLS + 2
+_CPU_AHEAD = CALLS + 6  # they are small where no batch has to be filled
+# Tables whose open rows are decoded together, so that they fill batches again.
+_DECODED_TOGETHER = 2
+
+_ACTORS_S = 900  # until all actors are there
+_STILLBORN = 3  # actors in a row that may die before they are ready
+
+# A task whose worker died is not tried again by Ray: what is missing on disk is, by the next pass, and so a
+# record that kills whoever touches it cannot do so for ever.
+_ONCE = {"max_retries": 0}
+_ACTOR_ONCE = {"max_restarts": -1, "max_task_retries": 0}
+
+
+def run_units(units: Sequence[Unit], job: Job, plan: Plan, meter: MeterHandle) -> None:
+    """Run units of work through the operators of the plan, to their end."""
+    with _settings(plan):
+        if plan.topology == "fused":
+            _in_actors(_work(units), FusedWorker, plan, job, meter).materialize()
+            return
+        rows = _in_tasks(_work(units), prepare, job=job, meter=meter)
+        rows = _infer(rows, 1, job, plan, meter)
+        for stage in range(2, plan.steps + 1):
+            together = partial(decode_open, stage=stage)
+            rows = _in_tasks(rows, together, _DECODED_TOGETHER, job=job, meter=meter)
+            rows = _infer(rows, stage, job, plan, meter)
+        # A write that waited for a CPU would wait for a whole unit to be read.
+        rows.write_datasink(PartSink(job, meter), ray_remote_args={"num_cpus": 0, **_ONCE})
+
+
+def run_retry(
+    parts: Sequence[str], job: Job, plan: Plan, meter: MeterHandle, shards: Mapping[str, Shard]
+) -> None:
+    """Process the rejects of parts anew, whatever the machines are: they are few."""
+    with _settings(plan):
+        _in_actors(_work(parts), RetryWorker, plan, job, meter, shards).materialize()
+
+
+def _work(pieces: Sequence[Any]) -> Dataset:
+    """Pieces of work, each a block of its own."""
+    return ray.data.from_items(
+        [{"work": pickle.dumps(piece)} for piece in pieces], override_num_blocks=len(pieces)
+    )
+
+
+def _in_actors(work: Dataset, worker: type, plan: Plan, *arguments: object) -> Dataset:
+    """Actors that each take the next piece when they are done with one; more, where the cluster grows."""
+    fixed = plan.survey.config.actors is not None
+    return work.map_batches(
+        worker,
+        fn_constructor_args=arguments,
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=1,
+        num_gpus=1 if plan.accelerated else 0,
+        compute=ActorPoolStrategy(
+            min_size=1,
+            max_size=plan.actors if fixed else None,
+            initial_size=plan.actors,
+            max_tasks_in_flight_per_actor=1,
+        ),
+        **_ACTOR_ONCE,
+    )
+
+
+def _in_tasks(
+    work: Dataset, function: Callable[..., Iterator[pa.Table]], rows: int = 1, **arguments: object
+) -> Dataset:
+    """Tasks on a CPU each, for so many rows."""
+    return work.map_batches(
+        function,
+        fn_kwargs=arguments,
+        batch_size=rows,
+        batch_format="pyarrow",
+        num_cpus=1,
+        **_ONCE,
+    )
+
+
+def _infer(rows: Dataset, stage: int, job: Job, plan: Plan, meter: MeterHandle) -> Dataset:
+    """An actor for each device; those of a cascade's stages share the devices."""
+    # Ray must not fuse these with what prepares, which would idle the device: it fuses equal resources only.
+    share = 1 / plan.steps
+    resources: dict[str, Any] = {"num_cpus": share * plan.actor_cpus}
+    if plan.accelerated:
+        resources["num_gpus"] = share
+    else:
+        resources["memory"] = plan.survey.bundle.graph(plan.variant).stat().st_size
+    return rows.map_batches(
+        InferWorker,
+        fn_constructor_args=(job, meter, stage if plan.steps > 1 else None),
+        batch_size=1,  # row, thus a table; Ray wants a number where there are GPUs
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(
+            size=plan.actors,
+            max_concurrent_calls_per_actor=CALLS,
+            enable_true_multi_threading=True,
+            max_tasks_in_flight_per_actor=_AHEAD if job.ladder else _CPU_AHEAD,
+        ),
+        **resources,
+        **_ACTOR_ONCE,
+    )
+
+
+@contextmanager
+def _settings(plan: Plan) -> Iterator[None]:
+    """Ray Data's settings: a row of ours is a block, and its bars and logs do not fight our display."""
+    context = DataContext.get_current().copy()
+    if plan.topology == "split" and plan.actor_cpus and plan.machines.nodes > 1:
+        # Tasks that took an actor's CPUs on the node of its device would wait for it for ever.
+        context.wait_for_min_actors_s = _ACTORS_S
+    context.target_max_block_size = BLOCK_BYTES
+    context.max_errored_blocks = -1  # of workers that died; ours report what they raise (see liveness)
+    context.max_consecutive_actor_init_deaths = _STILLBORN
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # all are busy
+    context.execution_no_progress_timeout_s = -1  # a unit may take hours; ours counts rows
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its files under the session directory stay
+    with DataContext.current(context), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of how retries are bounded: Ray 2.60 has no other way yet
+        yield
