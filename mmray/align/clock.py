@@ -18,7 +18,6 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import scipy.special
 
 from mmray.errors import InputError
 
@@ -149,6 +148,8 @@ def _differences(own: Array, other: Array, reach_s: float) -> tuple[Array, Array
 def _check(heights: npt.NDArray[np.int64], peak: int, drifts: int) -> None:
     """Refuse a peak that chance may have made, or that has a rival."""
     height, chance = int(heights[peak]), float(heights.mean())
+    import scipy.special  # takes .15 s, which runs without alignment need not wait for
+
     if height < _LEAST or scipy.special.pdtrc(height - 1, chance) * len(heights) * drifts > _FALSE_ALARM:
         raise InputError(
             f"the clocks cannot be compared: at best {height} events agree, where chance gives {chance:.1f}; "
@@ -234,6 +235,8 @@ def _jitter_s(off: Array, gate_s: float, blur_s: float) -> float:
     blur_s = max(blur_s, 1e-4)
     jitters = np.geomspace(gate_s / 200, gate_s, 60)
     edges = (np.abs(off) + blur_s * np.array([[[0.5]], [[-0.5]]])) / jitters[:, None]
+    import scipy.special
+
     above, below = scipy.special.ndtr(edges)
     matched = (above - below) / blur_s  # [jitters, pairs]: density of the difference
     likelihoods = [

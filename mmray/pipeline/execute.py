@@ -73,7 +73,7 @@ class RunningMeter:
         self._thread.join()
 
     def _watch(self) -> None:
-        """Twice a second: tell the count, and interrupt the main thread where there is no more to wait for."""
+        """Twice a second: tell the count, and interrupt the main thread where nothing is left to wait for."""
         moves, since = -1, monotonic()
         while not self._done.wait(_POLL_S):
             snapshot = self.read()
@@ -96,7 +96,8 @@ def _standing(snapshot: Snapshot) -> str:
     stages = Counter(doing.stage for doing in snapshot.doing.values())
     workers = ", ".join(f"{n} in {stage}" for stage, n in stages.items())
     shards = sorted({place.name for doing in snapshot.doing.values() for place in doing.places})
-    return f"workers: {workers or 'none has started'}" + (f"; shards: {', '.join(shards[:3])}" if shards else "")
+    where = f"; shards: {', '.join(shards[:3])}" if shards else ""
+    return f"workers: {workers or 'none has started'}{where}"
 
 
 @contextmanager
@@ -220,14 +221,13 @@ def locate(plan: Plan, shard: Shard, wanted: Missing) -> pa.Table:
         RunError: they cannot be read.
     """
     remote: Any = ray.remote
+    read_once = remote(num_cpus=1, max_retries=0)(_addresses)
     try:
-        table: pa.Table = ray.get(
-            remote(num_cpus=1, max_retries=0)(_addresses).remote(shard, read_options(plan.survey.config), wanted)
-        )
+        table: pa.Table = ray.get(read_once.remote(shard, read_options(plan.survey.config), wanted))
     except Exception as e:  # a process of its own reads them: whatever happens to it, the shard is named
         raise RunError(
-            f"{shard.name}: workers die at its rows from {wanted.first} on, and their addresses cannot be read: "
-            f"{_root_cause(e)}; all other shards are done"
+            f"{shard.name}: workers die at its rows from {wanted.first} on, and their addresses cannot be "
+            f"read: {_root_cause(e)}; mend that shard, and run the same command again"
         ) from e
     return table
 

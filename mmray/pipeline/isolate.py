@@ -2,165 +2,144 @@
 
 Rows are in doubt while a worker is at them. Those whose worker died in two passes are cut into pieces, each a
 unit of its own, and so on until a record is alone; if its worker dies then, too, while other pieces are
-done, it is the record's fault. Each time the pieces are a sixteenth: a pass costs seconds to start, so three
+done, it is the record's fault. Each time the pieces are a sixteenth: a pass takes seconds to start, so three
 passes are better than the seven of halving.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from mmray.coverage import Interval, Missing
-from mmray.pipeline.meter import Doing, Place
+from mmray.pipeline.meter import Doing
 from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.sink import commit
 from mmray.schema import REJECTS, OutputColumns, Stage, predictions, table
 from mmray.sources import Shard
 
 _PIECES = 16
-#: Stages of a reject by the stage that the worker was in.
+#: Stages of a reject by the stage that the worker was in; of any other, "infer".
 _BLAMED: Mapping[str, Stage] = {"read": "read", "preprocess": "preprocess"}
-_WHY = {
-    "worker-died": "the worker that processed this record died, again and again and at last with this record "
-    "alone: most often a fault of a decoder, or want of memory; Ray's logs say more",
-    "worker-hung": "the worker that processed this record stood still for stall_s, again and again and at last "
-    "with this record alone",
-}
+_WHY = "again and again, and at last with this record alone; Ray's logs say more"
 
 Gaps = list[tuple[Shard, list[Missing]]]  # what is missing, by shard
 
 
-@dataclass(frozen=True)
-class Culprit:
+class Culprit(NamedTuple):
     """A record that is to be rejected."""
 
     shard: Shard
-    row: int
-    stage: Stage
-    kind: str  # "worker-died" or "worker-hung"
+    address: Mapping[str, Any]  # its ``row``, ``key``, ``offset``, ``length`` and ``end``
+    doing: Doing  # what its worker was at
 
 
-@dataclass
+class Verdict(NamedTuple):
+    """What is to become of the rows that are missing after a pass."""
+
+    as_before: Gaps
+    alone: Gaps  # each gap is a unit of its own
+    guilty: list[Culprit]
+
+
 class Suspects:
     """What the workers were at that died in this run.
 
     Args:
-        locate: the addresses of wanted rows of a shard: a table with the columns ``row``, ``key``, ``offset``,
-            ``length`` and ``end``.
+        locate: tells the addresses of wanted rows of a shard: a table with the columns ``row``, ``key``,
+            ``offset``, ``length`` and ``end``.
     """
 
-    locate: Callable[[Shard, Missing], pa.Table]
-    _before: dict[str, list[Missing]] = field(default_factory=dict)  # in doubt after earlier passes
-    _alone: set[tuple[str, int]] = field(default_factory=set)  # records that were a unit of their own
+    def __init__(self, locate: Callable[[Shard, Missing], pa.Table]) -> None:
+        self._locate = locate
+        self._before: dict[str, list[Missing]] = {}  # in doubt after earlier passes, by shard id
+        self._alone: set[tuple[str, int]] = set()  # records that were a unit of their own
 
-    def judge(self, lost: Sequence[Doing], missing: Gaps) -> tuple[Gaps, Gaps, list[tuple[Culprit, pa.Table]]]:
-        """After a pass: what of the missing rows is to be run as before, what in pieces, and what never again.
+    def judge(self, lost: Sequence[Doing], missing: Gaps) -> Verdict:
+        """To be called after each pass.
 
         Args:
             lost: what the workers were at that died in it.
             missing: rows that are missing still.
-
-        Returns:
-            Gaps as before; gaps that are each to be a unit; records that are guilty, with their addresses.
         """
-        doubts: dict[str, list[tuple[Missing, Doing]]] = {}
-        for doing in lost:
-            for place in doing.places:
-                doubts.setdefault(place.shard, []).append((place.rows, doing))
-        normal: Gaps = []
-        pieces: Gaps = []
-        guilty: list[tuple[Culprit, pa.Table]] = []
+        verdict = Verdict([], [], [])
         for shard, gaps in missing:
-            rest, cut = list(gaps), []
-            for doubt, doing in doubts.get(shard.id, []):
-                for twice in _overlaps(doubt, self._before.get(shard.id, [])):
-                    rest, found = self._examine(shard, rest, twice, doing, guilty)
-                    cut += found
-            self._before.setdefault(shard.id, []).extend(doubt for doubt, _ in doubts.get(shard.id, []))
-            normal += [(shard, rest)] if rest else []
-            pieces += [(shard, cut)] if cut else []
-        return normal, pieces, guilty
+            doubts = [(at.rows, doing) for doing in lost for at in doing.places if at.shard == shard.id]
+            earlier = self._before.setdefault(shard.id, [])
+            pieces: list[Missing] = []
+            for doubt, doing in doubts:
+                for twice in [both for other in earlier if (both := _both(doubt, other))]:
+                    gaps, cut = self._examine(shard, gaps, twice, doing, verdict.guilty)
+                    pieces += cut
+            earlier += [doubt for doubt, _ in doubts]
+            self._alone |= {(shard.id, piece.first) for piece in pieces if piece.first == piece.last}
+            verdict.as_before.extend([(shard, gaps)] if gaps else [])
+            verdict.alone.extend([(shard, pieces)] if pieces else [])
+        return verdict
 
     def _examine(
-        self,
-        shard: Shard,
-        gaps: list[Missing],
-        doubt: Missing,
-        doing: Doing,
-        guilty: list[tuple[Culprit, pa.Table]],
+        self, shard: Shard, gaps: list[Missing], doubt: Missing, doing: Doing, guilty: list[Culprit]
     ) -> tuple[list[Missing], list[Missing]]:
         """Take rows in doubt out of the gaps of a shard: what is left of those, and the pieces."""
         rest: list[Missing] = []
         pieces: list[Missing] = []
         for gap in gaps:
-            inside = _intersection(doubt, gap)
-            if inside is None:
+            inside = _both(doubt, gap)
+            rows = self._locate(shard, inside).to_pylist() if inside else []
+            if not rows:
                 rest.append(gap)
                 continue
-            addresses = self.locate(shard, inside)
-            if not addresses.num_rows:
-                rest.append(gap)
-                continue
-            first, last = addresses["row"][0].as_py(), addresses["row"][-1].as_py()
-            ended = addresses["end"][-1].as_py()
-            if first > gap.first:
-                rest.append(Missing(gap.first, first - 1, gap.start))
-            if not ended and (gap.last is None or last < gap.last):
-                after = addresses["offset"][-1].as_py() + addresses["length"][-1].as_py()
-                rest.append(Missing(last + 1, gap.last, after))
-            if first == last and (shard.id, first) in self._alone:
-                kind = "worker-hung" if doing.hung else "worker-died"
-                guilty.append((Culprit(shard, first, _BLAMED.get(doing.stage, "infer"), kind), addresses))
-                continue
-            pieces += _cut(addresses, gap.last if ended else last)
-        self._alone |= {(shard.id, piece.first) for piece in pieces if piece.first == piece.last}
+            first, last = rows[0], rows[-1]
+            if first["row"] > gap.first:
+                rest.append(Missing(gap.first, first["row"] - 1, gap.start))
+            if not last["end"] and last["row"] != gap.last:
+                rest.append(Missing(last["row"] + 1, gap.last, last["offset"] + last["length"]))
+            if len(rows) == 1 and (shard.id, first["row"]) in self._alone:
+                guilty.append(Culprit(shard, first, doing))
+            else:
+                # Who reads to the end of a shard sees that it is one.
+                pieces += _cut(rows, gap.last if last["end"] else last["row"])
         return rest, pieces
 
 
-def reject(out: RunDirectory, culprit: Culprit, address: pa.Table, columns: OutputColumns) -> None:
-    """Write a part that holds a guilty record's reject and nothing else."""
-    (row,) = address.to_pylist()
-    shard, stop = culprit.shard.id, row["offset"] + row["length"]
-    rejects = {
-        "shard": [shard],
-        **{name: [row[name]] for name in ("row", "key", "offset", "length")},
-        "stage": [culprit.stage],
-        "type": [culprit.kind],
-        "reason": [_WHY[culprit.kind]],
+def reject(out: RunDirectory, culprit: Culprit, columns: OutputColumns) -> None:
+    """Write a part that holds the reject of a guilty record and nothing else."""
+    at, doing, shard = culprit.address, culprit.doing, culprit.shard.id
+    kind, did = ("worker-hung", "stood still for stall_s") if doing.hung else ("worker-died", "died")
+    row = {
+        "shard": shard,
+        **{name: at[name] for name in ("row", "key", "offset", "length")},
+        "stage": _BLAMED.get(doing.stage, "infer"),
+        "type": kind,
+        "reason": f"the worker that processed it {did}, {_WHY}",
     }
-    coverage = {shard: [Interval(culprit.row, culprit.row, stop)]}
-    totals = {shard: culprit.row + 1} if row["end"] else {}
-    commit(out, predictions(columns).empty_table(), table(rejects, REJECTS), coverage, totals)
+    coverage = {shard: [Interval(at["row"], at["row"], at["offset"] + at["length"])]}
+    totals = {shard: at["row"] + 1} if at["end"] else {}
+    rejects = table({name: [value] for name, value in row.items()}, REJECTS)
+    commit(out, predictions(columns).empty_table(), rejects, coverage, totals)
 
 
 def names(lost: Sequence[Doing]) -> str:
-    """What workers were at that died, for people: as in "1 in preprocess of a.tar from row 128 on"."""
+    """What workers were at that died, for people: as in "died in preprocess of a.tar from row 128 on"."""
     said = []
-    for doing in lost:
-        where = ", ".join(f"{place.name} from row {place.rows.first} on" for place in doing.places[:2])
+    for doing in lost[:3]:
+        where = ", ".join(f"{at.name} from row {at.rows.first} on" for at in doing.places[:2])
         said.append(f"{'stood still' if doing.hung else 'died'} in {doing.stage}{where and f' of {where}'}")
-    return "; ".join(said[:3])
+    return "; ".join(said)
 
 
-def _overlaps(doubt: Missing, others: Sequence[Missing]) -> list[Missing]:
-    return [both for other in others if (both := _intersection(doubt, other)) is not None]
-
-
-def _intersection(doubt: Missing, gap: Missing) -> Missing | None:
+def _both(doubt: Missing, gap: Missing) -> Missing | None:
     """Rows that are in both; `doubt` has an end."""
-    assert doubt.last is not None
-    last = doubt.last if gap.last is None else min(doubt.last, gap.last)
+    last = doubt.last if gap.last is None else min(doubt.last or 0, gap.last)
     later = max(doubt, gap, key=lambda rows: rows.first)
-    return Missing(later.first, last, later.start) if later.first <= last else None
+    return Missing(later.first, last, later.start) if later.first <= (last or 0) else None
 
 
-def _cut(addresses: pa.Table, last: int | None) -> list[Missing]:
-    """Rows in pieces; the last ends where it is said, so that who reads it sees the shard's end, too."""
-    rows, offsets = addresses["row"].to_pylist(), addresses["offset"].to_pylist()
-    step = -(-len(rows) // _PIECES)
-    begins = list(range(0, len(rows), step))
-    ends: list[int | None] = [rows[begin] - 1 for begin in begins[1:]]
-    return [Missing(rows[b], end, offsets[b]) for b, end in zip(begins, [*ends, last], strict=True)]
+def _cut(rows: Sequence[Mapping[str, Any]], last: int | None) -> list[Missing]:
+    """Rows in pieces, the last of which ends where it is said."""
+    begins = rows[:: -(-len(rows) // _PIECES)]
+    ends: list[int | None] = [begin["row"] - 1 for begin in begins[1:]]
+    pieces = zip(begins, [*ends, last], strict=True)
+    return [Missing(begin["row"], end, begin["offset"]) for begin, end in pieces]

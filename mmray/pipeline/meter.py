@@ -191,7 +191,7 @@ class Meter:
     def add(
         self, counts: Mapping[str, float], occupied: Mapping[str, float] | None = None, device: str = ""
     ) -> None:
-        """Add ``rows``, ``rejects``, ``prepared`` rows, seconds by stage and of a ``task``; and a device's use.
+        """Add ``rows``, ``rejects``, ``prepared`` rows, seconds by stage and of a ``task``; a device's use.
 
         Args:
             counts: as said.

@@ -1,8 +1,8 @@
 """Every run is one Ray Data pipeline over pieces of work. These are its operators.
 
-    CPU nodes              work → read, preprocess, infer and write
-    nodes with devices     work → read and preprocess → infer → write
-    with a cascade         work → read and preprocess what comes first → infer → (decode what is open → infer)… → write
+CPU nodes      work → read, preprocess, infer and write
+devices        work → read and preprocess → infer → write
+and a cascade  work → read and preprocess what comes first → infer → (decode what is open → infer)… → write
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _STILLBORN = 3  # actors in a row that may die before they are ready
 
 # A task whose worker died is not tried again by Ray: what is missing on disk is, by the next pass, and so a
 # record that kills whoever touches it cannot do so for ever.
-_ONCE = {"max_retries": 0}
-_ACTOR_ONCE = {"max_restarts": -1, "max_task_retries": 0}
+_ONCE: dict[str, Any] = {"max_retries": 0}
+_ACTOR_ONCE: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 0}
 
 
 def run_units(units: Sequence[Unit], job: Job, plan: Plan, meter: MeterHandle) -> None:

@@ -15,7 +15,7 @@ from mmray.pipeline.advice import advise
 from mmray.pipeline.audit import Audit, audit
 from mmray.pipeline.cluster import connected
 from mmray.pipeline.execute import RunningMeter, balanced, execute, execute_retry, locate, metered, settled
-from mmray.pipeline.isolate import Suspects, names, reject
+from mmray.pipeline.isolate import Gaps, Suspects, names, reject
 from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.meter import Snapshot
 from mmray.pipeline.plan import Plan, make_plan
@@ -23,6 +23,9 @@ from mmray.pipeline.prune import prune
 from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.survey import Survey, output_columns, survey
 from mmray.sources import Shard
+
+
+_IDLE_PASSES = 2  # in a row, in which workers died and nothing was done; then rows in doubt are in pieces
 
 
 @dataclass(frozen=True)
@@ -135,12 +138,13 @@ def retry(output: str, overrides: Callable[[Mapping[str, Any]], RunConfig], watc
 def _process(plan: Plan, out: RunDirectory, ledger: Ledger, meter: RunningMeter) -> Ledger:
     """Do what is missing, in passes, until nothing is or they get nowhere."""
     suspects = Suspects(partial(locate, plan))
-    columns = output_columns(plan.survey.config.model_copy(update={"variant": plan.variant}), plan.survey.bundle)
-    missing, pieces = ledger.missing(plan.survey.shards), []
+    config = plan.survey.config.model_copy(update={"variant": plan.variant})
+    columns = output_columns(config, plan.survey.bundle)
+    missing, alone = ledger.missing(plan.survey.shards), Gaps()
     number = idle = 0
-    while missing or pieces:
+    while missing or alone:
         number += 1
-        units = [*plan.units(missing), *plan.alone(pieces)]
+        units = [*plan.units(missing), *plan.alone(alone)]
         out.log("pass", number=number, units=len(units))
         try:
             execute(plan, units, meter)
@@ -160,14 +164,14 @@ def _process(plan: Plan, out: RunDirectory, ledger: Ledger, meter: RunningMeter)
             )
         if lost:
             out.log("lost", workers=len(lost), at=names(lost))
-        if idle > 1:  # with no other row done, nothing shows that these records are the reason
+        if idle > _IDLE_PASSES:  # with no other row done, nothing shows that these records are the reason
             raise RunError(
-                f"no progress: each worker {names(lost)}; {len(missing)} shards are incomplete; Ray's logs say "
-                "more; mend that, and run the same command again"
+                f"no progress: each worker {names(lost)}; {len(missing)} shards are incomplete; Ray's logs "
+                "say more; mend that, and run the same command again"
             )
-        missing, pieces, guilty = suspects.judge(lost, missing)
-        for culprit, address in guilty:
-            reject(out, culprit, address, columns)
+        missing, alone, guilty = suspects.judge(lost, missing)
+        for culprit in guilty:
+            reject(out, culprit, columns)
         if guilty:
             ledger = Ledger.load(out)
     return ledger

@@ -30,7 +30,7 @@ from mmray.sources.readahead import readahead
 
 def prepare(work: pa.Table, *, job: Job, meter: MeterHandle) -> Iterator[pa.Table]:
     """A unit of work → rows of TENSORS."""
-    (unit,) = (pickle.loads(piece) for piece in work["work"].to_pylist())  # noqa: S301  (our driver made it)
+    (unit,) = (pickle.loads(piece) for piece in work["work"].to_pylist())
     seconds, task = Counter[str](), Counter[str]()
     report = Reporter(meter, job.config.stall_s)
     preprocess, later = _preprocessing(job)

@@ -11,7 +11,6 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
 
 from mmray.preprocess.spec import AudioSpec
 
@@ -42,6 +41,8 @@ def ast_frames(wave: Floats, spec: AudioSpec) -> Floats:
     before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
     frames = frames - np.float32(_AST_PREEMPHASIS) * before
     frames *= np.hanning(spec.window).astype(np.float32)  # symmetric
+    import scipy.fft  # .27 s, for those alone who hear
+
     energies = np.square(np.abs(scipy.fft.rfft(frames, spec.fft, axis=1))) @ _kaldi_filters(spec)
     result[: len(frames)] = np.log(np.maximum(energies, _AST_FLOOR))
     return result
@@ -64,6 +65,8 @@ def clap_frames(wave: Floats, spec: AudioSpec) -> Floats:
     heard[: len(repeated)] = repeated
     frames = _frames(np.pad(heard, spec.window // 2, mode="reflect"), spec)
     hann = np.hanning(spec.window + 1)[:-1].astype(np.float32)  # periodic
+    import scipy.fft  # .27 s, for those alone who hear
+
     energies = np.square(np.abs(scipy.fft.rfft(frames * hann, axis=1))) @ _slaney_filters(spec)
     decibels: Floats = 10 * np.log10(np.maximum(energies, _CLAP_FLOOR))
     return decibels
