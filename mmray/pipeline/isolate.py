@@ -26,6 +26,7 @@ _BLAMED: Mapping[str, Stage] = {"read": "read", "preprocess": "preprocess"}
 _WHY = "again and again, and at last with this record alone; Ray's logs say more"
 
 Gaps = list[tuple[Shard, list[Missing]]]  # what is missing, by shard
+_Rows = Sequence[Mapping[str, Any]]  # addresses of consecutive rows
 
 
 class Culprit(NamedTuple):
@@ -67,26 +68,34 @@ class Suspects:
         verdict = Verdict([], [], [])
         for shard, gaps in missing:
             doubts = [(at.rows, doing) for doing in lost for at in doing.places if at.shard == shard.id]
+            for doubt, doing in doubts:
+                if (shard.id, doubt.first) in self._alone:
+                    gaps, found = self._take(shard, gaps, doubt._replace(last=doubt.first))
+                    verdict.guilty.extend(Culprit(shard, rows[0], doing) for rows, _ in found)
             earlier = self._before.setdefault(shard.id, [])
             pieces: list[Missing] = []
-            for doubt, doing in doubts:
+            for doubt, _ in doubts:
                 for twice in [both for other in earlier if (both := _both(doubt, other))]:
-                    gaps, cut = self._examine(shard, gaps, twice, doing, verdict.guilty)
-                    pieces += cut
+                    gaps, found = self._take(shard, gaps, twice)
+                    pieces += [piece for rows, last in found for piece in self._cut(shard, rows, last)]
             earlier += [doubt for doubt, _ in doubts]
-            self._alone |= {(shard.id, piece.first) for piece in pieces if piece.first == piece.last}
             verdict.as_before.extend([(shard, gaps)] if gaps else [])
             verdict.alone.extend([(shard, pieces)] if pieces else [])
         return verdict
 
-    def _examine(
-        self, shard: Shard, gaps: list[Missing], doubt: Missing, doing: Doing, guilty: list[Culprit]
-    ) -> tuple[list[Missing], list[Missing]]:
-        """Take rows in doubt out of the gaps of a shard: what is left of those, and the pieces."""
+    def _take(
+        self, shard: Shard, gaps: list[Missing], wanted: Missing
+    ) -> tuple[list[Missing], list[tuple[_Rows, int | None]]]:
+        """Take rows out of the gaps of a shard.
+
+        Returns:
+            What is left of the gaps; of each gap the addresses of what was taken, and its last row, None where
+            only who reads on would see that the shard ends with it.
+        """
         rest: list[Missing] = []
-        pieces: list[Missing] = []
+        taken: list[tuple[_Rows, int | None]] = []
         for gap in gaps:
-            inside = _both(doubt, gap)
+            inside = _both(wanted, gap)
             rows = self._locate(shard, inside).to_pylist() if inside else []
             if not rows:
                 rest.append(gap)
@@ -96,12 +105,17 @@ class Suspects:
                 rest.append(Missing(gap.first, first["row"] - 1, gap.start))
             if not last["end"] and last["row"] != gap.last:
                 rest.append(Missing(last["row"] + 1, gap.last, last["offset"] + last["length"]))
-            if len(rows) == 1 and (shard.id, first["row"]) in self._alone:
-                guilty.append(Culprit(shard, first, doing))
-            else:
-                # Who reads to the end of a shard sees that it is one.
-                pieces += _cut(rows, gap.last if last["end"] else last["row"])
-        return rest, pieces
+            taken.append((rows, gap.last if last["end"] else last["row"]))
+        return rest, taken
+
+    def _cut(self, shard: Shard, rows: _Rows, last: int | None) -> list[Missing]:
+        """Rows in pieces, the last of which ends where it is said."""
+        if len(rows) <= _PIECES:
+            self._alone |= {(shard.id, row["row"]) for row in rows}
+        begins = rows[:: -(-len(rows) // _PIECES)]
+        ends: list[int | None] = [begin["row"] - 1 for begin in begins[1:]]
+        pieces = zip(begins, [*ends, last], strict=True)
+        return [Missing(begin["row"], end, begin["offset"]) for begin, end in pieces]
 
 
 def reject(out: RunDirectory, culprit: Culprit, columns: OutputColumns) -> None:
@@ -135,11 +149,3 @@ def _both(doubt: Missing, gap: Missing) -> Missing | None:
     last = doubt.last if gap.last is None else min(doubt.last or 0, gap.last)
     later = max(doubt, gap, key=lambda rows: rows.first)
     return Missing(later.first, last, later.start) if later.first <= (last or 0) else None
-
-
-def _cut(rows: Sequence[Mapping[str, Any]], last: int | None) -> list[Missing]:
-    """Rows in pieces, the last of which ends where it is said."""
-    begins = rows[:: -(-len(rows) // _PIECES)]
-    ends: list[int | None] = [begin["row"] - 1 for begin in begins[1:]]
-    pieces = zip(begins, [*ends, last], strict=True)
-    return [Missing(begin["row"], end, begin["offset"]) for begin, end in pieces]

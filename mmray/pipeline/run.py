@@ -24,7 +24,6 @@ from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.survey import Survey, output_columns, survey
 from mmray.sources import Shard
 
-
 _IDLE_PASSES = 2  # in a row, in which workers died and nothing was done; then rows in doubt are in pieces
 
 
