@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -118,6 +119,7 @@ def metered(progress: Callable[[Snapshot], None], plan: Plan) -> Iterator[Runnin
         yield meter
     finally:
         meter.stop()
+        ray.kill(handle)
 
 
 def settled(plan: Plan, earlier: Mapping[str, Any] | None) -> Plan:
@@ -260,6 +262,8 @@ def _named_failures(meter: RunningMeter) -> Iterator[None]:
         raise
     except Exception as e:  # Ray's many error types; named for the user, who can resume
         raise RunError(f"the run broke off: {_root_cause(e)}; {remedy}") from e
+    finally:
+        gc.collect()  # Ray Data's actors keep their CPUs as long as a cycle of references knows them
 
 
 def _root_cause(failure: BaseException) -> str:
