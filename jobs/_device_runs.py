@@ -30,9 +30,9 @@ from mmray.pipeline.cluster import connected
 from mmray.pipeline.execute import metered
 from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.meter import Snapshot
+from mmray.pipeline.operators import run_units
 from mmray.pipeline.plan import make_plan
 from mmray.pipeline.rundir import RunDirectory
-from mmray.pipeline.split import run_split
 from mmray.pipeline.survey import survey
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.sources import ReadOptions, list_shards, read
@@ -122,7 +122,7 @@ def execute(bundle: Bundle, case: Case, output: Path) -> Outcome:
 
             begun = time.time()
             with metered(note, plan) as meter:
-                run_split(units, job, plan, meter.sink)
+                run_units(units, job, plan, meter.handle)
                 counted = meter.read()
             ended = time.time()
             clock.append(time.process_time())

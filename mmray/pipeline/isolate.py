@@ -89,8 +89,8 @@ class Suspects:
         """Take rows out of the gaps of a shard.
 
         Returns:
-            What is left of the gaps; of each gap the addresses of what was taken, and its last row, None where
-            only who reads on would see that the shard ends with it.
+            What is left of the gaps; of each gap the addresses of what was taken, and its last row: None
+            where only who reads on would see that the shard ends with it.
         """
         rest: list[Missing] = []
         taken: list[tuple[_Rows, int | None]] = []

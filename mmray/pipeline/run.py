@@ -24,7 +24,9 @@ from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.survey import Survey, output_columns, survey
 from mmray.sources import Shard
 
-_IDLE_PASSES = 2  # in a row, in which workers died and nothing was done; then rows in doubt are in pieces
+# Passes in a row in which workers died and nothing was done. Where several died it is no record's fault; where
+# one did, the third pass has its rows in pieces.
+_IDLE_PASSES = {"several": 1, "one": 2}
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def _process(plan: Plan, out: RunDirectory, ledger: Ledger, meter: RunningMeter)
             )
         if lost:
             out.log("lost", workers=len(lost), at=names(lost))
-        if idle > _IDLE_PASSES:  # with no other row done, nothing shows that these records are the reason
+        if idle > _IDLE_PASSES["several" if len(lost) > 1 else "one"]:
             raise RunError(
                 f"no progress: each worker {names(lost)}; {len(missing)} shards are incomplete; Ray's logs "
                 "say more; mend that, and run the same command again"

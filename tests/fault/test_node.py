@@ -71,9 +71,7 @@ def test_a_killed_node_is_survived_without_a_restart(command, undisturbed, nodes
 
 @pytest.mark.long
 @pytest.mark.parametrize("nodes", [1], indirect=True)
-def test_a_node_that_comes_is_used_within_20_s_and_one_that_goes_is_done_without(
-    command, undisturbed, nodes
-):
+def test_a_node_that_comes_is_used_within_20_s_and_one_that_goes_is_done_without(command, undisturbed, nodes):
     process = command.start(address=nodes.address)
     command.wait_for_parts(process, 2)
     at_work = "FusedWorker)).submit"

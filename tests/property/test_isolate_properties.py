@@ -34,7 +34,7 @@ class Runner:
         return pa.table({**table, "length": [10] * len(rows), "end": [row == self.rows - 1 for row in rows]})
 
     def work(self, unit, kept):
-        """Blocks of a unit, until one is deadly; what it was at then. Of the blocks before some are lost, too."""
+        """Blocks of a unit, until one is deadly: what it was at then. Some before that are lost, too."""
         last = self.rows - 1 if unit.last is None else unit.last
         before = []
         for first in range(unit.first, last + 1, BLOCK):

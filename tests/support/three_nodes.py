@@ -1,6 +1,6 @@
 """A cluster of raylets of one CPU each. Prints its address; a line of input adds a node or kills one.
 
-    three_nodes.py NODES     beside the head
+three_nodes.py NODES     beside the head
 """
 
 import logging

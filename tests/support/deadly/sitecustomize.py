@@ -1,5 +1,7 @@
-"""Loaded by each Python process that has this folder on its PYTHONPATH: a text that holds DEADLY ends the process
-that decodes it, as a fault of a C decoder would; one that holds ENDLESS never comes back.
+"""Loaded by each Python process that has this folder on its PYTHONPATH.
+
+A text that holds DEADLY ends the process that decodes it, as a fault of a C decoder would; one that holds
+ENDLESS never comes back.
 """
 
 import importlib.abc
