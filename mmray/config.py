@@ -29,6 +29,14 @@ class Extensions(BaseModel):
     meta: tuple[str, ...] = EXTENSIONS["meta"]
 
 
+class LmdbOptions(BaseModel):
+    """How LMDBs are read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    database: str | None = Field(None, min_length=1)  # by its name; None: the main one
+
+
 class RunConfig(BaseModel):
     """What to run over what, and how. Every key of the YAML file is one of these fields."""
 
@@ -58,6 +66,7 @@ class RunConfig(BaseModel):
     max_reject_rate: float = Field(0.05, ge=0, le=1)  # beyond it the run ends with exit 1; nothing is lost
     limits: Limits = Limits()
     extensions: Extensions = Extensions()
+    lmdb: LmdbOptions = LmdbOptions()
     interleaved: Interleaved = "strict"  # members of a tar's record that lie apart: reject, or bring together
     regroup_rows: int = Field(256, ge=2, le=100_000)  # records that are open at once meanwhile
 

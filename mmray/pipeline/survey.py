@@ -24,7 +24,8 @@ _KINDS = {"webdataset": "WebDataset", "tfrecord": "TFRecord", "parquet": "Parque
 #: Settings that a resume must share with the run that it continues.
 _SHAPES_OUTPUT = (
     *("variant", "modalities", "align", "scores", "features", "carry"),
-    *("on_damaged", "limits", "extensions", "interleaved", "regroup_rows", "verify_all", "on_shift"),
+    *("on_damaged", "limits", "extensions", "lmdb", "interleaved", "regroup_rows"),
+    *("verify_all", "on_shift"),
 )
 
 
@@ -149,7 +150,9 @@ def take_census(shards: Sequence[Shard], options: ReadOptions) -> Census:
     for shard in shards[:: max(1, len(shards) // _SAMPLED_SHARDS)][:_SAMPLED_SHARDS]:
         try:
             block = next(read(shard, options))
-            kinds.add(f"LMDB ({layout_of(shard)})" if shard.format == "lmdb" else _KINDS[shard.format])
+            kinds.add(
+                f"LMDB ({layout_of(shard, options)})" if shard.format == "lmdb" else _KINDS[shard.format]
+            )
         except OSError as e:  # the run will name it and go on with the others; here one readable is enough
             unreadable = f"{shard.url}: cannot be read: {e}"
             continue
@@ -194,6 +197,7 @@ def read_options(config: RunConfig) -> ReadOptions:
         block_bytes=config.block_bytes,
         interleaved=config.interleaved,
         regroup_rows=config.regroup_rows,
+        database=config.lmdb.database,
     )
 
 

@@ -1,14 +1,19 @@
-"""Rows of RECORDS as dictionaries → Arrow blocks of bounded size."""
+"""Rows of RECORDS as dictionaries → Arrow blocks of bounded size; payload of an LMDB → a column."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from mmray.schema import RECORDS, table
 from mmray.sources.options import EXTENSIONS, ReadOptions
+
+_SMALL_BYTES = 4096  # a value that has fewer is rather copied than viewed
+_INLINE_BYTES = 12  # of a value that a view itself may hold
 
 
 def to_blocks(
@@ -41,3 +46,38 @@ def to_blocks(
 
 def _to_table(records: list[dict[str, Any]]) -> pa.Table:
     return table({name: [record[name] for record in records] for name in RECORDS.names}, RECORDS)
+
+
+def payload_column(
+    values: Sequence[bytes | memoryview | None], owner: object, *, views: bool
+) -> pa.BinaryArray | pa.BinaryViewArray:
+    """A column of values; one of views copies none of 4 KiB or more.
+
+    Args:
+        values: of one column.
+        owner: keeps in place what memoryviews show, for as long as a column does.
+        views: whether to make views, in Arrow's layout "Variable-size Binary View".
+    """
+    if not views or max(map(len, filter(None, values)), default=0) < _SMALL_BYTES:
+        return pa.array(values, pa.binary_view() if views else pa.binary())
+    seen = bytearray(16 * len(values))
+    small, buffers = bytearray(), []
+    for i, value in enumerate(values):
+        if value is None:
+            continue
+        size = len(value)
+        if size <= _INLINE_BYTES:
+            struct.pack_into("<i12s", seen, 16 * i, size, bytes(value))
+        elif size < _SMALL_BYTES:
+            struct.pack_into("<i4sii", seen, 16 * i, size, bytes(value[:4]), 0, len(small))
+            small += value
+        else:
+            buffer = pa.py_buffer(value)
+            buffers.append(pa.foreign_buffer(buffer.address, size, (owner, value)))
+            struct.pack_into("<i4sii", seen, 16 * i, size, bytes(value[:4]), len(buffers), 0)
+    valid = np.packbits([value is not None for value in values], bitorder="little")
+    return pa.Array.from_buffers(
+        pa.binary_view(),
+        len(values),
+        [pa.py_buffer(valid), pa.py_buffer(seen), pa.py_buffer(small), *buffers],
+    )

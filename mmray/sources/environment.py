@@ -1,158 +1,150 @@
-"""LMDB environments, each mapped once a process, read-only and without locks.
+"""LMDB environments, each opened once a process, read-only, and what one transaction sees of them.
 
-What would give wrong rows without a word is an OSError: pages that are missing or damaged (see `tree`), keys
-that are not in byte order or repeat, a writer at work.
+A writer does not disturb who reads behind a lock (see `lmdb_check.open_environment`): the pages of a snapshot
+stay as they are. Without one they may be overwritten, so whoever reads then asks whether there was a commit.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from mmap import MADV_WILLNEED, PAGESIZE
-from pathlib import Path
-from stat import S_ISDIR
+from itertools import chain, islice, repeat
+from weakref import WeakValueDictionary
 
-import numpy as np
-import pyarrow as pa
+import lmdb
 
-from mmray.sources.pages import data_file, latest_transaction, read_header
-from mmray.sources.tree import Ints, Tree
-from mmray.sources.views import Source
+from mmray.sources.lmdb_check import data_file, is_database, named_databases, open_environment
 
-_LARGE_BYTES = 64 << 10  # of a value that may not come with its beginning
-_CHUNK_ENTRIES = 1024  # whose keys are copied together
+Entry = tuple[memoryview, memoryview]  # key and value where they lie, as long as their snapshot is there
+
+_MARK_ENTRIES = 4096  # between keys that are kept, to go to an entry by its number
+_CHUNK_ENTRIES = 64  # that are found together: few, so that few commits can come meanwhile
+_NAMES = 10  # of databases, in a message at most
+_NOTHING = memoryview(b"")
 
 
-@dataclass(frozen=True)
-class Entries:
-    """Consecutive entries: their keys, copied, and where their values lie in the mapped file."""
-
-    names: pa.BinaryArray
-    at: Ints
-    sizes: Ints
-    source: Source
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def name(self, entry: int) -> bytes:
-        """The key of one."""
-        name: bytes = self.names[entry].as_py()
-        return name
-
-    def value(self, entry: int) -> memoryview:
-        """The value of one, where it lies."""
-        return self.source.value(int(self.at[entry]), int(self.sizes[entry]))
-
-    def part(self, low: int, high: int) -> Entries:
-        """Those from one to before another."""
-        return Entries(self.names[low:high], self.at[low:high], self.sizes[low:high], self.source)
-
-    def emptied(self) -> Entries:
-        """The same, as if all values were empty."""
-        return replace(self, sizes=np.zeros_like(self.sizes))
-
-
-class Environment:
-    """One mapped environment, shared by all its readers in this process; see `opened`."""
+class _Environment:
+    """An open file, shared by all its readers in this process."""
 
     def __init__(self, path: str) -> None:
+        self.opened, self.locked = open_environment(path)
+        self.marks: dict[tuple[str | None, int], list[bytes]] = {}  # by database and transaction
+
+
+class Snapshot:
+    """What one transaction sees of a database; the file stays open as long as it is there.
+
+    Raises:
+        OSError: there is no such database, or its entries cannot be records.
+    """
+
+    def __init__(self, environment: _Environment, path: str, database: str | None) -> None:
         self.path = path
-        self.header = read_header(path)
-        self.readers = 0
-        self._tree = Tree(path, self.header)
-        self.source = Source(pa.py_buffer(self._tree.mapped))
-        nowhere = np.zeros(0, np.int64)
-        self._latest = (0, 0), Entries(pa.array([], pa.binary()), nowhere, nowhere, self.source)
+        self._environment = environment
+        self._opened = environment.opened
+        found = self._database(database)
+        if any(found.flags().values()):
+            raise OSError(f"{path}: keys are reversed, integers or repeated; rewrite it with plain keys")
+        self._transaction = self._opened.begin(db=found, buffers=True)
+        self.transaction = self._transaction.id()
+        self._entries: int = self._transaction.stat(found)["entries"]
+        if database is None:
+            self._refuse_a_list()
+        self._marked = (database, self.transaction)
+        if self._marked not in environment.marks:
+            environment.marks = {key: m for key, m in environment.marks.items() if key[1] == self.transaction}
 
     def __len__(self) -> int:
         """How many entries there are."""
-        return len(self._tree)
+        return self._entries
 
-    def entries(self, first: int, stop: int) -> Entries:
-        """The entries from one ordinal to before another; those that there are."""
-        self.check_unchanged()
-        span, entries = self._latest
-        if span != (first, stop):
-            found = self._tree.places(first, stop)
-            names = self.source.column(found.key, found.key_bytes).cast(pa.binary())
-            entries = Entries(names, found.value, found.value_bytes, self.source)
-            self._latest = (first, stop), entries
-        return entries
+    def walk(self, first: int = 0, *, values: bool = True) -> Iterator[Entry]:
+        """The entries from a number on; where values are not asked for, these are empty."""
+        return chain.from_iterable(self._chunks(first, values=values))
+
+    def keys_from(self, key: bytes) -> Iterator[bytes]:
+        """The first key that is not before this one, and all that follow."""
+        cursor = self._transaction.cursor()
+        return map(bytes, cursor.iternext(values=False)) if cursor.set_range(key) else iter(())
 
     def check_unchanged(self) -> None:
-        """Raise an OSError where a writer has committed since: what was read may be gone."""
-        if latest_transaction(self._tree.mapped, self.header) != self.header.transaction:
+        """Raise an OSError where a writer has committed since, and may have overwritten what was read."""
+        if not self._environment.locked and self._opened.info()["last_txnid"] != self.transaction:
             raise OSError(f"{self.path}: changed while it is read; run again when its writer is done")
 
-    def find(self, key: bytes) -> int:
-        """Ordinal of the first entry whose key is not before this one."""
-        return self._tree.find(key)
+    def _chunks(self, first: int, *, values: bool) -> Iterator[list[Entry]]:
+        if first >= self._entries:
+            return
+        cursor = self._cursor_at(first)
+        entries = cursor.iternext() if values else zip(cursor.iternext(values=False), repeat(_NOTHING))
+        while True:
+            self.check_unchanged()
+            chunk = list(islice(entries, _CHUNK_ENTRIES))
+            self.check_unchanged()
+            if not chunk:
+                return
+            yield chunk
 
-    def read_ahead(self, at: Ints, sizes: Ints) -> None:
-        """Have the system fetch large values, so that who uses them need not wait for the disk.
+    def _cursor_at(self, entry: int) -> lmdb.Cursor[memoryview]:
+        """A cursor at an entry that is there."""
+        number, further = divmod(entry, _MARK_ENTRIES)
+        cursor = self._transaction.cursor()
+        marks = self._environment.marks.get(self._marked, [])
+        if number >= len(marks):
+            if marks:
+                cursor.set_range(marks[-1])
+            every = islice(cursor.iternext(values=False), 0, None, _MARK_ENTRIES)
+            marks = [*marks[:-1], *map(bytes, islice(every, number + 1 - len(marks[:-1])))]
+            self._environment.marks[self._marked] = marks
+        cursor.set_range(marks[number])
+        for _ in range(further):
+            cursor.next()
+        return cursor
 
-        Small ones came when their beginning was looked at: the system reads 128 KiB around that.
-        """
-        large = np.flatnonzero(sizes > _LARGE_BYTES)
-        for begin, size in zip(at[large].tolist(), sizes[large].tolist(), strict=True):
-            start = begin - begin % PAGESIZE
-            self._tree.mapped.madvise(MADV_WILLNEED, start, begin + size - start)
+    def _database(self, name: str | None) -> lmdb._Database:
+        try:
+            return self._opened.open_db(None if name is None else name.encode(), create=False)
+        except lmdb.Error as e:
+            raise OSError(f"{self.path}: no database {name!r} ({e}); there are: {self._names()}") from e
 
-    def walk(self, first: int = 0) -> Iterator[tuple[bytes, memoryview]]:
-        """Key and value of each entry from an ordinal on."""
-        for start in range(first, len(self), _CHUNK_ENTRIES):
-            entries = self.entries(start, start + _CHUNK_ENTRIES)
-            for i, name in enumerate(entries.names.to_pylist()):
-                yield name, entries.value(i)
+    def _refuse_a_list(self) -> None:
+        """Refuse a main database that only lists others."""
+        cursor = self._transaction.cursor()
+        if not cursor.first() or not is_database(self._opened, bytes(cursor.key())):
+            return
+        if sum(1 for _ in named_databases(self._opened)) == self._entries:
+            reason = f"its main database only lists others: {self._names()}"
+            raise OSError(f"{self.path}: {reason}; choose one by lmdb.database in the config")
+
+    def _names(self) -> str:
+        names = islice(named_databases(self._opened), _NAMES)
+        return ", ".join(name.decode(errors="replace") for name in names) or "none"
 
 
-_environments: dict[tuple[int, ...], Environment] = {}  # by file and its state; what was used last is last
-_environments_lock = threading.Lock()
+#: By device and inode.
+_environments: WeakValueDictionary[tuple[int, ...], _Environment] = WeakValueDictionary()
+_latest: dict[tuple[int, ...], _Environment] = {}  # at most one, by its file's state: it stays open unread
+_lock = threading.Lock()
 
 
-@contextmanager
-def opened(path: str) -> Iterator[Environment]:
-    """The environment at a path. Its tree is followed once for all its readers.
+def opened(path: str, database: str | None = None) -> Snapshot:
+    """What is there now at a path, in the main database or a named one.
 
-    A file that was replaced or written to since is opened anew. The latest is kept open when nobody reads it,
-    and a file stays mapped for as long as a block refers to it.
+    A file that was replaced is opened anew. lmdb refuses to open one twice, so that one which was written to
+    stays open for as long as somebody reads it.
 
     Raises:
-        OSError: it cannot be opened, or not without danger of wrong rows.
+        OSError: it cannot be opened, or its entries cannot be records.
     """
-    with _environments_lock:
-        state = _state(path)
-        environment = _environments.pop(state, None)
-        if environment is None:
-            _close_unread()
-            environment = Environment(path)
-        _environments[state] = environment
-        environment.readers += 1
-    try:
-        yield environment
-    finally:
-        with _environments_lock:
-            environment.readers -= 1
-            _close_unread()
-
-
-def _state(path: str) -> tuple[int, ...]:
-    """Which file lies at a path, and in which state; nothing of one that is gone."""
-    try:
-        found = Path(path).stat()
-        if S_ISDIR(found.st_mode):
-            found = data_file(path).stat()
-    except FileNotFoundError:
-        return ()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _close_unread() -> None:
-    """Close what nobody reads: all but the latest, and files that are no longer what they were."""
-    unread = [state for state, environment in _environments.items() if not environment.readers]
-    for state in unread:
-        if state in unread[:-1] or _state(_environments[state].path) != state:
-            del _environments[state]
+    with _lock:
+        found = data_file(path).stat()
+        file = found.st_dev, found.st_ino
+        state = *file, found.st_size, found.st_mtime_ns
+        if state not in _latest:
+            _latest.clear()
+        try:
+            environment = _environments.get(file) or _Environment(path)
+            _environments[file] = _latest[state] = environment
+            return Snapshot(environment, path, database)
+        except lmdb.Error as e:
+            raise OSError(f"{path}: {e}") from e

@@ -119,7 +119,7 @@ def index_of(shard: Shard, options: ReadOptions) -> Index | None:
     """
     if options.interleaved == "regroup" and shard.format == "webdataset":
         return None
-    if shard.indexed:
+    if shard.indexed and options.database is None:  # an index beside an LMDB is of its main database
         return Index.load(shard)
     if shard.format not in _SELF_INDEXED:
         return None

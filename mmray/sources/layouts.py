@@ -9,197 +9,201 @@ Entries named `__…__` are notes of whoever wrote the environment: they are pas
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal, Protocol
-
-import numpy as np
-import pyarrow as pa
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Literal
 
 from mmray.errors import InputError, RecordError
 from mmray.sources.captions import Captions
-from mmray.sources.cells import Cells
-from mmray.sources.environment import Entries
+from mmray.sources.environment import Snapshot
 from mmray.sources.maps import KIND, fields
-from mmray.sources.names import COLUMNS, Records, each_a_record, group_members, is_note, split_name, text_of
+from mmray.sources.names import COLUMNS, is_note, split_name, text_of
 from mmray.sources.options import ReadOptions
-from mmray.sources.plain_maps import plain_fields
-
-_TEXT = COLUMNS.index("text")
 
 LayoutName = Literal["members", "msgpack", "images"]
+Payload = bytes | memoryview
+#: The entries of one record: its key, the number of the first, the one past the last, and what they hold by
+#: column, as long as nobody has looked at it.
+Found = tuple[bytes, int, int, dict[str, Payload]]
 
 _PICKLES = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 _IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")  # and WebP, which begins as other files do
+_APART, _REPEATED = "apart", "repeated"  # columns of members that should not be there
+_UNKNOWN = "unknown"  # column of an extension that was not met before
+_SUFFIXES = 4096  # that are remembered
+_BESIDE_BYTES = 1024  # a value up to this size is in memory once its key is: it lies in the same page
+_SAMPLE_ENTRIES = 64  # that tell the layout
 
 
-class Layout(Protocol):
-    """What a reader must know of a layout."""
+class Layout:
+    """How entries make up records.
 
-    def group(self, names: pa.BinaryArray, before: bytes) -> Records:
-        """The records that consecutive entries with these keys make up, given the key before them."""
+    Args:
+        snapshot: the entries.
+        options: how to read them.
+        captions: of images.
+        whole: all members by their extensions, instead of known ones by the columns that take them.
+    """
 
-    def cells(self, entries: Entries, records: Records) -> Cells:
-        """What records hold, given all their entries."""
+    def __init__(
+        self, snapshot: Snapshot, options: ReadOptions, captions: Captions | None, *, whole: bool
+    ) -> None:
+        self.whole = whole
+        self._snapshot = snapshot
+        self._payload = options.payload
+        self._limit = options.member_bytes
+        self._captions = captions
+        self._column_of = options.column_of
+        self._columns: dict[bytes, str | None] = {}  # by what follows after the first dot of a plain name
+        self._first: tuple[bytes, bytes] | None = None  # a key that lies apart, and its first name
+
+    def group(self, first: int) -> Iterator[Found]:
+        """The records from an entry on: each entry is one, but for notes."""
+        for number, (place, value) in enumerate(self._snapshot.walk(first, values=self._payload), first):
+            name = place.tobytes()
+            if not is_note(name):
+                yield name, number, number + 1, {"image": value} if self._payload else {}
+
+    def contents(self, found: Found) -> Mapping[str, Payload]:
+        """What a record holds, by column; nothing where no payload is asked for.
+
+        Raises:
+            RecordError: something is wrong with it.
+        """
+        raise NotImplementedError
+
+    def check_size(self, what: str, size: int, limit: int | None = None) -> None:
+        """Raise a RecordError where something is too large."""
+        if size > (limit or self._limit):
+            reason = f"{what} has {size} bytes, more than the {limit or self._limit} that limits.member_bytes"
+            raise RecordError(f"{reason} allows", "member-too-large")
 
 
-class Members:
+class Members(Layout):
     """Neighbouring entries `<key>.<extension>` are a record."""
 
-    def __init__(self, options: ReadOptions) -> None:
-        self._column_of = options.column_of
-        self._limit = options.member_bytes
+    def group(self, first: int) -> Iterator[Found]:
+        entries = self._snapshot.walk(max(0, first - 1), values=self._payload)
+        before = b"".join(bytes(name) for name, _ in islice(entries, min(first, 1)))
+        key, begin, stop = None, first, first
+        members: dict[str, Payload] = {}
+        columns = self._columns
+        for number, (place, value) in enumerate(entries, first):
+            name = place.tobytes()
+            stem, _, suffix = name.partition(b".")
+            column = columns.get(suffix, _UNKNOWN)
+            # Whether it cannot just be split at its first dot; nothing is in b"/", too.
+            odd = column is _UNKNOWN or (stem != key and (stem[-1:] in b"/" or stem[:2] == b"__"))
+            if odd:
+                stem, column = self._split(name)
+                if column is _UNKNOWN:
+                    before = name
+                    continue
+            if stem != key:
+                if key is not None:
+                    yield key, begin, stop, members
+                key, begin, members = stem, number, {}
+                if before and before.startswith(stem + b".") and self._first_name(stem) != name:
+                    members[_APART] = b""
+            stop = number + 1
+            if column is not None:
+                if column in members:
+                    members.setdefault(_REPEATED, b"more than one %b member: " % column.encode() + name)
+                else:
+                    members[column] = value if len(value) > _BESIDE_BYTES else value.tobytes()
+            before = name if odd else b""  # no other can lie among the entries of another's record
+        if key is not None:
+            yield key, begin, stop, members
 
-    def group(self, names: pa.BinaryArray, before: bytes) -> Records:
-        return group_members(names, before, self._column_of)
+    def contents(self, found: Found) -> Mapping[str, Payload]:
+        key, _, _, members = found
+        if _APART in members:
+            reason = f"members of this key lie apart: entries in the folder {text_of(key)}.… lie between them"
+            raise RecordError(f"{reason}; rename that folder", "interleaved-members")
+        if _REPEATED in members:
+            raise RecordError(f"{text_of(bytes(members[_REPEATED]))} comes second", "repeated-member")
+        for column, value in members.items():
+            if len(value) > self._limit:
+                self.check_size(f"the {column} member of key {text_of(key)!r}", len(value))
+        return members
 
-    def cells(self, entries: Entries, records: Records) -> Cells:
-        slots = records.column * len(records) + records.row
-        cells = Cells(len(records), slots, entries.at[records.entry], entries.sizes[records.entry])
-        largest = cells.sizes.max(initial=0)
-        if largest > self._limit or np.bincount(slots, minlength=1).max() > 1:
-            self._find_faults(cells, entries, records)
-        return cells
+    def _split(self, name: bytes) -> tuple[bytes, str | None]:
+        """Key and column: _UNKNOWN for what belongs to no record, None where no column takes it."""
+        key, extension = split_name(name)
+        if not extension:
+            return key, _UNKNOWN
+        suffix = name[len(key) + 1 :]
+        column = suffix.decode("utf-8", "surrogateescape") if self.whole else self._column_of.get(extension)
+        if b"." not in key:
+            if len(self._columns) >= _SUFFIXES:
+                self._columns.clear()
+            self._columns[suffix] = column
+        return key, column
 
-    def _find_faults(self, cells: Cells, entries: Entries, records: Records) -> None:
-        taken: set[int] = set()
-        values = zip(cells.slots.tolist(), cells.sizes.tolist(), records.entry.tolist(), strict=True)
-        for slot, size, entry in values:
-            column, row = divmod(slot, cells.rows)
-            name = text_of(entries.name(entry))
-            if slot in taken:
-                reason = f"more than one {COLUMNS[column]} member: {name!r} comes second"
-                cells.fail(row, "repeated-member", reason)
-            elif size > self._limit:
-                cells.fail(row, "member-too-large", _too_large(repr(name), size, self._limit))
-            taken.add(slot)
+    def _first_name(self, key: bytes) -> bytes:
+        """The first of the names with a key."""
+        if self._first is None or self._first[0] != key:
+            names = self._snapshot.keys_from(key + b".")
+            self._first = key, next(n for n in names if split_name(n)[0] == key and split_name(n)[1])
+        return self._first[1]
 
 
-class Images:
+class Images(Layout):
     """Each entry is an encoded image; captions lie beside the environment."""
 
-    def __init__(self, options: ReadOptions, captions: Captions | None) -> None:
-        self._members = Members(options)
-        self._limit = options.member_bytes
-        self._payload = options.payload
-        self._captions = captions
-
-    def group(self, names: pa.BinaryArray, before: bytes) -> Records:  # noqa: ARG002  (each stands alone)
-        return each_a_record(names, "image")
-
-    def cells(self, entries: Entries, records: Records) -> Cells:
-        cells = self._members.cells(entries, records)
-        if not self._payload:
-            return cells
-        for row, entry in enumerate(records.entry.tolist()):
-            value = entries.value(entry)
-            head = bytes(value[:12])
-            if is_pickle(head):
-                _fail_pickle(cells, row)
-            elif not is_image(head):
-                reason = f"not an image: {len(value)} bytes that begin with {head.hex()!r}"
-                cells.fail(row, KIND, reason)
-            caption = self._captions.find(entries.name(entry)) if self._captions else None
-            if self._captions is None or caption is None:
-                continue
-            if len(caption) > self._limit:
-                cells.fail(row, "member-too-large", _too_large("its caption", len(caption), self._limit))
-            else:
-                cells.made[_TEXT * cells.rows + row] = self._captions.read(caption)
-        return cells
+    def contents(self, found: Found) -> Mapping[str, Payload]:
+        name, _, _, members = found
+        if not members:
+            return members
+        value = members["image"]
+        head = bytes(value[:12])
+        self.check_size(repr(text_of(name)), len(value))
+        _refuse_pickle(head)
+        if not is_image(head):
+            raise RecordError(f"not an image: {len(value)} bytes that begin with {head.hex()!r}", KIND)
+        caption = self._captions.find(name) if self._captions else None
+        if self._captions is None or caption is None:
+            return members
+        self.check_size("its caption", len(caption))
+        return {"image": value, "text": self._captions.read(caption)}
 
 
-class Maps:
+class Maps(Layout):
     """Each entry is a msgpack map."""
 
-    def __init__(self, options: ReadOptions) -> None:
-        self._column_of = options.column_of
-        self._limit = options.member_bytes
-        self._map_limit = len(COLUMNS) * self._limit  # what fields that are each allowed may add up to
-        self._payload = options.payload
-
-    def group(self, names: pa.BinaryArray, before: bytes) -> Records:  # noqa: ARG002  (each stands alone)
-        return each_a_record(names, "image")
-
-    def cells(self, entries: Entries, records: Records) -> Cells:
-        nowhere = np.zeros(0, np.int64)
-        if not self._payload:
-            return Cells(len(records), nowhere, nowhere, nowhere)
-        sizes = entries.sizes[records.entry]
-        found = plain_fields(entries.source, entries.at[records.entry], sizes, self._column)
-        slots = found.column * len(records) + found.map
-        sound = found.plain & (sizes <= self._map_limit)
-        sound[found.map[found.size > self._limit]] = False
-        sound[found.map[np.bincount(slots, minlength=1)[slots] > 1]] = False  # two fields of one column
-        keep = sound[found.map]
-        cells = Cells(len(records), slots[keep], found.at[keep], found.size[keep])
-        self._look_closely(
-            cells, entries, [(row, int(records.entry[row])) for row in np.flatnonzero(~sound).tolist()]
-        )
-        return cells
-
-    def _look_closely(self, cells: Cells, entries: Entries, unsound: list[tuple[int, int]]) -> None:
-        """Maps that are not plain, by row and entry: fill their cells, or say what is wrong with them."""
-        further: list[tuple[int, int, int]] = []  # slot, place and bytes of each value
-        for row, entry in unsound:
-            value, begin = entries.value(entry), int(entries.at[entry])
-            if is_pickle(value):
-                _fail_pickle(cells, row)
-                continue
-            try:
-                contents = self._contents(text_of(entries.name(entry)), value)
-            except RecordError as e:
-                cells.fail(row, e.kind, e.reason)
-                continue
-            for column, content in contents.items():
-                slot = column * cells.rows + row
-                if isinstance(content, bytes):
-                    cells.made[slot] = content
-                else:
-                    further.append((slot, begin + content.start, len(content)))
-        if further:
-            slots, at, sizes = np.array(further, np.int64).T
-            cells.slots = np.append(cells.slots, slots)
-            cells.at, cells.sizes = np.append(cells.at, at), np.append(cells.sizes, sizes)
-
-    def _column(self, name: str) -> int:
-        column = column_named(name, self._column_of)
-        return COLUMNS.index(column) if column else -1
-
-    def _contents(self, key: str, value: memoryview) -> dict[int, range | bytes]:
-        """What a map holds, by column: where it lies in the map, or what was made of it."""
-        if len(value) > self._map_limit:
-            reason = _too_large(f"the map of key {key!r}", len(value), self._map_limit)
-            raise RecordError(reason, "member-too-large")
-        contents: dict[int, range | bytes] = {}
+    def contents(self, found: Found) -> Mapping[str, Payload]:
+        if not found[3]:
+            return {}
+        value = memoryview(found[3]["image"])
+        # Fields that are each allowed may add up to more.
+        self.check_size(f"the map of key {text_of(found[0])!r}", len(value), len(COLUMNS) * self._limit)
+        _refuse_pickle(value)
+        contents: dict[str, Payload] = {}
         for one in fields(value):
-            name = column_named(one.name, self._column_of)
-            if name is None or one.is_nil:
+            column = column_named(one.name, self._column_of)
+            if one.is_nil or (column is None and not self.whole):
                 continue
-            content = one.to_json() if name == "meta" and one.is_map else one.span
+            content = one.content
+            if content is None and (column is None or (column == "meta" and one.is_map)):
+                content = one.to_json()
             if content is None:
                 raise RecordError(f"field {one.name!r} is neither bytes nor a string", KIND)
-            if len(content) > self._limit:
-                reason = _too_large(f"field {one.name!r}", len(content), self._limit)
-                raise RecordError(reason, "member-too-large")
-            if COLUMNS.index(name) in contents:
-                reason = f"more than one {name} field: {one.name!r} comes second"
-                raise RecordError(reason, "repeated-member")
-            contents[COLUMNS.index(name)] = content
+            self.check_size(f"field {one.name!r}", len(content))
+            name = one.name if self.whole or column is None else column
+            if name in contents:
+                raise RecordError(f"more than one {name} field: {one.name!r} comes second", "repeated-member")
+            contents[name] = content
         return contents
 
 
-def layout_named(name: LayoutName, options: ReadOptions, captions: Captions | None) -> Layout:
-    """The layout of this name; captions are of images only."""
-    if name == "images":
-        return Images(options, captions)
-    return Members(options) if name == "members" else Maps(options)
+LAYOUTS: Mapping[LayoutName, type[Layout]] = {"members": Members, "msgpack": Maps, "images": Images}
 
 
-def detect(entries: Entries, options: ReadOptions, *, captioned: bool) -> LayoutName | None:
-    """The layout of an environment; None where these entries are only notes.
+def detect(snapshot: Snapshot, options: ReadOptions, *, captioned: bool) -> LayoutName:
+    """The layout of an environment, from its first entries. One of nothing but notes counts as members.
 
     Args:
-        entries: its first.
+        snapshot: its entries.
         options: which extensions there are.
         captioned: whether captions lie beside the environment.
 
@@ -207,24 +211,17 @@ def detect(entries: Entries, options: ReadOptions, *, captioned: bool) -> Layout
         InputError: pickles, or no layout that is known.
     """
     column_of = options.column_of
-    first = member = None
-    for i in range(len(entries)):
-        name = entries.name(i)
-        if is_note(name):
-            continue
-        first = i if first is None else first
-        if split_name(name)[1] in column_of:
-            member = i
-            break
-    if first is None:
-        return None
-    which = first if member is None else member
-    name, value = entries.name(which), entries.value(which)
+    entries = ((bytes(name), value) for name, value in snapshot.walk())
+    sample = list(islice((entry for entry in entries if not is_note(entry[0])), _SAMPLE_ENTRIES))
+    if not sample:
+        return "members"
+    member = next((entry for entry in sample if split_name(entry[0])[1] in column_of), None)
+    name, value = member or sample[0]
     head = bytes(value[:12])
     if is_pickle(head):
         raise InputError(
-            f"key {name!r} holds a Python pickle, which could run any code and is never loaded; rewrite the "
-            "records as members, msgpack maps or images with a program that trusts them"
+            f"{snapshot.path}: key {name!r} holds a Python pickle, which could run any code and is never "
+            "loaded; rewrite the records as members, msgpack maps or images with a program that trusts them"
         )
     if _is_record(value, column_of):
         return "msgpack"
@@ -233,9 +230,9 @@ def detect(entries: Entries, options: ReadOptions, *, captioned: bool) -> Layout
     if is_image(head):
         return "images"
     raise InputError(
-        f"key {name!r} holds {len(value)} bytes that begin with {head.hex()!r} ({head!r}): not a member "
-        "<key>.<extension>, nor a msgpack map with a field such as image or jpg, nor an image; check "
-        "`extensions` in the config, or rewrite the records as one of these, in the main database"
+        f"{snapshot.path}: key {name!r} holds {len(value)} bytes that begin with {head.hex()!r} ({head!r}): "
+        "not a member <key>.<extension>, nor a msgpack map with a field such as image or jpg, nor an image; "
+        "check `extensions` and `lmdb.database` in the config, or rewrite the records as one of these"
     )
 
 
@@ -261,9 +258,6 @@ def _is_record(value: memoryview, column_of: Mapping[str, str]) -> bool:
         return False
 
 
-def _too_large(what: str, size: int, limit: int) -> str:
-    return f"{what} has {size} bytes, more than the {limit} that limits.member_bytes allows"
-
-
-def _fail_pickle(cells: Cells, row: int) -> None:
-    cells.fail(row, "lmdb-pickle", "a Python pickle, which could run any code and is never loaded")
+def _refuse_pickle(value: bytes | memoryview) -> None:
+    if is_pickle(value):
+        raise RecordError("a Python pickle, which could run any code and is never loaded", "lmdb-pickle")

@@ -29,9 +29,9 @@ class ReadOptions:
         "strict"  # members of a record that lie apart: reject them, or bring them together
     )
     regroup_rows: int = 256  # records that are open at once while members are brought together
+    database: str | None = None  # of an LMDB, by its name; None: the main one
     payload: bool = True  # False: addresses and errors only, to count or to index records
-    #: Payload of an LMDB stays in its mapped file, and columns are views of it (see mmray.schema.VIEWS): for
-    #: tables that do not leave the process, since Arrow would send the whole file along.
+    #: Large payload of an LMDB stays in its mapped file, and columns view it (see mmray.schema.VIEWS).
     views: bool = False
 
     @property

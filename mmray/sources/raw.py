@@ -8,14 +8,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from mmray.errors import InputError, RecordError
-from mmray.sources import captions, environment
-from mmray.sources.layouts import LayoutName, column_named, is_image, is_pickle
-from mmray.sources.lmdb import layout_of
-from mmray.sources.maps import KIND, fields
-from mmray.sources.names import COLUMNS, is_note, split_name, text_of
+from mmray.sources.layouts import LayoutName, Members
+from mmray.sources.lmdb import open_layout
+from mmray.sources.names import COLUMNS, text_of
 from mmray.sources.options import ReadOptions
 from mmray.sources.shards import Shard
 from mmray.sources.tar import Damage, walk
@@ -76,10 +73,7 @@ def read_raw(shard: Shard, layout: LayoutName | None = None) -> Iterator[Record 
         return _of_tar(shard)
     if shard.format != "lmdb":
         raise InputError(f"{shard.url}: a {shard.format} cannot be converted, only tars and LMDBs")
-    layout = layout or layout_of(shard)
-    if layout == "members":
-        return _of_members(shard)
-    return _of_maps(shard) if layout == "msgpack" else _of_images(shard)
+    return _of_lmdb(shard, layout)
 
 
 def extension_of(column: str, data: bytes | memoryview) -> str:
@@ -136,59 +130,15 @@ def _bytes(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
 
 
-def _of_members(shard: Shard) -> Iterator[Record | Lost]:
-    open_record: _Open | None = None
-    with environment.opened(shard.open().path) as opened:
-        for name, value in opened.walk():
-            key, extension = split_name(name)
-            if not extension:
-                continue
-            if open_record is None or key != open_record.key:
-                if open_record is not None:
-                    yield open_record.close()
-                open_record = _Open(key)
-            open_record.add(name[len(key) + 1 :].decode("utf-8", "surrogateescape"), value, len(value))
-    if open_record is not None:
-        yield open_record.close()
-
-
-def _of_maps(shard: Shard) -> Iterator[Record | Lost]:
-    column_of = ReadOptions().column_of
-    with environment.opened(shard.open().path) as opened:
-        for name, value in opened.walk():
-            if is_note(name):
-                continue
-            record = _Open(name)
+def _of_lmdb(shard: Shard, layout: LayoutName | None) -> Iterator[Record | Lost]:
+    options = ReadOptions(member_bytes=MEMBER_BYTES)
+    with open_layout(shard, options, layout, whole=True) as (_, opened):
+        for found in opened.group(0):
+            record = _Open(found[0])
             try:
-                if is_pickle(value):
-                    raise RecordError("a Python pickle, which is never loaded", "lmdb-pickle")
-                for one in fields(value):
-                    if one.is_nil:
-                        continue
-                    if one.span is None and column_named(one.name, column_of) not in (None, "meta"):
-                        raise RecordError(f"field {one.name!r} is neither bytes nor a string", KIND)
-                    data = one.to_json() if one.span is None else value[one.span.start : one.span.stop]
-                    extension = extension_of(one.name, data) if one.name in COLUMNS else one.name
-                    record.add(extension, data, len(data))
+                for name, data in opened.contents(found).items():
+                    column = name in COLUMNS and not isinstance(opened, Members)
+                    record.add(extension_of(name, data) if column else name, data, len(data))
             except RecordError as e:
-                record.fault = record.fault or e.reason
-            yield record.close()
-
-
-def _of_images(shard: Shard) -> Iterator[Record | Lost]:
-    place = shard.open().path
-    with (
-        environment.opened(place) as opened,
-        captions.opened(captions.captions_beside(Path(place))) as lines,
-    ):
-        for name, value in opened.walk():
-            if is_note(name):
-                continue
-            record = _Open(name)
-            if not is_image(bytes(value[:12])):
-                record.fault = "not an image"
-            record.add(extension_of("image", value), value, len(value))
-            caption = lines.find(name) if lines else None
-            if lines and caption is not None:
-                record.add("txt", lines.read(caption), len(caption))
+                record.fault = e.reason
             yield record.close()

@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 from braceexpand import braceexpand
 
 from mmray.errors import InputError, OutputError
-from mmray.sources.pages import read_header
+from mmray.sources.lmdb_check import check_all
 from mmray.storage import Location
 
 Format = Literal["webdataset", "lmdb", "tfrecord", "parquet"]
@@ -43,6 +43,7 @@ class Shard:
     size: int  # bytes
     format: Format = "webdataset"
     indexed: bool = False  # whether an index lies beside it
+    fault: str = ""  # why this LMDB is not read: it is damaged, or changes
 
     @property
     def name(self) -> str:
@@ -96,35 +97,41 @@ def list_shards(inputs: Sequence[str]) -> list[Shard]:
         InputError: an input that names nothing, two shards that would get the same id, or an LMDB that is not
             on a local disk.
     """
-    shards: dict[str, Shard] = {}
+    matches: list[tuple[str, _Found]] = []
     for text in inputs:
-        matches = list(_expand(text))
-        if not matches:
+        before = len(matches)
+        matches += _expand(text)
+        if len(matches) == before:
             raise InputError(f"{text}: no shards ({', '.join(SUFFIXES)}) there; check --input")
-        for root, found in matches:
-            id = f"{found.place.path[len(root) :].lstrip('/')}@{_state(found)}"
-            shard = Shard(id, found.place.url, found.size, found.format, found.indexed)
-            if shards.setdefault(shard.id, shard).url != shard.url:
-                raise InputError(
-                    f"{shard.url} and {shards[shard.id].url} have the same name and size below their inputs; "
-                    "give their common directory as the one input instead"
-                )
+    shards: dict[str, Shard] = {}
+    for (root, found), (state, fault) in zip(matches, _states([f for _, f in matches]), strict=True):
+        id = f"{found.place.path[len(root) :].lstrip('/')}@{state}"
+        shard = Shard(id, found.place.url, found.size, found.format, found.indexed, fault)
+        if shards.setdefault(shard.id, shard).url != shard.url:
+            raise InputError(
+                f"{shard.url} and {shards[shard.id].url} have the same name and size below their inputs; "
+                "give their common directory as the one input instead"
+            )
     return [shards[id] for id in sorted(shards)]
 
 
-def _state(found: _Found) -> str:
-    """What changes with a shard's content: its size; of an LMDB, whose size may stay, its transaction too."""
-    if found.format != "lmdb":
-        return str(found.size)
-    if not found.place.is_local:
-        raise InputError(
-            f"{found.place}: an LMDB is read from a local disk only; copy it there, or convert it to tars "
-            "where it was made: mmray convert --to webdataset"
-        )
-    try:
-        return f"{found.size}t{read_header(found.place.path).transaction}"
-    except OSError:  # not an LMDB, or not readable: whoever reads it says so, and goes on with the others
-        return str(found.size)
+def _states(shards: Sequence[_Found]) -> Iterator[tuple[str, str]]:
+    """What changes with each one's content, and what is wrong with it.
+
+    That is its size; of an LMDB, whose size may stay, also its transaction, where nothing is wrong.
+    """
+    lmdbs = [found.place for found in shards if found.format == "lmdb"]
+    for place in lmdbs:
+        if not place.is_local:
+            raise InputError(
+                f"{place}: an LMDB is read from a local disk only; copy it there, or convert it to tars "
+                "where it was made: mmray convert --to webdataset"
+            )
+    checked = iter(check_all([place.path for place in lmdbs]))
+    for found in shards:
+        transaction, fault = next(checked) if found.format == "lmdb" else (None, "")
+        state = f"{found.size}" if transaction is None or fault else f"{found.size}t{transaction}"
+        yield state, fault and f"{found.place}: {fault}"
 
 
 def _expand(text: str) -> Iterator[tuple[str, _Found]]:

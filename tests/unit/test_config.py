@@ -4,6 +4,7 @@ import pytest
 
 from mmray.config import RunConfig, load_config
 from mmray.errors import ConfigError
+from mmray.pipeline.survey import read_options
 
 NEEDED = {"input": ("data",), "bundle": "b", "output": "o"}
 
@@ -120,3 +121,11 @@ def test_a_config_survives_being_written_and_read():
     )
     assert RunConfig.model_validate(config.model_dump(mode="json")) == config
     assert RunConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_a_named_database_of_lmdbs_is_read_with_the_rest():
+    config = load_config(None, NEEDED, ["lmdb.database=train"])
+    assert read_options(config).database == "train"
+    assert read_options(load_config(None, NEEDED)).database is None
+    with pytest.raises(ConfigError, match=r"unknown key 'lmdb.databse' .did you mean 'database'"):
+        load_config(None, NEEDED, ["lmdb.databse=train"])

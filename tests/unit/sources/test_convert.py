@@ -107,8 +107,8 @@ def test_an_lmdb_takes_keys_of_any_bytes_and_a_tar_utf8(tmp_path):
     entries = {b"\xff\xfe.jpg": b"1", b"\xff\xfe.\xe9xt": b"2", "ü.txt".encode(): b"3"}
     write_lmdb(tmp_path / "in/s.lmdb", entries.items())
     run(tmp_path / "in", tmp_path / "again")
-    with environment.opened(str(tmp_path / "again/s.lmdb")) as opened:
-        assert {name: bytes(value) for name, value in opened.walk()} == entries
+    opened = environment.opened(str(tmp_path / "again/s.lmdb"))
+    assert {bytes(name): bytes(value) for name, value in opened.walk()} == entries
     (one,) = run(tmp_path / "in", tmp_path / "tar", "webdataset")
     assert list(one.reasons) == ["0xfffe"]
     assert records_of(tmp_path / "tar/s.tar") == {"ü": {"txt": b"3"}}

@@ -5,11 +5,14 @@ import gc
 import json
 import os
 import pickle
+import random
 import re
 import struct
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import lmdb
@@ -27,7 +30,7 @@ from mmray.errors import InputError
 from mmray.schema import RECORDS, VIEWS
 from mmray.sources import ReadOptions, environment, list_shards, read
 from mmray.sources.lmdb import layout_of
-from mmray.sources.pages import data_file, read_header
+from mmray.sources.lmdb_check import data_file
 
 PAYLOAD = ("image", "text", "audio", "meta")
 PNG = image_bytes()
@@ -110,14 +113,11 @@ def test_values_are_found_behind_keys_of_any_length(path, version):
     assert columns(rows, "key", "image") == [(key, fields["jpg"]) for key, fields in records]
 
 
-def test_the_header_says_what_lmdb_says(path):
+def test_the_id_of_a_shard_has_the_transaction_that_lmdb_says(path):
     write_members(path, good_records(30), subdir=True)
     commit(path, "z.txt", "later", subdir=True)
-    header = read_header(str(path))
     with lmdb.open(str(path), readonly=True, lock=False) as opened:
-        info, stat = opened.info(), opened.stat()
-    assert (header.transaction, header.last_page) == (info["last_txnid"], info["last_pgno"])
-    assert (header.entries, header.page_bytes) == (stat["entries"], stat["psize"])
+        assert shard_at(path).id.endswith(f"t{opened.info()['last_txnid']}")
 
 
 # Names of members
@@ -442,7 +442,7 @@ def test_views_are_what_copies_are(path):
         assert [row for block in blocks for row in block.to_pylist()] == read_rows(path)
 
 
-def test_views_copy_nothing(path):
+def test_views_copy_no_large_value(path):
     write_members(path, [(f"k{i}", {"jpg": bytes(1 << 20)}) for i in range(20)])
     before = pa.total_allocated_bytes()
     blocks = views_of(path)
@@ -450,19 +450,33 @@ def test_views_copy_nothing(path):
     assert pa.total_allocated_bytes() - before < 1 << 16
 
 
+@pytest.mark.parametrize("write", [write_members, write_maps])
+def test_values_of_every_length_are_viewed(path, write):
+    """Within the view, beside others, and in the file; also as parts of a map."""
+    sizes = [0, 1, 4, 11, 12, 13, 100, 1023, 1024, 1025, 2040, 4095, 4096, 4097, 70_000]
+    payload = {size: os.urandom(size) for size in sizes}
+    rng = random.Random(7)
+    order = [size for _ in range(20) for size in rng.sample(sizes, len(sizes))]
+    write(path, [(f"{i:04d}", {"jpg": payload[n], "txt": b"t" * (i % 2)}) for i, n in enumerate(order)])
+    blocks = views_of(path, block_rows=50)
+    for block in blocks:
+        block.validate(full=True)
+    assert [row["image"] for block in blocks for row in block.to_pylist()] == [payload[n] for n in order]
+
+
 def test_views_outlive_the_environment_and_its_file(path):
     rows = read_rows(write_members(path, good_records(12)))
     blocks = views_of(path, block_rows=5)
     path.unlink()
-    environment._environments.clear()
+    environment._latest.clear()
     gc.collect()
     read_rows(write_members(path, [("x", {"txt": b"new"})]))
     assert [row for block in blocks for row in block.to_pylist()] == rows
 
 
 def test_an_environment_that_nobody_refers_to_is_unmapped(path):
-    blocks = views_of(write_members(path, good_records(12)))
-    environment._environments.clear()
+    blocks = views_of(write_members(path, [("k", {"jpg": bytes(10_000)})]))
+    environment._latest.clear()
     assert str(path) in Path("/proc/self/maps").read_text()
     del blocks
     gc.collect()
@@ -470,11 +484,12 @@ def test_an_environment_that_nobody_refers_to_is_unmapped(path):
 
 
 def test_no_value_is_looked_at_far_ahead_of_its_block(path):
-    """Only as many as have the bytes of a block; their first pages are mapped, and those beside them."""
-    write_members(path, [(f"k{i}", {"jpg": bytes(256 << 10)}) for i in range(200)])
-    next(read(shard_at(path), ReadOptions(views=True, block_bytes=512 << 10)))
+    """Of the 64 entries that are found together, lmdb sees the first page; the system maps those beside."""
+    write_members(path, [(f"k{i:03d}", {"jpg": bytes(64 << 10)}) for i in range(800)])
+    blocks = read(shard_at(path), ReadOptions(views=True, block_bytes=512 << 10))
+    next(blocks)
     (mapped,) = re.findall(rf"{path}\n(?:.*\n)*?Rss: +(\d+) kB", Path("/proc/self/smaps").read_text())
-    assert int(mapped) < 4096
+    assert int(mapped) < 800 * 64 / 4
 
 
 def test_an_empty_environment_has_the_schema_of_views(path):
@@ -582,6 +597,12 @@ def test_an_iterator_may_be_driven_from_several_threads(path):
     assert next(blocks, None) is None
 
 
+def test_iterators_may_be_driven_by_threads_at_once(path):
+    rows = read_rows(write_members(path, good_records(300)))
+    with ThreadPoolExecutor(8) as pool:
+        assert all(got == rows for got in pool.map(lambda n: read_rows(path, block_rows=n), range(1, 30)))
+
+
 # Environments that are opened once, and changed
 
 
@@ -590,30 +611,38 @@ def test_readers_share_one_environment_and_it_goes_when_it_was_replaced(path):
     shard = shard_at(path)
     first, second = (read(shard, ReadOptions(block_rows=1)) for _ in range(2))
     next(first), next(second)
-    with environment.opened(str(path)) as old:
-        assert old.readers == 3
+    assert len(environment._environments) == 1
     other = write_members(path.with_name("new"), [("x", {"txt": b"new"})])
     other.replace(path)
     assert [row["key"] for row in read_rows(path)] == ["x"]
     # The readers of the old file go on with it, and the last of them lets go of it.
     assert [row["key"] for block in first for row in block.to_pylist()] == ["b", "c"]
-    assert old in environment._environments.values()
+    assert len(environment._environments) == 2
     second.close()
-    assert old not in environment._environments.values()
+    assert len(environment._environments) == 1
 
 
 def test_one_file_under_two_names_is_opened_once(path):
     write_members(path, THREE)
     link = path.with_name("link.lmdb")
     os.link(path, link)
-    with environment.opened(str(path)) as one, environment.opened(str(link)) as other:
-        assert one is other
+    one, other = environment.opened(str(path)), environment.opened(str(link))
+    assert [bytes(key) for key, _ in one.walk()] == [bytes(key) for key, _ in other.walk()]
+    assert len(environment._environments) == 1
 
 
 def test_few_environments_are_kept_open(path):
     for i in range(30):
         read_rows(write_members(path.with_name(f"{i}.lmdb"), THREE))
     assert len(environment._environments) <= 1
+
+
+def test_a_file_that_was_written_to_is_read_anew_also_while_its_old_rows_are_there(path):
+    write_members(path, [("a", {"jpg": bytes(10_000)})])
+    blocks = views_of(path)
+    commit(path, "b.txt", "new")
+    assert [row["key"] for row in read_rows(path)] == ["a", "b"]
+    assert blocks[0].to_pylist()[0]["image"] == bytes(10_000)
 
 
 def test_what_a_writer_adds_is_a_new_shard_and_ends_old_readers(path):
@@ -628,11 +657,157 @@ def test_what_a_writer_adds_is_a_new_shard_and_ends_old_readers(path):
     assert [row["key"] for row in read_rows(path)] == ["a", "b", "c", "zz"]
 
 
+def test_behind_a_lock_a_reader_goes_on_with_what_it_began_with(path):
+    write_members(path, THREE)
+    Path(f"{path}-lock").touch()
+    blocks = read(shard_at(path), ReadOptions(block_rows=1))
+    next(blocks)
+    commit(path, "bb.txt", "new")
+    assert [row["key"] for block in blocks for row in block.to_pylist()] == ["b", "c"]
+    assert [row["key"] for row in read_rows(path)] == ["a", "b", "bb", "c"]
+
+
+@pytest.mark.parametrize("subdir", [True, False], ids=["directory", "file"])
+def test_no_lock_file_is_made(path, subdir):
+    write_members(path, THREE, subdir=subdir)
+    read_rows(path)
+    assert [p.name for p in path.parent.rglob("*") if "lock" in p.name] == []
+
+
+def test_a_shard_that_changed_since_it_was_listed_is_refused(path):
+    write_members(path, THREE)
+    shard = shard_at(path)
+    for _ in range(2):
+        commit(path, "zz.txt", "new")
+    with pytest.raises(
+        OSError, match=r"s.lmdb: changed since the run was planned: transaction 3, was 1; run"
+    ):
+        list(read(shard, ReadOptions()))
+
+
+WRITER = """
+import lmdb, sys
+with lmdb.open(sys.argv[1], subdir=False, map_size=1 << 28, sync=False, lock=sys.argv[2] == "True") as opened:
+    for i in range(2000):
+        with opened.begin(write=True) as transaction:
+            transaction.put(b"%05d.txt" % i, b"new %05d" % i * 20)
+            transaction.put(b"new-%05d.txt" % i, b"new %05d" % i * 20)
+        if not i: print("writes", flush=True)
+"""
+READER = """
+import sys
+from mmray.sources import ReadOptions, list_shards, read
+def expected(commits):
+    old = [("%05d" % i, (b"new %05d" if i < commits else b"old %05d") % i * 20) for i in range(2000)]
+    return old + [("new-%05d" % i, b"new %05d" % i * 20) for i in range(commits)]
+seen, first = 0, True
+while seen < 2000:
+    shard, rows, fault = list_shards([sys.argv[1]])[0], [], None
+    seen = int((shard.id + "t0").split("t")[-2]) - 1 if "t" in shard.id.rpartition("@")[2] else seen
+    try:
+        for block in read(shard, ReadOptions(block_rows=7)):
+            rows += [(row["key"], row["text"]) for row in block.to_pylist()]
+            if first: print("reads", flush=True); sys.stdin.readline(); first = False
+    except OSError as e: fault = str(e).partition(": ")[2].partition(";")[0].partition(":")[0]
+    assert rows == expected(seen)[:len(rows) if fault else None], (shard, rows, fault)
+    print(len(rows), fault, flush=True)
+"""
+
+
+@pytest.mark.parametrize("locked", [True, False], ids=["lock file", "no lock file"])
+def test_a_busy_writer_never_puts_other_records_under_known_rows(path, locked):
+    """2000 commits: rows are those of the snapshot that was listed, or reading ends with an OSError."""
+    write_members(path, [(f"{i:05d}", {"txt": b"old %05d" % i * 20}) for i in range(2000)])
+    if locked:
+        Path(f"{path}-lock").touch()
+    begin = partial(
+        subprocess.Popen,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+    )
+    with begin([sys.executable, "-c", READER, str(path)]) as reader:
+        assert reader.stdout.readline() == "reads\n"
+        with begin([sys.executable, "-c", WRITER, str(path), str(locked)]) as writer:
+            assert writer.stdout.readline() == "writes\n"
+            said, faults = reader.communicate("go\n", timeout=120)
+    assert (writer.returncode, reader.returncode) == (0, 0), faults
+    first, *others = said.splitlines()
+    assert first == "2000 None" if locked else first.endswith("changed while it is read")
+    assert others[-1] == "4000 None"
+    assert {line.partition(" ")[2] for line in others} <= {
+        "None",
+        "changed while it is read",
+        "changed since the run was planned",
+    }
+
+
+# Named databases
+
+
+def write_named(path, version=0):
+    """Two named databases; the main one lists them."""
+    with lmdb.open(str(path), subdir=False, max_dbs=4, lock=False, lib_version=version) as opened:
+        for name in ("one", "two"):
+            database = opened.open_db(name.encode())
+            with opened.begin(write=True, db=database) as transaction:
+                for i in range(200):
+                    transaction.put(f"{i:04d}.txt".encode(), f"{name} {i}".encode())
+    return path
+
+
+@pytest.mark.parametrize("version", [0, 1], ids=["LMDB 0.9", "LMDB 1.0"])
+def test_a_named_database_is_read(path, version):
+    write_named(path, version)
+    for name in ("one", "two"):
+        rows = read_rows(path, database=name)
+        assert [row["text"].decode() for row in rows] == [f"{name} {i}" for i in range(200)]
+        assert read_rows(path, Missing(150, 151, 150), database=name) == rows[150:152]
+    assert layout_of(shard_at(path), ReadOptions(database="one")) == "members"
+
+
+@pytest.mark.parametrize("version", [0, 1], ids=["LMDB 0.9", "LMDB 1.0"])
+def test_a_main_database_that_only_lists_others_is_refused(path, version):
+    write_named(path, version)
+    with pytest.raises(
+        OSError, match=r"s.lmdb: its main database only lists others: one, two; .*lmdb.database"
+    ):
+        read_rows(path)
+
+
+def test_a_database_that_is_not_there_is_refused_with_those_that_are(path):
+    write_named(path)
+    with pytest.raises(OSError, match=r"s.lmdb: no database 'three' .*there are: one, two"):
+        read_rows(path, database="three")
+    write_members(path, THREE)
+    with pytest.raises(OSError, match=r"no database 'a.jpg' .*there are: none"):
+        read_rows(path, database="a.jpg")
+
+
+def test_records_of_the_size_of_a_listing_are_records(path):
+    rows = read_rows(write_members(path, [(f"{i:02d}", {"txt": b"x" * 48}) for i in range(30)]))
+    assert [row["text"] for row in rows] == [b"x" * 48] * 30
+
+
+@pytest.mark.parametrize("flag", ["dupsort", "reverse_key", "integerkey"])
+def test_keys_in_another_order_are_refused(path, flag):
+    with lmdb.open(str(path), subdir=False, max_dbs=1, lock=False) as opened:
+        database = opened.open_db(b"one", **{flag: True})
+        with opened.begin(write=True, db=database) as transaction:
+            for i in range(3):
+                transaction.put(i.to_bytes(8, sys.byteorder), b"x")
+                transaction.put(i.to_bytes(8, sys.byteorder), b"y")
+    with pytest.raises(OSError, match=r"s.lmdb: keys are reversed, integers or repeated; rewrite"):
+        read_rows(path, database="one")
+
+
 # Environments that cannot be opened
 
 
 @pytest.mark.parametrize("version", [0, 1], ids=["LMDB 0.9", "LMDB 1.0"])
-def test_a_truncated_environment_is_refused_before_it_is_mapped(path, version):
+def test_a_truncated_environment_is_refused(path, version):
     """Wherever it was cut: to touch what is missing would end the process."""
     write_members(path, good_records(20), subdir=True, lib_version=version)
     script = (
@@ -647,12 +822,7 @@ def test_a_truncated_environment_is_refused_before_it_is_mapped(path, version):
     done = run_script(script, path)
     said = [line.partition(":")[0] for line in done.stdout.splitlines()]
     assert len(said) > 60, done.stderr
-    assert set(said) <= {
-        "whole",
-        "breaks off",
-        "breaks off within its header; copy it again",
-        "not an LMDB of this kind of machine",
-    }
+    assert set(said) <= {"whole", "breaks off"}
     assert said.count("breaks off") > 60
     assert said.count("whole") < 5  # free pages at the end
 
@@ -666,8 +836,9 @@ def test_free_pages_at_the_end_may_be_missing(path):
                     transaction.put(f"{name}.txt".encode(), bytes(60_000))
                 for name in delete:
                     transaction.delete(f"{name}.txt".encode())
-    header = read_header(str(path))
-    assert path.stat().st_size < (header.last_page + 1) * header.page_bytes
+        pages = opened.info()["last_pgno"] + 1
+        page_bytes = opened.stat()["psize"]
+    assert path.stat().st_size < pages * page_bytes
     assert [row["key"] for row in read_rows(path)] == ["a"]
 
 
@@ -699,6 +870,35 @@ def test_a_page_that_was_never_copied_does_not_end_the_process(path, version, ju
     assert "rows" in said  # pages that are free, or within a large value
 
 
+def test_listing_goes_on_behind_a_file_that_ends_the_process_that_looks_at_it(path):
+    """It is damaged where liblmdb aborts: the leaves of a tree of two levels are no pages of it."""
+    whole = write_members(path, good_records(60)).read_bytes()
+    folder = path.parent
+    path.unlink()
+    names = [f"{i:02d}.lmdb" for i in range(len(whole) // 4096 - 2)]
+    for i, name in enumerate(names):
+        at = (i + 2) * 4096
+        (folder / name).write_bytes(whole[:at] + b"\xff" * 4096 + whole[at + 4096 :])
+        (folder / f"{name[:2]}-sound.lmdb").write_bytes(whole)
+    shards = {shard.name: shard for shard in list_shards([str(folder)])}
+    assert [name for name, shard in shards.items() if "sound" in name and shard.fault] == []
+    faults = [shards[name].fault for name in names if shards[name].fault]
+    assert len(faults) > 3
+    assert all(re.search(r"/\d\d.lmdb: damaged: .*; copy it again$", fault) for fault in faults)
+    # A plan has no faults, but that the shard has no transaction.
+    (faulty, *_) = (shards[name] for name in names if shards[name].fault)
+    with pytest.raises(OSError, match="could not be read when it was listed"):
+        list(read(type(faulty).from_list(faulty.to_list()), ReadOptions()))
+
+
+def test_a_file_of_which_nothing_is_found_is_refused_all_the_same(path, monkeypatch):
+    write_members(path, THREE)
+    script = path.with_name("dies.py")
+    script.write_text("import os; os.abort()")
+    monkeypatch.setattr("mmray.sources.lmdb_check.__file__", str(script))
+    assert shard_at(path).fault == f"{path}: reading it ended the process: signal 6"
+
+
 def damaged_header(path, offset, value):
     data = bytearray(path.read_bytes())
     for meta in (16, 4096 + 16):
@@ -709,11 +909,11 @@ def damaged_header(path, offset, value):
 @pytest.mark.parametrize(
     ("offset", "value", "said"),
     [
-        (24, struct.pack("=I", 0), "pages of 0 bytes"),
-        (24, struct.pack("=I", 5000), "pages of 5000 bytes"),
+        (24, struct.pack("=I", 0), "damaged: .* page size 0"),
+        (24, struct.pack("=I", 5000), "damaged: .* page size 5000"),
         (76, struct.pack("=H", 0x04), "repeated"),
-        (120, struct.pack("=Q", 1 << 60), "damaged: its header has 1152921504606846976 pages"),
-        (104, struct.pack("=Q", 1 << 60), "fewer entries"),
+        (120, struct.pack("=Q", 1 << 60), "damaged: .* 1152921504606846977"),
+        (104, struct.pack("=Q", 1 << 60), "damaged: 1152921504606846976 entries, but 6 keys"),
     ],
 )
 def test_headers_that_make_no_sense_are_refused(path, offset, value, said):
