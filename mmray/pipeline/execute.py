@@ -50,6 +50,7 @@ class RunningMeter:
     def __init__(self, handle: MeterHandle, progress: Callable[[Snapshot], None], stall_s: float) -> None:
         self.handle = handle
         self.reason: str | None = None  # why the watchdog ended the run
+        self.under_way: Sequence[str] = ()  # names of shards, for where no worker says which it is at
         self._latest = Snapshot()
         self._progress = progress
         self._stall_s = stall_s
@@ -85,20 +86,20 @@ class RunningMeter:
             elif snapshot.moves != moves:
                 moves, since = snapshot.moves, monotonic()
             elif still_s > (self._stall_s + _GRACE_S if moves else max(self._stall_s, _START_S)):
-                self.reason = f"no progress for {still_s:.0f} s ({_standing(snapshot)})"
+                self.reason = f"no progress for {still_s:.0f} s ({_standing(snapshot, self.under_way)})"
             if self.reason:
                 # As Ctrl-C would: only a real signal wakes a main thread that waits on a lock.
                 os.kill(os.getpid(), signal.SIGINT)
                 return
 
 
-def _standing(snapshot: Snapshot) -> str:
+def _standing(snapshot: Snapshot, under_way: Sequence[str]) -> str:
     """What the workers are at that stand still."""
     stages = Counter(doing.stage for doing in snapshot.doing.values())
     workers = ", ".join(f"{n} in {stage}" for stage, n in stages.items())
-    shards = sorted({place.name for doing in snapshot.doing.values() for place in doing.places})
-    where = f"; shards: {', '.join(shards[:3])}" if shards else ""
-    return f"workers: {workers or 'none has started'}{where}"
+    places = {place.name for doing in snapshot.doing.values() for place in doing.places}
+    idle = "none is at work" if snapshot.moves else "none has started"
+    return f"workers: {workers or idle}; shards: {', '.join(sorted(places or under_way)[:3])}"
 
 
 @contextmanager
@@ -189,6 +190,7 @@ def execute(plan: Plan, units: Sequence[Unit], meter: RunningMeter) -> None:
     """
     from mmray.pipeline.operators import run_units  # Ray Data takes .4 s, and pandas' memory
 
+    meter.under_way = sorted({work.shard.name for unit in units for work in unit})
     with _named_failures(meter):
         run_units(units, _job(plan), plan, meter.handle)
 

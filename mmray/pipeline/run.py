@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import time
@@ -17,16 +17,17 @@ from mmray.pipeline.cluster import connected
 from mmray.pipeline.execute import RunningMeter, balanced, execute, execute_retry, locate, metered, settled
 from mmray.pipeline.isolate import Gaps, Suspects, names, reject
 from mmray.pipeline.ledger import Ledger
-from mmray.pipeline.meter import Snapshot
+from mmray.pipeline.meter import Doing, Snapshot
 from mmray.pipeline.plan import Plan, make_plan
 from mmray.pipeline.prune import prune
 from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.survey import Survey, output_columns, survey
 from mmray.sources import Shard
 
-# Passes in a row in which workers died and nothing was done. Where several died it is no record's fault; where
-# one did, the third pass has its rows in pieces.
+# Passes in a row in which workers died and nothing was done. Where several died it is no record's fault;
+# where one did, the third pass has its rows in pieces.
 _IDLE_PASSES = {"several": 1, "one": 2}
+_MEND = "mend that, and run the same command again"
 
 
 @dataclass(frozen=True)
@@ -156,26 +157,33 @@ def _process(plan: Plan, out: RunDirectory, ledger: Ledger, meter: RunningMeter)
         ledger.settle(out)
         missing, lost = ledger.missing(plan.survey.shards), meter.take_lost()
         idle = idle + 1 if ledger.rows == before else 0
-        if idle and missing and not lost:
-            shard = missing[0][0].name
-            reason = meter.read().unreadable.get(shard, "its rows did not arrive")
-            raise RunError(
-                f"{len(missing)} shards are incomplete, all others are done; {shard}: {reason}; mend that, "
-                "and run the same command again"
-            )
         if lost:
             out.log("lost", workers=len(lost), at=names(lost))
-        if idle > _IDLE_PASSES["several" if len(lost) > 1 else "one"]:
-            raise RunError(
-                f"no progress: each worker {names(lost)}; {len(missing)} shards are incomplete; Ray's logs "
-                "say more; mend that, and run the same command again"
-            )
+        if missing and idle:
+            _check_hope(idle, missing, lost, meter.read().unreadable)
         missing, alone, guilty = suspects.judge(lost, missing)
         for culprit in guilty:
             reject(out, culprit, columns)
         if guilty:
             ledger = Ledger.load(out)
     return ledger
+
+
+def _check_hope(idle: int, missing: Gaps, lost: Sequence[Doing], unreadable: Mapping[str, str]) -> None:
+    """Raise a RunError after passes in which nothing was done, if another would not help.
+
+    Args:
+        idle: how many such passes there were.
+        missing: what is missing.
+        lost: what the workers were at that died.
+        unreadable: why shards cannot be read, by name.
+    """
+    name, count = missing[0][0].name, f"{len(missing)} shards are incomplete"
+    if all(shard.name in unreadable for shard, _ in missing):
+        raise RunError(f"{count}, all others are done; {name}: {unreadable[name]}; {_MEND}")
+    if idle > _IDLE_PASSES["several" if len(lost) > 1 else "one"]:
+        at = names(lost) or f"died before it began with {name}"
+        raise RunError(f"no progress: each worker {at}; {count}; Ray's logs say more; {_MEND}")
 
 
 def _describe(plan: Plan, counted: Snapshot, started: float) -> dict[str, Any]:

@@ -16,7 +16,7 @@ _MODULE = "mmray.preprocess.text"
 class Hook(importlib.abc.MetaPathFinder):
     """Wraps `decode_text` as soon as it is there."""
 
-    def find_spec(self, name, path, target=None):
+    def find_spec(self, name, *_):
         if name != _MODULE:
             return None
         sys.meta_path.remove(self)
