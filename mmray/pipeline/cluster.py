@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 import ray
@@ -49,6 +49,25 @@ def connected() -> Iterator[Machines]:
             signal.signal(number, handler)
         if owner:
             ray.shutdown()
+
+
+class Nodes:
+    """Tells Ray Data of nodes that come and go: by itself it looks every 20 s (Ray 2.60)."""
+
+    def __init__(self) -> None:
+        self._alive = self._count()
+
+    def look(self) -> None:
+        """To be called now and then."""
+        alive = self._count()
+        if alive != self._alive:
+            self._alive = alive
+            with suppress(ValueError, AttributeError, ray.exceptions.RayError):  # else it is told later
+                ray.get_actor("AutoscalingCoordinator", "AutoscalingCoordinator")._tick.remote()
+
+    @staticmethod
+    def _count() -> int:
+        return sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
 
 
 def _end(number: int, _: object) -> NoReturn:

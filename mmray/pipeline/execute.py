@@ -22,6 +22,7 @@ from mmray.bundle import Bundle
 from mmray.coverage import Missing
 from mmray.errors import Interrupted, RunError, one_line
 from mmray.pipeline.advice import advise
+from mmray.pipeline.cluster import Nodes
 from mmray.pipeline.isolate import names
 from mmray.pipeline.job import Job
 from mmray.pipeline.liveness import MeterHandle
@@ -65,8 +66,10 @@ class RunningMeter:
         return self._latest
 
     def take_lost(self) -> list[Doing]:
-        """As `Meter.take_lost`."""
-        lost: list[Doing] = ray.get(self.handle.take_lost.remote())
+        """As `Meter.take_lost`; nothing, where the meter was lost itself."""
+        lost: list[Doing] = []
+        with suppress(ray.exceptions.RayError):
+            lost = ray.get(self.handle.take_lost.remote(), timeout=_ANSWER_S)
         return lost
 
     def stop(self) -> None:
@@ -77,7 +80,9 @@ class RunningMeter:
     def _watch(self) -> None:
         """Twice a second: tell the count, and interrupt the main thread where nothing is left to wait for."""
         moves, since = -1, monotonic()
+        nodes = Nodes()
         while not self._done.wait(_POLL_S):
+            nodes.look()
             snapshot = self.read()
             self._progress(snapshot)
             still_s = monotonic() - since

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,8 +67,10 @@ class Job:
 
     def heed_shift(self, predict: Predictor, meter: Any) -> None:  # noqa: ANN401  (Ray gives a handle no type)
         """Let no record leave a cascade early any more, where early answers went wrong and that is wanted."""
-        if self.config.on_shift == "stop" and predict.later and ray.get(meter.shift.remote()):
-            predict.close_exits()
+        if self.config.on_shift == "stop" and predict.later:
+            with suppress(ray.exceptions.RayError):  # a lost meter costs figures, never the run
+                if ray.get(meter.shift.remote()):
+                    predict.close_exits()
 
     def open_preprocessor(self) -> Preprocessor:
         return open_preprocessor(

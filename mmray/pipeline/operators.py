@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 
 from mmray.pipeline.fused import FusedWorker, RetryWorker
 from mmray.pipeline.infer import CALLS, InferWorker
@@ -49,11 +49,11 @@ def run_units(units: Sequence[Unit], job: Job, plan: Plan, meter: MeterHandle) -
         if plan.topology == "fused":
             _in_actors(_work(units), FusedWorker, plan, job, meter).materialize()
             return
-        rows = _in_tasks(_work(units), prepare, job=job, meter=meter)
+        rows = _in_tasks(_work(units), prepare, plan, job=job, meter=meter)
         rows = _infer(rows, 1, job, plan, meter)
         for stage in range(2, plan.steps + 1):
             together = partial(decode_open, stage=stage)
-            rows = _in_tasks(rows, together, _DECODED_TOGETHER, job=job, meter=meter)
+            rows = _in_tasks(rows, together, plan, _DECODED_TOGETHER, job=job, meter=meter)
             rows = _infer(rows, stage, job, plan, meter)
         # A write that waited for a CPU would wait for a whole unit to be read.
         rows.write_datasink(PartSink(job, meter), ray_remote_args={"num_cpus": 0, **_ONCE})
@@ -76,7 +76,6 @@ def _work(pieces: Sequence[Any]) -> Dataset:
 
 def _in_actors(work: Dataset, worker: type, plan: Plan, *arguments: object) -> Dataset:
     """Actors that each take the next piece when they are done with one; more, where the cluster grows."""
-    fixed = plan.survey.config.actors is not None
     return work.map_batches(
         worker,
         fn_constructor_args=arguments,
@@ -84,25 +83,21 @@ def _in_actors(work: Dataset, worker: type, plan: Plan, *arguments: object) -> D
         batch_format="pyarrow",
         num_cpus=1,
         num_gpus=1 if plan.accelerated else 0,
-        compute=ActorPoolStrategy(
-            min_size=1,
-            max_size=plan.actors if fixed else None,
-            initial_size=plan.actors,
-            max_tasks_in_flight_per_actor=1,
-        ),
+        compute=_pool(plan, may_grow=True, max_tasks_in_flight_per_actor=1),
         **_ACTOR_ONCE,
     )
 
 
 def _in_tasks(
-    work: Dataset, function: Callable[..., Iterator[pa.Table]], rows: int = 1, **arguments: object
+    work: Dataset, function: Callable[..., Iterator[pa.Table]], plan: Plan, rows: int = 1, **arguments: object
 ) -> Dataset:
-    """Tasks on a CPU each, for so many rows."""
+    """Tasks on a CPU each, for so many rows. Actors without devices get their CPUs by what tasks leave."""
     return work.map_batches(
         function,
         fn_kwargs=arguments,
         batch_size=rows,
         batch_format="pyarrow",
+        compute=TaskPoolStrategy(None if plan.accelerated else plan.task_cpus),
         num_cpus=1,
         **_ONCE,
     )
@@ -112,18 +107,19 @@ def _infer(rows: Dataset, stage: int, job: Job, plan: Plan, meter: MeterHandle) 
     """An actor for each device; those of a cascade's stages share the devices."""
     # Ray must not fuse these with what prepares, which would idle the device: it fuses equal resources only.
     share = 1 / plan.steps
-    resources: dict[str, Any] = {"num_cpus": share * plan.actor_cpus}
+    resources: dict[str, Any]
     if plan.accelerated:
-        resources["num_gpus"] = share
-    else:
-        resources["memory"] = plan.survey.bundle.graph(plan.variant).stat().st_size
+        resources = {"num_cpus": share * plan.actor_cpus, "num_gpus": share}
+    else:  # a CPU that they held could be the last that is left for tasks, once a node has died
+        resources = {"num_cpus": 0.0, "memory": plan.survey.bundle.graph(plan.variant).stat().st_size}
     return rows.map_batches(
         InferWorker,
         fn_constructor_args=(job, meter, stage if plan.steps > 1 else None),
         batch_size=1,  # row, thus a table; Ray wants a number where there are GPUs
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(
-            size=plan.actors,
+        compute=_pool(
+            plan,
+            may_grow=plan.accelerated and plan.steps == 1,  # else actors would take what others need
             max_concurrent_calls_per_actor=CALLS,
             enable_true_multi_threading=True,
             max_tasks_in_flight_per_actor=_AHEAD if job.ladder else _CPU_AHEAD,
@@ -131,6 +127,12 @@ def _infer(rows: Dataset, stage: int, job: Job, plan: Plan, meter: MeterHandle) 
         **resources,
         **_ACTOR_ONCE,
     )
+
+
+def _pool(plan: Plan, *, may_grow: bool, **calls: Any) -> ActorPoolStrategy:  # noqa: ANN401  (Ray's own)
+    """As many actors as the plan says; more or fewer, where the cluster grows or loses a node."""
+    most = None if may_grow and plan.survey.config.actors is None else plan.actors
+    return ActorPoolStrategy(min_size=1, max_size=most, initial_size=plan.actors, **calls)
 
 
 @contextmanager
@@ -143,7 +145,9 @@ def _settings(plan: Plan) -> Iterator[None]:
     context.target_max_block_size = BLOCK_BYTES
     context.max_errored_blocks = -1  # of workers that died; ours report what they raise (see liveness)
     context.max_consecutive_actor_init_deaths = _STILLBORN
-    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # all are busy
+    scaling = context.autoscaling_config
+    scaling.actor_pool_util_upscaling_threshold = 1.0  # where all are busy
+    scaling.actor_pool_util_downscaling_threshold = -1  # never: one that waits for rows has loaded its model
     context.execution_no_progress_timeout_s = -1  # a unit may take hours; ours counts rows
     context.enable_progress_bars = False
     context.print_on_execution_start = False
