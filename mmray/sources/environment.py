@@ -7,20 +7,23 @@ stay as they are. Without one they may be overwritten, so whoever reads then ask
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from itertools import chain, islice, repeat
+from typing import Any
 from weakref import WeakValueDictionary
 
 import lmdb
 
 from mmray.sources.lmdb_check import data_file, is_database, named_databases, open_environment
 
-Entry = tuple[memoryview, memoryview]  # key and value where they lie, as long as their snapshot is there
-
+#: Key and value. A large value lies in the file, for as long as its snapshot is there.
+Entry = tuple[bytes, bytes | memoryview]
 _MARK_ENTRIES = 4096  # between keys that are kept, to go to an entry by its number
 _CHUNK_ENTRIES = 64  # that are found together: few, so that few commits can come meanwhile
+_CLOSING_TRIES, _CLOSING_S = 100, 0.01
 _NAMES = 10  # of databases, in a message at most
-_NOTHING = memoryview(b"")
+_BESIDE_BYTES = 1024  # a value up to this size is in memory once its key is: it lies in the same page
 
 
 class _Environment:
@@ -28,7 +31,6 @@ class _Environment:
 
     def __init__(self, path: str) -> None:
         self.opened, self.locked = open_environment(path)
-        self.marks: dict[tuple[str | None, int], list[bytes]] = {}  # by database and transaction
 
 
 class Snapshot:
@@ -38,21 +40,25 @@ class Snapshot:
         OSError: there is no such database, or its entries cannot be records.
     """
 
-    def __init__(self, environment: _Environment, path: str, database: str | None) -> None:
+    def __init__(
+        self, environment: _Environment, state: tuple[int, ...], path: str, database: str | None
+    ) -> None:
         self.path = path
         self._environment = environment
         self._opened = environment.opened
         found = self._database(database)
         if any(found.flags().values()):
             raise OSError(f"{path}: keys are reversed, integers or repeated; rewrite it with plain keys")
-        self._transaction = self._opened.begin(db=found, buffers=True)
+        with self._opened.begin() as transaction:
+            # To copy values that share their pages with keys is faster than to make buffers of them.
+            self._viewed = transaction.stat(found)["overflow_pages"] > 0
+        begin: Any = self._opened.begin  # its types know literals only
+        self._transaction: lmdb.Transaction[Any] = begin(db=found, buffers=self._viewed)
         self.transaction = self._transaction.id()
         self._entries: int = self._transaction.stat(found)["entries"]
         if database is None:
             self._refuse_a_list()
-        self._marked = (database, self.transaction)
-        if self._marked not in environment.marks:
-            environment.marks = {key: m for key, m in environment.marks.items() if key[1] == self.transaction}
+        self._state = (*state, database, self.transaction)
 
     def __len__(self) -> int:
         """How many entries there are."""
@@ -76,27 +82,32 @@ class Snapshot:
         if first >= self._entries:
             return
         cursor = self._cursor_at(first)
-        entries = cursor.iternext() if values else zip(cursor.iternext(values=False), repeat(_NOTHING))
+        entries = cursor.iternext() if values else zip(cursor.iternext(values=False), repeat(b""))
         while True:
             self.check_unchanged()
-            chunk = list(islice(entries, _CHUNK_ENTRIES))
+            chunk: list[Entry] = list(islice(entries, _CHUNK_ENTRIES))
+            if self._viewed:
+                chunk = [(bytes(k), v if len(v) > _BESIDE_BYTES else bytes(v)) for k, v in chunk]
             self.check_unchanged()
             if not chunk:
                 return
             yield chunk
 
-    def _cursor_at(self, entry: int) -> lmdb.Cursor[memoryview]:
+    def _cursor_at(self, entry: int) -> lmdb.Cursor[Any]:
         """A cursor at an entry that is there."""
         number, further = divmod(entry, _MARK_ENTRIES)
         cursor = self._transaction.cursor()
-        marks = self._environment.marks.get(self._marked, [])
-        if number >= len(marks):
-            if marks:
-                cursor.set_range(marks[-1])
-            every = islice(cursor.iternext(values=False), 0, None, _MARK_ENTRIES)
-            marks = [*marks[:-1], *map(bytes, islice(every, number + 1 - len(marks[:-1])))]
-            self._environment.marks[self._marked] = marks
-        cursor.set_range(marks[number])
+        cursor.first()
+        if number:
+            marks = _marks.get(self._state, [])
+            if number > len(marks):
+                if marks:
+                    cursor.set_range(marks[-1])
+                every = islice(cursor.iternext(values=False), _MARK_ENTRIES, None, _MARK_ENTRIES)
+                marks = [*marks, *map(bytes, islice(every, number - len(marks)))]
+                _marks.clear()
+                _marks[self._state] = marks
+            cursor.set_range(marks[number - 1])
         for _ in range(further):
             cursor.next()
         return cursor
@@ -122,16 +133,17 @@ class Snapshot:
 
 
 #: By device and inode.
-_environments: WeakValueDictionary[tuple[int, ...], _Environment] = WeakValueDictionary()
-_latest: dict[tuple[int, ...], _Environment] = {}  # at most one, by its file's state: it stays open unread
+_environments: WeakValueDictionary[tuple[int, int], _Environment] = WeakValueDictionary()
 _lock = threading.Lock()
+#: Keys of the database that was gone far into last, one every few thousand entries. They outlive its closing.
+_marks: dict[tuple[object, ...], list[bytes]] = {}
 
 
 def opened(path: str, database: str | None = None) -> Snapshot:
     """What is there now at a path, in the main database or a named one.
 
     A file that was replaced is opened anew. lmdb refuses to open one twice, so that one which was written to
-    stays open for as long as somebody reads it.
+    stays open for as long as somebody reads it. What nobody reads is closed: to open it again takes .08 ms.
 
     Raises:
         OSError: it cannot be opened, or its entries cannot be records.
@@ -139,12 +151,21 @@ def opened(path: str, database: str | None = None) -> Snapshot:
     with _lock:
         found = data_file(path).stat()
         file = found.st_dev, found.st_ino
-        state = *file, found.st_size, found.st_mtime_ns
-        if state not in _latest:
-            _latest.clear()
         try:
-            environment = _environments.get(file) or _Environment(path)
-            _environments[file] = _latest[state] = environment
-            return Snapshot(environment, path, database)
+            environment = _environments.get(file) or _opened_now(path)
+            _environments[file] = environment
+            return Snapshot(environment, (*file, found.st_size, found.st_mtime_ns), path, database)
         except lmdb.Error as e:
             raise OSError(f"{path}: {e}") from e
+
+
+def _opened_now(path: str) -> _Environment:
+    """One that nobody reads. Where another thread is just closing it, lmdb takes it for open."""
+    for _ in range(_CLOSING_TRIES):
+        try:
+            return _Environment(path)
+        except lmdb.Error as e:
+            if "already open" not in str(e):
+                raise
+            time.sleep(_CLOSING_S)
+    return _Environment(path)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from mmray.errors import InputError, RecordError
 from mmray.sources.captions import Captions
@@ -22,17 +22,22 @@ from mmray.sources.options import ReadOptions
 
 LayoutName = Literal["members", "msgpack", "images"]
 Payload = bytes | memoryview
-#: The entries of one record: its key, the number of the first, the one past the last, and what they hold by
-#: column, as long as nobody has looked at it.
-Found = tuple[bytes, int, int, dict[str, Payload]]
+#: The entries of one record: its key, the number of the first, the one past the last, and what they hold: by
+#: column, or one value that nobody has looked at, or what is wrong with it.
+Found = tuple[bytes, int, int, "dict[str, Payload] | Payload | Fault"]
 
 _PICKLES = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 _IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")  # and WebP, which begins as other files do
-_APART, _REPEATED = "apart", "repeated"  # columns of members that should not be there
 _UNKNOWN = "unknown"  # column of an extension that was not met before
 _SUFFIXES = 4096  # that are remembered
-_BESIDE_BYTES = 1024  # a value up to this size is in memory once its key is: it lies in the same page
 _SAMPLE_ENTRIES = 64  # that tell the layout
+
+
+class Fault(NamedTuple):
+    """What a RecordError is made of. One that is kept would keep the frames that it is raised in."""
+
+    reason: str
+    kind: str
 
 
 class Layout:
@@ -59,24 +64,36 @@ class Layout:
 
     def group(self, first: int) -> Iterator[Found]:
         """The records from an entry on: each entry is one, but for notes."""
-        for number, (place, value) in enumerate(self._snapshot.walk(first, values=self._payload), first):
-            name = place.tobytes()
+        for number, (name, value) in enumerate(self._snapshot.walk(first, values=self._payload), first):
             if not is_note(name):
-                yield name, number, number + 1, {"image": value} if self._payload else {}
+                yield name, number, number + 1, value if self._payload else {}
 
-    def contents(self, found: Found) -> Mapping[str, Payload]:
+    def contents(self, found: Found) -> dict[str, Payload]:
         """What a record holds, by column; nothing where no payload is asked for.
 
         Raises:
             RecordError: something is wrong with it.
         """
+        key, _, _, contents = found
+        if isinstance(contents, Fault):
+            raise RecordError(*contents)
+        return contents if isinstance(contents, dict) else self._parse(key, contents)
+
+    def _parse(self, key: bytes, value: Payload) -> dict[str, Payload]:
+        """What the one entry of a record holds, by column."""
         raise NotImplementedError
+
+    def too_large(self, what: str, size: int, limit: int | None = None) -> Fault:
+        """What to say of something that is too large."""
+        reason = (
+            f"{what} has {size} bytes, more than the {limit or self._limit} that limits.member_bytes allows"
+        )
+        return Fault(reason, "member-too-large")
 
     def check_size(self, what: str, size: int, limit: int | None = None) -> None:
         """Raise a RecordError where something is too large."""
         if size > (limit or self._limit):
-            reason = f"{what} has {size} bytes, more than the {limit or self._limit} that limits.member_bytes"
-            raise RecordError(f"{reason} allows", "member-too-large")
+            raise RecordError(*self.too_large(what, size, limit))
 
 
 class Members(Layout):
@@ -84,12 +101,12 @@ class Members(Layout):
 
     def group(self, first: int) -> Iterator[Found]:
         entries = self._snapshot.walk(max(0, first - 1), values=self._payload)
-        before = b"".join(bytes(name) for name, _ in islice(entries, min(first, 1)))
+        before = b"".join(name for name, _ in islice(entries, min(first, 1)))
         key, begin, stop = None, first, first
         members: dict[str, Payload] = {}
-        columns = self._columns
-        for number, (place, value) in enumerate(entries, first):
-            name = place.tobytes()
+        fault: Fault | None = None
+        columns, limit = self._columns, self._limit
+        for number, (name, value) in enumerate(entries, first):
             stem, _, suffix = name.partition(b".")
             column = columns.get(suffix, _UNKNOWN)
             # Whether it cannot just be split at its first dot; nothing is in b"/", too.
@@ -101,31 +118,22 @@ class Members(Layout):
                     continue
             if stem != key:
                 if key is not None:
-                    yield key, begin, stop, members
-                key, begin, members = stem, number, {}
+                    yield key, begin, stop, fault or members
+                key, begin, members, fault = stem, number, {}, None
                 if before and before.startswith(stem + b".") and self._first_name(stem) != name:
-                    members[_APART] = b""
+                    between = f"entries in the folder {text_of(stem)}.… lie between them; rename that folder"
+                    fault = Fault(f"members of this key lie apart: {between}", "interleaved-members")
             stop = number + 1
             if column is not None:
                 if column in members:
-                    members.setdefault(_REPEATED, b"more than one %b member: " % column.encode() + name)
-                else:
-                    members[column] = value if len(value) > _BESIDE_BYTES else value.tobytes()
+                    reason = f"more than one {column} member: {text_of(name)} comes second"
+                    fault = fault or Fault(reason, "repeated-member")
+                elif len(value) > limit:
+                    fault = fault or self.too_large(f"member {text_of(name)!r}", len(value))
+                members[column] = value
             before = name if odd else b""  # no other can lie among the entries of another's record
         if key is not None:
-            yield key, begin, stop, members
-
-    def contents(self, found: Found) -> Mapping[str, Payload]:
-        key, _, _, members = found
-        if _APART in members:
-            reason = f"members of this key lie apart: entries in the folder {text_of(key)}.… lie between them"
-            raise RecordError(f"{reason}; rename that folder", "interleaved-members")
-        if _REPEATED in members:
-            raise RecordError(f"{text_of(bytes(members[_REPEATED]))} comes second", "repeated-member")
-        for column, value in members.items():
-            if len(value) > self._limit:
-                self.check_size(f"the {column} member of key {text_of(key)!r}", len(value))
-        return members
+            yield key, begin, stop, fault or members
 
     def _split(self, name: bytes) -> tuple[bytes, str | None]:
         """Key and column: _UNKNOWN for what belongs to no record, None where no column takes it."""
@@ -151,19 +159,15 @@ class Members(Layout):
 class Images(Layout):
     """Each entry is an encoded image; captions lie beside the environment."""
 
-    def contents(self, found: Found) -> Mapping[str, Payload]:
-        name, _, _, members = found
-        if not members:
-            return members
-        value = members["image"]
+    def _parse(self, key: bytes, value: Payload) -> dict[str, Payload]:
         head = bytes(value[:12])
-        self.check_size(repr(text_of(name)), len(value))
+        self.check_size(repr(text_of(key)), len(value))
         _refuse_pickle(head)
         if not is_image(head):
             raise RecordError(f"not an image: {len(value)} bytes that begin with {head.hex()!r}", KIND)
-        caption = self._captions.find(name) if self._captions else None
+        caption = self._captions.find(key) if self._captions else None
         if self._captions is None or caption is None:
-            return members
+            return {"image": value}
         self.check_size("its caption", len(caption))
         return {"image": value, "text": self._captions.read(caption)}
 
@@ -171,19 +175,16 @@ class Images(Layout):
 class Maps(Layout):
     """Each entry is a msgpack map."""
 
-    def contents(self, found: Found) -> Mapping[str, Payload]:
-        if not found[3]:
-            return {}
-        value = memoryview(found[3]["image"])
+    def _parse(self, key: bytes, value: Payload) -> dict[str, Payload]:
         # Fields that are each allowed may add up to more.
-        self.check_size(f"the map of key {text_of(found[0])!r}", len(value), len(COLUMNS) * self._limit)
+        self.check_size(f"the map of key {text_of(key)!r}", len(value), len(COLUMNS) * self._limit)
         _refuse_pickle(value)
         contents: dict[str, Payload] = {}
-        for one in fields(value):
+        for one in fields(memoryview(value)):
             column = column_named(one.name, self._column_of)
             if one.is_nil or (column is None and not self.whole):
                 continue
-            content = one.content
+            content: Payload | None = one.content
             if content is None and (column is None or (column == "meta" and one.is_map)):
                 content = one.to_json()
             if content is None:
@@ -211,8 +212,7 @@ def detect(snapshot: Snapshot, options: ReadOptions, *, captioned: bool) -> Layo
         InputError: pickles, or no layout that is known.
     """
     column_of = options.column_of
-    entries = ((bytes(name), value) for name, value in snapshot.walk())
-    sample = list(islice((entry for entry in entries if not is_note(entry[0])), _SAMPLE_ENTRIES))
+    sample = list(islice((entry for entry in snapshot.walk() if not is_note(entry[0])), _SAMPLE_ENTRIES))
     if not sample:
         return "members"
     member = next((entry for entry in sample if split_name(entry[0])[1] in column_of), None)
@@ -241,7 +241,7 @@ def column_named(name: str, column_of: Mapping[str, str]) -> str | None:
     return column_of.get(name.lower()) or (name if name in COLUMNS else None)
 
 
-def is_pickle(value: bytes | memoryview) -> bool:
+def is_pickle(value: Payload) -> bool:
     """Whether a value begins as Python's pickles of protocols 2 to 5 do. No map with a field in it does."""
     return bytes(value[:2]) in _PICKLES
 
@@ -251,13 +251,13 @@ def is_image(head: bytes) -> bool:
     return head.startswith(_IMAGES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
-def _is_record(value: memoryview, column_of: Mapping[str, str]) -> bool:
+def _is_record(value: Payload, column_of: Mapping[str, str]) -> bool:
     try:
-        return any(column_named(one.name, column_of) for one in fields(value))
+        return any(column_named(one.name, column_of) for one in fields(memoryview(value)))
     except RecordError:
         return False
 
 
-def _refuse_pickle(value: bytes | memoryview) -> None:
+def _refuse_pickle(value: Payload) -> None:
     if is_pickle(value):
         raise RecordError("a Python pickle, which could run any code and is never loaded", "lmdb-pickle")

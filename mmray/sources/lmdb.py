@@ -6,16 +6,17 @@ Environments are on local disks, and mapped; how their records are laid out is t
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import lmdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mmray.coverage import WHOLE, Missing
 from mmray.errors import InputError, RecordError
@@ -29,7 +30,9 @@ from mmray.sources.names import texts_of
 from mmray.sources.options import ReadOptions
 from mmray.sources.shards import Shard
 
-_SHEET_ROWS, _SHEET_BYTES = 256, 1 << 20  # of blocks that are made together, if they are small
+#: Of blocks that are made together, if they are small. Each row is two objects: with more rows the garbage
+#: collector would be set off, some of whose rounds go over all that the process has.
+_SHEET_ROWS, _SHEET_BYTES = 256, 1 << 20
 _LARGEST = (1 << 30) - 1  # bytes of a value, and of a block before it: a column's are counted in int32
 
 
@@ -104,8 +107,16 @@ class _Rows:
     """Consecutive rows: where they are, what they hold and, by their place here, what is wrong with them."""
 
     found: list[Found] = field(default_factory=list)
-    contents: list[Mapping[str, Payload]] = field(default_factory=list)
+    contents: list[dict[str, Payload]] = field(default_factory=list)
     errors: dict[int, dict[str, str]] = field(default_factory=dict)
+
+    def parse(self, found: Found, layout: Layout) -> dict[str, Payload]:
+        """What the next one holds."""
+        try:
+            return layout.contents(found)
+        except RecordError as e:
+            self.errors[len(self.found)] = error("read", e.kind, e.reason)
+            return {}
 
 
 class _Reader:
@@ -123,34 +134,34 @@ class _Reader:
     def read(self, wanted: Sequence[Missing]) -> Iterator[pa.Table]:
         block_rows, block_bytes = self._options.block_rows, min(self._options.block_bytes, _LARGEST)
         sheet_bytes, sheet_rows = min(_SHEET_BYTES, block_bytes), self._sheet_rows
-        records: Iterator[Found] | None = None
-        row = 0
-        following: Found | None = None  # one is read ahead, to know the last row of a shard
+        records: Iterator[Found] = iter(())
+        row = -1  # nowhere yet
         for gap in wanted:
-            if records is None or gap.start:
+            if row < 0 or gap.start:
                 records, row = self._layout.group(gap.start), gap.first if gap.start else 0
-                following = next(records, None)
-            rows, size = _Rows(), 0
-            while following is not None and (gap.last is None or row <= gap.last):
-                found, following = following, next(records, None)
+            last = math.inf if gap.last is None else gap.last
+            rows, size, full, end = _Rows(), 0, False, True
+            for found in records:  # one more than is needed, to know the last row of a shard
+                if row > last:
+                    records, end = chain([found], records), False
+                    break
+                if full:
+                    yield from self._blocks(rows, row, end=False)
+                    rows, size, full = _Rows(), 0, False
                 row += 1
                 if row <= gap.first:
                     continue
-                try:
-                    contents = self._layout.contents(found)
-                except RecordError as e:
-                    contents = {}
-                    rows.errors[len(rows.found)] = error("read", e.kind, e.reason)
+                contents = found[3] if isinstance(found[3], dict) else rows.parse(found, self._layout)
                 rows.found.append(found)
                 rows.contents.append(contents)
                 for value in contents.values():
                     size += len(value)
-                full = size >= sheet_bytes and (size >= block_bytes or len(rows.found) % block_rows == 0)
-                if full or len(rows.found) == sheet_rows:
-                    yield from self._blocks(rows, row, end=following is None)
-                    rows, size = _Rows(), 0
+                count = len(rows.found)
+                full = count == sheet_rows or (
+                    size >= sheet_bytes and (size >= block_bytes or count % block_rows == 0)
+                )
             if rows.found:
-                yield from self._blocks(rows, row, end=following is None)
+                yield from self._blocks(rows, row, end=end)
         if row == 0:
             yield self._empty_shard()
 
@@ -158,7 +169,7 @@ class _Reader:
         """Rows up to before row `stop` as blocks. Arrow makes a table of 256 rows as fast as one of 64."""
         keys, first, past, _ = zip(*rows.found, strict=True)
         count = len(keys)
-        offsets = pa.array(first, pa.int64())
+        offsets, stops = (np.fromiter(entries, np.int64, count) for entries in (first, past))
         ends = np.zeros(count, bool)
         ends[-1] = end
         columns = {
@@ -166,8 +177,8 @@ class _Reader:
             "row": pa.array(np.arange(stop - count, stop)),
             "end": pa.array(ends),
             "key": texts_of(keys),
-            "offset": offsets,
-            "length": pc.subtract(pa.array(past, pa.int64()), offsets),
+            "offset": pa.array(offsets),
+            "length": pa.array(stops - offsets),
         }
         if rows.errors:
             columns["error"] = pa.array([rows.errors.get(i) for i in range(count)], ERROR)

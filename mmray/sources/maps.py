@@ -18,15 +18,16 @@ KIND = "lmdb-layout"  # of every fault here: the value is not such a map
 _MAX_FIELDS = 1024
 _NESTED_BYTES = 1 << 20  # of a field that is neither a string nor bytes
 _NIL = 0xC0
-_STRINGS = {*range(0xA0, 0xC0), 0xC4, 0xC5, 0xC6, 0xD9, 0xDA, 0xDB}  # first bytes of strings and of bytes
-_MAPS = {*range(0x80, 0x90), 0xDE, 0xDF}
+#: Bytes of the length that follows the type (msgpack's spec, "str", "bin" and "map format family").
+_LENGTH_BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
+_MAP_LENGTH_BYTES = {**dict.fromkeys(range(0x80, 0x90), 0), 0xDE: 2, 0xDF: 4}
 
 
 class Field(NamedTuple):
     """A name and what it holds."""
 
     name: str
-    content: bytes | None  # of a string or bytes; None: it is something else
+    content: memoryview | None  # of a string or bytes, where it lies; None: it is something else
     packed: memoryview  # as it lies in the map, with its type
 
     @property
@@ -35,7 +36,7 @@ class Field(NamedTuple):
 
     @property
     def is_map(self) -> bool:
-        return self.packed[0] in _MAPS
+        return self.packed[0] in _MAP_LENGTH_BYTES
 
     def to_json(self) -> bytes:
         """A map, list, number or boolean as JSON.
@@ -43,8 +44,6 @@ class Field(NamedTuple):
         Raises:
             RecordError: it holds what JSON does not know: bytes, extension types, infinite numbers.
         """
-        if len(self.packed) > _NESTED_BYTES:
-            raise RecordError(f"field {self.name!r} is nested and over {_NESTED_BYTES} bytes", KIND)
         try:
             value = msgpack.unpackb(self.packed)
             return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
@@ -58,27 +57,55 @@ def fields(value: memoryview) -> Iterator[Field]:
     Raises:
         RecordError: the value is no map, breaks off, or goes on after its map.
     """
-    if not value or value[0] not in _MAPS:
+    width = _MAP_LENGTH_BYTES.get(value[0]) if value else None
+    if width is None:
         raise RecordError(f"not a msgpack map: begins with {bytes(value[:8]).hex()!r}", KIND)
-    unpacker = msgpack.Unpacker(raw=True, max_buffer_size=len(value))
+    at = 1 + width
+    count = int.from_bytes(value[1:at], "big") if width else value[0] & 0x0F
+    if count > _MAX_FIELDS:
+        raise RecordError(f"a map of {count} fields, more than {_MAX_FIELDS}", KIND)
+    for _ in range(count):
+        label, begin = _string(value, at)
+        if label is None:
+            raise RecordError(f"a name at byte {at} is not a string", KIND)
+        try:
+            name = str(label, "utf-8")
+        except UnicodeDecodeError as e:
+            raise RecordError(f"the name at byte {at} is not UTF-8", KIND) from e
+        content, at = _string(value, begin)
+        if content is None:
+            at += _nested_bytes(value[begin : begin + _NESTED_BYTES], name)
+        yield Field(name, content, value[begin:at])
+    if at != len(value):
+        raise RecordError(f"the map ends at byte {at}, the value at byte {len(value)}", KIND)
+
+
+def _string(value: memoryview, at: int) -> tuple[memoryview | None, int]:
+    """What a string, or bytes, holds, and where it ends; None and its own place for another type."""
+    if at >= len(value):
+        raise RecordError(f"the map breaks off at byte {at}", KIND)
+    code, begin = value[at], at + 1
+    if 0xA0 <= code <= 0xBF:
+        end = begin + (code & 0x1F)
+    elif code in _LENGTH_BYTES:
+        begin += _LENGTH_BYTES[code]
+        end = begin + int.from_bytes(value[at + 1 : begin], "big")
+    else:
+        return None, at
+    if end > len(value):
+        raise RecordError(f"the map breaks off in the field at byte {at}", KIND)
+    return value[begin:end], end
+
+
+def _nested_bytes(value: memoryview, name: str) -> int:
+    """Bytes that something of another type takes."""
+    unpacker = msgpack.Unpacker()
     unpacker.feed(value)
     try:
-        count = unpacker.read_map_header()
-        if count > _MAX_FIELDS:
-            raise RecordError(f"a map of {count} fields, more than {_MAX_FIELDS}", KIND)
-        for _ in range(count):
-            if value[unpacker.tell()] not in _STRINGS:
-                raise RecordError(f"a name at byte {unpacker.tell()} is not a string", KIND)
-            name = unpacker.unpack().decode()
-            start = unpacker.tell()
-            content = unpacker.unpack() if value[start] in _STRINGS else unpacker.skip()
-            yield Field(name, content, value[start : unpacker.tell()])
-    except UnicodeDecodeError as e:
-        raise RecordError("the name of a field is not UTF-8", KIND) from e
-    except (msgpack.OutOfData, IndexError) as e:
-        raise RecordError(f"the map breaks off behind byte {unpacker.tell()}", KIND) from e
-    except ValueError as e:
-        reason = f"no msgpack behind byte {unpacker.tell()}: {e or type(e).__name__}"
+        unpacker.skip()
+    except msgpack.OutOfData as e:
+        reason = f"field {name!r} breaks off, or is nested and over {_NESTED_BYTES} bytes"
         raise RecordError(reason, KIND) from e
-    if unpacker.tell() != len(value):
-        raise RecordError(f"{len(value) - unpacker.tell()} bytes follow after the map", KIND)
+    except ValueError as e:
+        raise RecordError(f"field {name!r} is no msgpack: {e or type(e).__name__}", KIND) from e
+    return int(unpacker.tell())

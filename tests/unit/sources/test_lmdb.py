@@ -468,7 +468,6 @@ def test_views_outlive_the_environment_and_its_file(path):
     rows = read_rows(write_members(path, good_records(12)))
     blocks = views_of(path, block_rows=5)
     path.unlink()
-    environment._latest.clear()
     gc.collect()
     read_rows(write_members(path, [("x", {"txt": b"new"})]))
     assert [row for block in blocks for row in block.to_pylist()] == rows
@@ -476,7 +475,6 @@ def test_views_outlive_the_environment_and_its_file(path):
 
 def test_an_environment_that_nobody_refers_to_is_unmapped(path):
     blocks = views_of(write_members(path, [("k", {"jpg": bytes(10_000)})]))
-    environment._latest.clear()
     assert str(path) in Path("/proc/self/maps").read_text()
     del blocks
     gc.collect()
@@ -606,20 +604,26 @@ def test_iterators_may_be_driven_by_threads_at_once(path):
 # Environments that are opened once, and changed
 
 
+def environments_open():
+    """How many, without those that only the tracebacks of earlier tests hold."""
+    gc.collect()
+    return len(environment._environments)
+
+
 def test_readers_share_one_environment_and_it_goes_when_it_was_replaced(path):
     write_members(path, THREE)
     shard = shard_at(path)
     first, second = (read(shard, ReadOptions(block_rows=1)) for _ in range(2))
     next(first), next(second)
-    assert len(environment._environments) == 1
+    assert environments_open() == 1
     other = write_members(path.with_name("new"), [("x", {"txt": b"new"})])
     other.replace(path)
     assert [row["key"] for row in read_rows(path)] == ["x"]
     # The readers of the old file go on with it, and the last of them lets go of it.
     assert [row["key"] for block in first for row in block.to_pylist()] == ["b", "c"]
-    assert len(environment._environments) == 2
+    assert environments_open() == 1
     second.close()
-    assert len(environment._environments) == 1
+    assert environments_open() == 0
 
 
 def test_one_file_under_two_names_is_opened_once(path):
@@ -628,13 +632,21 @@ def test_one_file_under_two_names_is_opened_once(path):
     os.link(path, link)
     one, other = environment.opened(str(path)), environment.opened(str(link))
     assert [bytes(key) for key, _ in one.walk()] == [bytes(key) for key, _ in other.walk()]
-    assert len(environment._environments) == 1
+    assert environments_open() == 1
 
 
-def test_few_environments_are_kept_open(path):
+def test_an_environment_that_nobody_reads_is_closed_and_may_be_opened_by_others(path):
     for i in range(30):
         read_rows(write_members(path.with_name(f"{i}.lmdb"), THREE))
-    assert len(environment._environments) <= 1
+    assert environments_open() == 0
+    with lmdb.open(str(path.with_name("29.lmdb")), subdir=False, readonly=True, lock=False) as opened:
+        assert opened.stat()["entries"] == 6
+
+
+def test_an_environment_is_opened_again_while_another_thread_lets_go_of_it(path):
+    rows = read_rows(write_members(path, THREE))
+    with ThreadPoolExecutor(4) as pool:
+        assert all(got == rows for got in pool.map(lambda _: read_rows(path), range(200)))
 
 
 def test_a_file_that_was_written_to_is_read_anew_also_while_its_old_rows_are_there(path):
