@@ -1,10 +1,12 @@
 """What is counted for the display and the summary."""
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
-from mmray.pipeline.meter import Meter, Snapshot, drain, measured, timed
+from mmray.coverage import Missing
+from mmray.pipeline.meter import START, Doing, Meter, Place, Snapshot, drain, measured, timed
 
 
 def test_counts_of_all_workers_add_up():
@@ -89,3 +91,49 @@ def test_what_a_device_did_is_told_for_each_device():
         "padding": {"rows": 0.125, "images": 0.75},
     }
     assert list(meter.read().devices) == ["a GPU 0", "b GPU 0"]
+
+
+PLACE = Place("a.tar@9", Missing(64, 191, 4096))
+
+
+def test_a_worker_that_does_not_leave_is_lost_with_its_rows():
+    meter = Meter()
+    for worker in "abc":
+        meter.enter(worker, "read", (PLACE,))
+        meter.enter(worker, "model")
+    meter.leave("a")
+    meter.give_up("c")
+    assert meter.take_lost() == [Doing("model", (PLACE,)), Doing("model", (PLACE,), hung=True)]
+    assert meter.take_lost() == []
+
+
+def test_a_worker_that_was_about_to_start_is_not_lost():
+    """Ray ends those, too, when there is no more to do."""
+    meter = Meter()
+    meter.enter("a", START)
+    assert meter.take_lost() == []
+
+
+def test_only_rows_starts_and_ends_are_progress():
+    meter = Meter()
+    moves = [meter.read().moves]
+    steps = [
+        lambda: meter.enter("a", "read", (PLACE,)),
+        lambda: meter.enter("a", "model"),
+        lambda: meter.add({"model": 2.0}),
+        lambda: meter.add({"prepared": 64}),
+        lambda: meter.add({"rows": 64}),
+        lambda: meter.give_up("a"),
+        lambda: meter.fail("b.tar", "gone"),
+    ]
+    for step in steps:
+        step()
+        moves.append(meter.read().moves)
+    assert [after - before for before, after in pairwise(moves)] == [1, 0, 0, 1, 1, 1, 1]
+
+
+def test_the_first_reason_to_break_off_stays():
+    meter = Meter()
+    meter.break_off("the disk is full")
+    meter.break_off("the disk is still full")
+    assert meter.read().broken == "the disk is full"
