@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 import support.three_nodes
-from ray.cluster_utils import AutoscalingCluster
 from support.command import worker_pids
 from support.predictions import assert_same_predictions
 
@@ -23,7 +22,25 @@ from mmray.pipeline.audit import audit
 from mmray.pipeline.rundir import RunDirectory
 
 ROWS = 2_000  # of the command's shards
-WORKER = {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2}
+#: What `ray.cluster_utils.AutoscalingCluster` would write: but it stops every Ray of the machine before it starts,
+#: and a file that it reads is not in Ray's wheels.
+GROWING = {
+    "cluster_name": "fake_multinode",
+    "max_workers": 8,
+    "provider": {"type": "fake_multinode"},
+    "head_node_type": "ray.head.default",
+    "available_node_types": {
+        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "worker": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2},
+    },
+    "upscaling_speed": 1.0,
+    "idle_timeout_minutes": 5,
+    **{key: {} for key in ("auth", "docker", "file_mounts")},
+    **{f"{key}_commands": [] for key in ("initialization", "setup", "head_setup", "worker_setup")},
+    **{f"{key}_start_ray_commands": [] for key in ("head", "worker")},
+    **{key: [] for key in ("cluster_synced_files", "rsync_exclude", "rsync_filter")},
+    "file_mounts_sync_continuously": False,
+}
 
 
 class Nodes:
@@ -105,12 +122,12 @@ def test_a_node_that_comes_is_used_within_20_s_and_one_that_goes_is_done_without
 @pytest.mark.long
 def test_a_cluster_that_grows_by_itself_is_made_to(command, undisturbed, tmp_path):
     """The head has no CPU: the autoscaler brings the nodes that the run asks for."""
-    port, cluster = free_port(), AutoscalingCluster({"CPU": 0}, {"worker": WORKER})
-    config = tmp_path / "cluster.json"
-    config.write_text(json.dumps(cluster._config))  # its own start would first stop every Ray on this machine
+    port, config = free_port(), tmp_path / "cluster.json"
+    config.write_text(json.dumps(GROWING))
     head = ["ray", "start", "--head", "--block", "--num-cpus=0", f"--port={port}"]
     head += ["--include-dashboard=false", f"--autoscaling-config={config}"]
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_FAKE_CLUSTER": "1"}
+    environment |= {"AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     ray = subprocess.Popen(
         [str(Path(sys.executable).with_name(head[0])), *head[1:]],
         env=environment,
