@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,25 +19,6 @@ from mmray.pipeline.audit import audit
 from mmray.pipeline.rundir import RunDirectory
 
 ROWS = 2_000  # of the command's shards
-#: What `ray.cluster_utils.AutoscalingCluster` would write: but it stops every Ray of the machine before it starts,
-#: and a file that it reads is not in Ray's wheels.
-GROWING = {
-    "cluster_name": "fake_multinode",
-    "max_workers": 8,
-    "provider": {"type": "fake_multinode"},
-    "head_node_type": "ray.head.default",
-    "available_node_types": {
-        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
-        "worker": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2},
-    },
-    "upscaling_speed": 1.0,
-    "idle_timeout_minutes": 5,
-    **{key: {} for key in ("auth", "docker", "file_mounts")},
-    **{f"{key}_commands": [] for key in ("initialization", "setup", "head_setup", "worker_setup")},
-    **{f"{key}_start_ray_commands": [] for key in ("head", "worker")},
-    **{key: [] for key in ("cluster_synced_files", "rsync_exclude", "rsync_filter")},
-    "file_mounts_sync_continuously": False,
-}
 
 
 class Nodes:
@@ -117,49 +95,3 @@ def test_a_node_that_comes_is_used_within_20_s_and_one_that_goes_is_done_without
     nodes.tell("kill")
     command.finish(process)
     assert audit(RunDirectory.at(str(command.output))).total == 3 * ROWS
-
-
-@pytest.mark.long
-def test_a_cluster_that_grows_by_itself_is_made_to(command, undisturbed, tmp_path):
-    """The head has no CPU: the autoscaler brings the nodes that the run asks for."""
-    port, config = free_port(), tmp_path / "cluster.json"
-    config.write_text(json.dumps(GROWING))
-    head = ["ray", "start", "--head", "--block", "--num-cpus=0", f"--port={port}"]
-    head += ["--include-dashboard=false", f"--autoscaling-config={config}"]
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_FAKE_CLUSTER": "1"}
-    environment |= {"AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-    ray = subprocess.Popen(
-        [str(Path(sys.executable).with_name(head[0])), *head[1:]],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        wait_for_port(port)
-        out = command.finish(command.start("actors=2", "autoscaling=true", address=f"127.0.0.1:{port}"))
-    finally:
-        os.killpg(ray.pid, signal.SIGTERM)
-        ray.wait(60)
-    assert "2 actors" in out
-    assert audit(RunDirectory.at(str(command.output))).ok
-    assert_same_predictions(command.predictions(), undisturbed)
-
-
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port: int = bound.getsockname()[1]
-        return port
-
-
-def wait_for_port(port: int) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-        except OSError:
-            assert time.monotonic() < deadline, "no Ray there"
-            time.sleep(0.2)
-        else:
-            return
