@@ -79,7 +79,7 @@ class RunConfig(BaseModel):
     block_bytes: int = Field(32 << 20, ge=1 << 16)
     part_rows: int | None = Field(None, ge=1)  # None: about a minute of one actor's work
     part_seconds: float = Field(60.0, gt=0)  # an actor closes a part after this long at the latest (fused)
-    stall_s: float = Field(900.0, gt=0)  # without a row: of one worker, it ends itself; of all, the run ends with exit 3
+    stall_s: float = Field(900.0, gt=0)  # without a row: a worker ends itself, the run ends with exit 3
 
     @field_validator("input", "carry", "modalities", mode="before")
     @classmethod
