@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -36,7 +37,7 @@ class FusedWorker:
         self._report = Reporter(meter, job.config.stall_s)
         with self._report.working(START):
             self._job = job
-            self._options = read_options(job.config)
+            self._options = replace(read_options(job.config), views=True)
             self._preprocess = job.open_preprocessor()
             self._predict = job.open_predictor()
             self._later = job.later()

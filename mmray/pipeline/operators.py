@@ -91,7 +91,7 @@ def _in_actors(work: Dataset, worker: type, plan: Plan, *arguments: object) -> D
 def _in_tasks(
     work: Dataset, function: Callable[..., Iterator[pa.Table]], plan: Plan, rows: int = 1, **arguments: object
 ) -> Dataset:
-    """Tasks on a CPU each, for so many rows. Actors without devices get their CPUs by what tasks leave."""
+    """Tasks on a CPU each, for so many rows; so few that actors without devices find theirs, too."""
     return work.map_batches(
         function,
         fn_kwargs=arguments,
@@ -139,7 +139,7 @@ def _pool(plan: Plan, *, may_grow: bool, **calls: Any) -> ActorPoolStrategy:  # 
 def _settings(plan: Plan) -> Iterator[None]:
     """Ray Data's settings: a row of ours is a block, and its bars and logs do not fight our display."""
     context = DataContext.get_current().copy()
-    if plan.topology == "split" and plan.actor_cpus and plan.machines.nodes > 1:
+    if plan.accelerated and plan.actor_cpus and plan.machines.nodes > 1:
         # Tasks that took an actor's CPUs on the node of its device would wait for it for ever.
         context.wait_for_min_actors_s = _ACTORS_S
     context.target_max_block_size = BLOCK_BYTES

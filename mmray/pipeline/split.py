@@ -8,6 +8,7 @@ from __future__ import annotations
 import pickle
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -34,7 +35,7 @@ def prepare(work: pa.Table, *, job: Job, meter: MeterHandle) -> Iterator[pa.Tabl
     seconds, task = Counter[str](), Counter[str]()
     report = Reporter(meter, job.config.stall_s)
     preprocess, later = _preprocessing(job)
-    options = read_options(job.config)
+    options = replace(read_options(job.config), views=True)
 
     def tensors() -> Iterator[pa.Table]:
         records_of = timed(readahead(read_unit(unit, options, meter.fail.remote)), seconds, "read")
