@@ -36,7 +36,7 @@ _POLL_S = 0.5
 _ANSWER_S = 10.0
 _GRACE_S = 5.0  # in which a worker that stands still ends itself, which is progress
 _TRIED_ROWS = 64
-_START_S = 900.0  # machines may have to be started before the first worker can say anything
+_START_S = 900.0  # of a pass: machines may have to be started before a worker can say anything
 
 
 class RunningMeter:
@@ -51,13 +51,19 @@ class RunningMeter:
     def __init__(self, handle: MeterHandle, progress: Callable[[Snapshot], None], stall_s: float) -> None:
         self.handle = handle
         self.reason: str | None = None  # why the watchdog ended the run
-        self.under_way: Sequence[str] = ()  # names of shards, for where no worker says which it is at
+        self._shards: Sequence[str] = ()  # under way, for where no worker says which it is at
+        self._moves, self._since, self._starting = 0, monotonic(), True
         self._latest = Snapshot()
         self._progress = progress
         self._stall_s = stall_s
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
+
+    def begin(self, units: Sequence[Unit]) -> None:
+        """A pass begins: its workers have to start before they can move."""
+        self._shards = sorted({work.shard.name for unit in units for work in unit})
+        self._moves, self._since, self._starting = self.read().moves, monotonic(), True
 
     def read(self) -> Snapshot:
         """What was counted so far; the latest that is known, where the meter does not answer."""
@@ -79,19 +85,19 @@ class RunningMeter:
 
     def _watch(self) -> None:
         """Twice a second: tell the count, and interrupt the main thread where nothing is left to wait for."""
-        moves, since = -1, monotonic()
         nodes = Nodes()
         while not self._done.wait(_POLL_S):
             nodes.look()
             snapshot = self.read()
             self._progress(snapshot)
-            still_s = monotonic() - since
+            still_s = monotonic() - self._since
+            most_s = max(self._stall_s, _START_S) if self._starting else self._stall_s + _GRACE_S
             if snapshot.broken:
                 self.reason = f"the run broke off: {snapshot.broken}"
-            elif snapshot.moves != moves:
-                moves, since = snapshot.moves, monotonic()
-            elif still_s > (self._stall_s + _GRACE_S if moves else max(self._stall_s, _START_S)):
-                self.reason = f"no progress for {still_s:.0f} s ({_standing(snapshot, self.under_way)})"
+            elif snapshot.moves != self._moves:
+                self._moves, self._since, self._starting = snapshot.moves, monotonic(), False
+            elif still_s > most_s:
+                self.reason = f"no progress for {still_s:.0f} s ({_standing(snapshot, self._shards)})"
             if self.reason:
                 # As Ctrl-C would: only a real signal wakes a main thread that waits on a lock.
                 os.kill(os.getpid(), signal.SIGINT)
@@ -195,7 +201,7 @@ def execute(plan: Plan, units: Sequence[Unit], meter: RunningMeter) -> None:
     """
     from mmray.pipeline.operators import run_units  # Ray Data takes .4 s, and pandas' memory
 
-    meter.under_way = sorted({work.shard.name for unit in units for work in unit})
+    meter.begin(units)
     with _named_failures(meter):
         run_units(units, _job(plan), plan, meter.handle)
 

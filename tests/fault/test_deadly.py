@@ -58,7 +58,7 @@ def texts(folder, **special):
     ("topology", "text", "kind"),
     [
         ("fused", "DEADLY", "worker-died"),
-        ("split", "ENDLESS", "worker-hung"),
+        pytest.param("split", "ENDLESS", "worker-hung", marks=pytest.mark.long),
         pytest.param("split", "DEADLY", "worker-died", marks=pytest.mark.long),
         pytest.param("fused", "ENDLESS", "worker-hung", marks=pytest.mark.long),
     ],
@@ -82,6 +82,7 @@ def test_the_record_is_rejected_and_all_others_are_predicted(
     assert f"{len(special)} rejected: preprocess/{kind}" in done.stdout
 
 
+@pytest.mark.long
 def test_where_every_record_is_deadly_none_is_blamed(start_without_cluster, bundle, tmp_path):
     """It is the machine's fault, or the program's: the run ends and names what workers were at."""
     special = {f"r{s}_{i}": "DEADLY" for s in range(3) for i in range(ROWS)}
