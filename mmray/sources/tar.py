@@ -18,6 +18,7 @@ _BLOCK = tarfile.BLOCKSIZE
 _MAX_NAME_BYTES = 1 << 16  # of a long-name or pax header: names, not data
 _MAX_NAMES = 8  # such headers before one member; a resync reads them anew from each block on
 _ZEROS = bytes(_BLOCK)
+_NAME_TYPES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)
 
 
 class ByteFile(Protocol):
@@ -74,23 +75,16 @@ def walk(
             yield Damage(begin, end, "shard-truncated", reason)
             return
         except tarfile.HeaderError as e:
-            found = _resync(file, begin + _BLOCK)
-            if found is None:
-                end = file.tell() if size is None else size
-                yield Damage(begin, end, "shard-damaged", f"no header at byte {begin}, nor after it: {e}")
-                return
-            offset = found
-            yield Damage(
-                begin, offset, "shard-damaged", f"no header at byte {begin}; reading on at {offset}: {e}"
-            )
-            continue
+            info, payload, ends, reason = None, begin, False, f"no header at byte {begin}: {e}"
+        else:
+            ends = info is None and _is_end_mark(file, payload)
+            reason = f"zeros at byte {payload}, but no end mark"
         if info is None:
-            ends = _is_end_mark(file, payload)
             found = _resync(file, payload + _BLOCK)
             if found is None and ends:
                 return
             offset = found if found is not None else file.tell() if size is None else size
-            yield Damage(begin, offset, "shard-damaged", f"zeros at byte {payload}, but no end mark")
+            yield Damage(begin, offset, "shard-damaged", reason)
             if found is None:
                 return
             continue
@@ -98,9 +92,8 @@ def walk(
             # Directories and links may state a size but have no payload (POSIX.1-2001, pax, ustar Interchange
             # Format); members of unknown types have one.
             # A size beyond the file, of up to 2^95, must not become a place to seek to.
-            offset = (
-                payload if info.type in tarfile.SUPPORTED_TYPES else min(limit, payload + _padded(info.size))
-            )
+            has_payload = info.type not in tarfile.SUPPORTED_TYPES
+            offset = min(limit, payload + _padded(info.size)) if has_payload else payload
             continue
         offset = payload + _padded(info.size)
         if payload + info.size > limit:
@@ -141,12 +134,7 @@ def _header(file: ByteFile, offset: int) -> tuple[tarfile.TarInfo | None, int]:
         if info.size < 0 or info.type == tarfile.GNUTYPE_SPARSE:
             raise tarfile.HeaderError(f"{info.name!r} is sparse or has a negative size")
         offset += _BLOCK
-        if info.type not in (
-            tarfile.GNUTYPE_LONGNAME,
-            tarfile.XHDTYPE,
-            tarfile.XGLTYPE,
-            tarfile.GNUTYPE_LONGLINK,
-        ):
+        if info.type not in _NAME_TYPES:
             info.name = overrides.get("path", info.name)
             info.size = int(overrides.get("size", info.size))
             return info, offset
