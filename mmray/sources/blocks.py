@@ -9,11 +9,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mmray.schema import RECORDS, table
+from mmray.schema import RECORDS, error, table
 from mmray.sources.options import EXTENSIONS, ReadOptions
 
 _SMALL_BYTES = 4096  # a value that has fewer is rather copied than viewed
 _INLINE_BYTES = 12  # of a value that a view itself may hold
+
+#: Of the one row of a shard without records.
+EMPTY = error("read", "shard-empty", "the shard holds no records")
+
+
+def new_row(shard_id: str, row: int, key: str, offset: int, length: int) -> dict[str, Any]:
+    """A row of RECORDS without payload, which is not known to be the last."""
+    address = {"shard": shard_id, "row": row, "end": False, "key": key, "offset": offset, "length": length}
+    return {**dict.fromkeys(RECORDS.names), **address}
 
 
 def to_blocks(
@@ -61,23 +70,16 @@ def payload_column(
     if not views or max(map(len, filter(None, values)), default=0) < _SMALL_BYTES:
         return pa.array(values, pa.binary_view() if views else pa.binary())
     seen = bytearray(16 * len(values))
-    small, buffers = bytearray(), []
+    buffers: list[pa.Buffer] = []
     for i, value in enumerate(values):
         if value is None:
             continue
         size = len(value)
         if size <= _INLINE_BYTES:
             struct.pack_into("<i12s", seen, 16 * i, size, bytes(value))
-        elif size < _SMALL_BYTES:
-            struct.pack_into("<i4sii", seen, 16 * i, size, bytes(value[:4]), 0, len(small))
-            small += value
         else:
-            buffer = pa.py_buffer(value)
-            buffers.append(pa.foreign_buffer(buffer.address, size, (owner, value)))
             struct.pack_into("<i4sii", seen, 16 * i, size, bytes(value[:4]), len(buffers), 0)
+            buffers.append(pa.foreign_buffer(pa.py_buffer(value).address, size, (owner, value)))
     valid = np.packbits([value is not None for value in values], bitorder="little")
-    return pa.Array.from_buffers(
-        pa.binary_view(),
-        len(values),
-        [pa.py_buffer(valid), pa.py_buffer(seen), pa.py_buffer(small), *buffers],
-    )
+    shown = [pa.py_buffer(valid), pa.py_buffer(seen), *buffers]
+    return pa.Array.from_buffers(pa.binary_view(), len(values), shown)

@@ -22,7 +22,7 @@ from mmray.coverage import WHOLE, Missing
 from mmray.errors import InputError, RecordError
 from mmray.schema import ERROR, RECORDS, VIEWS, error, table
 from mmray.sources import captions, environment
-from mmray.sources.blocks import payload_column
+from mmray.sources.blocks import EMPTY, new_row, payload_column
 from mmray.sources.captions import captions_beside
 from mmray.sources.environment import Snapshot
 from mmray.sources.layouts import LAYOUTS, Found, Layout, LayoutName, Payload, detect
@@ -163,7 +163,8 @@ class _Reader:
             if rows.found:
                 yield from self._blocks(rows, row, end=end)
         if row == 0:
-            yield self._empty_shard()
+            empty = new_row(self._shard.id, 0, "", 0, len(self._snapshot)) | {"error": EMPTY, "end": True}
+            yield table({name: [value] for name, value in empty.items()}, self._schema)
 
     def _blocks(self, rows: _Rows, stop: int, *, end: bool) -> Iterator[pa.Table]:
         """Rows up to before row `stop` as blocks. Arrow makes a table of 256 rows as fast as one of 64."""
@@ -190,9 +191,3 @@ class _Reader:
         for at in range(0, count, self._options.block_rows):
             self._snapshot.check_unchanged()
             yield made.slice(at, self._options.block_rows)
-
-    def _empty_shard(self) -> pa.Table:
-        entries = len(self._snapshot)
-        address = {"shard": self._shard.id, "row": 0, "end": True, "key": "", "offset": 0, "length": entries}
-        fault = error("read", "shard-empty", "the shard holds no records")
-        return table({**{name: [value] for name, value in address.items()}, "error": [fault]}, self._schema)

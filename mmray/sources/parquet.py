@@ -19,10 +19,11 @@ import pyarrow.types as pat
 
 from mmray.coverage import WHOLE, Missing
 from mmray.errors import RecordError
-from mmray.schema import MODALITIES, RECORDS, error
-from mmray.sources.blocks import to_blocks
+from mmray.schema import MODALITIES, error
+from mmray.sources.blocks import EMPTY, new_row, to_blocks
 from mmray.sources.options import EXTENSIONS, ReadOptions
 from mmray.sources.shards import Shard
+from mmray.sources.stream import Watched
 
 #: Columns that count where none has the name of an extension.
 NAMES: Mapping[str, tuple[str, ...]] = {
@@ -78,7 +79,7 @@ class _Records:
             if min(groups, default=0) < 0 or sum(groups) != footer.num_rows:
                 raise pa.ArrowInvalid("the footer contradicts itself about the number of rows")
             columns = _Columns(file.schema_arrow, self._options)
-            fault = None if any(groups) else error("read", "shard-empty", "the shard holds no records")
+            fault = None if any(groups) else EMPTY
         except _DAMAGE as e:
             self._source.check()
             fault = error("read", "shard-damaged", f"not a Parquet file that can be read: {e}")
@@ -140,8 +141,7 @@ class _Records:
         )
 
     def _row(self, row: int, fields: dict[str, Any]) -> dict[str, Any]:
-        address = {"shard": self._shard_id, "row": row, "end": False, "offset": row, "length": 1}
-        return {**dict.fromkeys(RECORDS.names), **address, "key": str(row), **fields}
+        return new_row(self._shard_id, row, str(row), row, 1) | fields
 
 
 class _Columns:
@@ -207,35 +207,23 @@ def _content(name: str, value: pa.Scalar, column: str) -> pa.Buffer | None:
     return scalar.as_buffer() if scalar.is_valid else None
 
 
-class _Watched(io.RawIOBase):
-    """Passes calls on, and remembers if one failed: then the store is at fault, not the bytes of the file."""
+class _Watched(Watched):
+    """A file that is gone about in, too."""
 
     def __init__(self, raw: pa.NativeFile) -> None:
-        self._raw = raw
+        super().__init__(raw)
         self._size = raw.seek(0, io.SEEK_END)
-        self._failure: OSError | None = None
-
-    def readable(self) -> bool:
-        return True
+        self._file = raw
 
     def tell(self) -> int:
-        return int(self._raw.tell())
+        return int(self._file.tell())
 
     def seek(self, position: int, whence: int = io.SEEK_SET, /) -> int:
-        return int(self._raw.seek(position, whence))
+        return int(self._file.seek(position, whence))
 
     def read(self, size: int = -1, /) -> bytes:
-        try:
-            # A damaged file makes pyarrow ask for more than there is, and room is made for what is asked for.
-            return bytes(self._raw.read(min(size, max(0, self._size - self.tell()))))
-        except OSError as e:
-            self._failure = e
-            raise
-
-    def check(self) -> None:
-        """Raise what the store raised, if it did."""
-        if self._failure is not None:
-            raise self._failure
+        # A damaged file makes pyarrow ask for more than there is, and room is made for what is asked for.
+        return super().read(min(size, max(0, self._size - self.tell())))
 
 
 def _next(gaps: deque[Missing], row: int) -> float:

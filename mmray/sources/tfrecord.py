@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from mmray.coverage import WHOLE, Missing
 from mmray.errors import RecordError
-from mmray.schema import RECORDS, error
-from mmray.sources.blocks import to_blocks
+from mmray.schema import error
+from mmray.sources.blocks import EMPTY, new_row, to_blocks
 from mmray.sources.options import EXTENSIONS, ReadOptions
 from mmray.sources.shards import Shard
 
@@ -55,10 +55,7 @@ def read_tfrecord(
     """
     place = shard.open()
     records = _Records(shard, options)
-    with (
-        place.open_input() as raw,
-        io.BufferedReader(raw, _BUFFER_BYTES) as file,
-    ):
+    with place.open_input() as raw, io.BufferedReader(raw, _BUFFER_BYTES) as file:
         yield from to_blocks(records.read(file, wanted), options, lambda: records.ended)
 
 
@@ -83,7 +80,8 @@ class _Records:
             if gap.start > offset:
                 row, offset = gap.first, gap.start
             while offset < size and (gap.last is None or row <= gap.last):
-                record = self._row(row, offset)
+                # Without payload, and up to the end of the shard, where no more is found out.
+                record = new_row(self._shard.id, row, str(row), offset, size - offset)
                 try:
                     data_bytes = _frame(file, offset, size)
                     record["length"] = _HEAD.size + data_bytes + _TAIL.size
@@ -98,13 +96,7 @@ class _Records:
                 row += 1
         if size == 0 and wanted[0].first == 0:  # a TFRecord of no records has no bytes
             self.ended = True
-            yield self._row(0, 0) | {"error": error("read", "shard-empty", "the shard holds no records")}
-
-    def _row(self, row: int, offset: int) -> dict[str, Any]:
-        """A row without payload, that reaches to the end of the shard."""
-        address = {"shard": self._shard.id, "row": row, "end": False, "key": str(row)}
-        place = {"offset": offset, "length": self._shard.size - offset}
-        return {**dict.fromkeys(RECORDS.names), **address, **place}
+            yield new_row(self._shard.id, 0, "0", 0, 0) | {"error": EMPTY}
 
     def _fill(self, record: dict[str, Any], file: io.BufferedReader, data_bytes: int) -> None:
         """Read the Example that the file is at, and take key and payload out of it."""

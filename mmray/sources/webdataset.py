@@ -18,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 
 from mmray.coverage import WHOLE, Missing
-from mmray.schema import RECORDS, error
-from mmray.sources.blocks import to_blocks
+from mmray.schema import error
+from mmray.sources.blocks import EMPTY, new_row, to_blocks
 from mmray.sources.options import EXTENSIONS, ReadOptions
 from mmray.sources.shards import Shard
 from mmray.sources.stream import DecompressedFile
@@ -108,7 +108,8 @@ class _Records:
         while self._open:
             yield from self._close()
         if self._row < 0:
-            yield self._empty_shard(shard.size)
+            self._row = self._yielded = 0
+            yield new_row(self._shard_id, 0, "", 0, shard.size) | {"error": EMPTY}
         self._end_seen = True
 
     @property
@@ -181,9 +182,8 @@ class _Records:
     def _begin(self, key: str, offset: int) -> None:
         self._row += 1
         damage, self._after_damage = self._after_damage, None
-        address = {"shard": self._shard_id, "row": self._row, "end": False, "key": key, "length": 0}
-        address["offset"] = damage.offset if damage else offset
-        opened = self._open[key] = _Open({**dict.fromkeys(RECORDS.names), **address})
+        start = damage.offset if damage else offset
+        opened = self._open[key] = _Open(new_row(self._shard_id, self._row, key, start, 0))
         if damage:
             opened.fail("shard-damaged", f"may lack members lost just before it: {damage.reason}")
 
@@ -207,14 +207,6 @@ class _Records:
         if self._window > 1:
             return f"{what}, more than {self._window} records before; raise regroup_rows"
         return f"{what}; set interleaved=regroup, or rewrite the shard so that they are neighbours"
-
-    def _empty_shard(self, size: int) -> dict[str, Any]:
-        self._begin("", 0)
-        _, opened = self._open.popitem()
-        opened.fields["length"] = size
-        opened.fail("shard-empty", "the shard holds no records")
-        self._yielded = opened.row
-        return opened.fields
 
 
 @dataclass
