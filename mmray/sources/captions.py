@@ -83,15 +83,13 @@ def captions_beside(path: Path) -> Path:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Captions | None]:
-    """The captions in a file, or None where there is none.
+def opened(path: Path) -> Iterator[Captions]:
+    """The captions in a file; none where there is no file.
 
     Raises:
         OSError: it cannot be read.
     """
-    if not path.exists():
-        yield None
-    elif not path.stat().st_size:  # cannot be mapped
+    if not path.exists() or not path.stat().st_size:  # cannot be mapped
         yield Captions(path, b"")
     else:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -85,7 +85,7 @@ def open_layout(
     options = replace(options, member_bytes=min(options.member_bytes, _LARGEST))
     beside = captions_beside(Path(snapshot.path))
     name = name or detect(snapshot, options, captioned=beside.exists())
-    with captions.opened(beside) if name == "images" else nullcontext() as lines:
+    with captions.opened(beside) as lines:
         yield snapshot, LAYOUTS[name](snapshot, options, lines, whole=whole)
 
 
