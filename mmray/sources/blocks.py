@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,6 @@ from mmray.sources.options import EXTENSIONS, ReadOptions
 _SMALL_BYTES = 4096  # a value that has fewer is rather copied than viewed
 _INLINE_BYTES = 12  # of a value that a view itself may hold
 
-#: Of the one row of a shard without records.
-EMPTY = error("read", "shard-empty", "the shard holds no records")
-
 
 def new_row(shard_id: str, row: int, key: str, offset: int, length: int) -> dict[str, Any]:
     """A row of RECORDS without payload, which is not known to be the last."""
@@ -25,30 +22,27 @@ def new_row(shard_id: str, row: int, key: str, offset: int, length: int) -> dict
     return {**dict.fromkeys(RECORDS.names), **address}
 
 
-def to_blocks(
-    records: Iterable[dict[str, Any]], options: ReadOptions, ended: Callable[[], bool]
-) -> Iterator[pa.Table]:
+def empty_row(shard_id: str, key: str, length: int) -> dict[str, Any]:
+    """The one row of a shard that holds no records."""
+    fault = error("read", "shard-empty", "the shard holds no records")
+    return {**new_row(shard_id, 0, key, 0, length), "end": True, "error": fault}
+
+
+def to_blocks(records: Iterable[dict[str, Any]], options: ReadOptions) -> Iterator[pa.Table]:
     """Cut rows into tables of at most `block_rows` rows and about `block_bytes` of payload.
 
     Args:
         records: rows with a value for every column of RECORDS.
         options: the bounds.
-        ended: asked after the last row, whether the end of the shard was seen; that row's `end` then says so.
     """
     block: list[dict[str, Any]] = []
-    held: dict[str, Any] | None = None  # the last record, until it is known whether another follows
     size = 0
     for record in records:
-        if held is not None:
-            block.append(held)
-            size += sum(len(held[column] or b"") for column in EXTENSIONS)
-        held = record
+        block.append(record)
+        size += sum(len(record[column] or b"") for column in EXTENSIONS)
         if len(block) >= options.block_rows or size >= options.block_bytes:
             yield _to_table(block)
             block, size = [], 0
-    if held is not None:
-        held["end"] = ended()
-        block.append(held)
     if block:
         yield _to_table(block)
 

@@ -22,7 +22,7 @@ from mmray.coverage import WHOLE, Missing
 from mmray.errors import InputError, RecordError
 from mmray.schema import ERROR, RECORDS, VIEWS, error, table
 from mmray.sources import captions, environment
-from mmray.sources.blocks import EMPTY, new_row, payload_column
+from mmray.sources.blocks import empty_row, payload_column
 from mmray.sources.captions import captions_beside
 from mmray.sources.environment import Snapshot
 from mmray.sources.layouts import LAYOUTS, Found, Layout, LayoutName, Payload, detect
@@ -163,7 +163,7 @@ class _Reader:
             if rows.found:
                 yield from self._blocks(rows, row, end=end)
         if row == 0:
-            empty = new_row(self._shard.id, 0, "", 0, len(self._snapshot)) | {"error": EMPTY, "end": True}
+            empty = empty_row(self._shard.id, "", len(self._snapshot))
             yield table({name: [value] for name, value in empty.items()}, self._schema)
 
     def _blocks(self, rows: _Rows, stop: int, *, end: bool) -> Iterator[pa.Table]:

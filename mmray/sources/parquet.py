@@ -20,7 +20,7 @@ import pyarrow.types as pat
 from mmray.coverage import WHOLE, Missing
 from mmray.errors import RecordError
 from mmray.schema import MODALITIES, error
-from mmray.sources.blocks import EMPTY, new_row, to_blocks
+from mmray.sources.blocks import empty_row, new_row, to_blocks
 from mmray.sources.options import EXTENSIONS, ReadOptions
 from mmray.sources.shards import Shard
 from mmray.sources.stream import Watched
@@ -58,8 +58,7 @@ def read_parquet(
     """
     place = shard.open()
     with place.open_input() as raw:
-        records = _Records(shard, _Watched(raw), options)
-        yield from to_blocks(records.read(wanted), options, lambda: records.ended)
+        yield from to_blocks(_Records(shard, _Watched(raw), options).read(wanted), options)
 
 
 class _Records:
@@ -69,7 +68,6 @@ class _Records:
         self._shard_id = shard.id
         self._source = source
         self._options = options
-        self.ended = False  # whether the last row that was read is the shard's last
 
     def read(self, wanted: Sequence[Missing]) -> Iterator[dict[str, Any]]:
         try:
@@ -79,14 +77,14 @@ class _Records:
             if min(groups, default=0) < 0 or sum(groups) != footer.num_rows:
                 raise pa.ArrowInvalid("the footer contradicts itself about the number of rows")
             columns = _Columns(file.schema_arrow, self._options)
-            fault = None if any(groups) else EMPTY
+            only_row = None if any(groups) else empty_row(self._shard_id, "0", 1)
         except _DAMAGE as e:
             self._source.check()
             fault = error("read", "shard-damaged", f"not a Parquet file that can be read: {e}")
-        if fault:
-            self.ended = True
+            only_row = self._row(0, {"end": True, "error": fault})
+        if only_row:
             if wanted[0].first == 0:
-                yield self._row(0, {"error": fault})
+                yield only_row
             return
         gaps, first = deque(wanted), 0
         for group, count in enumerate(groups):
@@ -98,8 +96,8 @@ class _Records:
             for row, value in zip(rows, values, strict=False):
                 following = _next(gaps, row)
                 if following == row:
-                    self.ended = row == footer.num_rows - 1
-                    yield self._row(row, value if isinstance(value, dict) else columns.fields(value))
+                    fields = value if isinstance(value, dict) else columns.fields(value)
+                    yield self._row(row, fields | {"end": row == footer.num_rows - 1})
                 elif following >= rows.stop:
                     break
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from mmray.coverage import WHOLE, Missing
 from mmray.errors import RecordError
 from mmray.schema import error
-from mmray.sources.blocks import EMPTY, new_row, to_blocks
+from mmray.sources.blocks import empty_row, new_row, to_blocks
 from mmray.sources.options import EXTENSIONS, ReadOptions
 from mmray.sources.shards import Shard
 
@@ -54,9 +54,8 @@ def read_tfrecord(
         OSError: the shard cannot be opened or read; anything wrong *inside* it is a row with an error.
     """
     place = shard.open()
-    records = _Records(shard, options)
     with place.open_input() as raw, io.BufferedReader(raw, _BUFFER_BYTES) as file:
-        yield from to_blocks(records.read(file, wanted), options, lambda: records.ended)
+        yield from to_blocks(_Records(shard, options).read(file, wanted), options)
 
 
 class _Records:
@@ -71,7 +70,6 @@ class _Records:
         self._names = {name: (options.extensions.get(name, ()), built_in[name]) for name in EXTENSIONS}
         wanted = [name for ranks in self._names.values() for names in ranks for name in names]
         self._features = {name.encode(): name for name in (*wanted, *KEYS)}
-        self.ended = False  # whether the last row that was read is the shard's last
 
     def read(self, file: io.BufferedReader, wanted: Sequence[Missing]) -> Iterator[dict[str, Any]]:
         row = offset = 0
@@ -91,12 +89,11 @@ class _Records:
                     record["error"] = error("read", e.kind, e.reason)
                 offset += record["length"]
                 if row >= gap.first:
-                    self.ended = offset == size
+                    record["end"] = offset == size
                     yield record
                 row += 1
         if size == 0 and wanted[0].first == 0:  # a TFRecord of no records has no bytes
-            self.ended = True
-            yield new_row(self._shard.id, 0, "0", 0, 0) | {"error": EMPTY}
+            yield empty_row(self._shard.id, "0", 0)
 
     def _fill(self, record: dict[str, Any], file: io.BufferedReader, data_bytes: int) -> None:
         """Read the Example that the file is at, and take key and payload out of it."""

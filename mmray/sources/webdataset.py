@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from mmray.coverage import WHOLE, Missing
 from mmray.schema import error
-from mmray.sources.blocks import EMPTY, new_row, to_blocks
+from mmray.sources.blocks import empty_row, new_row, to_blocks
 from mmray.sources.options import EXTENSIONS, ReadOptions
 from mmray.sources.shards import Shard
 from mmray.sources.stream import DecompressedFile
@@ -43,9 +43,8 @@ def read_webdataset(
     Raises:
         OSError: the shard cannot be opened or read; anything wrong *inside* it is a row with an error.
     """
-    records = _Records(shard.id, options)
     with _opened(shard) as file:
-        yield from to_blocks(records.read(file, shard, wanted), options, lambda: records.ended)
+        yield from to_blocks(_Records(shard.id, options).read(file, shard, wanted), options)
 
 
 @contextmanager
@@ -78,8 +77,6 @@ class _Records:
         self._row = self._closed = -1  # the last row that was begun, and the last that is complete
         self._recent: OrderedDict[str, tuple[int, set[str]]] = OrderedDict()
         self._after_damage: Damage | None = None
-        self._yielded = -1
-        self._end_seen = False
 
     def read(self, file: ByteFile, shard: Shard, wanted: Sequence[Missing]) -> Iterator[dict[str, Any]]:
         if self._window > 1:
@@ -105,17 +102,12 @@ class _Records:
                 yield from self._add(part)
             if last is not None and self._closed >= last:
                 return
+        if self._open:  # the record that was begun last is
+            next(reversed(self._open.values())).fields["end"] = True
         while self._open:
             yield from self._close()
         if self._row < 0:
-            self._row = self._yielded = 0
-            yield new_row(self._shard_id, 0, "", 0, shard.size) | {"error": EMPTY}
-        self._end_seen = True
-
-    @property
-    def ended(self) -> bool:
-        """Whether the row that was given last is the last of the shard."""
-        return self._end_seen and self._yielded == self._row
+            yield empty_row(self._shard_id, "", shard.size)
 
     def _is_wanted(self, name: str) -> bool:
         """Whether a member's payload is worth reading. Told by the walk before `_add` sees the member."""
@@ -199,7 +191,6 @@ class _Records:
         if len(self._recent) > _RECENT_KEYS:
             self._recent.popitem(last=False)
         if self._row_is_wanted(opened.row):
-            self._yielded = opened.row
             yield opened.fields
 
     def _lie_apart(self, row: int, extensions: set[str]) -> str:
