@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from mmray.errors import InputError, RecordError
-from mmray.sources.captions import Captions
+from mmray.sources.captions import Captions, captions_beside
 from mmray.sources.environment import Snapshot
 from mmray.sources.maps import KIND, fields
 from mmray.sources.names import COLUMNS, is_note, split_name, text_of
@@ -193,13 +194,12 @@ class Maps(Layout):
 LAYOUTS: Mapping[LayoutName, type[Layout]] = {"members": Members, "msgpack": Maps, "images": Images}
 
 
-def detect(snapshot: Snapshot, options: ReadOptions, *, captioned: bool) -> LayoutName:
+def detect(snapshot: Snapshot, options: ReadOptions) -> LayoutName:
     """The layout of an environment, from its first entries. One of nothing but notes counts as members.
 
     Args:
         snapshot: its entries.
         options: which extensions there are.
-        captioned: whether captions lie beside the environment.
 
     Raises:
         InputError: pickles, or no layout that is known.
@@ -218,6 +218,7 @@ def detect(snapshot: Snapshot, options: ReadOptions, *, captioned: bool) -> Layo
         )
     if _is_record(value, column_of):
         return "msgpack"
+    captioned = captions_beside(Path(snapshot.path)).exists()
     if member is not None and not (captioned and is_image(head)):
         return "members"
     if is_image(head):

@@ -62,8 +62,7 @@ def layout_of(shard: Shard, options: ReadOptions | None = None) -> LayoutName:
         OSError: the environment cannot be opened.
     """
     options = options or ReadOptions()
-    captioned = captions_beside(Path(shard.open().path)).exists()
-    return detect(_open(shard, options), options, captioned=captioned)
+    return detect(_open(shard, options), options)
 
 
 @contextmanager
@@ -83,10 +82,9 @@ def open_layout(
     """
     snapshot = _open(shard, options)
     options = replace(options, member_bytes=min(options.member_bytes, _LARGEST))
-    beside = captions_beside(Path(snapshot.path))
-    name = name or detect(snapshot, options, captioned=beside.exists())
-    with captions.opened(beside) as lines:
-        yield snapshot, LAYOUTS[name](snapshot, options, lines, whole=whole)
+    layout = LAYOUTS[name or detect(snapshot, options)]
+    with captions.opened(captions_beside(Path(snapshot.path))) as lines:
+        yield snapshot, layout(snapshot, options, lines, whole=whole)
 
 
 def _open(shard: Shard, options: ReadOptions) -> Snapshot:

@@ -8,7 +8,6 @@ without a word (members of a record that lie apart, a tar that breaks off) is a 
 from __future__ import annotations
 
 import io
-import re
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,12 +19,12 @@ import pyarrow as pa
 from mmray.coverage import WHOLE, Missing
 from mmray.schema import error
 from mmray.sources.blocks import empty_row, new_row, to_blocks
+from mmray.sources.names import split
 from mmray.sources.options import EXTENSIONS, ReadOptions
 from mmray.sources.shards import Shard
 from mmray.sources.stream import DecompressedFile
 from mmray.sources.tar import ByteFile, Damage, Member, walk
 
-_META = re.compile(r"__[^/]*__($|/)")  # webdataset.tariterators.tar_file_iterator's skip_meta
 _RECENT_KEYS = 10_000  # how far back a key is remembered; bounds the memory
 _REGROUP_BYTES = 256 << 20  # of records that are open at once while members are brought together
 _BUFFER_BYTES = 1 << 20  # one request to an object store serves many small members
@@ -43,12 +42,13 @@ def read_webdataset(
     Raises:
         OSError: the shard cannot be opened or read; anything wrong *inside* it is a row with an error.
     """
-    with _opened(shard) as file:
+    with opened_tar(shard) as file:
         yield from to_blocks(_Records(shard.id, options).read(file, shard, wanted), options)
 
 
 @contextmanager
-def _opened(shard: Shard) -> Iterator[ByteFile]:
+def opened_tar(shard: Shard) -> Iterator[ByteFile]:
+    """The bytes of a tar, decompressed where they are not plain."""
     place = shard.open()
     with place.open_input() as raw:
         if shard.compressed:
@@ -111,7 +111,7 @@ class _Records:
 
     def _is_wanted(self, name: str) -> bool:
         """Whether a member's payload is worth reading. Told by the walk before `_add` sees the member."""
-        key, extension = _split(name)
+        key, extension = split(name)
         if not self._payload or extension not in self._column_of:
             return False
         return self._row_is_wanted(self._open[key].row if key in self._open else self._row + 1)
@@ -120,7 +120,7 @@ class _Records:
         return any(m.first <= row and (m.last is None or row <= m.last) for m in self._wanted)
 
     def _add(self, member: Member) -> Iterator[dict[str, Any]]:
-        key, extension = _split(member.name)
+        key, extension = split(member.name)
         if not extension:  # no extension, or a hidden or meta file: not part of a record
             return
         if key not in self._open:
@@ -156,7 +156,7 @@ class _Records:
 
     def _add_damage(self, damage: Damage) -> Iterator[dict[str, Any]]:
         """The records that the damage may lie in are lost, and so may members of the next one be."""
-        key = _split(damage.name)[0] if damage.name else None
+        key = split(damage.name)[0] if damage.name else None
         if not self._open and key is None and self._row >= 0:
             self._after_damage = damage
             return  # the walk began here: the damage belongs to the row before it, which is done
@@ -218,16 +218,3 @@ class _Open:
         self.fields["error"] = self.fields["error"] or error("read", kind, reason)
         for column in EXTENSIONS:
             self.fields[column] = None
-
-
-def _split(name: str) -> tuple[str, str]:
-    """Key and lower-case extension of a member; an extension of "" for what is not part of a record.
-
-    As webdataset.tariterators.base_plus_ext, whose expression takes hours over a long name of slashes.
-    """
-    folder, slash, base = name.rpartition("/")
-    stem, _, extension = base.partition(".")
-    hidden = not stem and (not slash or "." in folder.rpartition("/")[2])  # yes: "a/.b" has the key "a/"
-    if hidden or _META.match(name):
-        return name, ""
-    return folder + slash + stem, extension.lower()

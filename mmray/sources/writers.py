@@ -17,7 +17,7 @@ import msgpack
 from mmray.errors import InputError, RecordError
 from mmray.sources.captions import KEY_BYTES, captions_beside
 from mmray.sources.layouts import LayoutName, is_image
-from mmray.sources.names import COLUMNS, is_note, split_name, text_of
+from mmray.sources.names import COLUMNS, encoded, is_note, split_name, text_of
 from mmray.sources.options import ReadOptions
 from mmray.sources.raw import Record, extension_of
 
@@ -141,7 +141,7 @@ def _names(record: Record) -> dict[bytes, bytes]:
     """Payload by the names of its members."""
     entries = {}
     for extension, data in record.members.items():
-        name = b"%b.%b" % (record.key, extension.encode("utf-8", "surrogateescape"))
+        name = b"%b.%b" % (record.key, encoded(extension))
         if not extension or split_name(name) != (record.key, extension.lower()):
             raise RecordError(f"a member named {text_of(name)!r} would not be one of this key", _KIND)
         entries[name] = data
