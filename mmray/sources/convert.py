@@ -186,9 +186,8 @@ def _work(tasks: list[_Task], workers: int) -> Iterator[tuple[_Task, Conversion 
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
-        except BaseException:
+        finally:
             pool.shutdown(cancel_futures=True)
-            raise
 
 
 def _convert(task: _Task) -> Conversion | str:

@@ -11,6 +11,7 @@ import re
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -96,19 +97,15 @@ def walk(
             offset = min(limit, payload + _padded(info.size)) if has_payload else payload
             continue
         offset = payload + _padded(info.size)
-        if payload + info.size > limit:
-            reason = f"the tar breaks off at byte {limit}, within {info.name!r}"
-            yield Damage(begin, limit, "shard-truncated", reason, info.name)
-            return
-        data = None
-        if info.size <= max_bytes and wanted(info.name):
+        data, end = None, min(limit, payload + info.size)
+        if end == payload + info.size and info.size <= max_bytes and wanted(info.name):
             file.seek(payload)
             data = file.read(info.size)
-            if len(data) < info.size:
-                end = payload + len(data)
-                reason = f"the tar breaks off at byte {end}, within {info.name!r}"
-                yield Damage(begin, end if size is None else size, "shard-truncated", reason, info.name)
-                return
+            end = payload + len(data)
+        if end < payload + info.size:
+            reason = f"the tar breaks off at byte {end}, within {info.name!r}"
+            yield Damage(begin, end if size is None else size, "shard-truncated", reason, info.name)
+            return
         yield Member(info.name, begin, offset, info.size, data)
 
 
@@ -187,10 +184,7 @@ def _resync(file: ByteFile, offset: int) -> int | None:
         if len(block) < _BLOCK:
             return None
         if block[257:262] == b"ustar":
-            try:
+            with suppress(tarfile.HeaderError):
                 tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
-            except tarfile.HeaderError:
-                pass
-            else:
                 return offset
         offset += _BLOCK
