@@ -197,8 +197,8 @@ def make_large(folder: Path, tars: list[Shard], times: int) -> list[Path]:
             stack.enter_context(open_tar(paths[2])),
         ]
         for record in multiply(tars, times):
-            for writer in writers:
-                writer.add(record)
+            for write in writers:
+                write(record)
     return paths
 
 

@@ -3,43 +3,46 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from mmray.schema import RECORDS, table
+from mmray.schema import RECORDS, error, table
 from mmray.sources.options import EXTENSIONS, ReadOptions
 
 _SMALL_BYTES = 4096  # a value that has fewer is rather copied than viewed
 _INLINE_BYTES = 12  # of a value that a view itself may hold
 
 
-def to_blocks(
-    records: Iterable[dict[str, Any]], options: ReadOptions, ended: Callable[[], bool]
-) -> Iterator[pa.Table]:
+def new_row(shard_id: str, row: int, key: str, offset: int, length: int) -> dict[str, Any]:
+    """A row of RECORDS without payload, which is not known to be the last."""
+    address = {"shard": shard_id, "row": row, "end": False, "key": key, "offset": offset, "length": length}
+    return {**dict.fromkeys(RECORDS.names), **address}
+
+
+def empty_row(shard_id: str, key: str, length: int) -> dict[str, Any]:
+    """The one row of a shard that holds no records."""
+    fault = error("read", "shard-empty", "the shard holds no records")
+    return {**new_row(shard_id, 0, key, 0, length), "end": True, "error": fault}
+
+
+def to_blocks(records: Iterable[dict[str, Any]], options: ReadOptions) -> Iterator[pa.Table]:
     """Cut rows into tables of at most `block_rows` rows and about `block_bytes` of payload.
 
     Args:
         records: rows with a value for every column of RECORDS.
         options: the bounds.
-        ended: asked after the last row, whether the end of the shard was seen; that row's `end` then says so.
     """
     block: list[dict[str, Any]] = []
-    held: dict[str, Any] | None = None  # the last record, until it is known whether another follows
     size = 0
     for record in records:
-        if held is not None:
-            block.append(held)
-            size += sum(len(held[column] or b"") for column in EXTENSIONS)
-        held = record
+        block.append(record)
+        size += sum(len(record[column] or b"") for column in EXTENSIONS)
         if len(block) >= options.block_rows or size >= options.block_bytes:
             yield _to_table(block)
             block, size = [], 0
-    if held is not None:
-        held["end"] = ended()
-        block.append(held)
     if block:
         yield _to_table(block)
 
@@ -61,23 +64,16 @@ def payload_column(
     if not views or max(map(len, filter(None, values)), default=0) < _SMALL_BYTES:
         return pa.array(values, pa.binary_view() if views else pa.binary())
     seen = bytearray(16 * len(values))
-    small, buffers = bytearray(), []
+    buffers: list[pa.Buffer] = []
     for i, value in enumerate(values):
         if value is None:
             continue
         size = len(value)
         if size <= _INLINE_BYTES:
             struct.pack_into("<i12s", seen, 16 * i, size, bytes(value))
-        elif size < _SMALL_BYTES:
-            struct.pack_into("<i4sii", seen, 16 * i, size, bytes(value[:4]), 0, len(small))
-            small += value
         else:
-            buffer = pa.py_buffer(value)
-            buffers.append(pa.foreign_buffer(buffer.address, size, (owner, value)))
             struct.pack_into("<i4sii", seen, 16 * i, size, bytes(value[:4]), len(buffers), 0)
+            buffers.append(pa.foreign_buffer(pa.py_buffer(value).address, size, (owner, value)))
     valid = np.packbits([value is not None for value in values], bitorder="little")
-    return pa.Array.from_buffers(
-        pa.binary_view(),
-        len(values),
-        [pa.py_buffer(valid), pa.py_buffer(seen), pa.py_buffer(small), *buffers],
-    )
+    shown = [pa.py_buffer(valid), pa.py_buffer(seen), *buffers]
+    return pa.Array.from_buffers(pa.binary_view(), len(values), shown)

@@ -15,7 +15,7 @@ from pathlib import Path
 from mmray.errors import InputError
 
 _SUFFIX = ".captions.tsv"
-_KEY_BYTES = 511  # LMDB's own limit: a longer key has no entry
+KEY_BYTES = 511  # LMDB's own limit: a longer key has no entry
 
 
 class Captions:
@@ -68,10 +68,10 @@ class Captions:
         """Key, caption and end of the line that begins at a byte."""
         end = self._data.find(b"\n", start)
         stop = len(self._data) if end < 0 else end
-        tab = self._data.find(b"\t", start, min(stop, start + _KEY_BYTES + 1))
+        tab = self._data.find(b"\t", start, min(stop, start + KEY_BYTES + 1))
         if tab <= start:
             raise InputError(
-                f"{self._path}: byte {start}: not a line of a key (of at most {_KEY_BYTES} bytes), a tab and "
+                f"{self._path}: byte {start}: not a line of a key (of at most {KEY_BYTES} bytes), a tab and "
                 "a caption; mend or delete that line"
             )
         return self._data[start:tab], range(tab + 1, stop), min(stop + 1, len(self._data))
@@ -83,15 +83,13 @@ def captions_beside(path: Path) -> Path:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Captions | None]:
-    """The captions in a file, or None where there is none.
+def opened(path: Path) -> Iterator[Captions]:
+    """The captions in a file; none where there is no file.
 
     Raises:
         OSError: it cannot be read.
     """
-    if not path.exists():
-        yield None
-    elif not path.stat().st_size:  # cannot be mapped
+    if not path.exists() or not path.stat().st_size:  # cannot be mapped
         yield Captions(path, b"")
     else:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

@@ -76,20 +76,17 @@ class _Task:
             OutputError: something else is there.
         """
         there = [path for path in (self.output, captions_beside(self.output)) if path.exists()]
-        made = noted and (noted.source, noted.to, noted.layout)
-        if there and made != (self.shard.id, self.to, self.layout):
-            raise self._not_ours(there[0])
-        if noted is None or self.output not in there:
+        if not there:
             return False
-        if noted.size != self.output.stat().st_size:
-            raise self._not_ours(self.output)
-        return True
-
-    def _not_ours(self, path: Path) -> OutputError:
-        return OutputError(
-            f"{path}: is there, but not of a conversion of {self.shard.id} like this one; delete it, or "
-            "choose another output directory"
-        )
+        done = self.output in there
+        size = self.output.stat().st_size if done else noted and noted.size
+        made = noted and (noted.source, noted.to, noted.layout, noted.size)
+        if made != (self.shard.id, self.to, self.layout, size):
+            raise OutputError(
+                f"{there[0]}: is there, but not of a conversion of {self.shard.id} like this one; delete it, "
+                "or choose another output directory"
+            )
+        return done
 
 
 def convert(
@@ -189,9 +186,8 @@ def _work(tasks: list[_Task], workers: int) -> Iterator[tuple[_Task, Conversion 
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
-        except BaseException:
+        finally:
             pool.shutdown(cancel_futures=True)
-            raise
 
 
 def _convert(task: _Task) -> Conversion | str:
@@ -212,7 +208,7 @@ def _write_and_verify(task: _Task) -> Conversion:
     digests: dict[bytes, bytes] = {}  # of what was written, by key
     lost: list[Lost] = []
     payload_bytes = 0
-    with _open_writer(task) as writer:
+    with _open_writer(task) as write:
         for record in read_raw(task.shard):
             if isinstance(record, Lost):
                 lost.append(record)
@@ -220,7 +216,7 @@ def _write_and_verify(task: _Task) -> Conversion:
                 lost.append(Lost(text_of(record.key), "a record before it has the same key"))
             else:
                 try:
-                    digests[record.key] = writer.add(record).digest()
+                    digests[record.key] = write(record).digest()
                 except RecordError as e:
                     lost.append(Lost(text_of(record.key), e.reason))
                 except InputError as e:

@@ -25,7 +25,6 @@ from mmray.storage import Location
 _STRIDE = 64  # rows between anchors: 16 bytes each, so 250 kB for a million records
 _BLOCK_ROWS = 4096  # of addresses, which are small
 _METADATA = b"mmray"
-_SELF_INDEXED = ("lmdb",)  # whose addresses cost little beside reading it
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def index_of(shard: Shard, options: ReadOptions) -> Index | None:
         return None
     if shard.indexed and options.database is None:  # an index beside an LMDB is of its main database
         return Index.load(shard)
-    if shard.format not in _SELF_INDEXED:
+    if shard.format != "lmdb":  # whose addresses cost little beside reading it
         return None
     with suppress(OSError):  # whoever reads the shard will name it
         return build_index(shard, options)

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from mmray.errors import InputError, RecordError
-from mmray.sources.captions import Captions
+from mmray.sources.captions import Captions, captions_beside
 from mmray.sources.environment import Snapshot
 from mmray.sources.maps import KIND, fields
 from mmray.sources.names import COLUMNS, is_note, split_name, text_of
@@ -50,9 +51,7 @@ class Layout:
         whole: all members by their extensions, instead of known ones by the columns that take them.
     """
 
-    def __init__(
-        self, snapshot: Snapshot, options: ReadOptions, captions: Captions | None, *, whole: bool
-    ) -> None:
+    def __init__(self, snapshot: Snapshot, options: ReadOptions, captions: Captions, *, whole: bool) -> None:
         self.whole = whole
         self._snapshot = snapshot
         self._payload = options.payload
@@ -77,23 +76,20 @@ class Layout:
         key, _, _, contents = found
         if isinstance(contents, Fault):
             raise RecordError(*contents)
-        return contents if isinstance(contents, dict) else self._parse(key, contents)
+        if isinstance(contents, dict):
+            return contents
+        if is_pickle(contents):
+            raise RecordError("a Python pickle, which could run any code and is never loaded", "lmdb-pickle")
+        return self._parse(key, contents)
 
     def _parse(self, key: bytes, value: Payload) -> dict[str, Payload]:
         """What the one entry of a record holds, by column."""
         raise NotImplementedError
 
-    def too_large(self, what: str, size: int, limit: int | None = None) -> Fault:
-        """What to say of something that is too large."""
-        reason = (
-            f"{what} has {size} bytes, more than the {limit or self._limit} that limits.member_bytes allows"
-        )
-        return Fault(reason, "member-too-large")
-
-    def check_size(self, what: str, size: int, limit: int | None = None) -> None:
-        """Raise a RecordError where something is too large."""
-        if size > (limit or self._limit):
-            raise RecordError(*self.too_large(what, size, limit))
+    def check_size(self, what: str, size: int, members: int = 1) -> None:
+        """Raise a RecordError where something is larger than so many members may be."""
+        if size > members * self._limit:
+            raise RecordError(*_too_large(what, size, members * self._limit))
 
 
 class Members(Layout):
@@ -129,7 +125,7 @@ class Members(Layout):
                     reason = f"more than one {column} member: {text_of(name)} comes second"
                     fault = fault or Fault(reason, "repeated-member")
                 elif len(value) > limit:
-                    fault = fault or self.too_large(f"member {text_of(name)!r}", len(value))
+                    fault = fault or _too_large(f"member {text_of(name)!r}", len(value), limit)
                 members[column] = value
             before = name if odd else b""  # no other can lie among the entries of another's record
         if key is not None:
@@ -162,11 +158,10 @@ class Images(Layout):
     def _parse(self, key: bytes, value: Payload) -> dict[str, Payload]:
         head = bytes(value[:12])
         self.check_size(repr(text_of(key)), len(value))
-        _refuse_pickle(head)
         if not is_image(head):
             raise RecordError(f"not an image: {len(value)} bytes that begin with {head.hex()!r}", KIND)
-        caption = self._captions.find(key) if self._captions else None
-        if self._captions is None or caption is None:
+        caption = self._captions.find(key)
+        if caption is None:
             return {"image": value}
         self.check_size("its caption", len(caption))
         return {"image": value, "text": self._captions.read(caption)}
@@ -177,8 +172,7 @@ class Maps(Layout):
 
     def _parse(self, key: bytes, value: Payload) -> dict[str, Payload]:
         # Fields that are each allowed may add up to more.
-        self.check_size(f"the map of key {text_of(key)!r}", len(value), len(COLUMNS) * self._limit)
-        _refuse_pickle(value)
+        self.check_size(f"the map of key {text_of(key)!r}", len(value), len(COLUMNS))
         contents: dict[str, Payload] = {}
         for one in fields(memoryview(value)):
             column = column_named(one.name, self._column_of)
@@ -200,13 +194,12 @@ class Maps(Layout):
 LAYOUTS: Mapping[LayoutName, type[Layout]] = {"members": Members, "msgpack": Maps, "images": Images}
 
 
-def detect(snapshot: Snapshot, options: ReadOptions, *, captioned: bool) -> LayoutName:
+def detect(snapshot: Snapshot, options: ReadOptions) -> LayoutName:
     """The layout of an environment, from its first entries. One of nothing but notes counts as members.
 
     Args:
         snapshot: its entries.
         options: which extensions there are.
-        captioned: whether captions lie beside the environment.
 
     Raises:
         InputError: pickles, or no layout that is known.
@@ -225,6 +218,7 @@ def detect(snapshot: Snapshot, options: ReadOptions, *, captioned: bool) -> Layo
         )
     if _is_record(value, column_of):
         return "msgpack"
+    captioned = captions_beside(Path(snapshot.path)).exists()
     if member is not None and not (captioned and is_image(head)):
         return "members"
     if is_image(head):
@@ -251,13 +245,13 @@ def is_image(head: bytes) -> bool:
     return head.startswith(_IMAGES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
+def _too_large(what: str, size: int, limit: int) -> Fault:
+    reason = f"{what} has {size} bytes, more than the {limit} that limits.member_bytes allows"
+    return Fault(reason, "member-too-large")
+
+
 def _is_record(value: Payload, column_of: Mapping[str, str]) -> bool:
     try:
         return any(column_named(one.name, column_of) for one in fields(memoryview(value)))
     except RecordError:
         return False
-
-
-def _refuse_pickle(value: Payload) -> None:
-    if is_pickle(value):
-        raise RecordError("a Python pickle, which could run any code and is never loaded", "lmdb-pickle")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -22,7 +22,7 @@ from mmray.coverage import WHOLE, Missing
 from mmray.errors import InputError, RecordError
 from mmray.schema import ERROR, RECORDS, VIEWS, error, table
 from mmray.sources import captions, environment
-from mmray.sources.blocks import payload_column
+from mmray.sources.blocks import empty_row, payload_column
 from mmray.sources.captions import captions_beside
 from mmray.sources.environment import Snapshot
 from mmray.sources.layouts import LAYOUTS, Found, Layout, LayoutName, Payload, detect
@@ -62,8 +62,7 @@ def layout_of(shard: Shard, options: ReadOptions | None = None) -> LayoutName:
         OSError: the environment cannot be opened.
     """
     options = options or ReadOptions()
-    captioned = captions_beside(Path(shard.open().path)).exists()
-    return detect(_open(shard, options), options, captioned=captioned)
+    return detect(_open(shard, options), options)
 
 
 @contextmanager
@@ -83,10 +82,9 @@ def open_layout(
     """
     snapshot = _open(shard, options)
     options = replace(options, member_bytes=min(options.member_bytes, _LARGEST))
-    beside = captions_beside(Path(snapshot.path))
-    name = name or detect(snapshot, options, captioned=beside.exists())
-    with captions.opened(beside) if name == "images" else nullcontext() as lines:
-        yield snapshot, LAYOUTS[name](snapshot, options, lines, whole=whole)
+    layout = LAYOUTS[name or detect(snapshot, options)]
+    with captions.opened(captions_beside(Path(snapshot.path))) as lines:
+        yield snapshot, layout(snapshot, options, lines, whole=whole)
 
 
 def _open(shard: Shard, options: ReadOptions) -> Snapshot:
@@ -163,7 +161,8 @@ class _Reader:
             if rows.found:
                 yield from self._blocks(rows, row, end=end)
         if row == 0:
-            yield self._empty_shard()
+            empty = empty_row(self._shard.id, "", len(self._snapshot))
+            yield table({name: [value] for name, value in empty.items()}, self._schema)
 
     def _blocks(self, rows: _Rows, stop: int, *, end: bool) -> Iterator[pa.Table]:
         """Rows up to before row `stop` as blocks. Arrow makes a table of 256 rows as fast as one of 64."""
@@ -190,9 +189,3 @@ class _Reader:
         for at in range(0, count, self._options.block_rows):
             self._snapshot.check_unchanged()
             yield made.slice(at, self._options.block_rows)
-
-    def _empty_shard(self) -> pa.Table:
-        entries = len(self._snapshot)
-        address = {"shard": self._shard.id, "row": 0, "end": True, "key": "", "offset": 0, "length": entries}
-        fault = error("read", "shard-empty", "the shard holds no records")
-        return table({**{name: [value] for name, value in address.items()}, "error": [fault]}, self._schema)

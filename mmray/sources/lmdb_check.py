@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import compress, islice, pairwise, starmap
 from operator import lt
@@ -22,7 +23,6 @@ from lmdb.verify import VerifyError, verify
 _DATABASES = 1024  # named ones of an environment that are looked at
 _RECORD_BYTES = 48  # of what the main database holds for a named one: the MDB_db of LMDB's mdb.c
 _HEAD_BYTES = (16, 24)  # of the head of a page, of LMDB 0.9 and 1.0
-_SMALL_BYTES = 1024
 _NODE_BYTES = 570  # of a key, at most, and what else lies beside a value in its page, with some to spare
 
 #: What lmdb says where a header or a page makes no sense.
@@ -107,10 +107,6 @@ def _damage(path: str) -> str:
     return f"{'breaks off' if short else 'damaged'}: {found[0]}; copy it again"
 
 
-class _DamageError(Exception):
-    """Says what is wrong."""
-
-
 def _check(path: str) -> Checked:
     opened, locked = open_environment(path)
     with opened:
@@ -122,7 +118,7 @@ def _check(path: str) -> Checked:
             if not fault and _look(opened, None, size):
                 for name in named_databases(opened):
                     _look(opened, name, size)
-        except _DamageError as e:
+        except lmdb.CorruptedError as e:
             fault = f"damaged: {e}; copy it again"
         if not locked and opened.info()["last_txnid"] != begun["last_txnid"]:
             fault = "changed while it is read; run again when its writer is done"
@@ -135,30 +131,27 @@ def _look(opened: lmdb.Environment, name: bytes | None, size: int) -> bool:
     if any(database.flags().values()):
         return False  # keys in another order: who reads it refuses it
     with opened.begin() as transaction:
-        entries = transaction.stat(database)["entries"]
-        keys = transaction.cursor(database).iternext(values=False)
-        ascending = sum(starmap(lt, pairwise(islice(keys, entries + 1))))
-    if ascending != max(0, entries - 1):
-        raise _DamageError(f"{entries} entries, but {ascending + 1} keys in their order")
-    large = size > _SMALL_BYTES * entries  # on average: to copy a small value is faster than a buffer of it
-    with opened.begin(buffers=large) as transaction:  # type: ignore[call-overload]  # knows literals only
         stat = transaction.stat(database)
-        page_bytes, head_bytes = stat["psize"], _HEAD_BYTES[opened.lib_version()[0]]
-        # Of values that have pages of their own. Whether one has depends on its key, which is not looked at.
-        least = most = largest = 0
-        lists = False
-        small = page_bytes // 2 - _NODE_BYTES
-        for value_bytes in map(len, transaction.cursor(database).iternext(keys=False)):
-            if value_bytes > small:
-                pages = (head_bytes - 1 + value_bytes) // page_bytes + 1
-                most += pages
-                least += pages if value_bytes > page_bytes // 2 else 0
-                largest = max(largest, value_bytes)
-            elif value_bytes == _RECORD_BYTES:
-                lists = True
-    if largest > size or not least <= stat["overflow_pages"] <= most:
-        raise _DamageError(f"values need {least} pages or more, not {stat['overflow_pages']}")
-    return lists
+        keys = transaction.cursor(database).iternext(values=False)
+        ascending = sum(starmap(lt, pairwise(islice(keys, stat["entries"] + 1))))
+    entries = stat["entries"]
+    if ascending != max(0, entries - 1):
+        raise lmdb.CorruptedError(f"{entries} entries, but {ascending + 1} keys in their order")
+    viewed = stat["overflow_pages"] > 0  # to copy small values is faster than to make buffers of them
+    with opened.begin(buffers=viewed) as transaction:  # type: ignore[call-overload]  # knows literals only
+        sizes = Counter(map(len, transaction.cursor(database).iternext(keys=False)))
+    page_bytes, head_bytes = stat["psize"], _HEAD_BYTES[opened.lib_version()[0]]
+    pages = {
+        value_bytes: -(-(head_bytes + value_bytes) // page_bytes) * n for value_bytes, n in sizes.items()
+    }
+    # A value may have pages of its own from a size on that depends on its key, which is not looked at.
+    least, most = (
+        sum(taken for value_bytes, taken in pages.items() if value_bytes > above)
+        for above in (page_bytes // 2, page_bytes // 2 - _NODE_BYTES)
+    )
+    if max(sizes, default=0) > size or not least <= stat["overflow_pages"] <= most:
+        raise lmdb.CorruptedError(f"values need {least} pages or more, not {stat['overflow_pages']}")
+    return _RECORD_BYTES in sizes
 
 
 def main() -> None:

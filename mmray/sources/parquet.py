@@ -19,10 +19,11 @@ import pyarrow.types as pat
 
 from mmray.coverage import WHOLE, Missing
 from mmray.errors import RecordError
-from mmray.schema import MODALITIES, RECORDS, error
-from mmray.sources.blocks import to_blocks
+from mmray.schema import MODALITIES, error
+from mmray.sources.blocks import empty_row, new_row, to_blocks
 from mmray.sources.options import EXTENSIONS, ReadOptions
 from mmray.sources.shards import Shard
+from mmray.sources.stream import Watched
 
 #: Columns that count where none has the name of an extension.
 NAMES: Mapping[str, tuple[str, ...]] = {
@@ -57,8 +58,7 @@ def read_parquet(
     """
     place = shard.open()
     with place.open_input() as raw:
-        records = _Records(shard, _Watched(raw), options)
-        yield from to_blocks(records.read(wanted), options, lambda: records.ended)
+        yield from to_blocks(_Records(shard, _Watched(raw), options).read(wanted), options)
 
 
 class _Records:
@@ -68,7 +68,6 @@ class _Records:
         self._shard_id = shard.id
         self._source = source
         self._options = options
-        self.ended = False  # whether the last row that was read is the shard's last
 
     def read(self, wanted: Sequence[Missing]) -> Iterator[dict[str, Any]]:
         try:
@@ -78,14 +77,14 @@ class _Records:
             if min(groups, default=0) < 0 or sum(groups) != footer.num_rows:
                 raise pa.ArrowInvalid("the footer contradicts itself about the number of rows")
             columns = _Columns(file.schema_arrow, self._options)
-            fault = None if any(groups) else error("read", "shard-empty", "the shard holds no records")
+            only_row = None if any(groups) else empty_row(self._shard_id, "0", 1)
         except _DAMAGE as e:
             self._source.check()
             fault = error("read", "shard-damaged", f"not a Parquet file that can be read: {e}")
-        if fault:
-            self.ended = True
+            only_row = self._row(0, {"end": True, "error": fault})
+        if only_row:
             if wanted[0].first == 0:
-                yield self._row(0, {"error": fault})
+                yield only_row
             return
         gaps, first = deque(wanted), 0
         for group, count in enumerate(groups):
@@ -97,8 +96,8 @@ class _Records:
             for row, value in zip(rows, values, strict=False):
                 following = _next(gaps, row)
                 if following == row:
-                    self.ended = row == footer.num_rows - 1
-                    yield self._row(row, value if isinstance(value, dict) else columns.fields(value))
+                    fields = value if isinstance(value, dict) else columns.fields(value)
+                    yield self._row(row, fields | {"end": row == footer.num_rows - 1})
                 elif following >= rows.stop:
                     break
 
@@ -140,8 +139,7 @@ class _Records:
         )
 
     def _row(self, row: int, fields: dict[str, Any]) -> dict[str, Any]:
-        address = {"shard": self._shard_id, "row": row, "end": False, "offset": row, "length": 1}
-        return {**dict.fromkeys(RECORDS.names), **address, "key": str(row), **fields}
+        return new_row(self._shard_id, row, str(row), row, 1) | fields
 
 
 class _Columns:
@@ -207,35 +205,23 @@ def _content(name: str, value: pa.Scalar, column: str) -> pa.Buffer | None:
     return scalar.as_buffer() if scalar.is_valid else None
 
 
-class _Watched(io.RawIOBase):
-    """Passes calls on, and remembers if one failed: then the store is at fault, not the bytes of the file."""
+class _Watched(Watched):
+    """A file that is gone about in, too."""
 
     def __init__(self, raw: pa.NativeFile) -> None:
-        self._raw = raw
+        super().__init__(raw)
         self._size = raw.seek(0, io.SEEK_END)
-        self._failure: OSError | None = None
-
-    def readable(self) -> bool:
-        return True
+        self._file = raw
 
     def tell(self) -> int:
-        return int(self._raw.tell())
+        return int(self._file.tell())
 
     def seek(self, position: int, whence: int = io.SEEK_SET, /) -> int:
-        return int(self._raw.seek(position, whence))
+        return int(self._file.seek(position, whence))
 
     def read(self, size: int = -1, /) -> bytes:
-        try:
-            # A damaged file makes pyarrow ask for more than there is, and room is made for what is asked for.
-            return bytes(self._raw.read(min(size, max(0, self._size - self.tell()))))
-        except OSError as e:
-            self._failure = e
-            raise
-
-    def check(self) -> None:
-        """Raise what the store raised, if it did."""
-        if self._failure is not None:
-            raise self._failure
+        # A damaged file makes pyarrow ask for more than there is, and room is made for what is asked for.
+        return super().read(min(size, max(0, self._size - self.tell())))
 
 
 def _next(gaps: deque[Missing], row: int) -> float:

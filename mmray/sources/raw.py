@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from mmray.errors import InputError, RecordError
 from mmray.sources.layouts import LayoutName, Members
 from mmray.sources.lmdb import open_layout
-from mmray.sources.names import COLUMNS, text_of
+from mmray.sources.names import COLUMNS, encoded, split, text_of
 from mmray.sources.options import ReadOptions
 from mmray.sources.shards import Shard
 from mmray.sources.tar import Damage, walk
-from mmray.sources.webdataset import _opened, _split
+from mmray.sources.webdataset import opened_tar
 
 MEMBER_BYTES = 1 << 30  # of one member; records are held in memory
 
@@ -44,7 +44,7 @@ class Record:
     def digest(self) -> bytes:
         """SHA-256 over key and members, whatever the order of these."""
         total = hashlib.sha256()
-        for part in (self.key, *(p for e, data in sorted(self.members.items()) for p in (_bytes(e), data))):
+        for part in (self.key, *(p for e, data in sorted(self.members.items()) for p in (encoded(e), data))):
             total.update(len(part).to_bytes(8, "big"))
             total.update(part)
         return total.digest()
@@ -105,17 +105,17 @@ class _Open:
 def _of_tar(shard: Shard) -> Iterator[Record | Lost]:
     open_record: _Open | None = None
     after: str | None = None  # damage that the next record may have lost members to
-    with _opened(shard) as file:
+    with opened_tar(shard) as file:
         size = None if shard.compressed else shard.size
-        for part in walk(file, size, max_bytes=MEMBER_BYTES, wanted=lambda name: bool(_split(name)[1])):
-            key, extension = (part.name and _split(part.name)) or (None, "")
+        for part in walk(file, size, max_bytes=MEMBER_BYTES, wanted=lambda name: bool(split(name)[1])):
+            key, extension = (part.name and split(part.name)) or (None, "")
             if not extension and not isinstance(part, Damage):
                 continue
-            if open_record is None or (key is not None and _bytes(key) != open_record.key):
+            if open_record is None or (key is not None and encoded(key) != open_record.key):
                 if open_record is not None:
                     yield open_record.close()
                 fault = f"may lack members lost just before it: {after}" if after else None
-                open_record, after = _Open(_bytes(key or ""), fault=fault), None
+                open_record, after = _Open(encoded(key or ""), fault=fault), None
             if isinstance(part, Damage):
                 after = getattr(file, "fault", None) or part.reason
                 open_record.fault = open_record.fault or after
@@ -124,10 +124,6 @@ def _of_tar(shard: Shard) -> Iterator[Record | Lost]:
                 open_record.add(part.name[len(key or "") + 1 :], part.data, part.size)
     if open_record is not None:
         yield open_record.close()
-
-
-def _bytes(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")
 
 
 def _of_lmdb(shard: Shard, layout: LayoutName | None) -> Iterator[Record | Lost]:

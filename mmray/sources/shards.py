@@ -161,9 +161,7 @@ def _expand(text: str) -> Iterator[tuple[str, _Found]]:
             yield root or _directory(place.path), alone
             continue
         below = list(_below(place, recursive=True))
-        if any(found.format != "parquet" for found in below):
-            below = [found for found in below if found.format != "parquet"]
-        for found in below:
+        for found in [found for found in below if found.format != "parquet"] or below:
             yield root or place.path, found
 
 

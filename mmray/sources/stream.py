@@ -21,12 +21,12 @@ class Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
-class _Watched(io.RawIOBase):
-    """Passes reads on, and remembers if one failed: then the store is at fault, not the compressed bytes."""
+class Watched(io.RawIOBase):
+    """Passes reads on, and remembers if one failed: then the store is at fault, not the bytes of the file."""
 
     def __init__(self, raw: Readable) -> None:
         self._raw = raw
-        self.failure: OSError | None = None
+        self._failure: OSError | None = None
 
     def readable(self) -> bool:
         return True
@@ -35,8 +35,13 @@ class _Watched(io.RawIOBase):
         try:
             return self._raw.read(size)
         except OSError as e:
-            self.failure = e
+            self._failure = e
             raise
+
+    def check(self) -> None:
+        """Raise what the store raised, if it did."""
+        if self._failure is not None:
+            raise self._failure
 
 
 class DecompressedFile:
@@ -53,7 +58,7 @@ class DecompressedFile:
     """
 
     def __init__(self, raw: Readable, compression: str) -> None:
-        self._raw = _Watched(raw)
+        self._raw = Watched(raw)
         self._stream = pa.CompressedInputStream(pa.PythonFile(self._raw, mode="r"), compression)
         self._kept = bytearray()
         self._start = 0  # offset of the first kept byte
@@ -96,8 +101,7 @@ class DecompressedFile:
         try:
             data = self._stream.read(size)
         except OSError as e:
-            if self._raw.failure is not None:
-                raise self._raw.failure from e
+            self._raw.check()
             self.fault, data = f"the compressed stream is damaged: {e}", b""
         self._ended = not data
         self._kept += data

@@ -11,6 +11,7 @@ import re
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +19,7 @@ _BLOCK = tarfile.BLOCKSIZE
 _MAX_NAME_BYTES = 1 << 16  # of a long-name or pax header: names, not data
 _MAX_NAMES = 8  # such headers before one member; a resync reads them anew from each block on
 _ZEROS = bytes(_BLOCK)
+_NAME_TYPES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)
 
 
 class ByteFile(Protocol):
@@ -74,23 +76,16 @@ def walk(
             yield Damage(begin, end, "shard-truncated", reason)
             return
         except tarfile.HeaderError as e:
-            found = _resync(file, begin + _BLOCK)
-            if found is None:
-                end = file.tell() if size is None else size
-                yield Damage(begin, end, "shard-damaged", f"no header at byte {begin}, nor after it: {e}")
-                return
-            offset = found
-            yield Damage(
-                begin, offset, "shard-damaged", f"no header at byte {begin}; reading on at {offset}: {e}"
-            )
-            continue
+            info, payload, ends, reason = None, begin, False, f"no header at byte {begin}: {e}"
+        else:
+            ends = info is None and _is_end_mark(file, payload)
+            reason = f"zeros at byte {payload}, but no end mark"
         if info is None:
-            ends = _is_end_mark(file, payload)
             found = _resync(file, payload + _BLOCK)
             if found is None and ends:
                 return
             offset = found if found is not None else file.tell() if size is None else size
-            yield Damage(begin, offset, "shard-damaged", f"zeros at byte {payload}, but no end mark")
+            yield Damage(begin, offset, "shard-damaged", reason)
             if found is None:
                 return
             continue
@@ -98,24 +93,19 @@ def walk(
             # Directories and links may state a size but have no payload (POSIX.1-2001, pax, ustar Interchange
             # Format); members of unknown types have one.
             # A size beyond the file, of up to 2^95, must not become a place to seek to.
-            offset = (
-                payload if info.type in tarfile.SUPPORTED_TYPES else min(limit, payload + _padded(info.size))
-            )
+            has_payload = info.type not in tarfile.SUPPORTED_TYPES
+            offset = min(limit, payload + _padded(info.size)) if has_payload else payload
             continue
         offset = payload + _padded(info.size)
-        if payload + info.size > limit:
-            reason = f"the tar breaks off at byte {limit}, within {info.name!r}"
-            yield Damage(begin, limit, "shard-truncated", reason, info.name)
-            return
-        data = None
-        if info.size <= max_bytes and wanted(info.name):
+        data, end = None, min(limit, payload + info.size)
+        if end == payload + info.size and info.size <= max_bytes and wanted(info.name):
             file.seek(payload)
             data = file.read(info.size)
-            if len(data) < info.size:
-                end = payload + len(data)
-                reason = f"the tar breaks off at byte {end}, within {info.name!r}"
-                yield Damage(begin, end if size is None else size, "shard-truncated", reason, info.name)
-                return
+            end = payload + len(data)
+        if end < payload + info.size:
+            reason = f"the tar breaks off at byte {end}, within {info.name!r}"
+            yield Damage(begin, end if size is None else size, "shard-truncated", reason, info.name)
+            return
         yield Member(info.name, begin, offset, info.size, data)
 
 
@@ -141,12 +131,7 @@ def _header(file: ByteFile, offset: int) -> tuple[tarfile.TarInfo | None, int]:
         if info.size < 0 or info.type == tarfile.GNUTYPE_SPARSE:
             raise tarfile.HeaderError(f"{info.name!r} is sparse or has a negative size")
         offset += _BLOCK
-        if info.type not in (
-            tarfile.GNUTYPE_LONGNAME,
-            tarfile.XHDTYPE,
-            tarfile.XGLTYPE,
-            tarfile.GNUTYPE_LONGLINK,
-        ):
+        if info.type not in _NAME_TYPES:
             info.name = overrides.get("path", info.name)
             info.size = int(overrides.get("size", info.size))
             return info, offset
@@ -199,10 +184,7 @@ def _resync(file: ByteFile, offset: int) -> int | None:
         if len(block) < _BLOCK:
             return None
         if block[257:262] == b"ustar":
-            try:
+            with suppress(tarfile.HeaderError):
                 tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
-            except tarfile.HeaderError:
-                pass
-            else:
                 return offset
         offset += _BLOCK

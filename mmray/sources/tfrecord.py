@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from mmray.coverage import WHOLE, Missing
 from mmray.errors import RecordError
-from mmray.schema import RECORDS, error
-from mmray.sources.blocks import to_blocks
+from mmray.schema import error
+from mmray.sources.blocks import empty_row, new_row, to_blocks
 from mmray.sources.options import EXTENSIONS, ReadOptions
 from mmray.sources.shards import Shard
 
@@ -54,12 +54,8 @@ def read_tfrecord(
         OSError: the shard cannot be opened or read; anything wrong *inside* it is a row with an error.
     """
     place = shard.open()
-    records = _Records(shard, options)
-    with (
-        place.open_input() as raw,
-        io.BufferedReader(raw, _BUFFER_BYTES) as file,
-    ):
-        yield from to_blocks(records.read(file, wanted), options, lambda: records.ended)
+    with place.open_input() as raw, io.BufferedReader(raw, _BUFFER_BYTES) as file:
+        yield from to_blocks(_Records(shard, options).read(file, wanted), options)
 
 
 class _Records:
@@ -74,7 +70,6 @@ class _Records:
         self._names = {name: (options.extensions.get(name, ()), built_in[name]) for name in EXTENSIONS}
         wanted = [name for ranks in self._names.values() for names in ranks for name in names]
         self._features = {name.encode(): name for name in (*wanted, *KEYS)}
-        self.ended = False  # whether the last row that was read is the shard's last
 
     def read(self, file: io.BufferedReader, wanted: Sequence[Missing]) -> Iterator[dict[str, Any]]:
         row = offset = 0
@@ -83,7 +78,8 @@ class _Records:
             if gap.start > offset:
                 row, offset = gap.first, gap.start
             while offset < size and (gap.last is None or row <= gap.last):
-                record = self._row(row, offset)
+                # Without payload, and up to the end of the shard, where no more is found out.
+                record = new_row(self._shard.id, row, str(row), offset, size - offset)
                 try:
                     data_bytes = _frame(file, offset, size)
                     record["length"] = _HEAD.size + data_bytes + _TAIL.size
@@ -93,18 +89,11 @@ class _Records:
                     record["error"] = error("read", e.kind, e.reason)
                 offset += record["length"]
                 if row >= gap.first:
-                    self.ended = offset == size
+                    record["end"] = offset == size
                     yield record
                 row += 1
         if size == 0 and wanted[0].first == 0:  # a TFRecord of no records has no bytes
-            self.ended = True
-            yield self._row(0, 0) | {"error": error("read", "shard-empty", "the shard holds no records")}
-
-    def _row(self, row: int, offset: int) -> dict[str, Any]:
-        """A row without payload, that reaches to the end of the shard."""
-        address = {"shard": self._shard.id, "row": row, "end": False, "key": str(row)}
-        place = {"offset": offset, "length": self._shard.size - offset}
-        return {**dict.fromkeys(RECORDS.names), **address, **place}
+            yield empty_row(self._shard.id, "0", 0)
 
     def _fill(self, record: dict[str, Any], file: io.BufferedReader, data_bytes: int) -> None:
         """Read the Example that the file is at, and take key and payload out of it."""

@@ -8,7 +8,6 @@ without a word (members of a record that lie apart, a tar that breaks off) is a 
 from __future__ import annotations
 
 import io
-import re
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,14 +17,14 @@ from typing import Any
 import pyarrow as pa
 
 from mmray.coverage import WHOLE, Missing
-from mmray.schema import RECORDS, error
-from mmray.sources.blocks import to_blocks
+from mmray.schema import error
+from mmray.sources.blocks import empty_row, new_row, to_blocks
+from mmray.sources.names import split
 from mmray.sources.options import EXTENSIONS, ReadOptions
 from mmray.sources.shards import Shard
 from mmray.sources.stream import DecompressedFile
 from mmray.sources.tar import ByteFile, Damage, Member, walk
 
-_META = re.compile(r"__[^/]*__($|/)")  # webdataset.tariterators.tar_file_iterator's skip_meta
 _RECENT_KEYS = 10_000  # how far back a key is remembered; bounds the memory
 _REGROUP_BYTES = 256 << 20  # of records that are open at once while members are brought together
 _BUFFER_BYTES = 1 << 20  # one request to an object store serves many small members
@@ -43,13 +42,13 @@ def read_webdataset(
     Raises:
         OSError: the shard cannot be opened or read; anything wrong *inside* it is a row with an error.
     """
-    records = _Records(shard.id, options)
-    with _opened(shard) as file:
-        yield from to_blocks(records.read(file, shard, wanted), options, lambda: records.ended)
+    with opened_tar(shard) as file:
+        yield from to_blocks(_Records(shard.id, options).read(file, shard, wanted), options)
 
 
 @contextmanager
-def _opened(shard: Shard) -> Iterator[ByteFile]:
+def opened_tar(shard: Shard) -> Iterator[ByteFile]:
+    """The bytes of a tar, decompressed where they are not plain."""
     place = shard.open()
     with place.open_input() as raw:
         if shard.compressed:
@@ -78,8 +77,6 @@ class _Records:
         self._row = self._closed = -1  # the last row that was begun, and the last that is complete
         self._recent: OrderedDict[str, tuple[int, set[str]]] = OrderedDict()
         self._after_damage: Damage | None = None
-        self._yielded = -1
-        self._end_seen = False
 
     def read(self, file: ByteFile, shard: Shard, wanted: Sequence[Missing]) -> Iterator[dict[str, Any]]:
         if self._window > 1:
@@ -105,20 +102,16 @@ class _Records:
                 yield from self._add(part)
             if last is not None and self._closed >= last:
                 return
+        if self._open:  # the record that was begun last is
+            next(reversed(self._open.values())).fields["end"] = True
         while self._open:
             yield from self._close()
         if self._row < 0:
-            yield self._empty_shard(shard.size)
-        self._end_seen = True
-
-    @property
-    def ended(self) -> bool:
-        """Whether the row that was given last is the last of the shard."""
-        return self._end_seen and self._yielded == self._row
+            yield empty_row(self._shard_id, "", shard.size)
 
     def _is_wanted(self, name: str) -> bool:
         """Whether a member's payload is worth reading. Told by the walk before `_add` sees the member."""
-        key, extension = _split(name)
+        key, extension = split(name)
         if not self._payload or extension not in self._column_of:
             return False
         return self._row_is_wanted(self._open[key].row if key in self._open else self._row + 1)
@@ -127,7 +120,7 @@ class _Records:
         return any(m.first <= row and (m.last is None or row <= m.last) for m in self._wanted)
 
     def _add(self, member: Member) -> Iterator[dict[str, Any]]:
-        key, extension = _split(member.name)
+        key, extension = split(member.name)
         if not extension:  # no extension, or a hidden or meta file: not part of a record
             return
         if key not in self._open:
@@ -163,7 +156,7 @@ class _Records:
 
     def _add_damage(self, damage: Damage) -> Iterator[dict[str, Any]]:
         """The records that the damage may lie in are lost, and so may members of the next one be."""
-        key = _split(damage.name)[0] if damage.name else None
+        key = split(damage.name)[0] if damage.name else None
         if not self._open and key is None and self._row >= 0:
             self._after_damage = damage
             return  # the walk began here: the damage belongs to the row before it, which is done
@@ -181,9 +174,8 @@ class _Records:
     def _begin(self, key: str, offset: int) -> None:
         self._row += 1
         damage, self._after_damage = self._after_damage, None
-        address = {"shard": self._shard_id, "row": self._row, "end": False, "key": key, "length": 0}
-        address["offset"] = damage.offset if damage else offset
-        opened = self._open[key] = _Open({**dict.fromkeys(RECORDS.names), **address})
+        start = damage.offset if damage else offset
+        opened = self._open[key] = _Open(new_row(self._shard_id, self._row, key, start, 0))
         if damage:
             opened.fail("shard-damaged", f"may lack members lost just before it: {damage.reason}")
 
@@ -199,7 +191,6 @@ class _Records:
         if len(self._recent) > _RECENT_KEYS:
             self._recent.popitem(last=False)
         if self._row_is_wanted(opened.row):
-            self._yielded = opened.row
             yield opened.fields
 
     def _lie_apart(self, row: int, extensions: set[str]) -> str:
@@ -207,14 +198,6 @@ class _Records:
         if self._window > 1:
             return f"{what}, more than {self._window} records before; raise regroup_rows"
         return f"{what}; set interleaved=regroup, or rewrite the shard so that they are neighbours"
-
-    def _empty_shard(self, size: int) -> dict[str, Any]:
-        self._begin("", 0)
-        _, opened = self._open.popitem()
-        opened.fields["length"] = size
-        opened.fail("shard-empty", "the shard holds no records")
-        self._yielded = opened.row
-        return opened.fields
 
 
 @dataclass
@@ -235,16 +218,3 @@ class _Open:
         self.fields["error"] = self.fields["error"] or error("read", kind, reason)
         for column in EXTENSIONS:
             self.fields[column] = None
-
-
-def _split(name: str) -> tuple[str, str]:
-    """Key and lower-case extension of a member; an extension of "" for what is not part of a record.
-
-    As webdataset.tariterators.base_plus_ext, whose expression takes hours over a long name of slashes.
-    """
-    folder, slash, base = name.rpartition("/")
-    stem, _, extension = base.partition(".")
-    hidden = not stem and (not slash or "." in folder.rpartition("/")[2])  # yes: "a/.b" has the key "a/"
-    if hidden or _META.match(name):
-        return name, ""
-    return folder + slash + stem, extension.lower()

@@ -5,58 +5,30 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import lmdb
 import msgpack
 
 from mmray.errors import InputError, RecordError
-from mmray.sources.captions import captions_beside
+from mmray.sources.captions import KEY_BYTES, captions_beside
 from mmray.sources.layouts import LayoutName, is_image
-from mmray.sources.names import COLUMNS, is_note, split_name, text_of
+from mmray.sources.names import COLUMNS, encoded, is_note, split_name, text_of
 from mmray.sources.options import ReadOptions
 from mmray.sources.raw import Record, extension_of
 
 _KIND = "not-carried"
-_KEY_BYTES = 511  # LMDB's limit
 _VALUE_BYTES = (1 << 32) - 1  # LMDB's limit
 _BATCH_BYTES = 64 << 20  # of one transaction
 
 
-class Writer(Protocol):
-    """Takes records whose keys differ, in any order."""
-
-    def add(self, record: Record) -> Record:
-        """Write a record; returns it as it will be read back.
-
-        Raises:
-            RecordError: it cannot be carried over.
-            InputError: no record like it can be.
-        """
-
-
-class TarWriter:
-    """Writes members one after the other, with nothing in their headers but names and sizes."""
-
-    def __init__(self, tar: tarfile.TarFile) -> None:
-        self._tar = tar
-
-    def add(self, record: Record) -> Record:
-        entries = _names(record)
-        try:
-            named = {name.decode(): data for name, data in entries.items()}
-        except UnicodeDecodeError as e:
-            raise RecordError("a name that is not UTF-8, which readers of tars show otherwise", _KIND) from e
-        if any("\0" in name for name in named):
-            raise RecordError("a zero byte in its name, where a tar ends it", _KIND)
-        for name, data in named.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            self._tar.addfile(info, io.BytesIO(data))
-        return record
+#: Writes a record, whose key is not that of another, and returns it as it will be read back. Raises a
+#: RecordError where it cannot be carried over, an InputError where no record like it can be.
+Writer = Callable[[Record], Record]
 
 
 class LmdbWriter:
@@ -77,10 +49,9 @@ class LmdbWriter:
         else:
             entries, record = _image(record)
         for name, data in entries.items():
-            if not 0 < len(name) <= _KEY_BYTES:
-                raise RecordError(
-                    f"a key of {len(name)} bytes, {text_of(name)[:40]!r}…: LMDB takes 511", _KIND
-                )
+            if not 0 < len(name) <= KEY_BYTES:
+                what = f"a key of {len(name)} bytes, {text_of(name)[:40]!r}…"
+                raise RecordError(f"{what}: LMDB takes {KEY_BYTES}", _KIND)
             if len(data) > _VALUE_BYTES:
                 raise RecordError(f"a value of {len(data)} bytes: LMDB takes {_VALUE_BYTES}", _KIND)
         if self._layout == "images" and "txt" in record.members:
@@ -114,8 +85,23 @@ def open_tar(path: Path) -> Iterator[Writer]:
     """A tar that is whole, and on the disk, when the context is left."""
     with path.open("wb") as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
-            yield TarWriter(tar)
+            yield partial(_add_to_tar, tar)
         _flush(file)
+
+
+def _add_to_tar(tar: tarfile.TarFile, record: Record) -> Record:
+    """Write members one after the other, with nothing in their headers but names and sizes."""
+    try:
+        named = {name.decode(): data for name, data in _names(record).items()}
+    except UnicodeDecodeError as e:
+        raise RecordError("a name that is not UTF-8, which readers of tars show otherwise", _KIND) from e
+    if any("\0" in name for name in named):
+        raise RecordError("a zero byte in its name, where a tar ends it", _KIND)
+    for name, data in named.items():
+        info = tarfile.TarInfo(name)
+        info.size = len(data)
+        tar.addfile(info, io.BytesIO(data))
+    return record
 
 
 @contextmanager
@@ -131,11 +117,10 @@ def open_lmdb(path: Path, layout: LayoutName, size: int) -> Iterator[Writer]:
     draft.unlink(missing_ok=True)
     path.unlink(missing_ok=True)
     try:
-        with lmdb.open(
-            str(draft), subdir=False, lock=False, sync=False, map_size=2 * size + (16 << 20)
-        ) as environment:
+        map_size = 2 * size + (16 << 20)
+        with lmdb.open(str(draft), subdir=False, lock=False, sync=False, map_size=map_size) as environment:
             writer = LmdbWriter(environment, layout)
-            yield writer
+            yield writer.add
             writer.commit()
             # Pages in the order of the keys, without those that became free on the way.
             environment.copy(str(path), compact=True)
@@ -156,7 +141,7 @@ def _names(record: Record) -> dict[bytes, bytes]:
     """Payload by the names of its members."""
     entries = {}
     for extension, data in record.members.items():
-        name = b"%b.%b" % (record.key, extension.encode("utf-8", "surrogateescape"))
+        name = b"%b.%b" % (record.key, encoded(extension))
         if not extension or split_name(name) != (record.key, extension.lower()):
             raise RecordError(f"a member named {text_of(name)!r} would not be one of this key", _KIND)
         entries[name] = data

@@ -9,7 +9,7 @@ from mmray.sources.readahead import readahead
 
 
 def threads():
-    return [thread for thread in threading.enumerate() if thread.name == "readahead"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("readahead")]
 
 
 @pytest.mark.parametrize("depth", [1, 3])
