@@ -15,7 +15,7 @@ from mmray.coverage import Missing
 from mmray.errors import RunError
 from mmray.pipeline.job import Job, count, read_unit
 from mmray.pipeline.ledger import Part
-from mmray.pipeline.liveness import MeterHandle, Reporter, beginning, places_of
+from mmray.pipeline.liveness import AHEAD, MeterHandle, Reporter, beginning, places_of
 from mmray.pipeline.meter import START, drain, measured, timed
 from mmray.pipeline.plan import Unit
 from mmray.pipeline.sink import PartBuffer, commit, read_parquet, to_rejects
@@ -66,7 +66,7 @@ class FusedWorker:
                 yield part
 
     def _outcomes(self, records: pa.Table) -> pa.Table:
-        self._report.enter("preprocess", places_of(records, ahead=self._options.block_rows))
+        self._report.enter("preprocess", places_of(records, ahead=AHEAD * self._options.block_rows))
         tensors = self._preprocess(records, self._later)
         self._report.enter("model")
         return self._predict(tensors, self._preprocess.complete)

@@ -28,6 +28,8 @@ from mmray.pipeline.plan import Unit
 
 MeterHandle = Any  # a Ray actor handle of mmray.pipeline.meter.Meter; Ray gives it no type
 
+AHEAD = 2  # blocks that are read while one is worked on: one ready, one in the making
+
 _TELL_S = 5.0  # for the last word of a worker that ends itself
 _HELD_S = 2.0  # after that: where the call that hangs lets no other thread run
 
@@ -50,9 +52,9 @@ def places_of(rows: pa.Table, ahead: int = 0) -> tuple[Place, ...]:
 
 
 def beginning(unit: Unit, block_rows: int) -> tuple[Place, ...]:
-    """What is read of a unit before anything is told: two blocks, of which one is read ahead."""
+    """What is read of a unit before anything is told."""
     shard, (row, _, start) = unit[0].shard, unit[0].wanted[0]
-    return (Place(shard.id, Missing(row, row + 2 * block_rows - 1, start)),)
+    return (Place(shard.id, Missing(row, row + (1 + AHEAD) * block_rows - 1, start)),)
 
 
 class Reporter:

@@ -18,7 +18,7 @@ from ray.data.datasource import Datasink
 
 from mmray.bundle import Bundle
 from mmray.pipeline.job import Job, read_unit
-from mmray.pipeline.liveness import MeterHandle, Reporter, beginning, places_of
+from mmray.pipeline.liveness import AHEAD, MeterHandle, Reporter, beginning, places_of
 from mmray.pipeline.meter import drain, measured, timed
 from mmray.pipeline.sink import write_part
 from mmray.pipeline.survey import output_columns, read_options
@@ -40,7 +40,7 @@ def prepare(work: pa.Table, *, job: Job, meter: MeterHandle) -> Iterator[pa.Tabl
     def tensors() -> Iterator[pa.Table]:
         records_of = timed(readahead(read_unit(unit, options, meter.fail.remote)), seconds, "read")
         for records in timed(records_of, task, "task"):
-            report.enter("preprocess", places_of(records, ahead=options.block_rows))
+            report.enter("preprocess", places_of(records, ahead=AHEAD * options.block_rows))
             with measured(task, "task"):
                 made = preprocess(records, later)
             report.add({"prepared": made.num_rows})
