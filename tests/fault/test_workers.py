@@ -39,7 +39,10 @@ def test_a_killed_worker_is_survived_without_a_restart(
 
 @pytest.mark.parametrize(
     ("topology", "names"),
-    [("fused", ["FusedWorker"]), ("split", ["(InferWorker)", "(prepare)", "MapBatches(prepare)"])],
+    [
+        ("fused", ["FusedWorker"]),
+        pytest.param("split", ["(InferWorker)", "MapBatches(prepare)"], marks=pytest.mark.long),
+    ],
 )
 def test_a_run_that_stands_still_ends_with_exit_3_and_names_stage_and_shard(
     command, undisturbed, wait_for_worker, topology, names
@@ -64,6 +67,7 @@ def test_a_run_that_stands_still_ends_with_exit_3_and_names_stage_and_shard(
         assert command.predictions().equals(undisturbed)
 
 
+@pytest.mark.long
 def test_a_shard_that_kills_its_worker_again_and_again_is_named(command, shards):
     """Here it is the test that kills; to the run it is the same."""
     alone = command.output.parent / "alone"
