@@ -20,7 +20,7 @@ from mmray.pipeline.rundir import RunDirectory
     ("topology", "worker"),
     [
         ("fused", "FusedWorker"),
-        ("split", "(InferWorker)"),
+        pytest.param("split", "(InferWorker)", marks=pytest.mark.long),
         pytest.param("split", "MapBatches(prepare)", marks=pytest.mark.long),
     ],
 )

@@ -75,6 +75,7 @@ def test_a_device_sees_few_shapes_and_gives_the_cpus_decisions(bundle, shards, e
         assert np.abs(np.subtract(row["scores"], wanted["scores"])).max() < 1e-5
 
 
+@pytest.mark.long
 def test_a_node_without_a_gpu_feeds_that_of_another(bundle, shards, expected, tmp_path):
     """The actor holds both CPUs of its own node, so that every record is prepared on the other."""
     [use] = run_on_stand_in(bundle, shards, tmp_path / "out", "apart").values()
