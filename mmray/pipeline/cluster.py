@@ -59,10 +59,11 @@ class Nodes:
 
     def look(self) -> None:
         """To be called now and then."""
-        alive = self._count()
-        if alive != self._alive:
+        # What fails only means that it is told later; the watchdog that asks must live on.
+        with suppress(ValueError, AttributeError, RuntimeError, OSError, ray.exceptions.RayError):
+            alive, before = self._count(), self._alive
             self._alive = alive
-            with suppress(ValueError, AttributeError, ray.exceptions.RayError):  # else it is told later
+            if alive != before:
                 ray.get_actor("AutoscalingCoordinator", "AutoscalingCoordinator")._tick.remote()
 
     @staticmethod

@@ -115,11 +115,15 @@ class Reporter:
         faulthandler.cancel_dump_traceback_later()
         with self._changed:
             self._deadline = None
+            self._changed.notify()
 
     def _end_when_still(self) -> None:
         with self._changed:
-            while self._deadline is None or self._deadline > monotonic():
-                self._changed.wait(None if self._deadline is None else self._deadline - monotonic())
+            while self._deadline is not None and self._deadline > monotonic():
+                self._changed.wait(self._deadline - monotonic())
+            if self._deadline is None:  # a worker process has many tasks: a thread must not stay of each
+                self._watch = None
+                return
         with suppress(ray.exceptions.RayError):
             ray.get(self.meter.give_up.remote(self._name), timeout=_TELL_S)
         faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr)

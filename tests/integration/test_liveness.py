@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -39,6 +40,9 @@ class Worker:
                 self._report.move()
             self._report.rest()
             time.sleep(2)
+
+    def threads(self) -> list[str]:
+        return [thread.name for thread in threading.enumerate()]
 
 
 def sleep() -> None:
@@ -78,6 +82,7 @@ def test_a_worker_that_gets_on_or_waits_for_others_does_not(meter):
     worker = ray.remote(num_cpus=0)(Worker).remote(meter, 1.0)
     ray.get(worker.rest.remote())
     assert ray.get(meter.take_lost.remote()) == []
+    assert "liveness" not in ray.get(worker.threads.remote())
 
 
 def test_what_a_worker_raises_is_told_and_is_no_loss(meter):
