@@ -80,6 +80,15 @@ class Location:
         return replace(self, path=self.path + suffix)
 
     @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def parent(self) -> Location:
+        return replace(self, path=self.path.rpartition("/")[0])
+
+    @property
     def is_local(self) -> bool:
         return isinstance(self.filesystem, pafs.LocalFileSystem)
 
@@ -127,6 +136,10 @@ class Location:
         """Delete a file, if it is there."""
         with suppress(FileNotFoundError):
             self._try(lambda: self.filesystem.delete_file(self.path))
+
+    def move_to(self, target: Location) -> None:
+        """Move a file within its filesystem, over what is there."""
+        self._try(lambda: self.filesystem.move(self.path, target.path))
 
     def write_atomically(self, data: bytes | memoryview | pa.Buffer) -> None:
         """Make the file appear whole or not at all, even through a crash: write, flush, replace.

@@ -5,6 +5,7 @@ nothing touched; 3 the run failed and the same command resumes it; 130 interrupt
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -15,7 +16,8 @@ from mmray.errors import MmrayError
 
 if TYPE_CHECKING:
     from mmray.cli.display import RunDisplay
-    from mmray.pipeline.run import Result
+    from mmray.config import RunConfig
+    from mmray.pipeline.summary import Result
 
 # Heavy imports (ray, onnxruntime) happen inside the commands: --help and a wrong option answer at once.
 
@@ -98,11 +100,17 @@ def retry(out: RunArgument, set: Set = None) -> None:
     """Process the rejects of a run anew, by byte offset; those that succeed now become predictions."""
     from mmray.cli.display import RunDisplay
     from mmray.config import load_config
-    from mmray.pipeline.run import retry as retry_rejects
+    from mmray.pipeline.retry import retry as retry_rejects
+
+    settings: list[RunConfig] = []
+
+    def changed(earlier: Mapping[str, Any]) -> RunConfig:
+        settings.append(load_config(None, earlier, set or ()))
+        return settings[-1]
 
     with RunDisplay(out, retry=True) as display:
-        result = retry_rejects(out, lambda earlier: load_config(None, earlier, set or ()), display.watcher)
-    _conclude(display, result, 1.0)
+        result = retry_rejects(out, changed, display.watcher)
+    _conclude(display, result, settings[-1].max_reject_rate)
 
 
 @app.command()
@@ -139,7 +147,7 @@ def audit(
     verdict = audit_run(RunDirectory.at(out), recount=recount)
     print_audit(verdict, as_json=json)
     if not verdict.ok:
-        raise AuditError(f"{out}: {len(verdict.problems)} problems")
+        raise AuditError(f"{out}: {len(verdict.problems)} problems, {len(verdict.faults)} shard faults")
 
 
 @app.command()
@@ -245,8 +253,15 @@ def _conclude(display: RunDisplay, result: Result, max_reject_rate: float) -> No
     from mmray.errors import AuditError
 
     display.conclude(result)
-    if not result.audit.ok:
-        raise AuditError(f"{display.output}: the audit found {len(result.audit.problems)} problems")
+    if problems := result.audit.problems:
+        raise AuditError(
+            f"{display.output}: the audit found {len(problems)} problems; mmray run does again what is broken"
+        )
+    if faults := result.audit.faults:
+        raise AuditError(
+            f"{len(faults)} shard faults hide records, nobody knows how many: bring these shards whole, then "
+            f"mmray retry {display.output}; everything else is done"
+        )
     rate = result.summary["reject_rate"]
     if rate > max_reject_rate:
         raise AuditError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -25,10 +25,12 @@ from mmray.pipeline.plan import Plan
 from mmray.pipeline.survey import Survey
 
 if TYPE_CHECKING:  # it imports Ray, which audits and inspections can do without
-    from mmray.pipeline.run import Result, Watcher
+    from mmray.pipeline.run import Watcher
+    from mmray.pipeline.summary import Result
 
 console = Console(highlight=False)
 _LINE_S = 5.0  # between plain lines
+_SHOWN = 20  # shard faults
 
 
 def print_error(message: str) -> None:
@@ -65,7 +67,7 @@ class RunDisplay:
         """What a run is to tell this display."""
         from mmray.pipeline.run import Watcher
 
-        return Watcher(self.surveyed, self.planned, self.progress)
+        return Watcher(self.surveyed, self.planned, self.progress, print_line)
 
     def __enter__(self) -> RunDisplay:
         return self
@@ -78,8 +80,7 @@ class RunDisplay:
 
     def surveyed(self, found: Survey, ledger: Ledger) -> None:
         """Say what there is."""
-        rejected = ledger.rejects.total()
-        done = ledger.predicted + rejected
+        done, rejected = ledger.rows, ledger.rejects.total()
         self._done_before, self._expected = (0, rejected) if self._retry else (done, found.expected_rows)
         _print_survey(found, done)
 
@@ -108,10 +109,12 @@ class RunDisplay:
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
         table.add_column(style="bold")
         table.add_column()
-        balance = f"{result.audit.predicted:,} predicted + {result.audit.rejected:,} rejected"
-        mark = "[green]audit clean[/]" if result.audit.ok else "[bold red]audit failed[/]"
+        verdict = result.audit
+        balance = f"{verdict.predicted:,} predicted + {verdict.rejected:,} rejected"
+        balance += f" + {_number(len(verdict.faults), 'shard fault')}" if verdict.faults else ""
+        mark = "[bold red]audit failed[/]" if verdict.problems else "[green]audit clean[/]"
         table.add_row(
-            "rows", f"{result.audit.total:,} = {balance} in {_number(summary['shards'], 'shard')}, {mark}"
+            "rows", f"{verdict.total:,} = {balance} in {_number(summary['shards'], 'shard')}, {mark}"
         )
         for kind, rows in summary["rejects"].items():
             table.add_row("", f"{rows:,} rejected: {escape(kind)}")
@@ -131,8 +134,9 @@ class RunDisplay:
             table.add_row("speed", "nothing was left to do")
         table.add_row("output", f"{escape(self.output)}/parts ({_number(summary['parts'], 'file')})")
         console.print(table)
-        for problem in result.audit.problems:
+        for problem in verdict.problems:
             print_line(f"  {problem}")
+        print_faults(verdict.faults)
 
     def _render(self, snapshot: Snapshot) -> Group:
         done = self._done_before + snapshot.rows
@@ -156,7 +160,7 @@ def print_plan(preview: tuple[Plan, Ledger], *, as_json: bool) -> None:
     """What `mmray plan` shows."""
     plan, ledger = preview
     found = plan.survey
-    done = ledger.predicted + ledger.rejects.total()
+    done = ledger.rows
     missing = ledger.missing(found.shards)
     units = plan.units(missing)
     if as_json:
@@ -197,20 +201,36 @@ def print_audit(verdict: Audit, *, as_json: bool) -> None:
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("shard")
-    for name in ("input", "predicted", "rejected"):
+    for name in ("input", "predicted", "rejected", "faults"):
         table.add_column(name, justify="right")
     for shard in verdict.shards:
         total = "?" if shard.total is None else f"{shard.total:,}"
-        table.add_row(escape(shard.shard), total, f"{shard.predicted:,}", f"{shard.rejected:,}")
+        table.add_row(
+            escape(shard.shard), total, f"{shard.predicted:,}", f"{shard.rejected:,}", f"{shard.faults:,}"
+        )
     table.add_section()
     table.add_row(
-        "all", f"{verdict.total:,}", f"{verdict.predicted:,}", f"{verdict.rejected:,}", style="bold"
+        "all",
+        f"{verdict.total:,}",
+        f"{verdict.predicted:,}",
+        f"{verdict.rejected:,}",
+        f"{len(verdict.faults):,}",
+        style="bold",
     )
     console.print(table)
     for problem in verdict.problems:
         console.print(f"[red]✗[/] {escape(problem)}", soft_wrap=True)
+    print_faults(verdict.faults)
     if verdict.ok:
         console.print("[green]✓[/] input = predicted + rejected, each (shard, row) once")
+
+
+def print_faults(faults: Sequence[str]) -> None:
+    """What is damaged of shards, so that nobody knows how many records are lost."""
+    for fault in faults[:_SHOWN]:
+        console.print(f"[bold red]shard fault:[/] {escape(fault)}", soft_wrap=True)
+    if len(faults) > _SHOWN:
+        print_line(f"and {len(faults) - _SHOWN} more: faults/ has all")
 
 
 def print_bundle(bundle: Bundle, *, as_json: bool) -> None:

@@ -1,4 +1,7 @@
-"""Do input, predictions and rejects add up? Reads the rows that are really there, not only the footers."""
+"""Do input, predictions and rejects add up? Reads the rows that are really there, not only the footers.
+
+Every page of every column is read, against its checksum, and values that no model gives are found.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,17 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mmray.config import RunConfig
 from mmray.coverage import Missing
 from mmray.errors import OutputError
-from mmray.pipeline.ledger import Ledger, Part
+from mmray.pipeline.contents import Expected, check_part
+from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.survey import read_options
-from mmray.remote import StoreError
 from mmray.sources import ReadOptions, Shard, read
-from mmray.storage import Location
 
 _READERS = 8
 
@@ -35,6 +32,7 @@ class ShardAudit:
     total: int | None = None  # None: its end was not reached
     predicted: int = 0
     rejected: int = 0
+    faults: int = 0  # rows in whose place the shard is damaged
     missing: list[Missing] = field(default_factory=list)
 
 
@@ -44,10 +42,12 @@ class Audit:
 
     shards: list[ShardAudit]
     problems: list[str]
+    faults: list[str] = field(default_factory=list)  # damage of shards that hides records
+    broken: list[str] = field(default_factory=list)  # names of parts that a run must do again
 
     @property
     def ok(self) -> bool:
-        return not self.problems
+        return not self.problems and not self.faults
 
     @property
     def predicted(self) -> int:
@@ -68,6 +68,7 @@ class Audit:
             "input": self.total,
             "predicted": self.predicted,
             "rejected": self.rejected,
+            "shard_faults": self.faults,
             "problems": self.problems,
             "shards": [
                 {
@@ -75,6 +76,7 @@ class Audit:
                     "input": shard.total,
                     "predicted": shard.predicted,
                     "rejected": shard.rejected,
+                    "faults": shard.faults,
                     "missing": [[gap.first, gap.last] for gap in shard.missing],
                 }
                 for shard in self.shards
@@ -99,12 +101,19 @@ def audit(out: RunDirectory, *, recount: bool = False) -> Audit:
     ledger = Ledger.load(out)
     problems = [f"parts/{name}: not a readable part of a run" for name in ledger.foreign]
     problems += [f"parts/{name}: holds rows that another part holds, too" for name in ledger.superseded]
-    problems += [f"rejects/{name}: rejects without their part" for name in ledger.orphans]
+    problems += [f"{name}: rejects without their part" for name in ledger.orphans]
     rows: dict[str, Counter[str]] = {}
+    faults: list[str] = []
+    broken = list(ledger.foreign)
+    variant = plan.get("variant", "auto")
+    expected = Expected(None if variant == "auto" else variant, plan["identity"].get("bundle"))
     with ThreadPoolExecutor(_READERS) as pool:
-        for counts, faults in pool.map(lambda part: _check_part(out, part), ledger.parts):
-            problems += faults
-            for shard_id, counted in counts.items():
+        checks = pool.map(partial(check_part, out, expected), ledger.parts)
+        for part, check in zip(ledger.parts, checks, strict=True):
+            problems += check.problems
+            faults += check.faults
+            broken += [part.name] if check.problems else []
+            for shard_id, counted in check.counts.items():
                 rows.setdefault(shard_id, Counter()).update(counted)
     gaps = {shard.id: missing for shard, missing in ledger.missing(shards)}
     audits = [
@@ -113,6 +122,7 @@ def audit(out: RunDirectory, *, recount: bool = False) -> Audit:
             ledger.totals.get(shard.id),
             predicted=rows.get(shard.id, Counter())["predicted"],
             rejected=rows.get(shard.id, Counter())["rejected"],
+            faults=rows.get(shard.id, Counter())["fault"],
             missing=gaps.get(shard.id, []),
         )
         for shard in shards
@@ -124,56 +134,15 @@ def audit(out: RunDirectory, *, recount: bool = False) -> Audit:
     if recount:
         options = read_options(RunConfig.model_validate(plan["config"]))
         problems += _recount(shards, audits, options)
-    return Audit(audits, problems)
-
-
-def _check_part(out: RunDirectory, part: Part) -> tuple[dict[str, Counter[str]], list[str]]:
-    """Rows of one part by shard, and what its files say that its footer does not."""
-    counts: dict[str, Counter[str]] = {shard: Counter() for shard in part.coverage}
-    found: dict[str, list[npt.NDArray[np.int64]]] = {shard: [] for shard in part.coverage}
-    faults = []
-    files = [("predicted", out.parts / part.name, part.predicted)]
-    if part.rejected:
-        files.append(("rejected", out.rejects / part.name, part.rejected))
-    for kind, place, expected in files:
-        try:
-            table = _read_addresses(place)
-        except StoreError:
-            raise  # an outage says nothing about the file
-        except (OSError, pa.ArrowException) as e:
-            faults.append(f"{_short(place)}: cannot be read: {e}")
-            continue
-        if table.num_rows != expected:
-            faults.append(f"{_short(place)}: {table.num_rows} rows, its footer says {expected}")
-        for shard in table["shard"].unique().to_pylist():
-            if shard not in found:
-                faults.append(f"{_short(place)}: rows of {shard}, which its footer does not name")
-                continue
-            rows = table.filter(pc.equal(table["shard"], shard))["row"].to_numpy()
-            counts[shard][kind] += len(rows)
-            found[shard].append(rows)
-    for shard, intervals in part.coverage.items():
-        expected_rows = np.concatenate([np.arange(i.first, i.last + 1) for i in intervals])
-        actual = np.sort(np.concatenate(found[shard])) if found[shard] else np.zeros(0, np.int64)
-        if not np.array_equal(actual, expected_rows):
-            faults.append(f"parts/{part.name}: rows of {shard} are not those that its footer says")
-    return counts, faults
-
-
-def _read_addresses(place: Location) -> pa.Table:
-    with place.open_input() as file:
-        return pq.read_table(file, columns=["shard", "row"])
-
-
-def _short(place: Location) -> str:
-    return "/".join(place.path.split("/")[-2:])
+    return Audit(audits, problems, sorted(faults), broken)
 
 
 def _check_shard(shard: ShardAudit) -> Iterable[str]:
     for gap in shard.missing:
         upto = f"{gap.last}" if gap.last is not None else "its end"
         yield f"{shard.shard}: rows {gap.first} to {upto} are not done; run again to resume"
-    if shard.total is not None and not shard.missing and shard.total != shard.predicted + shard.rejected:
+    out_rows = shard.predicted + shard.rejected + shard.faults
+    if shard.total is not None and not shard.missing and shard.total != out_rows:
         out = f"{shard.predicted} predicted + {shard.rejected} rejected"
         yield f"{shard.shard}: {shard.total} rows in, but {out} out"
 

@@ -258,7 +258,7 @@ def _job(plan: Plan) -> Job:
     if provider == "auto":
         provider = "cuda" if plan.accelerated else "cpu"
     config = plan.survey.config.model_copy(update={"provider": provider, "variant": plan.variant})
-    return Job(config, plan.part_rows, threads=1, ladder=plan.ladder)
+    return Job(config, plan.part_rows, threads=1, ladder=plan.ladder, claim=plan.claim)
 
 
 @contextmanager

@@ -18,12 +18,13 @@ from mmray.pipeline.ledger import Part
 from mmray.pipeline.liveness import AHEAD, MeterHandle, Reporter, beginning, places_of
 from mmray.pipeline.meter import START, drain, measured, timed
 from mmray.pipeline.plan import Unit
-from mmray.pipeline.sink import PartBuffer, commit, read_parquet, to_rejects
+from mmray.pipeline.sink import PartBuffer, commit, read_parquet, read_rejects, to_rejects
 from mmray.pipeline.survey import read_options
 from mmray.schema import predictions
 from mmray.sources import Shard, read
 from mmray.sources.readahead import readahead
 
+_PLACE = ["row", "key", "offset", "length"]  # of a record, which is the same one if these are
 _ABOUT = pa.schema([("part", pa.string()), ("rows", pa.int64()), ("rejects", pa.int64())])
 
 
@@ -98,29 +99,40 @@ class RetryWorker(FusedWorker):
             part = Part.read(out.parts / name)
             if part is None:
                 raise RunError(f"{out}: parts/{name} went away while it was retried")
-            outcomes = self._reread(read_parquet(out.rejects / name))
+            before = read_rejects(out, part)
+            is_fault = pc.equal(before["stage"], "shard")  # it will be so until the shard changes
+            outcomes = self._reread(before.filter(pc.invert(is_fault)))
             failed = pc.is_valid(outcomes["error"])
             good = outcomes.filter(pc.invert(failed)).select(predictions(self._predict.columns).names)
             rows = pa.concat_tables([read_parquet(out.parts / name), good]).sort_by(
                 [("shard", "ascending"), ("row", "ascending")]
             )
+            rejects = pa.concat_tables([to_rejects(outcomes.filter(failed)), before.filter(is_fault)])
             self._report.enter("write")
-            yield commit(out, rows, to_rejects(outcomes.filter(failed)), part.coverage, part.totals)
+            yield commit(out, rows, rejects, part.coverage, part.totals)
             self._tell(outcomes)
 
     def _reread(self, rejects: pa.Table) -> pa.Table:
-        """OUTCOMES of the rejected records, one for each."""
+        """OUTCOMES of the rejected records, one for each.
+
+        Raises:
+            RunError: in a place there is not the record that was rejected.
+        """
         outcomes = []
         for shard_id in rejects["shard"].unique().to_pylist():
             shard = self._shards[shard_id]
             here = rejects.filter(pc.equal(rejects["shard"], shard_id)).sort_by("row").to_pylist()
+            again = []
             for records in read(shard, self._options, [_address(reject) for reject in here]):
+                again += records.select(_PLACE).to_pylist()
                 outcomes.append(self._outcomes(records))
                 self._report.move()
-        found = pa.concat_tables(outcomes)
-        if found.num_rows != rejects.num_rows:
-            raise RunError(f"{found.num_rows} of {rejects.num_rows} rejects found again; did a shard change?")
-        return found
+            if again != [{name: reject[name] for name in _PLACE} for reject in here]:
+                raise RunError(
+                    f"{shard.name}: its rejected records are no longer where they were, so it changed; "
+                    "nothing of it was retried; run it anew with mmray run --accept-changes"
+                )
+        return pa.concat_tables(outcomes)
 
 
 def _about(part: Part) -> dict[str, Any]:

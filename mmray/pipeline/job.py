@@ -32,10 +32,11 @@ class Job:
     part_rows: int
     threads: int  # of one inference: the CPUs that an actor owns
     ladder: Ladder | None = None  # sizes of batches on a device
+    claim: str | None = None  # of the run directory, without which nothing may be written
 
     @property
     def out(self) -> RunDirectory:
-        return RunDirectory.at(self.config.output)
+        return RunDirectory.at(self.config.output, self.claim)
 
     def open_predictor(self) -> Predictor:
         bundle = Bundle.open(self.config.bundle)

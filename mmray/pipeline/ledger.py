@@ -1,14 +1,15 @@
 """What the parts of a run cover, read from their footers alone: the run's only record of what is done.
 
-A part and the rejects of the same rows share a file name; the rejects are written first, so a part stands for
-both. Parts may overlap after a crash or a retry: then the larger one counts, and `settle` deletes the other.
+A part, the rejects and the shard faults of the same rows share a file name; the part is written last, so it
+stands for all. Parts may overlap after a crash or a retry: then the larger one counts, and `settle` deletes
+the other.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ from mmray.sources import Shard
 from mmray.storage import Location
 
 FOOTER_KEY = b"mmray"
+FAULT = "shard/"  # rejects of this stage are faults of a shard: they hide records, nobody knows how many
 _READERS = 16  # threads that wait for footers
 _BATCH = 64  # footers that one thread reads in a row: a future for each would cost a tenth of the memory
 
@@ -35,12 +37,17 @@ class Part:
     coverage: Mapping[str, list[Interval]]  # by shard id
     totals: Mapping[str, int]  # rows of those shards whose end was seen
     predicted: int
-    rejects: Mapping[str, int]  # "stage/type": rows
+    rejects: Mapping[str, int]  # "stage/type": rows, shard faults among them
     modalities: Mapping[str, int]  # "image+text": rows that were predicted from these
+    faulty: Sequence[str] = ()  # ids of the shards that these faults are of
 
     @property
     def rejected(self) -> int:
-        return sum(self.rejects.values())
+        return sum(self.rejects.values()) - self.faults
+
+    @property
+    def faults(self) -> int:
+        return sum(n for kind, n in self.rejects.items() if kind.startswith(FAULT))
 
     @property
     def rows(self) -> int:
@@ -54,6 +61,7 @@ class Part:
             "predicted": self.predicted,
             "rejects": self.rejects,
             "modalities": self.modalities,
+            "faulty": self.faulty,
         }
         return {FOOTER_KEY: json.dumps(content, sort_keys=True).encode()}
 
@@ -83,7 +91,8 @@ class Ledger:
     parts: list[Part] = field(default_factory=list)
     superseded: list[str] = field(default_factory=list)  # parts whose rows others hold, too
     foreign: list[str] = field(default_factory=list)  # files in parts/ that are not parts
-    orphans: list[str] = field(default_factory=list)  # rejects without their part
+    orphans: list[str] = field(default_factory=list)  # "rejects/x.parquet": rejects and faults without a part
+    bereft: list[str] = field(default_factory=list)  # parts whose rejects or faults went away
     coverage: dict[str, list[Interval]] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
 
@@ -98,7 +107,10 @@ class Ledger:
         ledger = cls.of(part for part in parts if part is not None)
         ledger.foreign = [name for name, part in zip(names, parts, strict=True) if part is None]
         kept = {part.name for part in ledger.parts} | set(ledger.superseded)
-        ledger.orphans = [file.base_name for file in out.rejects.files() if file.base_name not in kept]
+        for folder, holds in ((out.rejects, "rejected"), (out.faults, "faults")):
+            there = {file.base_name for file in folder.files()}
+            ledger.orphans += [f"{folder.name}/{name}" for name in sorted(there - kept)]
+            ledger.bereft += [p.name for p in ledger.parts if getattr(p, holds) and p.name not in there]
         return ledger
 
     @classmethod
@@ -124,12 +136,12 @@ class Ledger:
 
         To be called while no worker writes.
         """
+        out.check_claim()
         for name in self.superseded:
-            (out.parts / name).delete()
-            (out.rejects / name).delete()
+            out.delete_part(name)
         for name in self.orphans:
-            (out.rejects / name).delete()
-        for place in (out.parts, out.rejects):
+            (out.root / name).delete()
+        for place in out.folders:
             for file in place.leftovers():
                 file.delete()
         self.superseded, self.orphans = [], []
@@ -149,6 +161,21 @@ class Ledger:
 
     @property
     def rejects(self) -> Counter[str]:
+        """Rejected records by "stage/type"."""
+        return Counter({kind: n for kind, n in self._rejects.items() if not kind.startswith(FAULT)})
+
+    @property
+    def faults(self) -> Counter[str]:
+        """Shard faults by "stage/type"."""
+        return self._rejects - self.rejects
+
+    @property
+    def faulty(self) -> set[str]:
+        """Ids of the shards with faults."""
+        return {shard for part in self.parts for shard in part.faulty}
+
+    @property
+    def _rejects(self) -> Counter[str]:
         return sum((Counter(part.rejects) for part in self.parts), Counter())
 
     @property

@@ -67,6 +67,7 @@ class Plan:
     variant: str  # "auto" until a race on these machines has settled it
     ladder: Ladder | None  # sizes of batches on devices; None: actors run on CPUs, which take any
     advice: Advice | None = None  # what CPUs prepare and devices take, where it was measured beforehand
+    claim: str | None = None  # of the run directory (see `mmray.pipeline.lease`)
 
     @property
     def cascade(self) -> Cascade | None:

@@ -9,8 +9,7 @@ import pyarrow.compute as pc
 
 from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.rundir import RunDirectory
-from mmray.pipeline.sink import commit, read_parquet
-from mmray.schema import REJECTS
+from mmray.pipeline.sink import commit, read_parquet, read_rejects
 
 
 def prune(out: RunDirectory, shard_ids: Collection[str]) -> Ledger:
@@ -19,16 +18,16 @@ def prune(out: RunDirectory, shard_ids: Collection[str]) -> Ledger:
     A part that holds other rows, too, is written anew without the stale ones before it is deleted. A crash
     between the two leaves both; the next call starts again from the old one.
     """
+    out.check_claim()
     for part in Ledger.load(out).parts:
         kept = {shard: runs for shard, runs in part.coverage.items() if shard in shard_ids}
         if len(kept) == len(part.coverage):
             continue
         if kept:
-            rejects = read_parquet(out.rejects / part.name) if part.rejected else REJECTS.empty_table()
             totals = {shard: total for shard, total in part.totals.items() if shard in kept}
-            commit(out, _only(read_parquet(out.parts / part.name), kept), _only(rejects, kept), kept, totals)
-        (out.parts / part.name).delete()
-        (out.rejects / part.name).delete()
+            rejects = _only(read_rejects(out, part), kept)
+            commit(out, _only(read_parquet(out.parts / part.name), kept), rejects, kept, totals)
+        out.delete_part(part.name)
     return Ledger.load(out)
 
 

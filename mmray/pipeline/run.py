@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import time
-from typing import Any
 
 from mmray import __version__
 from mmray.config import RunConfig
-from mmray.errors import OutputError, RunError
-from mmray.pipeline.advice import advise
-from mmray.pipeline.audit import Audit, audit
+from mmray.errors import RunError
+from mmray.pipeline.audit import audit
 from mmray.pipeline.cluster import connected
-from mmray.pipeline.execute import RunningMeter, balanced, execute, execute_retry, locate, metered, settled
+from mmray.pipeline.execute import RunningMeter, balanced, execute, locate, metered, settled
 from mmray.pipeline.isolate import Gaps, Suspects, names, reject
+from mmray.pipeline.lease import held
 from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.meter import Doing, Snapshot
 from mmray.pipeline.plan import Plan, make_plan
 from mmray.pipeline.prune import prune
 from mmray.pipeline.rundir import RunDirectory
+from mmray.pipeline.summary import Result, conclude, describe
 from mmray.pipeline.survey import Survey, output_columns, survey
-from mmray.sources import Shard
 
 # Passes in a row in which workers died and nothing was done. Where several died it is no record's fault;
 # where one did, the third pass has its rows in pieces.
@@ -37,14 +36,7 @@ class Watcher:
     surveyed: Callable[[Survey, Ledger], None]  # before the cluster starts
     planned: Callable[[Plan], None]
     progress: Callable[[Snapshot], None]  # twice a second, from a thread of its own
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run came to."""
-
-    summary: dict[str, Any]  # what summary.json holds
-    audit: Audit
+    said: Callable[[str], None] = lambda _: None  # words that somebody should read
 
 
 def preview(config: RunConfig) -> tuple[Plan, Ledger]:
@@ -78,66 +70,46 @@ def run(config: RunConfig, watcher: Watcher, *, accept_changes: bool = False) ->
     started = time()
     found = survey(config)
     out = RunDirectory.at(found.config.output)
-    earlier = out.read_plan()
-    ledger = Ledger()
-    if earlier is not None:
-        found.check_resumable(earlier, accept_changes=accept_changes)
-        ledger = Ledger.load(out)
-        ledger.settle(out)
-        if accept_changes:
-            ledger = prune(out, {shard.id for shard in found.shards})
-    watcher.surveyed(found, ledger)
-    if not ledger.missing(found.shards):
-        return _conclude(out, found, ledger, {})
-    with connected() as machines:
-        plan = settled(make_plan(found, machines), earlier)
-        watcher.planned(plan)
-        out.begin(plan.to_json())
-        out.log("started", mmray=__version__, topology=plan.topology, actors=plan.actors)
-        with metered(watcher.progress, plan) as meter:
-            ledger = _process(plan, out, ledger, meter)
-            counted = meter.read()
-    return _conclude(out, found, ledger, _describe(plan, counted, started))
+    found.check_resumable(out.read_plan(), accept_changes=accept_changes)  # before anything is touched
+    with held(out, watcher.said) as out:
+        earlier = out.read_plan()
+        ledger = Ledger()
+        if earlier is not None:
+            found.check_resumable(earlier, accept_changes=accept_changes)
+            ledger = Ledger.load(out)
+            ledger.settle(out)
+            if accept_changes:
+                ledger = prune(out, {shard.id for shard in found.shards})
+            ledger = _set_aside(out, ledger.bereft, ledger, watcher)
+        watcher.surveyed(found, ledger)
+        if not ledger.missing(found.shards):
+            verdict = audit(out)
+            ledger = _set_aside(out, verdict.broken, ledger, watcher)
+            if not ledger.missing(found.shards):
+                return conclude(out, found, ledger, verdict, {})
+        with connected() as machines:
+            plan = settled(replace(make_plan(found, machines), claim=str(out.claim)), earlier)
+            watcher.planned(plan)
+            out.begin(plan.to_json())
+            out.log("started", mmray=__version__, topology=plan.topology, actors=plan.actors)
+            with metered(watcher.progress, plan) as meter:
+                ledger = process(plan, out, ledger, meter)
+                counted = meter.read()
+        return conclude(out, found, ledger, audit(out), describe(plan, counted, started))
 
 
-def retry(output: str, overrides: Callable[[Mapping[str, Any]], RunConfig], watcher: Watcher) -> Result:
-    """Process the rejects of a run anew; those that succeed now become predictions.
-
-    Args:
-        output: the run directory.
-        overrides: makes the config of the retry from that of the run.
-        watcher: told how it goes.
-
-    Raises:
-        OutputError: no finished run there.
-        RunError: the retry broke off; the same call goes on from there.
-    """
-    started = time()
-    out = RunDirectory.at(output)
-    earlier = out.read_plan()
-    if earlier is None:
-        raise OutputError(f"{output}: no run there (no plan.json); check the path")
-    found = survey(overrides(earlier["config"]))
-    shards = [Shard.from_list(values) for values in earlier["shards"]]
-    ledger = Ledger.load(out)
-    ledger.settle(out)
-    watcher.surveyed(found, ledger)
-    parts = [part.name for part in ledger.parts if part.rejected]
-    if not parts:
-        return _conclude(out, found, ledger, {})
-    with connected() as machines:
-        plan = settled(make_plan(found, machines), earlier)
-        watcher.planned(plan)
-        out.log("retry", rejects=ledger.rejects.total(), parts=len(parts), identity=found.identity())
-        with metered(watcher.progress, plan) as meter:
-            execute_retry(plan, parts, shards, meter)
-            counted = meter.read()
-        ledger = Ledger.load(out)
-        ledger.settle(out)
-    return _conclude(out, found, ledger, _describe(plan, counted, started))
+def _set_aside(out: RunDirectory, broken: Sequence[str], ledger: Ledger, watcher: Watcher) -> Ledger:
+    """The ledger without parts that are of no use; their rows are missing then."""
+    if not broken:
+        return ledger
+    watcher.said(f"does again what is in {len(broken)} broken files; they are in {out}/broken now")
+    out.log("set aside", files=broken)
+    for name in broken:
+        out.set_aside(name)
+    return Ledger.load(out)
 
 
-def _process(plan: Plan, out: RunDirectory, ledger: Ledger, meter: RunningMeter) -> Ledger:
+def process(plan: Plan, out: RunDirectory, ledger: Ledger, meter: RunningMeter) -> Ledger:
     """Do what is missing, in passes, until nothing is or they get nowhere."""
     suspects = Suspects(partial(locate, plan))
     config = plan.survey.config.model_copy(update={"variant": plan.variant})
@@ -184,78 +156,3 @@ def _check_hope(idle: int, missing: Gaps, lost: Sequence[Doing], unreadable: Map
     if idle > _IDLE_PASSES["several" if len(lost) > 1 else "one"]:
         at = names(lost) or f"died before it began with {name}"
         raise RunError(f"no progress: each worker {at}; {count}; Ray's logs say more; {_MEND}")
-
-
-def _describe(plan: Plan, counted: Snapshot, started: float) -> dict[str, Any]:
-    return {
-        "rows": counted.rows,
-        "topology": plan.topology,
-        "actors": plan.actors,
-        "elapsed_s": round(time() - started, 3),
-        "startup_s": round(counted.first - started, 3),
-        "rows_per_s": round(counted.rows_per_s, 2),
-        "stage_seconds": {stage: round(seconds, 3) for stage, seconds in counted.seconds.items()},
-        **(_describe_split(plan, counted) if plan.topology == "split" else {}),
-        **({"cascade": _describe_cascade(counted)} if plan.cascade else {}),
-    }
-
-
-def _describe_split(plan: Plan, counted: Snapshot) -> dict[str, Any]:
-    """What the devices did, what a record takes of tasks and devices, and what bounds the run."""
-    rows = max(1, counted.rows)
-    task_s, device_s = counted.task_s / rows, counted.device_s / rows
-    advice = advise(task_s, device_s, plan.task_cpus, plan.actors)
-    return {
-        "device_busy": round(counted.device_busy, 4),
-        "devices": {name: use.to_json() for name, use in counted.devices.items()},
-        "task_ms": round(1e3 * task_s, 3),
-        "device_ms": round(1e3 * device_s, 3),
-        "task_cpus": plan.task_cpus,
-        "cpu_rows_per_s": advice and round(advice.cpu_rows_per_s, 1),
-        "device_rows_per_s": advice and round(advice.device_rows_per_s, 1),
-        "cpus_per_device": advice and advice.cpus_per_device,
-        "advice": str(advice or ""),
-    }
-
-
-def _describe_cascade(counted: Snapshot) -> dict[str, Any]:
-    """Who left where, whether early answers were right, and what they saved.
-
-    The saving is what the records that left early would have cost in full, as measured on the shadow.
-    """
-    rows = sum(counted.left.values())
-    early = rows - counted.left.get(max(counted.left, default=0), 0)
-    in_full = counted.seconds["shadow"] / counted.shadowed if counted.shadowed else None
-    return {
-        "left": {str(stage): round(n / rows, 4) for stage, n in counted.left.items()},
-        "shadowed": counted.shadowed,
-        "agreed": counted.agreed,
-        "saved_s": None if in_full is None else round(in_full * early, 3),
-        "shift": counted.shift,
-    }
-
-
-def _conclude(out: RunDirectory, found: Survey, ledger: Ledger, this_run: dict[str, Any]) -> Result:
-    """Audit, and write the summary."""
-    verdict = audit(out)
-    rejects, modalities = ledger.rejects, ledger.modalities
-    total = ledger.predicted + rejects.total()
-    summary = {
-        "ok": verdict.ok,
-        "rows": total,
-        "predicted": ledger.predicted,
-        "rejected": rejects.total(),
-        "reject_rate": round(rejects.total() / total, 6) if total else 0.0,
-        "rejects": dict(rejects.most_common()),  # by stage/type
-        "modalities": dict(modalities.most_common()),  # predicted rows by what they were predicted from
-        "shards": len(found.shards),
-        "parts": len(ledger.parts),
-        "variant": (out.read_plan() or {}).get("variant", found.config.variant),
-        "bundle": found.bundle.digest,
-        # Of this call alone; empty where an earlier one had left nothing to do.
-        "this_run": this_run,
-    }
-    if this_run or not out.summary.exists():
-        out.write_summary(summary)
-        out.log("finished", ok=verdict.ok, rows=total)
-    return Result(summary, verdict)

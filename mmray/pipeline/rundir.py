@@ -1,31 +1,39 @@
 """The run directory: one object owns every name in it.
 
-out/  plan.json  parts/*.parquet  rejects/*.parquet  events.jsonl  summary.json
+out/  plan.json  parts/*.parquet  rejects/*.parquet  faults/*.parquet  events.jsonl  summary.json
+      leases/ of whoever writes  broken/ what an audit found unusable and a later run did again
 """
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow.fs as pafs
 
-from mmray.errors import OutputError
+from mmray.errors import OutputError, RunError
+from mmray.remote import StoreError
 from mmray.storage import Location
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # what may pass, so that the same command can go on
+_FOLDERS = ("parts", "rejects", "faults")
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Names and small files of one run. Parts and rejects of the same rows share a file name."""
+    """Names and small files of one run. A part, its rejects and its shard faults share a file name."""
 
     root: Location
+    claim: Location | None = None  # of whoever may write, while it may (see `mmray.pipeline.lease`)
 
     @classmethod
-    def at(cls, place: str) -> RunDirectory:
-        return cls(Location.parse(place))
+    def at(cls, place: str, claim: str | None = None) -> RunDirectory:
+        return cls(Location.parse(place), Location.parse(claim) if claim else None)
 
     def __str__(self) -> str:
         return str(self.root)
@@ -41,6 +49,14 @@ class RunDirectory:
     @property
     def rejects(self) -> Location:
         return self.root / "rejects"
+
+    @property
+    def faults(self) -> Location:
+        return self.root / "faults"
+
+    @property
+    def leases(self) -> Location:
+        return self.root / "leases"
 
     @property
     def events(self) -> Location:
@@ -66,15 +82,61 @@ class RunDirectory:
             except (ValueError, AttributeError) as e:
                 raise OutputError(f"{self.plan}: not a plan of mmray ({e}); choose another --output") from e
             return plan
-        if any(place.files() for place in (self.root, self.parts, self.rejects)):
+        if any(place.files() for place in (self.root, *self.folders)):
             raise OutputError(f"{self}: holds files but no plan.json; choose an empty or new --output")
         return None
 
     def begin(self, plan: Mapping[str, Any]) -> None:
         """Make the directories and write the plan, last, so that its presence means that they are there."""
-        for place in (self.parts, self.rejects):
-            place.make_directory()
-        self.plan.write_atomically(json.dumps(plan, indent=1).encode())
+        with self.writing():
+            for place in self.folders:
+                place.make_directory()
+            self.plan.write_atomically(json.dumps(plan, indent=1).encode())
+
+    @property
+    def folders(self) -> tuple[Location, ...]:
+        """Where files of a part's name lie: the part, what was rejected, where shards are damaged."""
+        return tuple(self.root / name for name in _FOLDERS)
+
+    def delete_part(self, name: str) -> None:
+        """Delete a part, and then what belongs to it."""
+        for place in self.folders:
+            (place / name).delete()
+
+    def set_aside(self, name: str) -> None:
+        """Move the files of a part where no run counts them, so that its rows are missing."""
+        self.check_claim()
+        for place in self.folders:
+            if (place / name).exists():
+                (self.root / "broken").make_directory()
+                (place / name).move_to(self.root / "broken" / f"{place.name}-{name}")
+
+    def check_claim(self) -> None:
+        """To be called before anything is written or deleted.
+
+        Raises:
+            RunError: another run has taken the directory over.
+        """
+        if self.claim and not self.claim.exists():
+            raise RunError(f"{self}: another run has taken it over, so this one must not write any more")
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """While the body makes the first files of a run.
+
+        Raises:
+            OutputError: the place cannot be written to.
+            RunError: it is full, or its disk fails.
+        """
+        try:
+            yield
+        except StoreError:
+            raise
+        except OSError as e:
+            reason = e.strerror or str(e)
+            if e.errno in _FULL:
+                raise RunError(f"{self}: {reason}; make room there, and run the same command again") from e
+            raise OutputError(f"{self}: cannot be written ({reason}); choose another --output") from e
 
     def log(self, event: str, **details: object) -> None:
         """Append to events.jsonl. Events are few (start, passes, end): the file is rewritten whole."""

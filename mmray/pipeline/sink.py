@@ -37,12 +37,17 @@ def commit(
     coverage: Mapping[str, list[Interval]],
     totals: Mapping[str, int],
 ) -> Part:
-    """Make rows appear in the run directory: their rejects first, then the part that stands for both.
+    """Make rows appear: their rejects and shard faults first, then the part that stands for them.
 
-    Both files appear whole or not at all. Their name derives from the rows that they cover and from which of
+    Each file appears whole or not at all. Their name derives from the rows that they cover and from which of
     them are rejected, so a task that is run again replaces what it wrote before.
+
+    Raises:
+        RunError: another run has taken the directory over.
     """
     kinds = zip(rejects["stage"].to_pylist(), rejects["type"].to_pylist(), strict=True)
+    is_fault = pc.equal(rejects["stage"], "shard")
+    faults, others = rejects.filter(is_fault), rejects.filter(pc.invert(is_fault))
     part = Part(
         name=_name(coverage, rejects),
         coverage=coverage,
@@ -50,9 +55,12 @@ def commit(
         predicted=predicted.num_rows,
         rejects=Counter(f"{stage}/{kind}" for stage, kind in kinds),
         modalities=Counter("+".join(m) for m in predicted["modalities"].to_pylist()),
+        faulty=faults["shard"].unique().to_pylist(),
     )
-    if rejects.num_rows:
-        (out.rejects / part.name).write_atomically(_to_parquet(rejects))
+    out.check_claim()
+    for place, why in ((out.rejects, others), (out.faults, faults)):
+        if why.num_rows:
+            (place / part.name).write_atomically(_to_parquet(why))
     (out.parts / part.name).write_atomically(_to_parquet(predicted, part.to_footer()))
     return part
 
@@ -120,7 +128,7 @@ def to_rejects(failed: pa.Table) -> pa.Table:
 
 def _to_parquet(rows: pa.Table, footer: Mapping[bytes, bytes] | None = None) -> pa.Buffer:
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, rows.schema, compression="zstd") as writer:
+    with pq.ParquetWriter(sink, rows.schema, compression="zstd", write_page_checksum=True) as writer:
         writer.write_table(rows)
         # As metadata of the schema it would be in the file twice.
         writer.add_key_value_metadata(footer or {})
@@ -128,6 +136,16 @@ def _to_parquet(rows: pa.Table, footer: Mapping[bytes, bytes] | None = None) -> 
 
 
 def read_parquet(place: Location) -> pa.Table:
-    """Rows of a part or of its rejects."""
+    """Rows of a part or of its rejects.
+
+    Raises:
+        OSError: it is not there, or is not what was written.
+    """
     with place.open_input() as file:
-        return pq.read_table(file)
+        return pq.read_table(file, page_checksum_verification=True)
+
+
+def read_rejects(out: RunDirectory, part: Part) -> pa.Table:
+    """The rejects of a part, and its shard faults after them."""
+    places = [out.rejects] * bool(part.rejected) + [out.faults] * bool(part.faults)
+    return pa.concat_tables([REJECTS.empty_table(), *(read_parquet(place / part.name) for place in places)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,21 +73,35 @@ class Survey:
             **{key: config[key] for key in _SHAPES_OUTPUT},
         }
 
-    def check_resumable(self, earlier: Mapping[str, Any], *, accept_changes: bool = False) -> None:
+    def check_resumable(
+        self,
+        earlier: Mapping[str, Any] | None,
+        *,
+        accept_changes: bool = False,
+        cures: Collection[str] = (),
+        mended: Collection[str] = (),
+    ) -> list[Shard]:
         """Refuse to continue a run, given its plan.json, with anything that would change its output.
 
         Args:
-            earlier: content of plan.json.
+            earlier: content of plan.json; None where there is no run yet.
             accept_changes: shards may have come, or have changed (another size): those are run anew.
+            cures: settings that may differ.
+            mended: ids of shards that may have changed.
+
+        Returns:
+            Shards that came or changed.
 
         Raises:
             OutputError: names what differs.
         """
+        if earlier is None:
+            return []
         place = self.config.output
         identity: dict[str, Any] = earlier.get("identity", {})
         for key, value in self.identity().items():
             before = identity.get(key)
-            if before != value:
+            if before != value and key not in cures:
                 raise OutputError(
                     f"{place}: was made with {key}={_short(before)}, now it is {_short(value)}; "
                     "choose another --output, or the same settings to resume"
@@ -103,12 +117,14 @@ class Survey:
                 f"{place}: {len(removed)} shards of this run are gone ({', '.join(removed[:3])}); bring them "
                 "back, or choose another --output"
             )
-        if came and not accept_changes:
+        may_change = {then[id].name for id in mended if id in then}
+        if not accept_changes and not may_change.issuperset(came):
             new = len(came) - len(changed)
             raise OutputError(
                 f"{place}: the input changed: {new} shards are new, {len(changed)} have another size "
                 f"({', '.join(came[:3])}); run them with --accept-changes, or choose another --output"
             )
+        return [now[id] for id in now.keys() - then.keys()]
 
 
 def survey(config: RunConfig) -> Survey:

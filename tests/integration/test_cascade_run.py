@@ -10,7 +10,8 @@ from support.predictions import assert_same_predictions, read_predictions
 from support.tars import write_shard
 
 from mmray.config import RunConfig
-from mmray.pipeline.run import Result, Watcher, run
+from mmray.pipeline.run import Watcher, run
+from mmray.pipeline.summary import Result
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.sources import ReadOptions, list_shards, read
 

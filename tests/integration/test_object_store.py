@@ -16,9 +16,10 @@ from mmray.config import RunConfig
 from mmray.errors import BundleError
 from mmray.pipeline.audit import audit
 from mmray.pipeline.ledger import Ledger
-from mmray.pipeline.run import Result, Watcher, run
+from mmray.pipeline.run import Watcher, run
 from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.sink import read_parquet
+from mmray.pipeline.summary import Result
 from mmray.sources import list_shards
 from mmray.storage import Location
 

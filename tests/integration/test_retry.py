@@ -12,7 +12,8 @@ import pytest
 from mmray.config import RunConfig, load_config
 from mmray.errors import OutputError
 from mmray.pipeline.audit import audit
-from mmray.pipeline.run import Watcher, retry, run
+from mmray.pipeline.retry import retry
+from mmray.pipeline.run import Watcher, run
 from mmray.pipeline.rundir import RunDirectory
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -17,8 +17,9 @@ from mmray.bundle import Bundle
 from mmray.config import RunConfig
 from mmray.errors import OutputError, RunError
 from mmray.pipeline.audit import audit
-from mmray.pipeline.run import Result, Watcher, run
+from mmray.pipeline.run import Watcher, run
 from mmray.pipeline.rundir import RunDirectory
+from mmray.pipeline.summary import Result
 from mmray.schema import REJECTS
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

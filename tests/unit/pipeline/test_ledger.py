@@ -96,7 +96,7 @@ def test_rejects_without_their_part_are_orphans_and_go(out):
     part = write(out, rows_of(A, range(4)))
     path_of(out, part.name).unlink()
     ledger = Ledger.load(out)
-    assert ledger.orphans == [part.name]
+    assert ledger.orphans == [f"rejects/{part.name}"]
     assert ledger.missing([A]) == [(A, [WHOLE])]
     ledger.settle(out)
     assert files(out) == {}

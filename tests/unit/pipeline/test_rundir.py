@@ -27,7 +27,7 @@ def test_a_plan_comes_back_as_it_was_written(out):
 
 def test_with_the_plan_there_are_the_directories(out, tmp_path):
     out.begin(PLAN)
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"plan.json", "parts", "rejects"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"plan.json", "parts", "rejects", "faults"}
 
 
 def test_a_crash_before_the_plan_leaves_a_place_that_can_be_begun_again(out, tmp_path):

@@ -1,0 +1,199 @@
+"""Who may write to a run directory: one run at a time, on local disks, shared ones and stores alike.
+
+It needs only listings that show what was written before (S3, GCS and Azure promise it): whoever wants to
+write first writes a claim, then lists the claims. Of two that do so at least one sees the other, and gives
+way; so there are never two, as in Lamport's bakery ("A New Solution of Dijkstra's Concurrent Programming
+Problem", CACM 17:8, 1974). A claim is the fencing token as well: it is written once, whoever takes over
+deletes it, and workers ask for it before each part that they write.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Self
+from uuid import uuid4
+
+from mmray.errors import OutputError
+from mmray.pipeline.rundir import RunDirectory
+from mmray.storage import Location
+
+_BEAT_S = 5.0
+_SILENT_S = 6 * _BEAT_S  # without a beat, whoever is on another machine is taken for dead
+_POLL_S = 1.0
+_TRIES = 5  # while others claim at the same time
+_CLAIM, _BEAT = ".claim", ".beat"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that claims a run directory."""
+
+    host: str
+    machine: str  # where process ids mean the same
+    process: int
+    born: str  # tells it from a later process of the same id
+    since: str
+
+    @classmethod
+    def this(cls) -> Self:
+        process = os.getpid()
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        return cls(platform.node(), _machine(), process, _born(process) or "", since)
+
+    @property
+    def is_here(self) -> bool:
+        return self.machine == _machine()
+
+    @property
+    def is_dead(self) -> bool:
+        """Of a process of this machine."""
+        return _born(self.process) != self.born
+
+    def __str__(self) -> str:
+        return f"process {self.process} of {self.host}, since {self.since}"
+
+
+@contextmanager
+def held(out: RunDirectory, say: Callable[[str], None]) -> Iterator[RunDirectory]:
+    """The run directory, to write to while the body runs.
+
+    Args:
+        out: the run directory.
+        say: told in words whom this waits for, and from whom the directory was taken over.
+
+    Raises:
+        OutputError: another run works on it, or it cannot be written to.
+    """
+    with out.writing():
+        out.leases.make_directory()
+        claim = _claimed(out, say)
+    beat = claim.parent / (claim.name.removesuffix(_CLAIM) + _BEAT)
+    done = threading.Event()
+    beating = threading.Thread(target=_beat, args=(claim, beat, done), name="lease", daemon=True)
+    beating.start()
+    try:
+        yield replace(out, claim=claim)
+    finally:
+        done.set()
+        beating.join()
+        with suppress(OSError):  # whoever comes next finds this process dead
+            beat.delete()
+            claim.delete()
+
+
+def _claimed(out: RunDirectory, say: Callable[[str], None]) -> Location:
+    """A claim, where nobody else who lives has one."""
+    for _ in range(_TRIES):
+        claim = out.leases / f"{uuid4().hex[:12]}{_CLAIM}"
+        claim.write_atomically(json.dumps(asdict(Holder.this())).encode())
+        try:
+            if _is_alone(out, claim, say):
+                return claim
+        except BaseException:
+            claim.delete()
+            raise
+        claim.delete()
+        sleep(random.uniform(0, _POLL_S))  # the other one only claims, too; perhaps it gives way
+    raise OutputError(f"{out}: others begin to work on it at the same time; choose another --output")
+
+
+def _is_alone(out: RunDirectory, claim: Location, say: Callable[[str], None]) -> bool:
+    """Whether nobody else who lives has a claim; those of the dead go.
+
+    Raises:
+        OutputError: somebody works already.
+    """
+    for other in _others(out, claim):
+        holder = _holder(other)
+        if holder is None:
+            continue
+        if _is_gone(other, holder, say):
+            say(f"took over from {holder}, which is gone")
+            other.delete()
+        elif _beat_of(other) is None:
+            return False
+        else:
+            raise OutputError(
+                f"{out}: {holder}, works on it; wait for it or end it, or choose another --output"
+            )
+    return True
+
+
+def _others(out: RunDirectory, claim: Location) -> list[Location]:
+    names = [file.base_name for file in out.leases.files()]
+    return [out.leases / name for name in names if name.endswith(_CLAIM) and name != claim.name]
+
+
+def _holder(claim: Location) -> Holder | None:
+    """Whose claim it is; None where it went away meanwhile, or is not one."""
+    try:
+        return Holder(**json.loads(claim.read_bytes()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def _is_gone(claim: Location, holder: Holder, say: Callable[[str], None]) -> bool:
+    if holder.is_here:
+        return holder.is_dead
+    before, until = _beat_of(claim), monotonic() + _SILENT_S
+    say(f"waits up to {_SILENT_S:.0f} s to see whether {holder}, still works on it")
+    while monotonic() < until:
+        if _beat_of(claim) != before:
+            return False
+        sleep(_POLL_S)
+    return True
+
+
+def _beat_of(claim: Location) -> bytes | None:
+    try:
+        return (claim.parent / (claim.name.removesuffix(_CLAIM) + _BEAT)).read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _beat(claim: Location, beat: Location, done: threading.Event) -> None:
+    """Say again and again that this process lives, as long as it has its claim."""
+    count = 0
+    while True:
+        with suppress(OSError):  # a full disk, a store that is away for a while: it still lives
+            if not claim.exists():
+                return
+            beat.write_atomically(str(count).encode())
+            count += 1
+        if done.wait(_BEAT_S):
+            return
+
+
+def _machine() -> str:
+    """One running system, in one namespace of process ids."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    return platform.node()
+
+
+def _born(process: int) -> str | None:
+    """When a process began; None where there is none, or only its entry. Fields 22 and 3 in proc(5)."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except ProcessLookupError:
+        return None
+    except FileNotFoundError:
+        if Path("/proc/self").exists():
+            return None
+        try:  # not Linux
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return None
+        return ""
+    return None if fields[0] in "ZX" else fields[19]

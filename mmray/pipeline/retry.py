@@ -1,0 +1,73 @@
+"""Process the rejects of a run anew, and shards that were damaged, once they are whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from time import time
+from typing import Any
+
+from mmray.config import RunConfig
+from mmray.errors import OutputError
+from mmray.pipeline.audit import audit
+from mmray.pipeline.cluster import connected
+from mmray.pipeline.execute import execute_retry, metered, settled
+from mmray.pipeline.lease import held
+from mmray.pipeline.ledger import Ledger
+from mmray.pipeline.plan import make_plan
+from mmray.pipeline.prune import prune
+from mmray.pipeline.run import Watcher, process
+from mmray.pipeline.rundir import RunDirectory
+from mmray.pipeline.summary import Result, conclude, describe
+from mmray.pipeline.survey import survey
+
+#: Settings that may cure a reject: they change neither which rows there are nor what a prediction is.
+_CURES = ("limits", "on_damaged", "extensions", "verify_all", "on_shift")
+
+
+def retry(output: str, overrides: Callable[[Mapping[str, Any]], RunConfig], watcher: Watcher) -> Result:
+    """Process the rejects of a run anew; those that succeed now become predictions.
+
+    A shard in which there was damage that hides records is run as a whole, if it has changed since.
+
+    Args:
+        output: the run directory.
+        overrides: makes the config of the retry from that of the run.
+        watcher: told how it goes.
+
+    Raises:
+        OutputError: no run there, or bundle, settings or shards are not those that it was made with.
+        RunError: the retry broke off; the same call goes on from there.
+    """
+    started = time()
+    out = RunDirectory.at(output)
+    earlier = out.read_plan()
+    if earlier is None:
+        raise OutputError(f"{output}: no run there (no plan.json); check the path")
+    found = survey(overrides(earlier["config"]))
+    ledger = Ledger.load(out)
+    whole = found.check_resumable(earlier, cures=_CURES, mended=ledger.faulty)
+    with held(out, watcher.said) as out:
+        if whole:
+            prune(out, {shard.id for shard in found.shards})
+            out.begin({**earlier, "shards": [shard.to_list() for shard in found.shards]})
+        ledger = Ledger.load(out)
+        ledger.settle(out)
+        watcher.surveyed(found, ledger)
+        parts = [part.name for part in ledger.parts if part.rejected]
+        if not parts and not whole:
+            return conclude(out, found, ledger, audit(out), {})
+        with connected() as machines:
+            plan = settled(replace(make_plan(found, machines), claim=str(out.claim)), earlier)
+            watcher.planned(plan)
+            names = [shard.name for shard in whole]
+            out.log("retry", rejects=ledger.rejects.total(), parts=len(parts), shards=names)
+            with metered(watcher.progress, plan) as meter:
+                if whole:
+                    process(replace(plan, survey=replace(found, shards=tuple(whole))), out, ledger, meter)
+                if parts:
+                    execute_retry(plan, parts, found.shards, meter)
+                counted = meter.read()
+            ledger = Ledger.load(out)
+            ledger.settle(out)
+        return conclude(out, found, ledger, audit(out), describe(plan, counted, started))
