@@ -1,18 +1,22 @@
 """The command line. Exit codes: 0 clean; 1 audit or threshold failed; 2 wrong usage, config or input,
-nothing touched; 3 the run failed and the same command resumes it; 130 interrupted, resumable likewise.
+nothing touched; 3 the run failed and the same command resumes it; 70 a fault of mmray itself; 130
+interrupted, resumable likewise.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from traceback import format_exc
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
+from mmray import signals
 from mmray.cli.bundles import AsJson, bundle_app
-from mmray.errors import MmrayError
+from mmray.errors import MmrayError, one_line
 
 if TYPE_CHECKING:
     from mmray.cli.display import RunDisplay
@@ -28,6 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bundle_app, name="bundle")
+
+_OUR_FAULT = 70  # EX_SOFTWARE of sysexits.h
 
 ConfigFile = Annotated[
     Path | None, typer.Argument(metavar="[CONFIG.yaml]", help="Run config; options win over it.")
@@ -52,15 +58,34 @@ RunArgument = Annotated[str, typer.Argument(metavar="OUT", help="Run directory."
 
 
 def main() -> NoReturn:
-    """Entry point: deliberate errors become one line and an exit code."""
+    """Entry point: whatever ends a command early becomes one line and an exit code."""
     try:
-        app()
-    except MmrayError as e:
+        with signals.raised():
+            app()
+    except Exception as e:
         from mmray.cli.display import print_error
 
-        print_error(str(e))
-        sys.exit(e.exit_code)
+        print_error(*_last_words(e))
+        sys.exit(_exit_code(e))
     sys.exit(0)
+
+
+def _exit_code(failure: Exception) -> int:
+    if isinstance(failure, MmrayError):
+        return failure.exit_code
+    return MmrayError.exit_code if isinstance(failure, OSError | MemoryError) else _OUR_FAULT
+
+
+def _last_words(failure: Exception) -> tuple[str, str]:
+    """What to say of a failure in a line, and a trace before it where that is the only trace of a bug."""
+    if isinstance(failure, MmrayError):
+        return str(failure), ""
+    if isinstance(failure, OSError | MemoryError):
+        place = getattr(failure, "filename", None)
+        reason = getattr(failure, "strerror", None) or str(failure) or "out of memory"
+        where = f"{os.fsdecode(place)}: " if isinstance(place, str | bytes) else ""
+        return f"{where}{reason}; mend that, and run the same command again", ""
+    return f"a fault of mmray itself: {one_line(failure)}; please report the lines above", format_exc()
 
 
 @app.command()

@@ -33,8 +33,9 @@ _LINE_S = 5.0  # between plain lines
 _SHOWN = 20  # shard faults
 
 
-def print_error(message: str) -> None:
-    """One line on standard error."""
+def print_error(message: str, trace: str = "") -> None:
+    """One line on standard error, after a trace if there is one."""
+    sys.stderr.write(trace)
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}")
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import NoReturn
 
 import ray
 
-from mmray.errors import Interrupted, RunError, UsageError
+from mmray import signals
+from mmray.errors import MmrayError, RunError, UsageError, one_line
 from mmray.pipeline.plan import Machines
 
 
@@ -34,19 +33,23 @@ def connected() -> Iterator[Machines]:
         except ConnectionError as e:
             address = os.environ.get("RAY_ADDRESS", "the address in use")
             raise UsageError(f"RAY_ADDRESS={address}: no Ray cluster answers there: {e}") from e
+        except MmrayError:
+            raise
+        except Exception as e:  # whatever keeps Ray from starting: ports, memory, disk
+            reason = f"Ray could not be started: {one_line(e)}"
+            raise RunError(
+                f"{reason}; its logs under /tmp/ray say more; then run the same command again"
+            ) from e
     logging.getLogger("ray").setLevel(logging.ERROR)  # its lines would fight our display; its files stay
-    # After ray.init, which installs a handler of its own that would end the process without a word.
-    earlier = {number: signal.signal(number, _end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        yield Machines(
-            cpus=int(resources.get("CPU", 0)),
-            gpus=int(resources.get("GPU", 0)),
-            nodes=sum(node["Alive"] for node in ray.nodes()),  # type: ignore[no-untyped-call]
-        )
+        with signals.raised():  # after ray.init, whose own handler would end the process without a word
+            resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            yield Machines(
+                cpus=int(resources.get("CPU", 0)),
+                gpus=int(resources.get("GPU", 0)),
+                nodes=sum(node["Alive"] for node in ray.nodes()),  # type: ignore[no-untyped-call]
+            )
     finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
         if owner:
             ray.shutdown()
 
@@ -69,11 +72,6 @@ class Nodes:
     @staticmethod
     def _count() -> int:
         return sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
-
-
-def _end(number: int, _: object) -> NoReturn:
-    word, kind = ("interrupted", Interrupted) if number == signal.SIGINT else ("terminated", RunError)
-    raise kind(f"{word}; what is written stays, and the same command goes on from there")
 
 
 @contextmanager

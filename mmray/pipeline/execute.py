@@ -158,7 +158,7 @@ def balanced(plan: Plan) -> Plan:
     shard = max(plan.survey.shards, key=lambda shard: shard.size)
     remote: Any = ray.remote
     try_one = remote(num_cpus=1)(_seconds_to_prepare)
-    task_s: float = ray.get(try_one.remote(_job(plan), shard))
+    task_s: float = _got(try_one.remote(_job(plan), shard))
     device_s = 1 / taken if taken else 0.0  # a cascade's depends on how many records it answers early
     return replace(plan, advice=advise(task_s, device_s, plan.task_cpus, plan.actors))
 
@@ -166,8 +166,20 @@ def balanced(plan: Plan) -> Plan:
 def _raced(plan: Plan) -> Choice:
     """The variant to run, and its rate, by a race on a machine that will run it."""
     race = ray.remote(num_cpus=1, num_gpus=1 if plan.accelerated else 0)(_race)
-    choice: Choice = ray.get(race.remote(_job(plan)))
+    choice: Choice = _got(race.remote(_job(plan)))
     return choice
+
+
+def _got(answer: Any) -> Any:  # noqa: ANN401  (whatever the task gives)
+    """What a task beforehand gives.
+
+    Raises:
+        RunError: it failed; Ray's own error would bring its trace.
+    """
+    try:
+        return ray.get(answer)
+    except ray.exceptions.RayError as e:
+        raise RunError(f"{_root_cause(e)}; then run the same command again") from e
 
 
 def _race(job: Job) -> Choice:

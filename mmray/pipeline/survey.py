@@ -102,9 +102,10 @@ class Survey:
         for key, value in self.identity().items():
             before = identity.get(key)
             if before != value and key not in cures:
+                remedy = f"a retry may change only {', '.join(cures)}" if cures else "the same settings to resume"
                 raise OutputError(
                     f"{place}: was made with {key}={_short(before)}, now it is {_short(value)}; "
-                    "choose another --output, or the same settings to resume"
+                    f"choose another --output, or {remedy}"
                 )
         then = {shard.id: shard for shard in map(Shard.from_list, earlier.get("shards", []))}
         now = {shard.id: shard for shard in self.shards}
