@@ -47,6 +47,7 @@ def connected() -> Iterator[Machines]:
             yield Machines(
                 cpus=int(resources.get("CPU", 0)),
                 gpus=int(resources.get("GPU", 0)),
+                memory=int(resources.get("memory", 0)),
                 nodes=sum(node["Alive"] for node in ray.nodes()),  # type: ignore[no-untyped-call]
             )
     finally:

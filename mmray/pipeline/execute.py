@@ -270,7 +270,14 @@ def _job(plan: Plan) -> Job:
     if provider == "auto":
         provider = "cuda" if plan.accelerated else "cpu"
     config = plan.survey.config.model_copy(update={"provider": provider, "variant": plan.variant})
-    return Job(config, plan.part_rows, threads=1, ladder=plan.ladder, claim=plan.claim)
+    return Job(
+        config,
+        plan.part_rows,
+        threads=1,
+        ladder=plan.ladder,
+        memory_bytes=plan.memory_bytes,
+        claim=plan.claim,
+    )
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from mmray.coverage import Missing
 from mmray.errors import RunError
+from mmray.pipeline import memory
 from mmray.pipeline.job import Job, count, read_unit
 from mmray.pipeline.ledger import Part
 from mmray.pipeline.liveness import AHEAD, MeterHandle, Reporter, beginning, places_of
@@ -42,6 +43,8 @@ class FusedWorker:
             self._preprocess = job.open_preprocessor()
             self._predict = job.open_predictor()
             self._later = job.later()
+        if job.memory_bytes:
+            memory.bound(job.memory_bytes)
 
     def __call__(self, work: pa.Table) -> Iterator[pa.Table]:
         piece = pickle.loads(work["work"][0].as_py())

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from mmray.coverage import Interval, Missing
-from mmray.pipeline.meter import Doing
+from mmray.pipeline.meter import Doing, End
 from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.sink import commit
 from mmray.schema import REJECTS, OutputColumns, Stage, predictions, table
@@ -23,6 +23,12 @@ from mmray.sources import Shard
 _PIECES = 16
 #: Stages of a reject by the stage that the worker was in; of any other, "infer".
 _BLAMED: Mapping[str, Stage] = {"read": "read", "preprocess": "preprocess"}
+#: By how its worker ended: type of the reject, and what to say.
+_ENDS: Mapping[End, tuple[str, str]] = {
+    "died": ("worker-died", "died"),
+    "hung": ("worker-hung", "stood still for stall_s"),
+    "out of memory": ("worker-out-of-memory", "wanted more memory than it may have"),
+}
 _WHY = "again and again, and at last with this record alone; Ray's logs say more"
 
 Gaps = list[tuple[Shard, list[Missing]]]  # what is missing, by shard
@@ -121,7 +127,7 @@ class Suspects:
 def reject(out: RunDirectory, culprit: Culprit, columns: OutputColumns) -> None:
     """Write a part that holds the reject of a guilty record and nothing else."""
     at, doing, shard = culprit.address, culprit.doing, culprit.shard.id
-    kind, did = ("worker-hung", "stood still for stall_s") if doing.hung else ("worker-died", "died")
+    kind, did = _ENDS[doing.end]
     row = {
         "shard": shard,
         **{name: at[name] for name in ("row", "key", "offset", "length")},
@@ -140,7 +146,7 @@ def names(lost: Sequence[Doing]) -> str:
     said = []
     for doing in lost[:3]:
         where = ", ".join(f"{at.name} from row {at.rows.first} on" for at in doing.places[:2])
-        said.append(f"{'stood still' if doing.hung else 'died'} in {doing.stage}{where and f' of {where}'}")
+        said.append(f"{_ENDS[doing.end][1]} in {doing.stage}{where and f' of {where}'}")
     return "; ".join(said)
 
 

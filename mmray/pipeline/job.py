@@ -32,6 +32,7 @@ class Job:
     part_rows: int
     threads: int  # of one inference: the CPUs that an actor owns
     ladder: Ladder | None = None  # sizes of batches on a device
+    memory_bytes: int = 0  # that a worker on a CPU may take; 0: no bound
     claim: str | None = None  # of the run directory, without which nothing may be written
 
     @property

@@ -23,7 +23,7 @@ import ray
 
 from mmray.coverage import Missing
 from mmray.errors import one_line
-from mmray.pipeline.meter import Place
+from mmray.pipeline.meter import End, Place
 from mmray.pipeline.plan import Unit
 
 MeterHandle = Any  # a Ray actor handle of mmray.pipeline.meter.Meter; Ray gives it no type
@@ -75,11 +75,16 @@ class Reporter:
 
     @contextmanager
     def working(self, stage: str, places: tuple[Place, ...] = ()) -> Iterator[None]:
-        """While the body runs its rows are in doubt; what it raises ends the run."""
+        """While the body runs its rows are in doubt; what it raises ends the run.
+
+        But where its memory is used up it ends itself: that may be a record's doing, which will show.
+        """
         self.enter(stage, places)
         self.move()
         try:
             yield
+        except MemoryError:
+            self._end("out of memory")
         except Exception as e:  # whatever it is: bad data are rows, so this is no record's fault
             self.meter.break_off.remote(one_line(e))
             raise
@@ -124,7 +129,10 @@ class Reporter:
             if self._deadline is None:  # a worker process has many tasks: a thread must not stay of each
                 self._watch = None
                 return
-        with suppress(ray.exceptions.RayError):
-            ray.get(self.meter.give_up.remote(self._name), timeout=_TELL_S)
+        self._end("hung")
+
+    def _end(self, how: End) -> None:
+        with suppress(ray.exceptions.RayError, MemoryError):
+            ray.get(self.meter.give_up.remote(self._name, how), timeout=_TELL_S)
         faulthandler.dump_traceback(file=sys.__stderr__ or sys.stderr)
         os.kill(os.getpid(), signal.SIGKILL)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
 from time import perf_counter, time
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from mmray.coverage import Missing
 
@@ -36,12 +36,15 @@ class Place(NamedTuple):
         return self.shard.rpartition("@")[0]
 
 
+End = Literal["died", "hung", "out of memory"]  # the last two ended themselves
+
+
 class Doing(NamedTuple):
     """What a worker is at."""
 
     stage: str
     places: tuple[Place, ...] = ()
-    hung: bool = False  # whether it ended itself, because it stood still
+    end: End = "died"  # how it ended, if it did
 
 
 @dataclass(frozen=True)
@@ -166,12 +169,12 @@ class Meter:
         with self._lock:
             self._doing.pop(worker, None)
 
-    def give_up(self, worker: str) -> None:
-        """A worker stands still, and ends itself."""
+    def give_up(self, worker: str, end: End) -> None:
+        """A worker ends itself."""
         with self._lock:
             self._moves += 1
             if doing := self._doing.get(worker):
-                self._doing[worker] = doing._replace(hung=True)
+                self._doing[worker] = doing._replace(end=end)
 
     def break_off(self, reason: str) -> None:
         """A worker cannot go on, and no record is the reason."""

@@ -13,6 +13,7 @@ from mmray.config import RunConfig
 from mmray.coverage import Missing
 from mmray.errors import ConfigError
 from mmray.pipeline.advice import Advice
+from mmray.pipeline.memory import allowance
 from mmray.pipeline.survey import Survey, read_options
 from mmray.shapes import Ladder, job_ladder
 from mmray.sources import Shard
@@ -40,6 +41,7 @@ class Machines:
     cpus: int
     gpus: int
     nodes: int = 1
+    memory: int = 0  # bytes for workers
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,12 @@ class Plan:
         if self.survey.config.autoscaling:
             return 0
         return min(_FEEDING_CPUS, max(0, self.machines.cpus - 1) // self.actors)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What a worker on a CPU may take."""
+        graph_bytes = 0 if self.variant == "auto" else self.survey.bundle.graph(self.variant).stat().st_size
+        return allowance(self.machines.memory, self.machines.cpus, graph_bytes)
 
     @property
     def task_cpus(self) -> int:

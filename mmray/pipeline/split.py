@@ -17,6 +17,7 @@ from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import Datasink
 
 from mmray.bundle import Bundle
+from mmray.pipeline import memory
 from mmray.pipeline.job import Job, read_unit
 from mmray.pipeline.liveness import AHEAD, MeterHandle, Reporter, beginning, places_of
 from mmray.pipeline.meter import drain, measured, timed
@@ -60,6 +61,8 @@ def prepare(work: pa.Table, *, job: Job, meter: MeterHandle) -> Iterator[pa.Tabl
 @lru_cache(maxsize=1)
 def _preprocessing(job: Job) -> tuple[Preprocessor, tuple[Modality, ...]]:
     """Stays open in the worker process, for its next task."""
+    if job.memory_bytes:
+        memory.bound(job.memory_bytes)
     return job.open_preprocessor(), job.later()
 
 

@@ -102,7 +102,9 @@ class Survey:
         for key, value in self.identity().items():
             before = identity.get(key)
             if before != value and key not in cures:
-                remedy = f"a retry may change only {', '.join(cures)}" if cures else "the same settings to resume"
+                remedy = (
+                    f"a retry may change only {', '.join(cures)}" if cures else "the same settings to resume"
+                )
                 raise OutputError(
                     f"{place}: was made with {key}={_short(before)}, now it is {_short(value)}; "
                     f"choose another --output, or {remedy}"

@@ -58,6 +58,8 @@ def texts(folder, **special):
     ("topology", "text", "kind"),
     [
         ("fused", "DEADLY", "worker-died"),
+        pytest.param("fused", "GREEDY", "worker-out-of-memory", marks=pytest.mark.long),
+        pytest.param("split", "GREEDY", "worker-out-of-memory", marks=pytest.mark.long),
         pytest.param("split", "ENDLESS", "worker-hung", marks=pytest.mark.long),
         pytest.param("split", "DEADLY", "worker-died", marks=pytest.mark.long),
         pytest.param("fused", "ENDLESS", "worker-hung", marks=pytest.mark.long),

@@ -70,12 +70,12 @@ def work(meter, act, stall_s=1.0):
     ray.get(worker.work.remote(act))
 
 
-@pytest.mark.parametrize(("act", "hung"), [(sleep, True), (hold, False)])
-def test_a_worker_that_stands_still_ends_itself(meter, act, hung):
+@pytest.mark.parametrize(("act", "end"), [(sleep, "hung"), (hold, "died")])
+def test_a_worker_that_stands_still_ends_itself(meter, act, end):
     """Also where it can no longer say so: then it counts as one that died."""
     with pytest.raises(ray.exceptions.ActorDiedError):
         work(meter, act)
-    assert ray.get(meter.take_lost.remote()) == [Doing("preprocess", PLACES, hung=hung)]
+    assert ray.get(meter.take_lost.remote()) == [Doing("preprocess", PLACES, end=end)]
 
 
 def test_a_worker_that_gets_on_or_waits_for_others_does_not(meter):

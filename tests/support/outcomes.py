@@ -60,10 +60,12 @@ def write(out, rows):
     return write_part(out, outcomes_of(rows), COLUMNS)
 
 
-def begin(folder, *shards):
+def begin(folder, *shards, variant="auto", bundle=None):
     """A run directory whose plan names these shards."""
     out = RunDirectory.at(str(folder))
-    out.begin({"identity": {}, "config": {}, "shards": [shard.to_list() for shard in shards]})
+    identity = {"bundle": bundle} if bundle else {}
+    listed = [shard.to_list() for shard in shards]
+    out.begin({"identity": identity, "config": {}, "variant": variant, "shards": listed})
     return out
 
 

@@ -1,7 +1,7 @@
 """Loaded by each Python process that has this folder on its PYTHONPATH.
 
 A text that holds DEADLY ends the process that decodes it, as a fault of a C decoder would; one that holds
-ENDLESS never comes back.
+ENDLESS never comes back, and GREEDY wants more memory than there is.
 """
 
 import importlib.abc
@@ -30,6 +30,9 @@ class Hook(importlib.abc.MetaPathFinder):
             def deadly(data, *arguments):
                 if b"DEADLY" in data:
                     os._exit(139)
+                if b"GREEDY" in data:
+                    kept = [bytearray(1 << 30) for _ in range(200)]
+                    return str(len(kept))
                 if b"ENDLESS" in data:
                     time.sleep(3600)
                 return decode(data, *arguments)

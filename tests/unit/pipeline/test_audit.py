@@ -3,16 +3,19 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.damaged import MEMBER_BYTES, damaged_shard
-from support.outcomes import begin, files, rows_of, shard, write
+from support.outcomes import COLUMNS, begin, files, outcomes_of, rows_of, shard, write
 from support.runs import make_config, part_files, run_here
 from support.tars import good_records, write_shard
 
 from mmray.errors import OutputError
 from mmray.pipeline.audit import audit
 from mmray.pipeline.rundir import RunDirectory
+from mmray.pipeline.sink import write_part
+from mmray.schema import ERROR, error
 
 A, B = shard("a.tar", 10), shard("b.tar", 4)
 
@@ -123,6 +126,65 @@ def test_a_part_that_can_no_longer_be_read_is_found(out):
     data[4:200] = bytes(196)
     path(out).write_bytes(data)
     assert problems(out, path(out).name)
+
+
+@pytest.mark.parametrize("column", ["label", "score", "scores.list.element", "key", "modalities.list.element"])
+def test_bits_that_rotted_in_any_column_are_found(out, column):
+    """The footer and the length of every page stay; the rows may still be readable, with other values."""
+    file = path(out)
+    group = pq.read_metadata(file).row_group(0)
+    (chunk,) = [c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == column]
+    begin = chunk.dictionary_page_offset or chunk.data_page_offset
+    data = bytearray(file.read_bytes())
+    data[begin + chunk.total_compressed_size - 1] ^= 1
+    file.write_bytes(data)
+    problems(out, file.name, "cannot be read")
+    assert audit(out).broken == [file.name]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "problem"),
+    [
+        ("score", 1.5, "score is not between 0 and 1"),
+        ("score", float("nan"), "score is not between 0 and 1"),
+        ("scores", [-3.0, 4.0], "scores is not between 0 and 1"),
+        ("label", None, "label is null"),
+        ("variant", "int8", "variant is not fp32"),
+        ("bundle", "1" * 64, "bundle is not 000000000000"),
+    ],
+)
+def test_values_that_no_run_of_this_bundle_gives_are_found(tmp_path, column, value, problem):
+    out = begin(tmp_path / "run", A, variant="fp32", bundle="0" * 64)
+    write(out, rows_of(A))
+    assert audit(out).ok
+
+    def change(table):
+        values = [value, *table[column].to_pylist()[1:]]
+        index = table.schema.get_field_index(column)
+        return table.set_column(index, table.schema.field(column), pa.array(values, table.schema.types[index]))
+
+    alter(path(out), change)
+    problems(out, f"parts/{path(out).name}", problem)
+
+
+def test_a_shard_fault_is_no_problem_of_the_books_and_still_not_clean(tmp_path):
+    out = begin(tmp_path / "run", A)
+    fault = error("shard", "shard-truncated", "breaks off at byte 5120")
+    rows = outcomes_of(rows_of(A, range(6)))
+    errors = [*rows["error"].to_pylist()[:5], fault]
+    rows = rows.set_column(rows.schema.get_field_index("error"), "error", pa.array(errors, ERROR))
+    ends = pa.array([False] * 5 + [True])
+    write_part(out, rows.set_column(rows.schema.get_field_index("end"), "end", ends), COLUMNS)
+    verdict = audit(out)
+    assert verdict.problems == []
+    assert verdict.faults == ["a.tar: shard-truncated at row 5: breaks off at byte 5120"]
+    assert not verdict.ok
+    (of_shard,) = verdict.shards
+    assert (of_shard.total, of_shard.predicted, of_shard.rejected, of_shard.faults) == (6, 3, 2, 1)
+    (row,) = pq.read_table(path(out, "faults")).to_pylist()
+    assert (row["shard"], row["row"], row["type"]) == (A.id, 5, "shard-truncated")
+    path(out, "faults").unlink()
+    problems(out, f"faults/{path(out).name}", "cannot be read")
 
 
 @pytest.mark.parametrize("content", [None, b"noise"])

@@ -102,8 +102,8 @@ def test_a_worker_that_does_not_leave_is_lost_with_its_rows():
         meter.enter(worker, "read", (PLACE,))
         meter.enter(worker, "model")
     meter.leave("a")
-    meter.give_up("c")
-    assert meter.take_lost() == [Doing("model", (PLACE,)), Doing("model", (PLACE,), hung=True)]
+    meter.give_up("c", "hung")
+    assert meter.take_lost() == [Doing("model", (PLACE,)), Doing("model", (PLACE,), end="hung")]
     assert meter.take_lost() == []
 
 
@@ -123,7 +123,7 @@ def test_only_rows_starts_and_ends_are_progress():
         lambda: meter.add({"model": 2.0}),
         lambda: meter.add({"prepared": 64}),
         lambda: meter.add({"rows": 64}),
-        lambda: meter.give_up("a"),
+        lambda: meter.give_up("a", "hung"),
         lambda: meter.fail("b.tar", "gone"),
     ]
     for step in steps:
