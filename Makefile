@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Workers share the cores: numpy's and torch's own threads would only fight them.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-long check bench bench-check clean
+.PHONY: demo test test-long chaos check bench bench-check clean
 
 demo: .venv/installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash jobs/demo.sh
@@ -16,6 +16,9 @@ test: check browser
 test-long: .venv/installed
 	@echo "── tests that take long: more kills, more records, more formats"
 	@$(BIN)/python -m pytest -m long
+
+chaos: .venv/installed
+	@PYTHONPATH="tests:$$PYTHONPATH" $(BIN)/python -m chaos $(ARGS)
 
 check: .venv/installed
 	@echo "── ruff, mypy"

@@ -128,7 +128,9 @@ def test_a_part_that_can_no_longer_be_read_is_found(out):
     assert problems(out, path(out).name)
 
 
-@pytest.mark.parametrize("column", ["label", "score", "scores.list.element", "key", "modalities.list.element"])
+@pytest.mark.parametrize(
+    "column", ["label", "score", "scores.list.element", "key", "modalities.list.element"]
+)
 def test_bits_that_rotted_in_any_column_are_found(out, column):
     """The footer and the length of every page stay; the rows may still be readable, with other values."""
     file = path(out)
@@ -161,7 +163,9 @@ def test_values_that_no_run_of_this_bundle_gives_are_found(tmp_path, column, val
     def change(table):
         values = [value, *table[column].to_pylist()[1:]]
         index = table.schema.get_field_index(column)
-        return table.set_column(index, table.schema.field(column), pa.array(values, table.schema.types[index]))
+        return table.set_column(
+            index, table.schema.field(column), pa.array(values, table.schema.types[index])
+        )
 
     alter(path(out), change)
     problems(out, f"parts/{path(out).name}", problem)

@@ -1,0 +1,1 @@
+"""Runs of the job while a seeded script breaks what it can, and a count of what became of each record."""
