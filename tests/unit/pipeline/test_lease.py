@@ -168,6 +168,6 @@ def test_on_a_store_too(s3):
 def test_a_place_that_cannot_be_written_to_is_named(tmp_path, place):
     (tmp_path / "file").write_text("mine")
     out = RunDirectory.at(place.format(file=tmp_path / "file"))
-    with pytest.raises(OutputError, match="cannot be written .*choose another --output"), held(out, print):
+    with pytest.raises(OutputError, match=r"cannot be written .*choose another --output"), held(out, print):
         pass
     assert Path(tmp_path / "file").read_text() == "mine"
