@@ -54,6 +54,7 @@ class FusedWorker:
         """Process a unit to its end; its rows are in parts then."""
         job, seconds = self._job, Counter[str]()
         buffer = PartBuffer(job.out, self._predict.columns, job.part_rows, job.config.part_seconds)
+        self._report.sure = unit[0].suspect
         with self._report.working("read", beginning(unit, self._options.block_rows)):
             fail = self._report.meter.fail.remote
             for records in timed(readahead(read_unit(unit, self._options, fail)), seconds, "read"):

@@ -67,6 +67,7 @@ class Reporter:
 
     def __init__(self, meter: MeterHandle, stall_s: float) -> None:
         self.meter = meter
+        self.sure = False  # whether to wait until what is told has arrived: it could be lost by what follows
         self._stall_s = stall_s
         self._name = uuid4().hex
         self._deadline: float | None = None
@@ -96,7 +97,10 @@ class Reporter:
 
     def enter(self, stage: str, places: tuple[Place, ...] | None = None) -> None:
         """A stage begins, with these rows; None: with those of the stage before."""
-        self.meter.enter.remote(self._name, stage, places)
+        told = self.meter.enter.remote(self._name, stage, places)
+        if self.sure:
+            with suppress(ray.exceptions.RayError):
+                ray.get(told, timeout=_TELL_S)
 
     def add(self, counts: Mapping[str, float], *device: object) -> None:
         """Rows are done: progress."""

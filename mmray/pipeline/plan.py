@@ -51,6 +51,7 @@ class Work:
     shard: Shard
     wanted: tuple[Missing, ...]
     size: int  # bytes to read, about
+    suspect: bool = False  # whether workers died at these rows: the next one says each step for sure
 
 
 Unit = tuple[Work, ...]  # what one task processes
@@ -157,7 +158,7 @@ class Plan:
 
     def alone(self, missing: Iterable[tuple[Shard, Sequence[Missing]]]) -> list[Unit]:
         """Each gap as a unit of its own."""
-        return [(Work(shard, (gap,), 0),) for shard, gaps in missing for gap in gaps]
+        return [(Work(shard, (gap,), 0, suspect=True),) for shard, gaps in missing for gap in gaps]
 
     def _pieces(self, work: Work, target: Callable[[], float]) -> Iterator[Work]:
         """The work, or where it is larger than the target and can be split, pieces of about that size.

@@ -35,6 +35,7 @@ def prepare(work: pa.Table, *, job: Job, meter: MeterHandle) -> Iterator[pa.Tabl
     (unit,) = (pickle.loads(piece) for piece in work["work"].to_pylist())
     seconds, task = Counter[str](), Counter[str]()
     report = Reporter(meter, job.config.stall_s)
+    report.sure = unit[0].suspect
     preprocess, later = _preprocessing(job)
     options = replace(read_options(job.config), views=True)
 
