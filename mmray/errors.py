@@ -13,7 +13,8 @@ MmrayError
 └── AuditError           exit 1: input, predictions and rejects do not add up, or too many rejects
 
 A bad *record* is never an exception outside the function that found it: it becomes a row with an
-`error` (see mmray.schema). `RecordError` is how a preprocessing function says so to its caller.
+`error` (see mmray.schema). `RecordError` is how a preprocessing function says so to its caller, and
+`ShardError` how a reader says that it cannot find the records that follow.
 """
 
 from __future__ import annotations
@@ -83,6 +84,39 @@ class RecordError(Exception):
         super().__init__(reason)
         self.reason = reason
         self.kind = kind
+
+
+class ShardError(Exception):
+    """Damage hides an unknown number of a shard's records. Its reader makes it a row of stage "shard".
+
+    Args:
+        reason: what is wrong with the bytes, in a few words.
+        kind: "shard-truncated", "shard-damaged" or "shard-unreadable", to group by.
+    """
+
+    def __init__(self, reason: str, kind: str = "shard-damaged") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.kind = kind
+
+    @classmethod
+    def of(cls, failure: Exception, what: str) -> ShardError:
+        """What a library says of bytes that it cannot read, whatever type of error it chose.
+
+        Args:
+            failure: of the library.
+            what: the place that it could not read.
+        """
+        return cls(f"{what}: {failure or 'no reason given'} ({type(failure).__name__})")
+
+
+def is_of_machine(failure: BaseException) -> bool:
+    """Whether the machine or a store failed, and not the bytes that were read: then no record is to blame.
+
+    Libraries raise OSErrors of their own for bytes that they do not like; those of the machine have an errno.
+    """
+    machine = isinstance(failure, MemoryError | MmrayError)
+    return machine or (isinstance(failure, OSError) and failure.errno is not None)
 
 
 def one_line(failure: BaseException) -> str:

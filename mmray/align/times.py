@@ -19,8 +19,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, Valid
 
 from mmray.align.clock import Clock
 from mmray.errors import RecordError
+from mmray.schema import META_BYTES
 
-MAX_JSON_BYTES = 1 << 20  # of a JSON member whose times are wanted
 MAX_CAPTIONS = 4_096
 
 # Strict: a string or a truth value is no time. Unix times fit, with a resolution of 0.2 µs; milliseconds and
@@ -102,8 +102,8 @@ def parse_times(meta: bytes | None) -> Times:
     """
     if meta is None:
         raise OutOfStep("the record has no JSON member", "times-missing")
-    if len(meta) > MAX_JSON_BYTES:
-        raise OutOfStep(f"a JSON member of more than {MAX_JSON_BYTES} bytes", "times-malformed")
+    if len(meta) > META_BYTES:
+        raise OutOfStep(f"a JSON member of more than {META_BYTES} bytes", "times-malformed")
     try:
         fields: Any = json.loads(meta)
     except (ValueError, RecursionError) as e:
