@@ -18,6 +18,14 @@ A bad *record* is never an exception outside the function that found it: it beco
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# How libraries say that memory ran out which have no exception for it: Pillow, libsndfile.
+_NO_MEMORY = re.compile(r"^out of memory|Internal malloc", re.IGNORECASE)
+_ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-f]+>", re.IGNORECASE)
+
 
 class MmrayError(Exception):
     """Base of all deliberate errors. Its message names the thing, the place and the remedy."""
@@ -89,3 +97,39 @@ def one_line(failure: BaseException) -> str:
     """An error in one line: a deliberate one by its message, any other with its type."""
     first = next((line.strip() for line in str(failure).splitlines() if line.strip()), "")
     return first if isinstance(failure, MmrayError) else f"{type(failure).__name__}: {first}"
+
+
+def of_machine(failure: BaseException) -> bool:
+    """Whether what a library raised tells of the machine (memory, handles, disk), not of what it was given.
+
+    Codecs work on bytes that are in memory. So an OSError with a number comes from the system; one without is
+    the library's own word about the bytes, as Pillow's of a truncated picture.
+    """
+    if isinstance(failure, MemoryError) or (isinstance(failure, OSError) and failure.errno is not None):
+        return True
+    return bool(_NO_MEMORY.search(str(failure)))
+
+
+@contextmanager
+def about_record(doing: str, kind: str) -> Iterator[None]:
+    """While the body calls a library on the bytes of one record, what that raises is the record's fault.
+
+    Whatever its type: no library lists all that foreign bytes can make it raise. Faults of the machine pass.
+    Nothing but the library's call belongs into the body, for our own mistakes are no record's either.
+
+    Args:
+        doing: what failed then, as in "cannot decode the image".
+        kind: of the RecordError.
+
+    Raises:
+        RecordError: names the exception's type and what it says.
+    """
+    try:
+        yield
+    except RecordError:
+        raise
+    except BaseException as e:
+        is_panic = type(e).__name__ == "PanicException"  # of a library in Rust; derives from BaseException
+        if of_machine(e) or not (isinstance(e, Exception) or is_panic):
+            raise
+        raise RecordError(f"{doing}: {_ADDRESS.sub('its bytes', one_line(e))}", kind) from e

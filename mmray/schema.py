@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from mmray.errors import RecordError, about_record
+
 Modality = Literal["image", "text", "audio"]
 MODALITIES: tuple[Modality, ...] = ("image", "text", "audio")
 
@@ -133,8 +135,9 @@ def set_name(modalities: Iterable[str], flags: Iterable[object]) -> str:
 def meta_fields(meta: bytes | None) -> dict[str, Any]:
     """A record's JSON member; empty where it is no object, for a record needs none to be predicted."""
     try:
-        value = json.loads(meta or b"{}")
-    except (ValueError, RecursionError):
+        with about_record("cannot read the JSON member", "json"):
+            value = json.loads(meta or b"{}")
+    except RecordError:
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmray.errors import BundleError, RecordError
+from mmray.errors import BundleError, RecordError, about_record, of_machine
 from mmray.preprocess.spec import TextSpec
 
 # The job already runs one process a core; the tokenizer's threads would only fight them.
@@ -40,10 +40,18 @@ class TextTokenizer:
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as e:  # the library raises bare Exception
+            if of_machine(e):
+                raise
             raise BundleError(f"{path}: not a tokenizer.json: {e}") from e
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(spec.max_tokens)
 
-    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, special tokens included, at most `max_tokens` of them."""
-        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+    def __call__(self, texts: Sequence[str]) -> list[list[int] | RecordError]:
+        """Of each text its token ids, special tokens included, at most `max_tokens` of them; or its fault."""
+        try:
+            with about_record("cannot tokenize the text", "text-untokenizable"):
+                return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        except RecordError as fault:
+            if len(texts) == 1:
+                return [fault]
+            return [found for text in texts for found in self([text])]
