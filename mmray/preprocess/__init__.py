@@ -170,7 +170,7 @@ class Preprocessor:
         rows = [i for i, text in enumerate(column) if text is not None]
         if not rows or self._tokenize is None:
             return
-        for i, found in zip(rows, self._tokenize([column[i] for i in rows]), strict=True):
+        for i, found in zip(rows, self._tokenize.each([column[i] for i in rows]), strict=True):
             column[i] = found
             if isinstance(found, RecordError):
                 column[i] = None

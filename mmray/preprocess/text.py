@@ -46,12 +46,18 @@ class TextTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(spec.max_tokens)
 
-    def __call__(self, texts: Sequence[str]) -> list[list[int] | RecordError]:
-        """Of each text its token ids, special tokens included, at most `max_tokens` of them; or its fault."""
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, special tokens included, at most `max_tokens` of them.
+
+        Raises:
+            RecordError: the library refuses one of them.
+        """
+        with about_record("cannot tokenize the text", "text-untokenizable"):
+            return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+
+    def each(self, texts: Sequence[str]) -> list[list[int] | RecordError]:
+        """Token ids of each text, or why it has none."""
         try:
-            with about_record("cannot tokenize the text", "text-untokenizable"):
-                return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+            return list(self(texts))
         except RecordError as fault:
-            if len(texts) == 1:
-                return [fault]
-            return [found for text in texts for found in self([text])]
+            return [fault] if len(texts) == 1 else [found for text in texts for found in self.each([text])]
