@@ -32,11 +32,12 @@ from mmray.bundle import FP32, Bundle
 from mmray.config import RunConfig
 from mmray.engine import Bound, Engine, Provider
 from mmray.errors import MmrayError
+from mmray.golden import output_difference
 from mmray.loading import open_engine
 from mmray.optimize.gate import Thresholds, compare
 from mmray.optimize.outputs import LabelledTensors, Outputs, run_outputs
 from mmray.pipeline.run import Watcher, run
-from mmray.predictor import open_preprocessor, output_difference
+from mmray.predictor import open_preprocessor
 from mmray.schema import TENSOR_OF, TENSORS
 from mmray.shapes import Ladder, Shape, Shaper, job_ladder
 from mmray.sources import ReadOptions, list_shards, read

@@ -135,8 +135,10 @@ def in_shadow(shards: Sequence[str], rows: Sequence[int], share: float) -> npt.N
     return np.array(drawn, np.int64) < share * _SHARES
 
 
-def run_through(stages: Sequence[Stage], feeds: Feeds, modalities: Sequence[Modality]) -> Feeds:
-    """Outputs of the last stage for a batch that nobody leaves.
+def passes(
+    stages: Sequence[Stage], feeds: Feeds, modalities: Sequence[Modality]
+) -> list[tuple[Feeds, Feeds]]:
+    """What each stage takes and gives of a batch that nobody leaves.
 
     Args:
         stages: all of a model's.
@@ -144,10 +146,16 @@ def run_through(stages: Sequence[Stage], feeds: Feeds, modalities: Sequence[Moda
         modalities: of the columns of `present`.
     """
     handed: Feeds = {}
-    outputs: Feeds = {}
+    found = []
     for stage in stages:
         present = np.logical_and(feeds["present"], np.isin(modalities, stage.seen))
         known = {**feeds, **handed, "present": present}
         outputs = stage.engine({name: known[name] for name in stage.engine.inputs})
         handed |= carried(outputs)
-    return outputs
+        found.append((known, outputs))
+    return found
+
+
+def run_through(stages: Sequence[Stage], feeds: Feeds, modalities: Sequence[Modality]) -> Feeds:
+    """Outputs of the last stage for a batch that nobody leaves (`passes`)."""
+    return passes(stages, feeds, modalities)[-1][1]

@@ -13,10 +13,19 @@ MmrayError
 └── AuditError           exit 1: input, predictions and rejects do not add up, or too many rejects
 
 A bad *record* is never an exception outside the function that found it: it becomes a row with an
-`error` (see mmray.schema). `RecordError` is how a preprocessing function says so to its caller.
+`error` (see mmray.schema). `RecordError` is how a preprocessing function says so to its caller, and
+`ShardError` how a reader says that it cannot find the records that follow.
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# How libraries say that memory ran out which have no exception for it: Pillow, libsndfile.
+_NO_MEMORY = re.compile(r"^out of memory|Internal malloc", re.IGNORECASE)
+_ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-f]+>", re.IGNORECASE)
 
 
 class MmrayError(Exception):
@@ -85,7 +94,76 @@ class RecordError(Exception):
         self.kind = kind
 
 
+class ShardError(Exception):
+    """Damage hides an unknown number of a shard's records. Its reader makes it a row of stage "shard".
+
+    Args:
+        reason: what is wrong with the bytes, in a few words.
+        kind: "shard-truncated", "shard-damaged" or "shard-unreadable", to group by.
+    """
+
+    def __init__(self, reason: str, kind: str = "shard-damaged") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.kind = kind
+
+    @classmethod
+    def of(cls, failure: Exception, what: str) -> ShardError:
+        """What a library says of bytes that it cannot read, whatever type of error it chose.
+
+        Args:
+            failure: of the library.
+            what: the place that it could not read.
+        """
+        return cls(f"{what}: {failure or 'no reason given'} ({type(failure).__name__})")
+
+
+def is_of_machine(failure: BaseException) -> bool:
+    """Whether the machine or a store failed, and not the bytes that were read: then no record is to blame.
+
+    Libraries raise OSErrors of their own for bytes that they do not like; those of the machine have an errno.
+    """
+    machine = isinstance(failure, MemoryError | MmrayError)
+    return machine or (isinstance(failure, OSError) and failure.errno is not None)
+
+
 def one_line(failure: BaseException) -> str:
     """An error in one line: a deliberate one by its message, any other with its type."""
     first = next((line.strip() for line in str(failure).splitlines() if line.strip()), "")
     return first if isinstance(failure, MmrayError) else f"{type(failure).__name__}: {first}"
+
+
+def of_machine(failure: BaseException) -> bool:
+    """Whether what a library raised tells of the machine (memory, handles, disk), not of what it was given.
+
+    Codecs work on bytes that are in memory. So an OSError with a number comes from the system; one without is
+    the library's own word about the bytes, as Pillow's of a truncated picture.
+    """
+    if isinstance(failure, MemoryError) or (isinstance(failure, OSError) and failure.errno is not None):
+        return True
+    return bool(_NO_MEMORY.search(str(failure)))
+
+
+@contextmanager
+def about_record(doing: str, kind: str) -> Iterator[None]:
+    """While the body calls a library on the bytes of one record, what that raises is the record's fault.
+
+    Whatever its type: no library lists all that foreign bytes can make it raise. Faults of the machine pass.
+    Nothing but the library's call belongs into the body, for our own mistakes are no record's either.
+
+    Args:
+        doing: what failed then, as in "cannot decode the image".
+        kind: of the RecordError.
+
+    Raises:
+        RecordError: names the exception's type and what it says.
+    """
+    try:
+        yield
+    except RecordError:
+        raise
+    except BaseException as e:
+        is_panic = type(e).__name__ == "PanicException"  # of a library in Rust; derives from BaseException
+        if of_machine(e) or not (isinstance(e, Exception) or is_panic):
+            raise
+        raise RecordError(f"{doing}: {_ADDRESS.sub('its bytes', one_line(e))}", kind) from e

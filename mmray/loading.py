@@ -5,10 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 from mmray.bundle import Bundle
-from mmray.engine import Engine, Provider, Setup, best_provider, device_type, engine_version, shared_graph
+from mmray.digests import sha256_of_all
+from mmray.engine import (
+    Compiled,
+    Engine,
+    Provider,
+    Setup,
+    best_provider,
+    device_type,
+    engine_version,
+    shared_graph,
+)
 from mmray.shapes import Ladder
 from mmray.storage import cache_directory
 
@@ -42,32 +51,35 @@ def open_engine(
         record_placement: whether the engine can tell where each node went.
 
     Raises:
-        BundleError: no such variant.
+        BundleError: no such variant, or a file of it that was altered.
         EngineError: the graph or the provider did not load.
     """
-    graph = bundle.path / file if file else bundle.graph(variant)
+    is_whole = file is None
+    file = file or bundle.entry(variant).file
+    files = bundle.graph_files(file)
     chosen = best_provider() if provider == "auto" else provider
     if chosen == "cpu" and shared:
-        digest = bundle.manifest.files[file or bundle.manifest.variants[variant].file]
         with suppress(Exception):  # sharing only saves memory: what is wrong shows without it, too
-            prepacked = shared_graph(graph, digest, cache_directory())
+            prepacked = shared_graph(files, cache_directory())
             return Engine(prepacked, provider="cpu", threads=threads, prepacked=True)
-    cache = None
-    profiles = tuple(shape_profiles(ladder)) if chosen == "tensorrt" and ladder and not file else ()
+    compiled, precision = None, bundle.entry(variant).precision
+    profiles = tuple(shape_profiles(ladder)) if chosen == "tensorrt" and ladder and is_whole else ()
     if chosen not in ("cpu", "cuda"):
         about = (
-            f"{bundle.digest} {file or variant} {chosen} {device_type(chosen)} {engine_version()} {profiles}"
+            f"{sha256_of_all(files)} {chosen} {device_type(chosen)} {engine_version()} {precision} {profiles}"
         )
-        cache = cache_directory() / "engines" / hashlib.sha256(about.encode()).hexdigest()[:24]
-        Path(cache).mkdir(parents=True, exist_ok=True)
+        compiled = Compiled(cache_directory() / "engines" / hashlib.sha256(about.encode()).hexdigest()[:24])
     setup = Setup(
-        cache=cache,
+        cache=compiled.directory if compiled else None,
         profiles=profiles,
-        precision=bundle.manifest.variants[variant].precision,
+        precision=precision,
         nhwc=nhwc,
         record_placement=record_placement,
     )
-    return Engine(graph, provider=chosen, threads=threads, setup=setup)
+    engine = Engine(files[0], provider=chosen, threads=threads, setup=setup)
+    bundle.graph_files(file)  # nothing was altered while it was read
+    engine.compiled = compiled
+    return engine
 
 
 def shape_profiles(ladder: Ladder) -> Iterator[dict[str, _Shapes]]:

@@ -15,10 +15,10 @@ import pyarrow as pa
 from mmray.align import AlignSpec
 from mmray.batching import Feeds
 from mmray.bundle import Bundle
-from mmray.cascade import carried, in_shadow, open_stages, run_through
-from mmray.engine import Provider, best_provider
+from mmray.cascade import carried, in_shadow, open_stages
+from mmray.engine import Provider, best_provider, device_name
 from mmray.engine.turns import Device
-from mmray.errors import EngineError
+from mmray.golden import prove, remade
 from mmray.outcomes import EARLY, Answers, Step, early_of, hand_on, keep
 from mmray.preprocess import OnDamaged, Preprocessor
 from mmray.preprocess.spec import Limits
@@ -43,7 +43,13 @@ def open_preprocessor(
     on_damaged: OnDamaged = "reject",
     align: AlignSpec | None = None,
 ) -> Preprocessor:
-    """The preprocessing that a bundle's model was trained with."""
+    """The preprocessing that a bundle's model was trained with, once it is proved on its golden records.
+
+    Raises:
+        BundleError: a file of the bundle was altered.
+        EngineError: this machine makes something else of the golden records.
+    """
+    remade(bundle, bundle.golden()[0])
     return Preprocessor(
         bundle.spec,
         bundle.tokenizer,
@@ -72,6 +78,7 @@ class Predictor:
         device: what runs the graphs; None: one of its own.
 
     Raises:
+        BundleError: a file of the bundle was altered.
         EngineError: the graph does not load, or does not give the bundle's golden outputs here.
     """
 
@@ -128,8 +135,15 @@ class Predictor:
         self.seconds: Counter[str] = Counter()
         #: Records of a cascade: "left 1" and so on by stage, "shadowed", "agreed"; may be cleared likewise.
         self.counts: Counter[str] = Counter()
+        device_and_host = device_name(where)
         #: Largest difference from the bundle's golden outputs on this machine.
-        self.golden_difference = self._check_golden()
+        self.golden_difference, golden = prove(bundle, self.variant, stages, device_and_host)
+        for number, (runner, its_golden) in enumerate(zip(self._runners, golden, strict=True), start=1):
+            stage_of = f", stage {number}," if len(stages) > 1 else ""
+            runner.where = f"{bundle.path}: variant {self.variant}{stage_of} on {device_and_host}"
+            runner.golden = its_golden
+            if runner.stage.engine.compiled:
+                runner.stage.engine.compiled.keep()
 
     @property
     def later(self) -> tuple[Modality, ...]:
@@ -177,6 +191,10 @@ class Predictor:
         Args:
             tensors: preprocessed records.
             complete: decodes the modalities that were left for later; needed where some were.
+
+        Raises:
+            EngineError: the engine or its device failed, which is no record's fault; nothing of the table may
+                be written.
         """
         table, places = tensors, np.arange(tensors.num_rows)
         answered, order = [], []
@@ -275,36 +293,9 @@ class Predictor:
             self.counts["shadowed"] += int(compared.sum())
             self.counts["agreed"] += int(same.sum())
 
-    def _check_golden(self) -> float:
-        """Run the golden inputs as far as each stage goes, without letting any leave."""
-        inputs, expected = self._bundle.golden(self.variant)
-        allowed = self._bundle.manifest.variants[self.variant].golden_tolerance
-        stages = [runner.stage for runner in self._runners]
-        provider = stages[0].engine.provider
-        try:
-            outputs = run_through(stages, inputs, self._bundle.spec.modalities)
-            difference = output_difference(outputs[self._decisive], expected[self._decisive])
-        except Exception as e:  # ONNX Runtime's own exception types share no base
-            raise EngineError(
-                f"{self._bundle.path}: variant {self.variant} does not run on its golden inputs on "
-                f"{provider}: {e}"
-            ) from e
-        if not difference <= allowed:  # also true for NaN
-            raise EngineError(
-                f"{self._bundle.path}: variant {self.variant} is off its golden {self._decisive} by "
-                f"{difference:.2g} on {provider}; it cannot be trusted on this machine"
-            )
-        return difference
-
 
 def _best(outputs: Feeds, decisive: str) -> npt.NDArray[np.int32]:
     return np.asarray(outputs[decisive].argmax(axis=1), np.int32)
-
-
-def output_difference(found: npt.NDArray[np.generic], expected: npt.NDArray[np.generic]) -> float:
-    """Largest difference of two outputs, as a share of the largest expected value where that is above 1."""
-    scale = max(1.0, float(np.abs(expected).max()))
-    return float(np.abs(np.subtract(found, expected)).max()) / scale
 
 
 def _default_columns(bundle: Bundle, variant: str) -> OutputColumns:

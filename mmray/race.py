@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import mmap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mmray.batching import blank
 from mmray.bundle import FP32, Bundle
+from mmray.digests import sealed, unsealed
 from mmray.engine import Engine, Provider, best_provider, device_type, engine_version
-from mmray.errors import EngineError
+from mmray.errors import BundleError, EngineError
 from mmray.loading import open_engine
 from mmray.shapes import Ladder
 from mmray.storage import Location, cache_directory
@@ -93,7 +93,7 @@ def choose(
     choice = Choice(*winner, round(rows / times[winner], 1))
     batch_ms = {str(form): round(seconds * 1e3, 3) for form, seconds in times.items()}
     Location.parse(races).make_directory()
-    place.write_atomically(json.dumps({**choice._asdict(), "batch_ms": batch_ms, "of": about}).encode())
+    place.write_atomically(sealed({**choice._asdict(), "batch_ms": batch_ms, "of": about}))
     return choice
 
 
@@ -126,13 +126,12 @@ def is_quantized(graph: Path) -> bool:
         return any(data.find(name) >= 0 for name in _QUANTIZED)
 
 
-def _read(place: Location) -> dict[str, Any]:
-    """A race that was run before; empty where there was none that can be read."""
+def _read(place: Location) -> dict[str, object]:
+    """A race that was run before; empty where there was none, or it is not as it was written."""
     try:
-        known = json.loads(place.read_bytes())
-    except (OSError, ValueError):
+        return unsealed(place.read_bytes())
+    except OSError:  # it is run again
         return {}
-    return known if isinstance(known, dict) else {}
 
 
 def _rate(value: object) -> float | None:
@@ -152,6 +151,10 @@ def race(
             )
             runs[form] = _batch(bundle, engine, ladder)
             runs[form]()  # warm
+            if engine.compiled:
+                engine.compiled.keep()
+        except BundleError:  # altered, which is no reason to run another variant
+            raise
         except Exception as e:  # ONNX Runtime's own exception types share no base
             if form == forms[0]:
                 raise EngineError(f"{bundle.path}: does not run on {provider}: {e}") from e

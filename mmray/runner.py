@@ -1,5 +1,10 @@
 """Rows of a table through one stage's graph: in batches, padded for a device, and each failure on its own.
 
+Whose fault a failure is, is asked before anybody is blamed. A batch that fails, or gives what is not finite, is
+followed by the golden inputs on the same engine. If these fail, too, the engine or its device is at fault. If
+not, the batch is halved until the rows that fail are alone; and a row is blamed where it fails alone twice,
+while golden inputs succeed in between and at last.
+
 On a CPU a batch is as large as its rows; the graph is run on it, and that is all. On a device, or what stands
 in for one, it is padded to one of few shapes in buffers that stay (`mmray.shapes`, `mmray.engine.bound`), and
 the copies of one batch go on while the device computes another.
@@ -7,9 +12,11 @@ the copies of one batch go on while the device computes another.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import copy
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -20,9 +27,16 @@ from mmray.batching import Feeds, batches, blank, fill, pack
 from mmray.cascade import CARRIED, Stage
 from mmray.engine import Bound
 from mmray.engine.turns import Device, Turn
+from mmray.errors import EngineError, of_machine, one_line
+from mmray.golden import Golden, fitting, lay
 from mmray.preprocess.spec import PreprocessSpec
 from mmray.schema import error
 from mmray.shapes import Batch, Ladder, Shape, Shaper
+
+# How ONNX Runtime, CUDA and its libraries say that there is no memory.
+_NO_MEMORY = re.compile(
+    r"allocate memory|out of memory|bad_alloc|ALLOC_FAILED|ALLOCATION_FAILED", re.IGNORECASE
+)
 
 
 class Answered(NamedTuple):
@@ -38,6 +52,21 @@ class Failed(NamedTuple):
 
     row: int
     error: dict[str, str]
+
+
+class _Suspect(NamedTuple):
+    """A row that failed, in a batch of its own."""
+
+    batch: Batch
+    failure: Exception | None  # what the engine raised; None: it gave what is not finite
+
+
+@dataclass
+class _Case:
+    """What went wrong in one table."""
+
+    suspects: list[_Suspect] = field(default_factory=list)
+    is_open: bool = False  # whether the golden inputs were run since the first failure
 
 
 class Runner:
@@ -69,6 +98,10 @@ class Runner:
         self._batch_rows = batch_rows
         self._shaper = Shaper(ladder, stage.takes) if ladder else None
         self._bounds: dict[Shape, Bound] = {}
+        #: Of this stage; without it a row is blamed unasked.
+        self.golden: Golden | None = None
+        #: What runs where, for errors.
+        self.where = ""
         #: Seconds waited for the device, in all.
         self.waited_s = 0.0
         #: What the device did for this runner (see `mmray.engine.occupancy`); may be cleared.
@@ -89,11 +122,15 @@ class Runner:
         """Run rows of a table of TENSORS that have no error.
 
         The table also has a column ``carried/…`` for each value that an earlier stage handed on.
+
+        Raises:
+            EngineError: the engine or its device is at fault; what was answered of this table does not count.
         """
+        case = _Case()
         for batch in self._cut(tensors, rows):
-            if batch.shape:
-                self._bound(batch.shape)  # a device without memory for its buffers is no fault of the records
-            yield from self._infer(tensors, batch)
+            yield from self._infer(tensors, batch, case)
+        if case.suspects:
+            yield from self._judge(tensors, case.suspects)
 
     def warm(self, shape: Shape) -> None:
         """Run a batch of this shape that holds nothing but padding."""
@@ -105,46 +142,131 @@ class Runner:
         wanted = tensors.select(["error", "input_ids"]).take(rows)
         return [Batch(rows[chosen], None) for chosen in batches(wanted, self._batch_rows)]
 
-    def _infer(self, tensors: pa.Table, batch: Batch) -> Iterator[Answered | Failed]:
+    def _infer(self, tensors: pa.Table, batch: Batch, case: _Case) -> Iterator[Answered | Failed]:
         """A batch that fails is halved until the row that makes it fail is alone; its shape stays."""
-        rows = batch.rows
-        try:
-            outputs = self._run(tensors, batch)
-        except Exception as e:  # ONNX Runtime's own exception types share no base; the row is named below
-            if len(rows) == 1:
-                yield Failed(int(rows[0]), error("infer", "model-error", f"{type(e).__name__}: {e}"))
-                return
+        rows, outputs = batch.rows, self._attempt(tensors, batch)
+        failure = outputs if isinstance(outputs, Exception) else None
+        finite = np.zeros(len(rows), np.bool_) if isinstance(outputs, Exception) else self._finite(outputs)
+        if not finite.all() and not case.is_open:
+            self._ask_golden({batch.shape}, failure)
+            case.is_open = True
+        if not isinstance(outputs, Exception):
+            yield self._answered(rows, outputs, finite)
+            case.suspects += [_Suspect(batch._replace(rows=rows[[i]]), None) for i in np.flatnonzero(~finite)]
+        elif len(rows) == 1:
+            case.suspects.append(_Suspect(batch, failure))
+        else:
             half = len(rows) // 2
-            yield from self._infer(tensors, batch._replace(rows=rows[:half]))
-            yield from self._infer(tensors, batch._replace(rows=rows[half:]))
-            return
-        finite = np.asarray(np.isfinite(outputs[self._decisive]).all(axis=1))
-        for row in rows[~finite]:
-            reason = f"the model gave {self._decisive} that are not finite"
-            yield Failed(int(row), error("infer", "not-finite", reason))
+            yield from self._infer(tensors, batch._replace(rows=rows[:half]), case)
+            yield from self._infer(tensors, batch._replace(rows=rows[half:]), case)
+
+    def _judge(self, tensors: pa.Table, suspects: list[_Suspect]) -> Iterator[Answered | Failed]:
+        """Blame those that fail alone, twice, while the golden inputs succeed."""
+        for _ in range(2):
+            guilty = []
+            for batch, _ in suspects:
+                outputs = self._attempt(tensors, batch)
+                if isinstance(outputs, Exception) or not self._finite(outputs).all():
+                    guilty.append(_Suspect(batch, outputs if isinstance(outputs, Exception) else None))
+                else:
+                    yield self._answered(batch.rows, outputs, self._finite(outputs))
+            if not guilty:
+                return
+            self._ask_golden({suspect.batch.shape for suspect in guilty}, guilty[0].failure)
+            suspects = guilty
+        for batch, failure in suspects:
+            # The spec bounds what a record may need: a machine that cannot give it to one alone is too small, or
+            # too full. A reject would be for ever, and the next machine might have answered.
+            if failure and (of_machine(failure) or _NO_MEMORY.search(str(failure))):
+                raise EngineError(
+                    f"{self.where}: cannot run even one record: {one_line(failure)}; free memory there, or take "
+                    "a larger device, and run the same command again"
+                )
+            yield Failed(int(batch.rows[0]), self._error(failure))
+
+    def _error(self, failure: Exception | None) -> dict[str, str]:
+        if failure is None:
+            return error("infer", "not-finite", f"the model gave {self._decisive} that are not finite")
+        return error("infer", "model-error", f"{type(failure).__name__}: {failure}")
+
+    def _finite(self, outputs: Feeds) -> npt.NDArray[np.bool_]:
+        return np.asarray(np.isfinite(outputs[self._decisive]).all(axis=1))
+
+    def _answered(
+        self, rows: npt.NDArray[np.int64], outputs: Feeds, finite: npt.NDArray[np.bool_]
+    ) -> Answered:
         columns = [i for i, m in enumerate(self._spec.modalities) if m in self.stage.seen]
         present = np.asarray(outputs["present"][:, columns], np.bool_)
-        kept = {name: values[finite] for name, values in outputs.items()}
-        yield Answered(rows[finite], present[finite], kept)
+        return Answered(rows[finite], present[finite], {name: v[finite] for name, v in outputs.items()})
 
-    def _run(self, tensors: pa.Table, batch: Batch) -> Feeds:
-        """Outputs of the graph for the rows of a batch, and `present`."""
-        stage, rows = self.stage, batch.rows
+    def _ask_golden(self, shapes: set[Shape | None], failure: Exception | None) -> None:
+        """Run the golden inputs the way of batches of these shapes: same sessions, same buffers.
+
+        Raises:
+            EngineError: they fail, or come out otherwise than when the model was opened.
+        """
+        if self.golden is None:
+            return
+        first = one_line(failure) if failure else f"{self._decisive} that are not finite"
+        try:
+            for shape in shapes:
+                self._run_golden(self.golden, shape)
+        except Exception as e:  # as in _attempt
+            raise EngineError(
+                f"{self.where}: its golden inputs fail, which were right when it was opened ({one_line(e)}); before "
+                f"that, a batch gave {first}; so the device or its engine is at fault, and no record: see to it, "
+                "and run the same command again"
+            ) from e
+
+    def _run_golden(self, golden: Golden, shape: Shape | None) -> None:
+        rows = fitting(golden.feeds, shape) if shape else []
+        if shape and rows:
+            bound = self._bound(shape)
+            lay(bound.feeds, golden.feeds, rows)
+            golden.check_some(self._run_padded(shape, bound, len(rows))[self._decisive], rows)
+            return
+        found: Feeds = {}
+        self._note(self._device.run(lambda: found.update(self.stage.engine(golden.feeds))), None)
+        golden.check(found[self._decisive])
+
+    def _attempt(self, tensors: pa.Table, batch: Batch) -> Feeds | Exception:
+        """Outputs of the graph for the rows of a batch, and `present`; or what the engine raised."""
+        run = self._packed(
+            tensors, batch
+        )  # is our work: what it raises is neither the engine's nor a record's
+        try:
+            return run()
+        except (
+            Exception
+        ) as e:  # ONNX Runtime's own exception types share no base; golden inputs tell whose it is
+            return e
+
+    def _packed(self, tensors: pa.Table, batch: Batch) -> Callable[[], Feeds]:
+        """Lay the rows of a batch ready; what comes back runs them."""
+        stage, rows, shape = self.stage, batch.rows, batch.shape
         handed_on = [name for name in stage.engine.inputs if name.startswith(CARRIED)]
-        if batch.shape is None:
+        if shape is None:
             feeds = pack(tensors.take(rows), self._spec, take=stage.takes, seen=stage.seen)
             feeds |= {name: carried_rows(tensors, name, rows) for name in handed_on}
-            found: Feeds = {}
-            self._note(self._device.run(lambda: found.update(stage.engine(feeds))), None)
-            return {"present": feeds["present"], **found}
-        bound = self._bound(batch.shape)
+            found: Feeds = {"present": feeds["present"]}
+
+            def run() -> Feeds:
+                self._note(self._device.run(lambda: found.update(stage.engine(feeds))), None)
+                return found
+
+            return run
+        bound = self._bound(shape)
         used = fill(bound.feeds, tensors, rows, self._spec, stage.seen)
         for name in handed_on:
             bound.feeds[name][: len(rows)] = carried_rows(tensors, name, rows)
         present = bound.feeds["present"][: len(rows)].copy()
-        found = self._run_padded(batch.shape, bound, len(rows))
-        self._count_padding(batch.shape, used)
-        return {"present": present, **found}
+
+        def run_padded() -> Feeds:
+            outputs = self._run_padded(shape, bound, len(rows))
+            self._count_padding(shape, used)
+            return {"present": present, **outputs}
+
+        return run_padded
 
     def _run_padded(self, shape: Shape, bound: Bound, rows: int) -> Feeds:
         """Outputs of what lies in the buffers, cut back to its real rows."""
@@ -156,10 +278,18 @@ class Runner:
         return {name: values[:rows] for name, values in outputs.items()}
 
     def _bound(self, shape: Shape) -> Bound:
+        """Buffers of a shape. A device without memory for them is no fault of the records."""
         if shape not in self._bounds:
             engine = self.stage.engine
             widths = {name: engine.width(name) for name in engine.inputs if name.startswith(CARRIED)}
-            self._bounds[shape] = engine.bound(blank(self._spec, shape, self.stage.takes, widths))
+            feeds = blank(self._spec, shape, self.stage.takes, widths)
+            try:
+                self._bounds[shape] = engine.bound(feeds)
+            except Exception as e:  # as in _attempt
+                raise EngineError(
+                    f"{self.where}: no buffers for batches of {shape}: {one_line(e)}; free memory there, or lower "
+                    "batch_rows"
+                ) from e
         return self._bounds[shape]
 
     def _note(self, turn: Turn, shape: Shape | None) -> None:

@@ -14,10 +14,15 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from mmray.errors import RecordError, about_record
+
 Modality = Literal["image", "text", "audio"]
 MODALITIES: tuple[Modality, ...] = ("image", "text", "audio")
 
-Stage = Literal["read", "align", "preprocess", "infer"]
+#: Where a record failed. "shard" is of no one record: damage hides an unknown number of them.
+Stage = Literal["shard", "read", "align", "preprocess", "infer"]
+
+META_BYTES = 1 << 20  # of a JSON member that is parsed: a byte of JSON may become thirty of objects
 
 #: Why a record was rejected. `type` is stable and made for grouping; `reason` is for people.
 ERROR = pa.struct([("stage", pa.string()), ("type", pa.string()), ("reason", pa.string())])
@@ -131,10 +136,16 @@ def set_name(modalities: Iterable[str], flags: Iterable[object]) -> str:
 
 
 def meta_fields(meta: bytes | None) -> dict[str, Any]:
-    """A record's JSON member; empty where it is no object, for a record needs none to be predicted."""
+    """A record's JSON member; empty where it is no object, for a record needs none to be predicted.
+
+    One of more than META_BYTES counts as none.
+    """
+    if meta is None or len(meta) > META_BYTES:
+        return {}
     try:
-        value = json.loads(meta or b"{}")
-    except (ValueError, RecursionError):
+        with about_record("cannot read the JSON member", "json"):
+            value = json.loads(meta or b"{}")
+    except RecordError:
         return {}
     return value if isinstance(value, dict) else {}
 

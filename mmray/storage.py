@@ -192,25 +192,39 @@ class Location:
         return act() if self.is_local else retrying(act, self.url)
 
 
-def mirror(source: Location, files: Mapping[str, str], target: Path) -> None:
+def mirror(
+    source: Location, files: Mapping[str, str], target: Path, sha256_of: Callable[[Path], str] | None = None
+) -> None:
     """Copy files of a directory to the local disk, all or none; only the first of many processes does it.
+
+    A copy that is there and was damaged since is made anew.
 
     Args:
         source: the directory.
         files: paths below it, and the sha256 that each must have.
         target: directory that appears, whole, where there is none yet.
+        sha256_of: tells the sha256 of a file that is there; None: reads it.
 
     Raises:
         StoreError: a file has another sha256.
         OSError: a file is missing or cannot be read.
     """
+
+    def is_whole() -> bool:
+        tell = sha256_of or _read_sha256
+        return all((target / name).is_file() and tell(target / name) == files[name] for name in files)
+
+    if target.exists() and is_whole():
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     with (
         FileLock(target.with_suffix(".lock")),
         tempfile.TemporaryDirectory(prefix=f"{TEMPORARY}{target.name[:12]}-", dir=target.parent) as temporary,
     ):
         if target.exists():
-            return
+            if is_whole():  # another process has made it meanwhile
+                return
+            shutil.rmtree(target)
         copy = Path(temporary) / "copy"
         for name, expected in files.items():
             place, path = source / name, copy / name
@@ -219,10 +233,14 @@ def mirror(source: Location, files: Mapping[str, str], target: Path) -> None:
                 shutil.copyfileobj(file, local, READ_AHEAD_BYTES)
                 local.flush()
                 os.fsync(local.fileno())
-            with path.open("rb") as local:
-                if hashlib.file_digest(local, "sha256").hexdigest() != expected:
-                    raise StoreError(f"{place}: has another sha256 than {expected}")
+            if _read_sha256(path) != expected:
+                raise StoreError(f"{place}: has another sha256 than {expected}")
         copy.rename(target)
+
+
+def _read_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush_directory(path: Path) -> None:

@@ -18,9 +18,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from mmray.align.clock import Clock
-from mmray.errors import RecordError
+from mmray.errors import RecordError, about_record
+from mmray.schema import META_BYTES
 
-MAX_JSON_BYTES = 1 << 20  # of a JSON member whose times are wanted
 MAX_CAPTIONS = 4_096
 
 # Strict: a string or a truth value is no time. Unix times fit, with a resolution of 0.2 µs; milliseconds and
@@ -102,12 +102,13 @@ def parse_times(meta: bytes | None) -> Times:
     """
     if meta is None:
         raise OutOfStep("the record has no JSON member", "times-missing")
-    if len(meta) > MAX_JSON_BYTES:
-        raise OutOfStep(f"a JSON member of more than {MAX_JSON_BYTES} bytes", "times-malformed")
+    if len(meta) > META_BYTES:
+        raise OutOfStep(f"a JSON member of more than {META_BYTES} bytes", "times-malformed")
     try:
-        fields: Any = json.loads(meta)
-    except (ValueError, RecursionError) as e:
-        raise OutOfStep(f"the JSON member cannot be read: {e}", "times-malformed") from e
+        with about_record("the JSON member cannot be read", "times-malformed"):
+            fields: Any = json.loads(meta)
+    except RecordError as e:
+        raise OutOfStep(e.reason, e.kind) from e
     if not isinstance(fields, dict) or fields.get("times") is None:
         raise OutOfStep("the JSON member has no field times", "times-missing")
     try:

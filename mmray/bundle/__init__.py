@@ -2,24 +2,26 @@
 
 Layout: manifest.json names every other file with its sha256; variants/*.onnx are the compiled forms of one
 model; golden.npz holds inputs (in/*) and the outputs that they must give (out/* of fp32, out/VARIANT/* of any
-other); scorecard.json says how good each variant is. The bundle's digest is the sha256 of manifest.json.
+other); golden.parquet the raw records that some of those inputs were made of; scorecard.json says how good
+each variant is. The bundle's digest is the sha256 of manifest.json.
 Nothing in a bundle is ever unpickled.
 """
 
-from mmray.bundle.opened import (
+from mmray.bundle.manifest import (
     EVIDENCE,
     FP32,
     GOLDEN,
     MANIFEST,
+    RECORDS,
     SCORECARD,
     TOKENIZER,
-    Bundle,
     Cascade,
     CascadeStage,
     Exit,
     Source,
     Variant,
 )
+from mmray.bundle.opened import Bundle
 from mmray.bundle.written import NewVariant, check_replaceable, extend_bundle, write_bundle
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "FP32",
     "GOLDEN",
     "MANIFEST",
+    "RECORDS",
     "SCORECARD",
     "TOKENIZER",
     "Bundle",

@@ -1,103 +1,47 @@
-"""An opened bundle: its manifest, its parts, and the proof that they are unaltered."""
+"""An opened bundle: its manifest, its parts, and the proof that what is read of them is unaltered."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from mmray.batching import Feeds
-from mmray.errors import BundleError
+from mmray.bundle.manifest import (
+    EVIDENCE,
+    FORMAT,
+    FP32,
+    GOLDEN,
+    MANIFEST,
+    RECORDS,
+    SCORECARD,
+    TOKENIZER,
+    Manifest,
+    Variant,
+)
+from mmray.bundle.weights import Malformed, external_files
+from mmray.digests import computed_sha256, sha256_of
+from mmray.errors import BundleError, EngineError, of_machine
 from mmray.preprocess.spec import PreprocessSpec
 from mmray.schema import Modality
 from mmray.storage import Location, cache_directory, mirror
 
-FORMAT = 1
-MANIFEST, TOKENIZER, GOLDEN, SCORECARD = "manifest.json", "tokenizer.json", "golden.npz", "scorecard.json"
-EVIDENCE = "evidence.npz"  # answers to records that the model was not trained on; may be missing
-FP32 = "fp32"  # the variant that is right by definition: the others are made from it and judged by it
-
-
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Source(_Entry):
-    """Where weights came from."""
-
-    name: str
-    version: str
-    file: str
-    sha256: str
-    licence: str
-
-
-class Exit(_Entry):
-    """When a record leaves a cascade, for those with the same modalities of all that were looked at."""
-
-    temperature: float = 1.0  # its logits are divided by it before the softmax
-    threshold: float  # least calibrated confidence; above 1 none leaves
-
-
-class CascadeStage(_Entry):
-    """A graph that answers from its own modalities and what earlier stages found in theirs."""
-
-    file: str  # relative to the bundle
-    modalities: tuple[Modality, ...]  # that it takes, beside those of the stages before it
-    exits: dict[str, Exit] = {}  # by modalities, as "text+audio"; empty in the last stage, which answers all
-
-
-class Cascade(_Entry):
-    """Stages in order, and how often an early answer may differ from that of the whole graph."""
-
-    stages: tuple[CascadeStage, ...] = Field(min_length=2)
-    disagreement: float  # share of early answers, at most, by the records that the exits were chosen with
-
-
-class Variant(_Entry):
-    """One compiled form of the model."""
-
-    file: str  # relative to the bundle
-    precision: str = FP32
-    parent: str | None = None  # the variant that it was made from and judged by
-    provider: Literal["any", "tensorrt"] = "any"  # what it is made for; "any" includes the CPU
-    how: dict[str, str] = {}  # the step that made it
-    cascade: Cascade | None = None  # stages that answer the easy records; `file` is then the whole graph
-    # How far golden outputs may be off elsewhere, as a share of the largest value or of 1: kernels of other
-    # machines add in another order. A wrong one is off by far more.
-    golden_tolerance: float = 1e-3
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """All its graphs."""
-        stages = self.cascade.stages if self.cascade else ()
-        return (self.file, *(stage.file for stage in stages))
-
-
-class Manifest(_Entry):
-    """manifest.json."""
-
-    format: int = FORMAT
-    name: str
-    labels: list[str]
-    features: int  # width of the fused features
-    preprocessing: PreprocessSpec
-    variants: dict[str, Variant]
-    sources: list[Source] = []
-    origin: dict[str, str] = {}  # what it was built from: inputs, options
-    parents: dict[str, str] = {}  # digest of each bundle that it was made from: its name
-    files: dict[str, str] = Field(description="relative path of every other file: its sha256")
-
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle. `Bundle.open` checks that its files are there; `verify` that they are unaltered."""
+    """An opened bundle. `Bundle.open` checks that its files are there.
+
+    Whatever is read of them is checked against its sha256 then; `verify` checks all of them.
+    """
 
     path: Path
     manifest: Manifest
@@ -108,7 +52,8 @@ class Bundle:
         """Read the manifest of a directory, or of a URL, whose files are then copied to this machine once.
 
         Raises:
-            BundleError: no bundle there, one of another format, or one that lacks files.
+            BundleError: no bundle there, one of another format, or one that lacks files, or whose golden
+                outputs are not as wide as the manifest says.
         """
         place = Location.parse(path)
         try:
@@ -133,14 +78,13 @@ class Bundle:
                 raise BundleError(f"{place / MANIFEST}: names a file outside the bundle: {name}")
             if not (root / name).is_file():
                 raise BundleError(f"{root}: {name} is missing; copy or build the bundle again")
-        unlisted = [
-            file for v in manifest.variants.values() for file in v.files if file not in manifest.files
-        ]
-        if unlisted:
-            raise BundleError(
-                f"{root / MANIFEST}: variant {unlisted[0]} has no checksum; build the bundle again"
-            )
-        return cls(root, manifest, digest)
+        parts = [file for v in manifest.variants.values() for file in v.files]
+        needed = [*parts, GOLDEN, SCORECARD, *([TOKENIZER] if manifest.preprocessing.text else [])]
+        if unlisted := [file for file in needed if file not in manifest.files]:
+            raise BundleError(f"{root / MANIFEST}: {unlisted[0]} has no checksum; build the bundle again")
+        bundle = cls(root, manifest, digest)
+        bundle._check_widths()
+        return bundle
 
     @property
     def spec(self) -> PreprocessSpec:
@@ -157,11 +101,13 @@ class Bundle:
 
     @property
     def tokenizer(self) -> Path | None:
-        return self.path / TOKENIZER if self.spec.text else None
+        """Raises BundleError where it was altered."""
+        return self._checked(TOKENIZER) if self.spec.text else None
 
     @property
     def scorecard(self) -> dict[str, Any]:
-        scorecard: dict[str, Any] = json.loads((self.path / SCORECARD).read_text())
+        """Raises BundleError where it was altered."""
+        scorecard: dict[str, Any] = json.loads(self._read(SCORECARD))
         return scorecard
 
     def check_variant(self, name: str) -> None:
@@ -176,7 +122,7 @@ class Bundle:
                 f"{self.path}: variant {name!r} failed its gate: {verdict.get('reason')}; "
                 f"choose from: {', '.join(self.passing())}"
             )
-        self.graph(name)
+        self.entry(name)
         if name not in self.passing():
             raise BundleError(f"{self.path}: variant {name!r} was never judged; make it by `mmray optimize`")
 
@@ -204,12 +150,44 @@ class Bundle:
         """Path of a variant's ONNX file.
 
         Raises:
+            BundleError: no such variant, or a file that was altered.
+        """
+        return self.graph_files(self.entry(variant).file)[0]
+
+    def entry(self, variant: str) -> Variant:
+        """What the manifest says of a variant.
+
+        Raises:
             BundleError: no such variant.
         """
         if variant not in self.manifest.variants:
             known = ", ".join(self.manifest.variants)
             raise BundleError(f"{self.path}: no variant {variant!r}; it has: {known}")
-        return self.path / self.manifest.variants[variant].file
+        return self.manifest.variants[variant]
+
+    def graph_files(self, file: str) -> list[Path]:
+        """Paths of a graph and of the files that its weights lie in; all are as the manifest says.
+
+        Args:
+            file: of the graph, relative to the bundle.
+
+        Raises:
+            BundleError: one was altered, or lies outside the bundle, or is not in its manifest.
+            EngineError: it is no ONNX graph.
+        """
+        graph = self._checked(file)
+        try:
+            named = sorted(external_files(graph))
+        except Malformed as e:
+            raise EngineError(f"{graph}: not an ONNX graph: {e}; build the bundle again") from e
+        names = [os.path.normpath(Path(file).parent / name) for name in named]
+        for name, normal in zip(named, names, strict=True):
+            if Path(name).is_absolute() or normal not in self.manifest.files:
+                raise BundleError(
+                    f"{graph}: its weights are in {name!r}, which {MANIFEST} does not name; "
+                    "build the bundle again"
+                )
+        return [graph, *(self._checked(name) for name in names)]
 
     def golden(self, variant: str = FP32) -> tuple[Feeds, Feeds]:
         """Inputs of one batch, and the outputs that a variant gave for them where it was made.
@@ -221,7 +199,7 @@ class Bundle:
         outputs: Feeds = {}
         folders = {"in": inputs, golden_folder(variant): outputs}
         try:
-            with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(self._read(GOLDEN)), allow_pickle=False) as arrays:
                 for key in arrays.files:
                     folder, _, name = key.rpartition("/")
                     if folder in folders:
@@ -229,9 +207,21 @@ class Bundle:
                     elif not folder.startswith("out"):
                         raise ValueError(f"{key} is neither")
         except Exception as e:  # zip, zlib and numpy raise a dozen kinds on an altered file
-            place = self.path / GOLDEN
-            raise BundleError(f"{place}: not golden inputs and outputs ({e!r}); get a fresh copy") from e
+            raise self._unreadable(GOLDEN, e) from e
         return inputs, outputs
+
+    def golden_records(self) -> pa.Table | None:
+        """RECORDS that rows of the golden inputs were made of, `row` says which; None in older bundles.
+
+        Raises:
+            BundleError: the file is unreadable.
+        """
+        if RECORDS not in self.manifest.files:
+            return None
+        try:
+            return pq.read_table(pa.BufferReader(self._read(RECORDS)))
+        except Exception as e:  # as in golden
+            raise self._unreadable(RECORDS, e) from e
 
     def evidence(self) -> Feeds:
         """Arrays of evidence.npz, see `mmray.optimize.evidence`.
@@ -239,14 +229,13 @@ class Bundle:
         Raises:
             BundleError: there is none, or it is unreadable.
         """
-        place = self.path / EVIDENCE
-        if not place.is_file():
+        if EVIDENCE not in self.manifest.files:
             raise BundleError(f"{self.path}: has no {EVIDENCE}; build it again, or give other records")
         try:
-            with np.load(place, allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(self._read(EVIDENCE)), allow_pickle=False) as arrays:
                 return {key: arrays[key] for key in arrays.files}
         except Exception as e:  # as in golden
-            raise BundleError(f"{place}: cannot be read ({e!r}); get a fresh copy") from e
+            raise self._unreadable(EVIDENCE, e) from e
 
     def verify(self) -> None:
         """Check every file against its sha256.
@@ -255,9 +244,44 @@ class Bundle:
             BundleError: names the file that was altered.
         """
         for name, expected in self.manifest.files.items():
-            if sha256_of(self.path / name) != expected:
+            if computed_sha256(self.path / name) != expected:
+                raise self._altered(name)
+        for variant in self.manifest.variants.values():
+            for file in variant.files:
+                self.graph_files(file)
+
+    def _checked(self, name: str) -> Path:
+        """Path of a file whose bytes are those that the manifest was made for."""
+        path = self.path / name
+        if sha256_of(path) != self.manifest.files[name]:
+            raise self._altered(name)
+        return path
+
+    def _read(self, name: str) -> bytes:
+        """Bytes of a file, which are those that the manifest was made for."""
+        data = (self.path / name).read_bytes()
+        if hashlib.sha256(data).hexdigest() != self.manifest.files[name]:
+            raise self._altered(name)
+        return data
+
+    def _altered(self, name: str) -> BundleError:
+        return BundleError(f"{self.path / name}: differs from its checksum in {MANIFEST}; get a fresh copy")
+
+    def _unreadable(self, name: str, failure: Exception) -> Exception:
+        if isinstance(failure, BundleError) or of_machine(failure):
+            return failure
+        return BundleError(f"{self.path / name}: cannot be read ({failure!r}); get a fresh copy")
+
+    def _check_widths(self) -> None:
+        """A label for each score: else a class would get the name of another, or none."""
+        _, outputs = self.golden()
+        for name, width in (("scores", len(self.labels)), ("features", self.manifest.features)):
+            found = outputs.get(name)
+            if found is not None and found.ndim == 2 and width and found.shape[1] != width:
+                what = "labels" if name == "scores" else "features"
                 raise BundleError(
-                    f"{self.path / name}: differs from its checksum in {MANIFEST}; get a fresh copy"
+                    f"{self.path / MANIFEST}: {width} {what} for a model that gives {found.shape[1]}; "
+                    "build the bundle again"
                 )
 
 
@@ -275,15 +299,9 @@ def _local_copy(place: Location, manifest: Manifest, digest: str) -> Path:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise BundleError(f"{place / MANIFEST}: names a file outside the bundle: {name}")
     target = cache_directory() / "bundles" / digest
-    if not target.is_dir():
-        try:
-            mirror(place, {**manifest.files, MANIFEST: digest}, target)
-        except OSError as e:
-            raise BundleError(f"{place}: cannot be copied to {target}: {e}") from e
+    files = {**manifest.files, MANIFEST: digest}
+    try:
+        mirror(place, files, target, sha256_of)
+    except OSError as e:
+        raise BundleError(f"{place}: cannot be copied to {target}: {e}") from e
     return target
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file's bytes, hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,22 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mmray.batching import Feeds
-from mmray.bundle.opened import (
+from mmray.bundle.manifest import (
     EVIDENCE,
     FP32,
     GOLDEN,
     MANIFEST,
+    RECORDS,
     SCORECARD,
     TOKENIZER,
-    Bundle,
     Manifest,
     Source,
     Variant,
-    golden_folder,
-    sha256_of,
 )
+from mmray.bundle.opened import Bundle, golden_folder
+from mmray.digests import sha256_of
 from mmray.errors import BundleError
 from mmray.preprocess.spec import PreprocessSpec
 
@@ -44,6 +46,7 @@ def write_bundle(
     golden_inputs: Feeds,
     golden_outputs: Feeds,
     scorecard: Mapping[str, Any],
+    golden_records: pa.Table | None = None,
     evidence: Feeds | None = None,
     sources: Iterable[Source] = (),
     origin: Mapping[str, str] | None = None,
@@ -61,6 +64,7 @@ def write_bundle(
         golden_inputs: arrays of one batch, as `pack` makes them.
         golden_outputs: what the graph gave for them.
         scorecard: measured quality, JSON-able.
+        golden_records: RECORDS that rows of the golden inputs were made of; `row` says which.
         evidence: answers to records that the model was not trained on, see `mmray.optimize.evidence`.
         sources: weights that went in, with licences.
         origin: what the model was trained on and how.
@@ -75,6 +79,8 @@ def write_bundle(
             shutil.copyfile(tokenizer, root / TOKENIZER)
         if evidence is not None:
             np.savez_compressed(root / EVIDENCE, **evidence)  # type: ignore[arg-type]  # as below
+        if golden_records is not None:
+            pq.write_table(golden_records, root / RECORDS)
         _save_golden(root, {"in": golden_inputs, golden_folder(FP32): golden_outputs})
         manifest = Manifest(
             name=name,

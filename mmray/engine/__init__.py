@@ -11,7 +11,8 @@ import onnxruntime as ort
 
 from mmray.batching import Feeds
 from mmray.engine.bound import Bound, Sessions, placement, sizes_of
-from mmray.engine.device import device_type, engine_version
+from mmray.engine.compiled import Compiled
+from mmray.engine.device import device_name, device_type, engine_version
 from mmray.engine.prepack import shared_graph
 from mmray.engine.providers import (
     ORT_NAMES,
@@ -25,11 +26,13 @@ from mmray.errors import EngineError
 
 __all__ = [
     "Bound",
+    "Compiled",
     "Engine",
     "Provider",
     "Setup",
     "available_providers",
     "best_provider",
+    "device_name",
     "device_type",
     "engine_version",
     "shared_graph",
@@ -104,6 +107,8 @@ class Engine:
                 "run `mmray doctor`, or choose provider=cpu"
             )
         self.provider: str = chosen
+        #: What the provider compiled for it; to be kept once its answers are proved.
+        self.compiled: Compiled | None = None
         self.inputs: list[str] = [value.name for value in self._session.get_inputs()]
         self.outputs: list[str] = [output.name for output in self._session.get_outputs()]
 

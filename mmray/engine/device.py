@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 
@@ -11,6 +12,12 @@ import onnxruntime as ort
 def device_type(provider: str) -> str:
     """Model and features of what a provider runs on, as far as the machine says."""
     return _cpu_type() if provider in ("cpu", "openvino") else f"{_gpu_types()} {_cpu_type()}"
+
+
+def device_name(provider: str) -> str:
+    """Which device a provider runs on, for people: as in "cuda 1 of node-7"."""
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES") if provider in ("cuda", "tensorrt") else None
+    return f"{provider}{f' {gpu}' if gpu else ''} of {platform.node()}"
 
 
 def engine_version() -> str:

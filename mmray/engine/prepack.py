@@ -9,35 +9,46 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnxruntime as ort
 from filelock import FileLock
 
+from mmray.digests import is_sealed, seal, sha256_of_all
 from mmray.engine.device import device_type, engine_version
+from mmray.errors import EngineError
 
 _LEAST_BYTES = 1024  # of a weight that goes into the file; smaller ones stay in the graph
 
 
-def shared_graph(graph: Path, digest: str, cache: Path) -> Path:
-    """The graph in the form that this machine's processes share, made if it is not there.
+def shared_graph(files: Sequence[Path], cache: Path) -> Path:
+    """The graph in the form that this machine's processes share, made if it is not there or was damaged.
+
+    It is kept under the sha256 of what it is made of.
 
     Args:
-        graph: ONNX file.
-        digest: sha256 of that file.
+        files: ONNX file, and the others that its weights lie in.
         cache: directory that lasts.
+
+    Raises:
+        EngineError: the files changed while it was made.
     """
+    digest = sha256_of_all(files)
     place = cache / "prepacked" / _key(digest)
     prepacked = place / "graph.onnx"
-    if prepacked.exists():
+    if is_sealed(place):
         return prepacked
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(place.with_suffix(".lock")):  # actors start at once; one makes it, the others wait
-        if not prepacked.exists():
+        if not is_sealed(place):
             with tempfile.TemporaryDirectory(dir=place.parent, prefix=".tmp-") as temporary:
                 made = Path(temporary) / "made"
                 made.mkdir()
-                _prepack(graph, made / prepacked.name)
+                _prepack(files[0], made / prepacked.name)
+                if sha256_of_all(files) != digest:
+                    raise EngineError(f"{files[0]}: changed while it was read; run the same command again")
+                seal(made)
                 shutil.rmtree(place, ignore_errors=True)
                 made.rename(place)
     return prepacked

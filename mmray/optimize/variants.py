@@ -22,6 +22,7 @@ import onnxruntime as ort
 from mmray.batching import Feeds, pack
 from mmray.bundle import FP32, Bundle, NewVariant, Variant, check_replaceable, extend_bundle
 from mmray.engine import Engine
+from mmray.golden import output_difference
 from mmray.optimize.costs import modality_costs
 from mmray.optimize.gate import Verdict
 from mmray.optimize.judge import Judge
@@ -31,7 +32,6 @@ from mmray.optimize.outputs import LabelledTensors
 from mmray.optimize.records import calibration_feeds, read_evidence, read_records
 from mmray.optimize.staged import MadeCascade, StagedEngine, make_cascade
 from mmray.optimize.steps import CascadeStep, Step, VariantRecipe
-from mmray.predictor import output_difference
 
 _log = logging.getLogger(__name__)
 # How far a variant's golden outputs may be off on another machine: at least so much, or three times what they

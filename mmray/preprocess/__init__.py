@@ -125,10 +125,9 @@ class Preprocessor:
                     if member is not None:
                         column[i] = self._decoders[modality](member, steps[i])
                 except RecordError as e:
-                    given.blame(i, modality, e)
-                    given.errors[i] = self._cost(modality, e)
+                    self._blame(given, i, modality, e)
             if modality == "text":
-                self._fill_token_ids(column)
+                self._fill_token_ids(column, given)
             self.seconds[modality] += perf_counter() - start  # type: ignore[assignment]  # floats, too
         return columns
 
@@ -162,13 +161,20 @@ class Preprocessor:
             return error("align", fault.kind, fault.reason) if required else None
         return error("preprocess", fault.kind, fault.reason) if self._on_damaged == "reject" else None
 
-    def _fill_token_ids(self, column: list[Any]) -> None:
+    def _blame(self, given: _Given, row: int, modality: Modality, fault: RecordError) -> None:
+        given.blame(row, modality, fault)
+        given.errors[row] = self._cost(modality, fault)
+
+    def _fill_token_ids(self, column: list[Any], given: _Given) -> None:
         """Replace the decoded strings by token ids, in one call: the tokenizer is faster in batches."""
         rows = [i for i, text in enumerate(column) if text is not None]
         if not rows or self._tokenize is None:
             return
-        for i, ids in zip(rows, self._tokenize([column[i] for i in rows]), strict=True):
-            column[i] = ids
+        for i, found in zip(rows, self._tokenize.each([column[i] for i in rows]), strict=True):
+            column[i] = found
+            if isinstance(found, RecordError):
+                column[i] = None
+                self._blame(given, i, "text", found)
 
     def _nothing_left(self, faults: dict[Modality, RecordError]) -> dict[str, str]:
         reason = f"nothing usable is left: {', '.join(faults)} damaged"

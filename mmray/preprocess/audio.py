@@ -14,7 +14,7 @@ import soundfile
 import soxr
 
 from mmray.align import OutOfStep, Region
-from mmray.errors import RecordError
+from mmray.errors import RecordError, about_record
 from mmray.preprocess.fbank import ast_frames, clap_frames, triangles
 from mmray.preprocess.spec import AudioSpec
 
@@ -24,6 +24,7 @@ Wave = npt.NDArray[np.float32]
 # frame's sync bits (ISO 11172-3, 2.4.1.3) or an ID3 tag.
 _BEGINNINGS = re.compile(rb"RIFF|RIFX|RF64|OggS|fLaC|FORM....AIF[FC]|ID3|\xff[\xe2-\xff]", re.DOTALL)
 _FORMATS = "WAV, Ogg, FLAC, AIFF, MP3"
+_UNDECODABLE = ("cannot decode the audio", "audio-undecodable")
 
 _MAX_CHANNELS = 16  # a header may claim 1,024; the product with the seconds is what gets allocated
 _LOUDEST = 1e9  # float samples in the wrong byte order reach 3e38, whose spectrum overflows float32
@@ -67,23 +68,19 @@ def decode_region(data: bytes, spec: AudioSpec, max_s: float, region: Region | N
         raise RecordError("the audio member is empty", "audio-empty")
     if not _BEGINNINGS.match(data):
         raise RecordError(f"not audio of type {_FORMATS}", "audio-undecodable")
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as clip:
-            rate, channels, seconds = clip.samplerate, clip.channels, clip.frames / clip.samplerate
-            if seconds > max_s:
-                raise RecordError(f"{seconds:.0f} s, more than limits.audio_s={max_s:g}", "audio-too-long")
-            if channels > _MAX_CHANNELS or rate not in _RATES:
-                raise RecordError(f"{channels} channels at {rate} Hz", "audio-unsupported")
-            cut = _cut(region, clip.frames, rate, spec.max_s)
+    with about_record(*_UNDECODABLE):
+        clip = soundfile.SoundFile(io.BytesIO(data))
+        rate, channels, seconds = clip.samplerate, clip.channels, clip.frames / clip.samplerate
+    with clip:
+        if seconds > max_s:
+            raise RecordError(f"{seconds:.0f} s, more than limits.audio_s={max_s:g}", "audio-too-long")
+        if channels > _MAX_CHANNELS or rate not in _RATES:
+            raise RecordError(f"{channels} channels at {rate} Hz", "audio-unsupported")
+        cut = _cut(region, clip.frames, rate, spec.max_s)
+        with about_record(*_UNDECODABLE):
             if cut.start:
                 clip.seek(cut.start)
             samples = clip.read(cut.length, dtype="float32", always_2d=True)
-    except RecordError:
-        raise
-    except soundfile.LibsndfileError as e:  # its own text has the address of our buffer
-        raise RecordError(f"cannot decode the audio: {e.error_string}", "audio-undecodable") from e
-    except Exception as e:  # libsndfile's and soundfile's many errors; each is this record's fault
-        raise RecordError(f"cannot decode the audio: {e or type(e).__name__}", "audio-undecodable") from e
     mono = _mono(samples)
     if not len(mono):
         raise RecordError("the clip holds no samples", "audio-empty")
@@ -98,7 +95,8 @@ def decode_region(data: bytes, spec: AudioSpec, max_s: float, region: Region | N
             raise OutOfStep(f"{missing_s:.3f} s of the window lie outside the clip", "audio-out-of-step")
         mono = np.pad(mono, (cut.before, after))
     if rate != spec.sample_rate:
-        mono = soxr.resample(mono, rate, spec.sample_rate, quality="HQ")
+        with about_record("cannot resample the audio", "audio-undecodable"):
+            mono = soxr.resample(mono, rate, spec.sample_rate, quality="HQ")
     return Excerpt(mono, missing_s)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from mmray.errors import RecordError
+from mmray.errors import RecordError, about_record
 from mmray.preprocess.resize import resize
 from mmray.preprocess.spec import ImageSpec
 
@@ -21,6 +21,8 @@ Image.MAX_IMAGE_PIXELS = None
 # Each scan of a progressive JPEG passes over all pixels and takes as few as 75 bytes; ten of them are usual.
 _MAX_SCANS = 100
 _SCAN = b"\xff\xda"
+
+_UNDECODABLE = ("cannot decode the image", "image-undecodable")
 
 
 def decode_image(data: bytes, spec: ImageSpec, max_pixels: int) -> npt.NDArray[np.uint8]:
@@ -39,24 +41,28 @@ def decode_image(data: bytes, spec: ImageSpec, max_pixels: int) -> npt.NDArray[n
     """
     if not data:
         raise RecordError("the image member is empty", "image-empty")
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > max_pixels:
-                raise RecordError(
-                    f"{image.width}x{image.height} pixels, more than limits.image_pixels={max_pixels}",
-                    "image-too-large",
-                )
-            if data.startswith(b"\xff\xd8") and data.count(_SCAN) > _MAX_SCANS:
-                raise RecordError(f"a JPEG of more than {_MAX_SCANS} scans", "image-too-complex")
+    image = _opened(data)
+    with image:
+        if image.width * image.height > max_pixels:
+            raise RecordError(
+                f"{image.width}x{image.height} pixels, more than limits.image_pixels={max_pixels}",
+                "image-too-large",
+            )
+        if data.startswith(b"\xff\xd8") and data.count(_SCAN) > _MAX_SCANS:
+            raise RecordError(f"a JPEG of more than {_MAX_SCANS} scans", "image-too-complex")
+        with about_record(*_UNDECODABLE):
             # JPEG only: decode at 1/2, 1/4 or 1/8 scale where that still covers the target.
             image.draft("RGB", _stored_size(image, spec))
-            return _place(_flatten_modes(ImageOps.exif_transpose(image)), spec)
-    except RecordError:
-        raise
-    except UnidentifiedImageError as e:  # its message is the address of our buffer
-        raise RecordError(f"not an image of type {', '.join(FORMATS)}", "image-undecodable") from e
-    except Exception as e:  # Pillow raises a dozen kinds on foreign bytes; each is this record's fault
-        raise RecordError(f"cannot decode the image: {e or type(e).__name__}", "image-undecodable") from e
+            upright = _flatten_modes(ImageOps.exif_transpose(image))
+    return _place(upright, spec)
+
+
+def _opened(data: bytes) -> Image.Image:
+    with about_record(*_UNDECODABLE):
+        try:
+            return Image.open(io.BytesIO(data), formats=FORMATS)
+        except UnidentifiedImageError as e:  # its message is the address of our buffer
+            raise RecordError(f"not an image of type {', '.join(FORMATS)}", "image-undecodable") from e
 
 
 def _fitted(size: tuple[int, int], spec: ImageSpec) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmray.errors import BundleError, RecordError
+from mmray.errors import BundleError, RecordError, about_record, of_machine
 from mmray.preprocess.spec import TextSpec
 
 # The job already runs one process a core; the tokenizer's threads would only fight them.
@@ -40,10 +40,24 @@ class TextTokenizer:
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as e:  # the library raises bare Exception
+            if of_machine(e):
+                raise
             raise BundleError(f"{path}: not a tokenizer.json: {e}") from e
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(spec.max_tokens)
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, special tokens included, at most `max_tokens` of them."""
-        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        """Token ids of each text, special tokens included, at most `max_tokens` of them.
+
+        Raises:
+            RecordError: the library refuses one of them.
+        """
+        with about_record("cannot tokenize the text", "text-untokenizable"):
+            return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+
+    def each(self, texts: Sequence[str]) -> list[list[int] | RecordError]:
+        """Token ids of each text, or why it has none."""
+        try:
+            return list(self(texts))
+        except RecordError as fault:
+            return [fault] if len(texts) == 1 else [found for text in texts for found in self.each([text])]

@@ -29,7 +29,7 @@ def empty_row(shard_id: str, key: str, length: int) -> dict[str, Any]:
 
 
 def to_blocks(records: Iterable[dict[str, Any]], options: ReadOptions) -> Iterator[pa.Table]:
-    """Cut rows into tables of at most `block_rows` rows and about `block_bytes` of payload.
+    """Cut rows into tables of at most `block_rows` rows and about `block_bytes` of payload and keys.
 
     Args:
         records: rows with a value for every column of RECORDS.
@@ -39,7 +39,7 @@ def to_blocks(records: Iterable[dict[str, Any]], options: ReadOptions) -> Iterat
     size = 0
     for record in records:
         block.append(record)
-        size += sum(len(record[column] or b"") for column in EXTENSIONS)
+        size += len(record["key"]) + sum(len(record[column] or b"") for column in EXTENSIONS)
         if len(block) >= options.block_rows or size >= options.block_bytes:
             yield _to_table(block)
             block, size = [], 0

@@ -117,7 +117,7 @@ def _of_tar(shard: Shard) -> Iterator[Record | Lost]:
                 fault = f"may lack members lost just before it: {after}" if after else None
                 open_record, after = _Open(encoded(key or ""), fault=fault), None
             if isinstance(part, Damage):
-                after = getattr(file, "fault", None) or part.reason
+                after = part.reason
                 open_record.fault = open_record.fault or after
             else:
                 after = None

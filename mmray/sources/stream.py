@@ -11,6 +11,8 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from mmray.errors import is_of_machine
+
 _KEPT = 1 << 20  # more than the long names before one header, which is as far as the walk steps back
 _STEP = 1 << 20
 
@@ -47,7 +49,8 @@ class Watched(io.RawIOBase):
 class DecompressedFile:
     """The decompressed bytes of a gzip or zstd stream.
 
-    Where the compressed bytes are damaged the file ends, and `fault` says why.
+    Where the compressed bytes are damaged the file ends, and `fault` says why. However much they stand for,
+    2 MiB of it are held, and zstd's window: Arrow takes none over 128 MiB.
 
     Args:
         raw: the compressed file.
@@ -100,9 +103,11 @@ class DecompressedFile:
     def _fill(self, size: int) -> None:
         try:
             data = self._stream.read(size)
-        except OSError as e:
+        except Exception as e:  # whatever pyarrow makes of what zlib and zstd say
             self._raw.check()
-            self.fault, data = f"the compressed stream is damaged: {e}", b""
+            if is_of_machine(e):
+                raise
+            self.fault, data = f"the compressed stream is damaged: {e} ({type(e).__name__})", b""
         self._ended = not data
         self._kept += data
 

@@ -11,14 +11,18 @@ import re
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
+
+from mmray.errors import is_of_machine
 
 _BLOCK = tarfile.BLOCKSIZE
 _MAX_NAME_BYTES = 1 << 16  # of a long-name or pax header: names, not data
 _MAX_NAMES = 8  # such headers before one member; a resync reads them anew from each block on
 _ZEROS = bytes(_BLOCK)
+_MAGIC = 257  # where a header has it
+_STEP_BYTES = 1 << 18  # that are looked at together for a header; less than a stream keeps to step back
+_SEARCH_BYTES = 1 << 30  # of a compressed tar: a megabyte of one may hold 32 GB without a header
 _NAME_TYPES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)
 
 
@@ -58,7 +62,7 @@ def walk(
     """Yield the regular members of a tar from a header at `start` to the end.
 
     Args:
-        file: a seekable file.
+        file: a seekable file; where it ends early it may say why, as `fault`.
         size: its size in bytes; None where only reading on will tell (a compressed stream).
         start: offset of the first header to read.
         max_bytes: payloads larger than this are passed over (`data` is None).
@@ -73,7 +77,7 @@ def walk(
         except EOFError:
             end = max(begin, file.tell()) if size is None else size
             reason = f"the tar breaks off at byte {end}, without its end mark"
-            yield Damage(begin, end, "shard-truncated", reason)
+            yield Damage(begin, end, "shard-truncated", _fault(file) or reason)
             return
         except tarfile.HeaderError as e:
             info, payload, ends, reason = None, begin, False, f"no header at byte {begin}: {e}"
@@ -81,11 +85,14 @@ def walk(
             ends = info is None and _is_end_mark(file, payload)
             reason = f"zeros at byte {payload}, but no end mark"
         if info is None:
-            found = _resync(file, payload + _BLOCK)
-            if found is None and ends:
+            stop = limit if size is not None else payload + _SEARCH_BYTES
+            found = _resync(file, payload + _BLOCK, stop)
+            if found is None and size is None and file.tell() >= stop:
+                reason = f"no header within {_SEARCH_BYTES} bytes of byte {begin}: it is not read on"
+            elif found is None and ends and not _fault(file):
                 return
             offset = found if found is not None else file.tell() if size is None else size
-            yield Damage(begin, offset, "shard-damaged", reason)
+            yield Damage(begin, offset, "shard-damaged", _fault(file) or reason)
             if found is None:
                 return
             continue
@@ -104,7 +111,8 @@ def walk(
             end = payload + len(data)
         if end < payload + info.size:
             reason = f"the tar breaks off at byte {end}, within {info.name!r}"
-            yield Damage(begin, end if size is None else size, "shard-truncated", reason, info.name)
+            end = end if size is None else size
+            yield Damage(begin, end, "shard-truncated", _fault(file) or reason, info.name)
             return
         yield Member(info.name, begin, offset, info.size, data)
 
@@ -127,7 +135,7 @@ def _header(file: ByteFile, offset: int) -> tuple[tarfile.TarInfo | None, int]:
             raise EOFError
         if block == _ZEROS:
             return None, offset
-        info = tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
+        info = _parse(block)
         if info.size < 0 or info.type == tarfile.GNUTYPE_SPARSE:
             raise tarfile.HeaderError(f"{info.name!r} is sparse or has a negative size")
         offset += _BLOCK
@@ -146,6 +154,11 @@ def _header(file: ByteFile, offset: int) -> tuple[tarfile.TarInfo | None, int]:
             overrides |= _pax(extra)
         offset += _padded(info.size)
     raise tarfile.HeaderError(f"more than {_MAX_NAMES} names for one member")
+
+
+def _fault(file: ByteFile) -> str | None:
+    """Why a compressed file ended, if it is damaged."""
+    return getattr(file, "fault", None)
 
 
 def _padded(size: int) -> int:
@@ -176,15 +189,46 @@ def _pax(data: bytes) -> dict[str, str]:
     return found
 
 
-def _resync(file: ByteFile, offset: int) -> int | None:
-    """Offset of the next block that is a header with a valid checksum and the ustar magic, or None."""
+def _parse(block: bytes) -> tarfile.TarInfo:
+    """A header, as the standard library reads it.
+
+    Raises:
+        tarfile.HeaderError: it is none, whatever the library says of it.
+    """
+    try:
+        return tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
+    except tarfile.HeaderError:
+        raise
+    except Exception as e:
+        if is_of_machine(e):
+            raise
+        raise tarfile.HeaderError(f"{e} ({type(e).__name__})") from e
+
+
+def _resync(file: ByteFile, start: int, stop: int) -> int | None:
+    """Offset of the next block that is a header with a valid checksum and the ustar magic.
+
+    Returns:
+        None if there is none up to the end, where the file then is, or that begins before `stop`.
+    """
+    offset = start
     while True:
         file.seek(offset)
-        block = file.read(_BLOCK)
-        if len(block) < _BLOCK:
+        step = file.read(_STEP_BYTES)
+        at = step.find(b"ustar")
+        while at >= 0:
+            block = (at - _MAGIC) // _BLOCK * _BLOCK
+            if at % _BLOCK == _MAGIC and _is_header(step[block : block + _BLOCK]):
+                return offset + block
+            at = step.find(b"ustar", at + 1)
+        offset += len(step)
+        if len(step) < _STEP_BYTES or offset >= stop:
             return None
-        if block[257:262] == b"ustar":
-            with suppress(tarfile.HeaderError):
-                tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
-                return offset
-        offset += _BLOCK
+
+
+def _is_header(block: bytes) -> bool:
+    try:
+        _parse(block)
+    except tarfile.HeaderError:  # also of one that breaks off
+        return False
+    return True

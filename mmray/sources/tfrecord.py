@@ -15,7 +15,7 @@ import google_crc32c
 import pyarrow as pa
 
 from mmray.coverage import WHOLE, Missing
-from mmray.errors import RecordError
+from mmray.errors import RecordError, ShardError
 from mmray.schema import error
 from mmray.sources.blocks import empty_row, new_row, to_blocks
 from mmray.sources.options import EXTENSIONS, ReadOptions
@@ -82,9 +82,12 @@ class _Records:
                 record = new_row(self._shard.id, row, str(row), offset, size - offset)
                 try:
                     data_bytes = _frame(file, offset, size)
-                    record["length"] = _HEAD.size + data_bytes + _TAIL.size
                     if row >= gap.first:
                         self._fill(record, file, data_bytes)
+                    else:
+                        record["length"] = _HEAD.size + data_bytes + _TAIL.size
+                except ShardError as e:
+                    record["error"] = error("shard", e.kind, e.reason)
                 except RecordError as e:
                     record["error"] = error("read", e.kind, e.reason)
                 offset += record["length"]
@@ -96,13 +99,19 @@ class _Records:
             yield empty_row(self._shard.id, "0", 0)
 
     def _fill(self, record: dict[str, Any], file: io.BufferedReader, data_bytes: int) -> None:
-        """Read the Example that the file is at, and take key and payload out of it."""
+        """Read the Example that the file is at, and take key and payload out of it.
+
+        Raises:
+            ShardError: the file breaks off in it, after all.
+            RecordError: something is wrong with it.
+        """
+        record["length"] = _HEAD.size + data_bytes + _TAIL.size
         if data_bytes > len(EXTENSIONS) * self._max_bytes:  # more than all its columns may hold
             self._refuse_size(f"the record has {data_bytes} bytes, more than {len(EXTENSIONS)} times")
         data, tail = file.read(data_bytes), file.read(_TAIL.size)
         if len(tail) < _TAIL.size:
             record["length"] = self._shard.size - record["offset"]
-            raise RecordError("the file became shorter: it breaks off in this record", "shard-truncated")
+            raise ShardError("the file became shorter: it breaks off in this record", "shard-truncated")
         if _TAIL.pack(_masked_crc(data)) != tail:
             raise RecordError("the data does not have its checksum", "record-damaged")
         values = _values(data, self._features)
@@ -132,22 +141,22 @@ def _frame(file: io.BufferedReader, offset: int, size: int) -> int:
     details" in TensorFlow's guide "TFRecord and tf.train.Example").
 
     Raises:
-        RecordError: it is damaged or breaks off, so that no frame after it can be found.
+        ShardError: it is damaged or breaks off, so that no frame after it can be found.
     """
     file.seek(offset)
     head = file.read(_HEAD.size)
     if len(head) < _HEAD.size:
-        raise RecordError(f"the file breaks off at byte {size}, in the head of a record", "shard-truncated")
+        raise ShardError(f"the file breaks off at byte {size}, in the head of a record", "shard-truncated")
     data_bytes, crc = _HEAD.unpack(head)
     if crc != _masked_crc(head[:8]):
         if offset == 0 and head.startswith(_GZIP):
-            raise RecordError("compressed with gzip, which is not read; unpack it", "shard-compressed")
+            raise ShardError("compressed with gzip, which is not read; unpack it", "shard-compressed")
         reason = f"the length at byte {offset} does not have its checksum: what follows cannot be found"
-        raise RecordError(reason, "shard-damaged")
+        raise ShardError(reason, "shard-damaged")
     end = offset + _HEAD.size + data_bytes + _TAIL.size
     if end > size:
         reason = f"the file breaks off at byte {size}, in a record that ends at byte {end}"
-        raise RecordError(reason, "shard-truncated")
+        raise ShardError(reason, "shard-truncated")
     return int(data_bytes)
 
 

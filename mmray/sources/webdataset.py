@@ -11,13 +11,13 @@ import io
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from mmray.coverage import WHOLE, Missing
-from mmray.schema import error
+from mmray.schema import Stage, error
 from mmray.sources.blocks import empty_row, new_row, to_blocks
 from mmray.sources.names import split
 from mmray.sources.options import EXTENSIONS, ReadOptions
@@ -25,7 +25,8 @@ from mmray.sources.shards import Shard
 from mmray.sources.stream import DecompressedFile
 from mmray.sources.tar import ByteFile, Damage, Member, walk
 
-_RECENT_KEYS = 10_000  # how far back a key is remembered; bounds the memory
+_RECENT_KEYS, _RECENT_CHARS = 10_000, 4 << 20  # how far back a key is remembered; bounds the memory
+_MEMBERS = 1024  # of one record, of any extension
 _REGROUP_BYTES = 256 << 20  # of records that are open at once while members are brought together
 _BUFFER_BYTES = 1 << 20  # one request to an object store serves many small members
 
@@ -76,6 +77,7 @@ class _Records:
         self._open_bytes = 0
         self._row = self._closed = -1  # the last row that was begun, and the last that is complete
         self._recent: OrderedDict[str, tuple[int, set[str]]] = OrderedDict()
+        self._recent_chars = 0
         self._after_damage: Damage | None = None
 
     def read(self, file: ByteFile, shard: Shard, wanted: Sequence[Missing]) -> Iterator[dict[str, Any]]:
@@ -96,8 +98,7 @@ class _Records:
         size = None if shard.compressed else shard.size
         for part in walk(file, size, start=start, max_bytes=self._max_bytes, wanted=self._is_wanted):
             if isinstance(part, Damage):
-                fault = getattr(file, "fault", None)
-                yield from self._add_damage(replace(part, reason=fault) if fault else part)
+                yield from self._add_damage(part)
             else:
                 yield from self._add(part)
             if last is not None and self._closed >= last:
@@ -132,6 +133,9 @@ class _Records:
         opened.fields["length"] = member.end - opened.fields["offset"]
         column = self._column_of.get(extension)
         repeated = extension in opened.extensions
+        if len(opened.extensions) >= _MEMBERS and not repeated:
+            opened.fail("too-many-members", f"more than {_MEMBERS} members, at last {member.name[:100]!r}")
+            return
         opened.extensions.add(extension)
         if column is None:
             return
@@ -168,7 +172,7 @@ class _Records:
         end = damage.offset if damage.kind == "shard-damaged" else damage.end
         for opened in [self._open[key]] if key is not None else self._open.values():
             opened.fields["length"] = end - opened.fields["offset"]
-            opened.fail(damage.kind, damage.reason)
+            opened.fail(damage.kind, damage.reason, "shard")
         self._after_damage = damage
 
     def _begin(self, key: str, offset: int) -> None:
@@ -177,7 +181,8 @@ class _Records:
         start = damage.offset if damage else offset
         opened = self._open[key] = _Open(new_row(self._shard_id, self._row, key, start, 0))
         if damage:
-            opened.fail("shard-damaged", f"may lack members lost just before it: {damage.reason}")
+            reason = f"may lack members lost just before it: {damage.reason}"
+            opened.fail("shard-damaged", reason, "shard")
 
     def _close(self) -> Iterator[dict[str, Any]]:
         """The oldest open record, if it is wanted."""
@@ -187,17 +192,30 @@ class _Records:
         earlier_row, earlier = self._recent.get(key, (-1, opened.extensions))
         if opened.extensions.isdisjoint(earlier):
             opened.fail("interleaved-members", self._lie_apart(earlier_row, earlier))
-        self._recent[key] = (opened.row, opened.extensions)
-        if len(self._recent) > _RECENT_KEYS:
-            self._recent.popitem(last=False)
+        self._remember(key, opened)
         if self._row_is_wanted(opened.row):
             yield opened.fields
+
+    def _remember(self, key: str, opened: _Open) -> None:
+        self._forget(key)
+        self._recent[key] = (opened.row, opened.extensions)
+        self._recent_chars += _chars(key, opened.extensions)
+        while len(self._recent) > _RECENT_KEYS or self._recent_chars > _RECENT_CHARS:
+            self._forget(next(iter(self._recent)))
+
+    def _forget(self, key: str) -> None:
+        if key in self._recent:
+            self._recent_chars -= _chars(key, self._recent.pop(key)[1])
 
     def _lie_apart(self, row: int, extensions: set[str]) -> str:
         what = f"members of this key lie apart: row {row} holds {', '.join(sorted(extensions))}"
         if self._window > 1:
             return f"{what}, more than {self._window} records before; raise regroup_rows"
         return f"{what}; set interleaved=regroup, or rewrite the shard so that they are neighbours"
+
+
+def _chars(key: str, extensions: set[str]) -> int:
+    return len(key) + sum(map(len, extensions))
 
 
 @dataclass
@@ -213,8 +231,8 @@ class _Open:
     def row(self) -> int:
         return int(self.fields["row"])
 
-    def fail(self, kind: str, reason: str) -> None:
+    def fail(self, kind: str, reason: str, stage: Stage = "read") -> None:
         """Make it a row with an error, without payload; the first reason stays."""
-        self.fields["error"] = self.fields["error"] or error("read", kind, reason)
+        self.fields["error"] = self.fields["error"] or error(stage, kind, reason)
         for column in EXTENSIONS:
             self.fields[column] = None

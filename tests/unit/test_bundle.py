@@ -49,7 +49,7 @@ def test_every_file_but_the_manifest_has_its_checksum():
 def test_golden_arrays_come_back_as_they_went_in(tmp_path):
     inputs = {"present": np.array([[True]]), "input_ids": np.array([[1, 2]], np.int32)}
     outputs = {"scores": np.array([[0.25, 0.75]], np.float32)}
-    bundle = make_bundle(tmp_path / "b", golden_inputs=inputs, golden_outputs=outputs)
+    bundle = make_bundle(tmp_path / "b", labels="ab", golden_inputs=inputs, golden_outputs=outputs)
     found = bundle.golden()
     assert same_feeds(found[0], inputs)
     assert same_feeds(found[1], outputs)

@@ -1,8 +1,8 @@
 """Floors and fences: nothing imports upward, and the heavy libraries stay in their rooms.
 
 0  errors, schema, coverage, bounds
-1  client, storage, remote, urls, sources, align, preprocess, batching
-2  config, bundle, engine, loading, cascade, outcomes, race, predictor, models
+1  client, digests, storage, remote, urls, sources, align, preprocess, batching
+2  config, bundle, golden, engine, loading, cascade, outcomes, race, predictor, models
 3  pipeline, serve, optimize: three wings that never import each other
 4  cli
 """
@@ -16,8 +16,31 @@ from support.scripts import ROOT
 
 FLOORS = [
     {"errors", "schema", "coverage", "bounds"},
-    {"client", "storage", "remote", "urls", "sources", "align", "preprocess", "batching", "shapes"},
-    {"config", "bundle", "engine", "loading", "cascade", "outcomes", "race", "predictor", "runner", "models"},
+    {
+        "client",
+        "digests",
+        "storage",
+        "remote",
+        "urls",
+        "sources",
+        "align",
+        "preprocess",
+        "batching",
+        "shapes",
+    },
+    {
+        "config",
+        "bundle",
+        "golden",
+        "engine",
+        "loading",
+        "cascade",
+        "outcomes",
+        "race",
+        "predictor",
+        "runner",
+        "models",
+    },
     {"pipeline", "serve", "optimize"},
     {"cli"},
 ]

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from mmray.align.clock import Clock
-from mmray.align.times import MAX_CAPTIONS, MAX_JSON_BYTES, OutOfStep, parse_times
+from mmray.align.times import MAX_CAPTIONS, OutOfStep, parse_times
+from mmray.schema import META_BYTES
 
 FULL = {
     "image": {"at_s": 12.48, "offset_s": 0.31, "drift_ppm": 40, "error_ms": 6},
@@ -79,7 +80,7 @@ def test_a_record_that_states_no_times_is_told_as_such(data):
         with_stream("text", captions=[[2, 1, "a cat"]]),
         with_stream("text", captions=[[1, 2, "\ud83d"]]),  # half a surrogate pair cannot be a caption
         with_stream("text", captions=[[0, 1, "x"]] * (MAX_CAPTIONS + 1)),
-        meta(FULL, padding="x" * MAX_JSON_BYTES),
+        meta(FULL, padding="x" * META_BYTES),
     ],
     ids=lambda data: data[:60],
 )
@@ -107,4 +108,4 @@ def test_as_many_captions_and_bytes_as_are_allowed_are_read():
         == MAX_CAPTIONS
     )
     data = meta(FULL)
-    assert parse_times(data + b" " * (MAX_JSON_BYTES - len(data))).image.at_s == 12.48
+    assert parse_times(data + b" " * (META_BYTES - len(data))).image.at_s == 12.48

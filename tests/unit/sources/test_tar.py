@@ -80,7 +80,7 @@ def test_unwanted_and_oversized_payloads_are_not_read():
     file = SpyFile(tar)
     parts = list(walk(file, len(tar), max_bytes=10_000, wanted=lambda name: name != "a.txt"))
     assert [part.data and len(part.data) for part in parts] == [None, 5000, None, 1]
-    assert max(stop - start for start, stop in file.reads) == 5000
+    assert max(stop - start for start, stop in file.reads if start < parts[-1].end) == 5000
     assert sum(stop - start for start, stop in file.reads) < 5000 + 20 * BLOCK + 20 * BLOCK
 
 

@@ -1,0 +1,124 @@
+"""Sha256 of files: of the bytes that are there now, computed once for each state of a file.
+
+A state is the inode, size and times of change of a file: no ordinary way to alter it leaves them all as they
+were. What was computed is remembered in the process, of large files also in this machine's cache, so that the
+workers of a node do not each read the same weights. A directory may be *sealed*: it then holds the sha256 of
+its files, and whoever uses it sees whether they are what was made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from mmray.storage import Location, cache_directory
+
+SEAL = "sha256.json"
+
+_LARGE_BYTES = 8 << 20  # 20 ms on one core; of smaller files nothing is kept from one process to the next
+# A clock of files ticks every few milliseconds, on some network drives every second: a file that changed just
+# now may change again within the tick.
+_SETTLED_NS = 2_000_000_000
+
+_State = tuple[int, ...]
+_known: dict[tuple[str, _State], str] = {}
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, hex.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    before = _state(path)
+    key = str(path.absolute()), before
+    if found := _known.get(key) or _recall(key):
+        _known[key] = found
+        return found
+    found = computed_sha256(path)
+    if _state(path) == before and time.time_ns() - max(before[-2:]) > _SETTLED_NS:
+        _known[key] = found
+        _remember(key, found)
+    return found
+
+
+def computed_sha256(path: Path) -> str:
+    """Of a file's bytes, hex, read now whatever is remembered."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_all(files: Sequence[Path]) -> str:
+    """Of several files in order; of one, its own."""
+    found = [sha256_of(file) for file in files]
+    return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
+
+
+def seal(directory: Path) -> None:
+    """Write down the sha256 of every file in a directory."""
+    Location.parse(directory / SEAL).write_atomically(sealed(_digests(directory)))
+
+
+def is_sealed(directory: Path) -> bool:
+    """Whether a directory holds its seal and the files that were sealed, as they were, and no others."""
+    try:
+        files = unsealed((directory / SEAL).read_bytes())
+        return bool(files) and files == _digests(directory)
+    except FileNotFoundError:
+        return False
+
+
+def sealed(values: Mapping[str, object]) -> bytes:
+    """A JSON object with the sha256 of its content as one more key."""
+    return json.dumps({**values, "sha256": _digest(values)}, indent=1).encode()
+
+
+def unsealed(data: bytes) -> dict[str, object]:
+    """The object again; empty where the bytes are not what was sealed."""
+    try:
+        values = json.loads(data)
+        claimed = values.pop("sha256")
+    except (ValueError, RecursionError, AttributeError, TypeError, KeyError):
+        return {}
+    return values if claimed == _digest(values) else {}
+
+
+def _digest(values: object) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _digests(directory: Path) -> dict[str, str]:
+    files = [f for f in sorted(directory.rglob("*")) if f.is_file() and f.name != SEAL]
+    return {str(f.relative_to(directory)): sha256_of(f) for f in files}
+
+
+def _state(path: Path) -> _State:
+    about = path.stat()
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
+
+
+def _place(key: tuple[str, _State]) -> Path | None:
+    """Where the digest of a large file is kept."""
+    if key[1][2] < _LARGE_BYTES:
+        return None
+    return cache_directory() / "digests" / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:24]}.json"
+
+
+def _recall(key: tuple[str, _State]) -> str | None:
+    place = _place(key)
+    with suppress(OSError):  # it is computed anew then
+        found = unsealed(place.read_bytes()) if place else {}
+        if found.get("of") == [key[0], *key[1]]:
+            return str(found["digest"])
+    return None
+
+
+def _remember(key: tuple[str, _State], digest: str) -> None:
+    if place := _place(key):
+        with suppress(OSError):  # a cache that cannot be written costs time alone
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Location.parse(place).write_atomically(sealed({"of": [key[0], *key[1]], "digest": digest}))

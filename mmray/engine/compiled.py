@@ -1,0 +1,58 @@
+"""What a provider compiled for this machine (TensorRT's engines, OpenVINO's blobs), kept between processes.
+
+Providers load such files without a check, and write to them while they run. So they are kept under a seal, a
+process works on a copy of its own, and that takes the place of what is kept once its answers are proved.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from filelock import FileLock
+
+from mmray.digests import SEAL, is_sealed, seal
+
+
+class Compiled:
+    """A directory for a provider's files: a copy of what is kept, if that is as it was sealed; else empty.
+
+    Args:
+        place: directory where they are kept.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(place.parent)
+        self._home = tempfile.TemporaryDirectory(prefix=f".tmp-{os.getpid()}-", dir=place.parent)
+        #: What the provider reads and writes; gone with the process.
+        self.directory = Path(self._home.name) / "files"
+        with FileLock(place.with_suffix(".lock")):
+            if is_sealed(place):
+                shutil.copytree(place, self.directory)
+        self.directory.mkdir(exist_ok=True)
+
+    def keep(self) -> None:
+        """Keep what is there now, for other processes."""
+        with FileLock(self._place.with_suffix(".lock")):
+            before = (self.directory / SEAL).read_bytes() if (self.directory / SEAL).exists() else b""
+            seal(self.directory)
+            if (self.directory / SEAL).read_bytes() == before and is_sealed(self._place):
+                return
+            copy = shutil.copytree(self.directory, Path(self._home.name) / "kept")
+            shutil.rmtree(self._place, ignore_errors=True)
+            copy.rename(self._place)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Copies of processes that were killed."""
+    for left in folder.glob(".tmp-*"):
+        try:
+            os.kill(int(left.name.split("-")[1]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(left, ignore_errors=True)
+        except (PermissionError, ValueError, IndexError):
+            continue  # another user's process, or not ours
