@@ -10,7 +10,7 @@ from time import time
 from mmray import __version__
 from mmray.config import RunConfig
 from mmray.errors import RunError
-from mmray.pipeline.audit import audit
+from mmray.pipeline.audit import Audit, audit
 from mmray.pipeline.cluster import connected
 from mmray.pipeline.execute import RunningMeter, balanced, execute, locate, metered, settled
 from mmray.pipeline.isolate import Gaps, Suspects, names, reject
@@ -83,8 +83,7 @@ def run(config: RunConfig, watcher: Watcher, *, accept_changes: bool = False) ->
             ledger = _set_aside(out, ledger.bereft, ledger, watcher)
         watcher.surveyed(found, ledger)
         if not ledger.missing(found.shards):
-            verdict = audit(out)
-            ledger = _set_aside(out, verdict.broken, ledger, watcher)
+            ledger, verdict = _audited(out, ledger, watcher)
             if not ledger.missing(found.shards):
                 return conclude(out, found, ledger, verdict, {})
         with connected() as machines:
@@ -94,8 +93,20 @@ def run(config: RunConfig, watcher: Watcher, *, accept_changes: bool = False) ->
             out.log("started", mmray=__version__, topology=plan.topology, actors=plan.actors)
             with metered(watcher.progress, plan) as meter:
                 ledger = process(plan, out, ledger, meter)
+                ledger, verdict = _audited(out, ledger, watcher)
+                if ledger.missing(found.shards):
+                    ledger = process(plan, out, ledger, meter)
+                    verdict = audit(out)
                 counted = meter.read()
-        return conclude(out, found, ledger, audit(out), describe(plan, counted, started))
+        return conclude(out, found, ledger, verdict, describe(plan, counted, started))
+
+
+def _audited(out: RunDirectory, ledger: Ledger, watcher: Watcher) -> tuple[Ledger, Audit]:
+    """What an audit says, and the ledger without what it found broken."""
+    verdict = audit(out)
+    if not verdict.broken:
+        return ledger, verdict
+    return _set_aside(out, verdict.broken, ledger, watcher), audit(out)
 
 
 def _set_aside(out: RunDirectory, broken: Sequence[str], ledger: Ledger, watcher: Watcher) -> Ledger:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mmray.bundle import Bundle
 from mmray.config import RunConfig, load_config
 from mmray.errors import OutputError
 from mmray.pipeline.audit import audit
@@ -85,3 +86,79 @@ def test_new_and_changed_shards_are_run_when_that_is_accepted(shards, bundle, tm
     (source / "a.tar").unlink()
     with pytest.raises(OutputError, match="1 shards of this run are gone"):
         execute(source, bundle, output, accept_changes=True)
+
+
+def test_a_retry_refuses_what_a_run_refuses(shards, bundle, tmp_path):
+    """The shard that the rejects lie in, or the bundle, was replaced."""
+    source, output = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    first, second, *_ = sorted(shards.glob("*.tar"))
+    shutil.copy(first, source / "a.tar")
+    shutil.copytree(bundle.path, tmp_path / "bundle")
+    mine = Bundle.open(tmp_path / "bundle")
+    execute(source, mine, output, limits={"image_pixels": 12_000})
+    before = rows(output)
+
+    def refused(match, **changes):
+        with pytest.raises(OutputError, match=match):
+            retry(str(output), lambda earlier: load_config(None, {**earlier, **changes}), SILENT)
+        assert rows(output).equals(before)
+
+    refused("scores=True, now it is False.*a retry may change only limits", scores=False)
+    shutil.copy(second, source / "a.tar")
+    refused("the input changed")
+    shutil.copy(first, source / "a.tar")
+    manifest = tmp_path / "bundle/manifest.json"
+    manifest.write_text(manifest.read_text().replace('"name"', '"name" ', 1))
+    refused("was made with bundle=")
+
+
+def test_a_shard_that_broke_off_is_a_fault_until_it_is_whole(shards, bundle, tmp_path):
+    """Of an upload that broke off nobody knows how much is lost: that is no row among 5 % of rejects."""
+    source, output = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    whole, other, *_ = sorted(shards.glob("*.tar"))
+    (source / "a.tar").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    shutil.copy(other, source / "b.tar")
+    first = execute(source, bundle, output)
+    assert not first.audit.ok
+    assert first.audit.problems == []
+    (fault,) = first.audit.faults
+    assert fault.startswith("a.tar: shard-truncated at row ")
+    assert first.summary["shard_faults"] == {"shard/shard-truncated": 1}
+    assert (first.summary["rejected"], first.summary["faulty_shards"]) == (0, 1)
+    kept = rows(output)
+
+    again = retry(str(output), lambda earlier: load_config(None, earlier), SILENT)
+    assert again.audit.faults == [fault]
+    assert rows(output).equals(kept)
+
+    shutil.copy(whole, source / "a.tar")
+    mended = retry(str(output), lambda earlier: load_config(None, earlier), SILENT)
+    assert mended.audit.ok
+    assert audit(RunDirectory.at(str(output)), recount=True).ok
+    assert not list((output / "faults").iterdir())
+    straight = tmp_path / "straight"
+    execute(source, bundle, straight)
+    assert rows(output)["key"].equals(rows(straight)["key"])
+    assert rows(output)["label"].equals(rows(straight)["label"])
+    assert execute(source, bundle, output).audit.ok
+
+
+def test_what_the_audit_finds_broken_the_next_run_does_again(shards, bundle, tmp_path):
+    output = tmp_path / "out"
+    execute(shards, bundle, output, part_rows=30, limits={"image_pixels": 12_000})
+    before = rows(output)
+    part, *_ = sorted((output / "parts").iterdir())
+    data = bytearray(part.read_bytes())
+    data[4:40] = bytes(36)
+    part.write_bytes(data)
+    gone = max((output / "rejects").iterdir())
+    gone.unlink()
+    assert not audit(RunDirectory.at(str(output))).ok
+    again = execute(shards, bundle, output, part_rows=30, limits={"image_pixels": 12_000})
+    assert again.audit.ok
+    assert rows(output)["key"].equals(before["key"])
+    broken = {file.name for file in (output / "broken").iterdir()}
+    assert f"parts-{part.name}" in broken
+    assert f"parts-{gone.name}" in broken
