@@ -1,4 +1,4 @@
-"""A model is proved from raw records on: tokens, pictures, sounds and answers, on the machine that runs it."""
+"""A model is proved from raw records on: tokens, pictures, sounds, answers, on the machine that runs it."""
 
 import json
 import shutil

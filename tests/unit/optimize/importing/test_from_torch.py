@@ -120,6 +120,8 @@ def test_a_whole_module_of_ones_own_becomes_a_bundle(tmp_path):
 
     bundle = import_torch(Mine(), card(TEXT, ("yes", "no")), tmp_path / "bundle")
     assert (bundle.labels, bundle.manifest.features) == (["yes", "no"], 3)
+    assert bundle.golden_records().num_rows == 8
+    Predictor(bundle, provider="cpu")
 
 
 def test_a_model_is_proved_on_the_first_records_of_the_examples(shards):
