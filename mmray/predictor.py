@@ -118,32 +118,28 @@ class Predictor:
             shared=shared,
             nhwc=choice.nhwc,
         )
+        #: Largest difference from the bundle's golden outputs on this machine.
+        self.golden_difference, golden = prove(bundle, self.variant, stages, device_name(where))
+        for stage in stages:
+            if stage.engine.compiled:
+                stage.engine.compiled.keep()
         self._ladder = ladder
         self._runners = [
             Runner(
                 stage,
                 bundle.spec,
-                self._decisive,
+                its_golden,
                 device=self.device,
                 batch_rows=batch_rows or CPU_ROWS,
                 ladder=ladder,
             )
-            for stage in stages
+            for stage, its_golden in zip(stages, golden, strict=True)
         ]
         self._shadow = shadow if len(stages) > 1 else 0.0
         #: Seconds spent in "model" and "shadow"; whoever reports them may clear it.
         self.seconds: Counter[str] = Counter()
         #: Records of a cascade: "left 1" and so on by stage, "shadowed", "agreed"; may be cleared likewise.
         self.counts: Counter[str] = Counter()
-        device_and_host = device_name(where)
-        #: Largest difference from the bundle's golden outputs on this machine.
-        self.golden_difference, golden = prove(bundle, self.variant, stages, device_and_host)
-        for number, (runner, its_golden) in enumerate(zip(self._runners, golden, strict=True), start=1):
-            stage_of = f", stage {number}," if len(stages) > 1 else ""
-            runner.where = f"{bundle.path}: variant {self.variant}{stage_of} on {device_and_host}"
-            runner.golden = its_golden
-            if runner.stage.engine.compiled:
-                runner.stage.engine.compiled.keep()
 
     @property
     def later(self) -> tuple[Modality, ...]:

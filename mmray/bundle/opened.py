@@ -253,14 +253,14 @@ class Bundle:
     def _checked(self, name: str) -> Path:
         """Path of a file whose bytes are those that the manifest was made for."""
         path = self.path / name
-        if sha256_of(path) != self.manifest.files[name]:
+        if sha256_of(path) != self.manifest.files.get(name):
             raise self._altered(name)
         return path
 
     def _read(self, name: str) -> bytes:
         """Bytes of a file, which are those that the manifest was made for."""
         data = (self.path / name).read_bytes()
-        if hashlib.sha256(data).hexdigest() != self.manifest.files[name]:
+        if hashlib.sha256(data).hexdigest() != self.manifest.files.get(name):
             raise self._altered(name)
         return data
 

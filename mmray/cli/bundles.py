@@ -59,6 +59,13 @@ def verify(directory: BundleArgument) -> None:
     bundle = Bundle.open(directory)
     bundle.verify()
     print_line(f"{len(bundle.manifest.files)} files match their checksums")
+    records = bundle.golden_records()
+    if records is None:
+        print_line(
+            "golden inputs are tensors alone (an older mmray made it): preprocessing is not proved here"
+        )
+    else:
+        print_line(f"golden inputs from {records.num_rows} raw records on")
     for variant in bundle.passing():
         difference = Predictor(bundle, variant=variant).golden_difference
         print_line(f"{variant}: golden outputs reproduced within {difference:.1e}")

@@ -245,6 +245,9 @@ def print_bundle(bundle: Bundle, *, as_json: bool) -> None:
     for name, variant in manifest.variants.items():
         size = bundle.graph(name).stat().st_size
         _print_field("variant", f"{name}: {variant.precision}, {size / 1e6:.1f} MB")
+    records = bundle.golden_records()
+    raw = "tensors alone, of an older mmray" if records is None else f"{records.num_rows} raw records"
+    _print_field("golden", raw)
     for source in manifest.sources:
         _print_field("weights", f"{source.name} {source.version}, {source.licence}")
     if "cross_validation" in scorecard:

@@ -16,7 +16,7 @@ from mmray.bundle import MANIFEST, Bundle, write_bundle
 from mmray.engine import Engine
 from mmray.errors import InputError, OutputError
 from mmray.models.fused import FusedModel
-from mmray.optimize.cases import batch_cases
+from mmray.optimize.cases import batch_cases, golden_records
 from mmray.optimize.encoders import EncoderSet
 from mmray.optimize.examples import Encoded, Examples, encode
 from mmray.optimize.export import check_parity, export_graph
@@ -109,6 +109,7 @@ def build_bundle(
             tokenizer=tokenizer,
             golden_inputs=cases["mixed"],
             golden_outputs=engine(cases["mixed"]),
+            golden_records=golden_records(encoded.sample_records, encoded.sample, encoders.spec),
             scorecard=scorecard,
             evidence=evidence.to_arrays(),
             sources=encoders.sources,

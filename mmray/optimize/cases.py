@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,7 +11,11 @@ import pyarrow.compute as pc
 from mmray.batching import Feeds, pack, padded
 from mmray.optimize.head import Subset, subsets
 from mmray.preprocess.spec import PreprocessSpec
-from mmray.schema import TENSOR_OF, set_name
+from mmray.schema import MODALITIES, RECORDS, TENSOR_OF, set_name, table
+
+# Raw golden records: enough for each set of three modalities, and small beside a model.
+_MOST_RECORDS = 8
+_MOST_BYTES = 2 << 20
 
 
 def batch_cases(sample: pa.Table, spec: PreprocessSpec) -> dict[str, Feeds]:
@@ -41,6 +46,31 @@ def mixed_rows(sample: pa.Table, spec: PreprocessSpec) -> pa.Table:
     """The sample's rows, each in turn with only the modalities of another subset."""
     kinds = subsets(len(spec.modalities))
     return keep(sample, spec, [kinds[-1 - i % len(kinds)] for i in range(len(sample))])
+
+
+def golden_records(records: pa.Table, sample: pa.Table, spec: PreprocessSpec) -> pa.Table:
+    """The bytes that the first rows of the batch "mixed" were made of, for a bundle's golden.parquet.
+
+    Args:
+        records: RECORDS, row by row what the sample was made of.
+        sample: rows of TENSORS without errors.
+        spec: what the graph takes.
+
+    Returns:
+        RECORDS; `row` is the row of the batch. Large records are left out, and rows without a modality.
+    """
+    mixed = mixed_rows(sample, spec)
+    there = {m: mixed[TENSOR_OF[m]].is_valid().to_pylist() for m in spec.modalities}
+    rows: list[dict[str, Any]] = []
+    left = _MOST_BYTES
+    for i, record in enumerate(records.select(MODALITIES).to_pylist()):
+        kept: dict[str, Any] = {m: record[m] for m in spec.modalities if there[m][i]}
+        size = sum(map(len, kept.values()))
+        if kept and size <= left and len(rows) < _MOST_RECORDS:
+            rows.append({"row": i, "key": f"golden-{i}", **kept})
+            left -= size
+    same = {"shard": "golden", "end": False, "offset": 0, "length": 0}
+    return table({name: [{**same, **row}.get(name) for row in rows] for name in RECORDS.names}, RECORDS)
 
 
 def keep(tensors: pa.Table, spec: PreprocessSpec, kept: Sequence[Subset]) -> pa.Table:

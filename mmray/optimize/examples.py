@@ -68,6 +68,7 @@ class Encoded:
 
     examples: Examples
     sample: pa.Table  # TENSORS of the first labelled records, for golden inputs
+    sample_records: pa.Table  # RECORDS that they were made of
     rejected: int  # records that preprocessing refused
     unlabelled: int  # records whose JSON member names no label
 
@@ -98,12 +99,14 @@ def encode(
     parts: list[Examples] = []
     sample: list[pa.Table] = []
     rejected = unlabelled = 0
-    for part in map_in_order(lambda block: _encode_block(preprocess(block), spec, encoders), blocks):
+    raw: list[pa.Table] = []
+    for part in map_in_order(lambda block: _encode_block(block, preprocess(block), spec, encoders), blocks):
         parts.append(part.examples)
         rejected += part.rejected
         unlabelled += part.unlabelled
         if missing := sample_rows - sum(kept.num_rows for kept in sample):
             sample.append(part.sample.slice(0, missing))
+            raw.append(part.sample_records.slice(0, missing))
     examples = _join(parts)
     if not len(examples):
         raise InputError(
@@ -115,14 +118,18 @@ def encode(
             raise InputError(
                 f"{shards[0].url}: no labelled record has {modality}; name only the other modalities"
             )
-    return Encoded(examples, pa.concat_tables(sample), rejected, unlabelled)
+    return Encoded(examples, pa.concat_tables(sample), pa.concat_tables(raw), rejected, unlabelled)
 
 
-def _encode_block(tensors: pa.Table, spec: PreprocessSpec, encoders: Mapping[Modality, Encoder]) -> Encoded:
-    """What a block of TENSORS holds; the sample is all its labelled rows."""
-    good = tensors.filter(pc.is_null(tensors["error"]))
+def _encode_block(
+    records: pa.Table, tensors: pa.Table, spec: PreprocessSpec, encoders: Mapping[Modality, Encoder]
+) -> Encoded:
+    """What a block of RECORDS holds, with its TENSORS; the sample is all its labelled rows."""
+    is_good = pc.is_null(tensors["error"])
+    good = tensors.filter(is_good)
     metas = [meta_fields(value) for value in good["meta"].to_pylist()]
-    labelled = good.filter(pa.array(["label" in meta for meta in metas], pa.bool_()))
+    is_labelled = pa.array(["label" in meta for meta in metas], pa.bool_())
+    labelled = good.filter(is_labelled)
     metas = [meta for meta in metas if "label" in meta]
     own_group = [f"{shard}#{row}" for shard, row in zip(labelled["shard"], labelled["row"], strict=True)]
     features, present = _embed(labelled, spec, encoders)
@@ -135,7 +142,13 @@ def _encode_block(tensors: pa.Table, spec: PreprocessSpec, encoders: Mapping[Mod
         ),
         splits=np.array([str(meta.get("split", "train")) for meta in metas], np.str_),
     )
-    return Encoded(examples, labelled, tensors.num_rows - good.num_rows, good.num_rows - labelled.num_rows)
+    return Encoded(
+        examples,
+        labelled,
+        records.filter(is_good).filter(is_labelled),
+        rejected=tensors.num_rows - good.num_rows,
+        unlabelled=good.num_rows - labelled.num_rows,
+    )
 
 
 @torch.no_grad()

@@ -36,6 +36,7 @@ _POLL_S = 0.5
 _ANSWER_S = 10.0
 _GRACE_S = 5.0  # in which a worker that stands still ends itself, which is progress
 _TRIED_ROWS = 64
+_RESUME = "run the same command again to resume"
 _START_S = 900.0  # of a pass: machines may have to be started before a worker can say anything
 
 
@@ -77,6 +78,11 @@ class RunningMeter:
         with suppress(ray.exceptions.RayError):
             lost = ray.get(self.handle.take_lost.remote(), timeout=_ANSWER_S)
         return lost
+
+    def check(self) -> None:
+        """Raise a RunError where a worker broke off: to Ray Data its rows are lost, and all ends well."""
+        if broken := self.read().broken:
+            raise RunError(f"the run broke off: {broken}; {_RESUME}")
 
     def stop(self) -> None:
         """End the watch."""
@@ -129,6 +135,10 @@ def metered(progress: Callable[[Snapshot], None], plan: Plan) -> Iterator[Runnin
     meter = RunningMeter(handle, progress, plan.survey.config.stall_s)
     try:
         yield meter
+    except Interrupted as e:  # between two passes, where the watchdog's signal arrives late
+        if meter.reason:
+            raise RunError(f"{meter.reason}; {_RESUME}") from e
+        raise
     finally:
         meter.stop()
         ray.kill(handle)
@@ -283,17 +293,17 @@ def _job(plan: Plan) -> Job:
 @contextmanager
 def _named_failures(meter: RunningMeter) -> Iterator[None]:
     """Turn what ends a run early into a RunError that says why, and how to go on."""
-    remedy = "run the same command again to resume"
     try:
         yield
+        meter.check()
     except Interrupted as e:
         if meter.reason:
-            raise RunError(f"{meter.reason}; {remedy}") from e
+            raise RunError(f"{meter.reason}; {_RESUME}") from e
         raise
     except RunError:
         raise
     except Exception as e:  # Ray's many error types; named for the user, who can resume
-        raise RunError(f"the run broke off: {_root_cause(e)}; {remedy}") from e
+        raise RunError(f"the run broke off: {_root_cause(e)}; {_RESUME}") from e
     finally:
         gc.collect()  # Ray Data's actors keep their CPUs as long as a cycle of references knows them
 

@@ -1,5 +1,7 @@
 """A small bundle: the graph of support.graphs, a tokenizer of a dozen words, golden outputs made by hand."""
 
+import hashlib
+import json
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -12,7 +14,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
 from mmray.batching import pack
-from mmray.bundle import Source, write_bundle
+from mmray.bundle import MANIFEST, Bundle, Source, write_bundle
 from mmray.preprocess import Preprocessor
 from mmray.preprocess.spec import AudioSpec, ImageSpec, PreprocessSpec, TextSpec
 from mmray.schema import RECORDS, table
@@ -63,7 +65,8 @@ def make_bundle(folder, *, spec=SPEC, golden_scale=1.0, graph=None, **changes):
     """Write the bundle; `golden_scale` other than 1 gives it the golden outputs of another model."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     tokenizer = write_tokenizer(folder.parent / f"{folder.name}-tokenizer.json")
-    feeds = pack(Preprocessor(spec, tokenizer)(records_table(GOLDEN_ROWS)), spec)
+    records = records_table(GOLDEN_ROWS)
+    feeds = pack(Preprocessor(spec, tokenizer)(records), spec)
     options = {
         "name": "tiny",
         "graph": graph or write_graph(folder.parent / f"{folder.name}.onnx", len(LABELS)),
@@ -72,6 +75,7 @@ def make_bundle(folder, *, spec=SPEC, golden_scale=1.0, graph=None, **changes):
         "features": FEATURES,
         "tokenizer": tokenizer,
         "golden_inputs": feeds,
+        "golden_records": records,
         "scorecard": {"subsets": {}},
         "sources": [Source(name="none", version="1", file="none.bin", sha256="0" * 64, licence="CC0-1.0")],
         "origin": {"made_by": "tests"},
@@ -96,6 +100,17 @@ def small_tokenizer():
 def small_bundle():
     """One small bundle for all tests; whoever alters it copies it first."""
     return make_bundle(Path(_home().name) / "small")
+
+
+def reseal(bundle):
+    """The bundle with the checksums of what its files hold now, as if it had been built so."""
+    manifest = json.loads((bundle.path / MANIFEST).read_text())
+    there = [file for file in bundle.path.rglob("*") if file.is_file() and file.name != MANIFEST]
+    manifest["files"] = {
+        str(file.relative_to(bundle.path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in there
+    }
+    (bundle.path / MANIFEST).write_text(json.dumps(manifest))
+    return Bundle.open(bundle.path)
 
 
 def same_feeds(a, b):

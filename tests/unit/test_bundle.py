@@ -43,7 +43,7 @@ def test_every_file_but_the_manifest_has_its_checksum():
     bundle = small_bundle()
     there = {str(file.relative_to(bundle.path)) for file in bundle.path.rglob("*") if file.is_file()}
     assert set(bundle.manifest.files) == there - {"manifest.json"}
-    assert len(there) == 5
+    assert len(there) == 6
 
 
 def test_golden_arrays_come_back_as_they_went_in(tmp_path):

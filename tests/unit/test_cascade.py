@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from support.bundles import records_table
+from support.bundles import records_table, reseal
 from support.cascades import cascaded, mixed_records
 from support.damaged import truncated_jpeg
 from support.media import clip
@@ -201,8 +201,10 @@ def test_a_stage_of_another_model_is_noticed(folder):
     target.write_bytes((other.path / "variants/cascade-1.onnx").read_bytes())
     with pytest.raises(BundleError, match="differs from its checksum"):
         bundle.verify()
-    with pytest.raises(EngineError, match="does not run on its golden inputs"):
+    with pytest.raises(BundleError, match="differs from its checksum"):
         Predictor(bundle, variant="cascade", provider="cpu")
+    with pytest.raises(EngineError, match="does not run on its golden inputs"):
+        Predictor(reseal(bundle), variant="cascade", provider="cpu")
 
 
 def test_a_stage_without_a_checksum_is_refused(folder):

@@ -39,6 +39,7 @@ FLOORS = [
         "race",
         "predictor",
         "runner",
+        "batch_runner",
         "models",
     },
     {"pipeline", "serve", "optimize"},

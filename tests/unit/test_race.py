@@ -5,9 +5,11 @@ import json
 import onnx
 import pytest
 from onnx import helper
-from support.bundles import make_bundle, small_bundle
+from support.bundles import make_bundle, reseal, small_bundle
 from support.racing import extended, slowed
 
+from mmray.digests import sealed
+from mmray.errors import BundleError
 from mmray.race import Form, candidates, choose, is_quantized
 from mmray.shapes import job_ladder
 
@@ -53,19 +55,36 @@ def test_a_slower_variant_loses(folder, slow, tmp_path):
 def test_a_variant_that_does_not_run_here_does_not_take_part(folder, slow, tmp_path):
     bundle = extended(folder, slow, "broken")
     bundle.graph("quick").write_bytes(b"no graph")
-    assert fastest(bundle, tmp_path) == "fp32"
+    assert fastest(reseal(bundle), tmp_path) == "fp32"
+
+
+def test_a_variant_that_was_altered_is_refused_not_passed_over(folder, slow, tmp_path):
+    bundle = extended(folder, slow, "altered")
+    bundle.graph("quick").write_bytes(b"no graph")
+    with pytest.raises(BundleError, match=r"quick\.onnx: differs from its checksum"):
+        fastest(bundle, tmp_path)
 
 
 def test_a_race_is_run_once(folder, slow, tmp_path):
     bundle = extended(folder, slow, "once")
     assert fastest(bundle, tmp_path) == "quick"
     (race,) = (tmp_path / "races").iterdir()
-    race.write_text(json.dumps({"variant": "fp32"}))
+    race.write_bytes(sealed({"variant": "fp32"}))
     assert fastest(bundle, tmp_path) == "fp32"
     assert fastest(bundle, tmp_path, threads=2) == "quick"
 
 
-@pytest.mark.parametrize("junk", [b"", b"[]", b'{"variant": "gone"}', b"\xff"])
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"",
+        b"[]",
+        sealed({"variant": "gone"}),
+        b'{"variant": "fp32"}',
+        b'{"sha256": "", "variant": "fp32"}',
+        b"\xff",
+    ],
+)
 def test_what_is_no_answer_is_run_anew(folder, slow, tmp_path, junk):
     bundle = extended(folder, slow, "junk")
     fastest(bundle, tmp_path)
@@ -105,6 +124,7 @@ def test_integer_graphs_take_no_part_on_a_gpu(folder, slow, tmp_path, operator):
     assert not is_quantized(with_operator(slow.graph("fp32"), "DequantizeLinear", tmp_path / "weights.onnx"))
     bundle = extended(folder, slow, operator)
     bundle.graph("quick").write_bytes(graph.read_bytes())
+    bundle = reseal(bundle)
     assert {form.variant for form in candidates(bundle, "auto", "cuda")} == {"fp32"}
     assert {form.variant for form in candidates(bundle, "auto", "cpu")} == {"fp32", "quick"}
     assert {form.variant for form in candidates(bundle, "quick", "cuda")} == {"quick"}
@@ -119,8 +139,7 @@ def test_a_variant_that_says_it_is_int8_takes_no_part_on_a_gpu_either(folder, sl
 def test_on_a_gpu_the_usual_variant_takes_part_even_with_integers_in_it(folder, tmp_path):
     """An imported model may hold some: there is nothing else to fall back to."""
     graph = with_operator(small_bundle().graph("fp32"), "QuantizeLinear", tmp_path / "graph.onnx")
-    bundle = make_bundle(folder / "integers", graph=small_bundle().graph("fp32"))
-    bundle.graph("fp32").write_bytes(graph.read_bytes())
+    bundle = make_bundle(folder / "integers", graph=graph)
     assert {form.variant for form in candidates(bundle, "auto", "cuda")} == {"fp32"}
 
 

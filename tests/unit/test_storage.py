@@ -322,3 +322,16 @@ def test_a_mirror_has_all_files_or_is_not_there(s3, tmp_path):
     mirror(source, files, tmp_path / "cache" / "it")
     found = [path for path in (tmp_path / "cache" / "it").rglob("*") if path.is_file()]
     assert {str(p.relative_to(tmp_path / "cache" / "it")): p.read_bytes() for p in found} == content
+
+
+def test_a_copy_that_was_damaged_since_is_made_anew(tmp_path):
+    source = Location.parse(tmp_path / "source")
+    (tmp_path / "source/deep").mkdir(parents=True)
+    (tmp_path / "source/deep/file").write_bytes(b"whole")
+    files = {"deep/file": hashlib.sha256(b"whole").hexdigest()}
+    copy = tmp_path / "cache" / "it"
+    mirror(source, files, copy)
+    for damage in (lambda file: file.write_bytes(b"hole!"), lambda file: file.unlink()):
+        damage(copy / "deep/file")
+        mirror(source, files, copy)
+        assert (copy / "deep/file").read_bytes() == b"whole"

@@ -14,11 +14,11 @@ from mmray.batching import Feeds
 from mmray.bundle import FP32, Bundle, write_bundle
 from mmray.engine import Engine
 from mmray.errors import ModelError
-from mmray.optimize.cases import batch_cases
+from mmray.optimize.cases import batch_cases, golden_records
 from mmray.optimize.importing.card import Card
 from mmray.optimize.importing.interface import check_interface
 from mmray.optimize.importing.packed import check_packed
-from mmray.optimize.importing.samples import sample_tensors
+from mmray.optimize.importing.samples import sample_records
 
 Say = Callable[[str], None]
 #: Compares the graph with what it was made from, on batches by name; returns the largest difference.
@@ -51,7 +51,7 @@ def finish(made: Finished, card: Card, output: Path, say: Say) -> Bundle:
         BundleError: there is something else than a bundle at `output`.
     """
     check_interface(made.graph, made.where, card.spec, len(card.labels))
-    sample = sample_tensors(card)
+    records, sample = sample_records(card)
     cases = batch_cases(sample, card.spec)
     check_packed(made.graph, made.where, card.spec, sample, cases)
     say(f"packed modalities work on {len(cases)} kinds of batches")
@@ -70,6 +70,7 @@ def finish(made: Finished, card: Card, output: Path, say: Say) -> Bundle:
         tokenizer=card.tokenizer,
         golden_inputs=cases["mixed"],
         golden_outputs=golden,
+        golden_records=golden_records(records, sample, card.spec),
         scorecard={"variants": {FP32: {"bytes": size, "difference_from_source": difference}}},
         sources=card.sources,
         origin=card.origin,

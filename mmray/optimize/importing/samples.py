@@ -20,26 +20,30 @@ from mmray.sources import ReadOptions, list_shards, read
 ROWS = 16
 
 
-def sample_tensors(card: Card) -> pa.Table:
-    """At most ROWS rows of TENSORS without errors, through the model's own preprocessing.
+def sample_records(card: Card) -> tuple[pa.Table, pa.Table]:
+    """At most ROWS records, as RECORDS and as TENSORS without errors, by the model's own preprocessing.
 
     Raises:
         InputError: none of the example records can be used.
     """
     preprocess = Preprocessor(card.spec, card.tokenizer)
     if not card.examples:
-        return preprocess(_made_up(card))
+        made_up = _made_up(card)
+        return made_up, preprocess(made_up)
+    raw: list[pa.Table] = []
     rows: list[pa.Table] = []
     options = ReadOptions(block_rows=ROWS)
     for block in (block for shard in list_shards(card.examples) for block in read(shard, options)):
         tensors = preprocess(block)
-        rows.append(tensors.filter(pc.is_null(tensors["error"])))
+        is_good = pc.is_null(tensors["error"])
+        raw.append(block.filter(is_good))
+        rows.append(tensors.filter(is_good))
         if sum(part.num_rows for part in rows) >= ROWS:
             break
     found = pa.concat_tables(rows).slice(0, ROWS) if rows else None
     if not found:
         raise InputError(f"{card.examples[0]}: none of the example records can be used")
-    return found
+    return pa.concat_tables(raw).slice(0, ROWS), found
 
 
 def _made_up(card: Card) -> pa.Table:

@@ -1,6 +1,5 @@
 """A prepacked graph gives what the graph gives, is made once, and is shared."""
 
-import hashlib
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -8,49 +7,73 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from support.bundles import GOLDEN_ROWS, SPEC, records_table, small_bundle, small_tokenizer
+from support.graphs import write_graph
 
 from mmray.batching import pack
 from mmray.engine import Engine, shared_graph
 from mmray.preprocess import Preprocessor
 
 GRAPH = small_bundle().graph("fp32")
-DIGEST = hashlib.sha256(GRAPH.read_bytes()).hexdigest()
 
 
 def test_a_prepacked_graph_gives_what_the_graph_gives(tmp_path):
     feeds = pack(Preprocessor(SPEC, small_tokenizer())(records_table(GOLDEN_ROWS)), SPEC)
     plain = Engine(GRAPH, provider="cpu")(feeds)
-    prepacked = Engine(shared_graph(GRAPH, DIGEST, tmp_path), provider="cpu", prepacked=True)(feeds)
+    prepacked = Engine(shared_graph([GRAPH], tmp_path), provider="cpu", prepacked=True)(feeds)
     assert all(np.abs(plain[name] - prepacked[name]).max() < 1e-6 for name in plain)
 
 
 def test_it_is_made_once_even_if_many_ask_at_once(tmp_path):
     with ThreadPoolExecutor(4) as pool:
-        places = set(pool.map(lambda _: shared_graph(GRAPH, DIGEST, tmp_path), range(4)))
+        places = set(pool.map(lambda _: shared_graph([GRAPH], tmp_path), range(4)))
     (place,) = places
     made = place.stat().st_mtime_ns
-    assert shared_graph(GRAPH, DIGEST, tmp_path) == place
+    assert shared_graph([GRAPH], tmp_path) == place
     assert place.stat().st_mtime_ns == made
 
 
 def test_processes_do_not_disturb_each_other(tmp_path):
-    arguments = f"Path({str(GRAPH)!r}), {DIGEST!r}, Path({str(tmp_path)!r})"
+    arguments = f"[Path({str(GRAPH)!r})], Path({str(tmp_path)!r})"
     script = f"from pathlib import Path; from mmray.engine import shared_graph; shared_graph({arguments})"
     both = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(2)]
     assert [process.wait(60) for process in both] == [0, 0]
-    Engine(shared_graph(GRAPH, DIGEST, tmp_path), provider="cpu", prepacked=True)
+    Engine(shared_graph([GRAPH], tmp_path), provider="cpu", prepacked=True)
 
 
 def test_another_graph_has_another_place(tmp_path):
-    other = shared_graph(GRAPH, "0" * 64, tmp_path)
-    assert other != shared_graph(GRAPH, DIGEST, tmp_path)
+    other = shared_graph([write_graph(tmp_path / "other.onnx", scale=2.0)], tmp_path)
+    assert other != shared_graph([GRAPH], tmp_path)
 
 
 def test_one_that_broke_off_while_it_was_made_is_made_anew(tmp_path):
-    place = shared_graph(GRAPH, DIGEST, tmp_path)
+    place = shared_graph([GRAPH], tmp_path)
     place.unlink()
-    assert shared_graph(GRAPH, DIGEST, tmp_path).exists()
+    assert shared_graph([GRAPH], tmp_path).exists()
     Engine(place, provider="cpu", prepacked=True)
+
+
+@pytest.mark.parametrize("name", ["graph.onnx", "sha256.json"])
+def test_one_that_was_damaged_is_made_anew(tmp_path, name):
+    """One flipped bit: a wrong weight would go unseen."""
+    place = shared_graph([GRAPH], tmp_path)
+    whole = (place.parent / name).read_bytes()
+    flip(place.parent / name)
+    assert shared_graph([GRAPH], tmp_path) == place
+    assert (place.parent / name).read_bytes() == whole
+
+
+def test_a_graph_is_known_by_its_bytes_not_by_its_name(tmp_path):
+    """A damaged graph must not leave its weights to the next one of the same name."""
+    graph = write_graph(tmp_path / "graph.onnx")
+    sound = shared_graph([graph], tmp_path)
+    write_graph(graph, scale=2.0)
+    assert shared_graph([graph], tmp_path) != sound
+
+
+def flip(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from support.scripts import ROOT
 from support.tars import good_records, write_shard
 
 from mmray.errors import InputError, OutputError
+from mmray.golden import remade
 from mmray.optimize.build import build_bundle
 from mmray.optimize.encoders import tiny_encoders
 from mmray.optimize.examples import encode
@@ -66,6 +67,18 @@ def test_golden_inputs_have_records_of_every_kind(bundle):
     assert len(np.unique(inputs["present"], axis=0)) > 4
     assert all(inputs[name].size for name in inputs)
     assert outputs["scores"].shape == (len(inputs["present"]), len(bundle.labels))
+
+
+def test_some_golden_inputs_come_with_the_records_that_they_were_made_of(bundle):
+    """For each set of modalities one, without what that set lacks; preprocessing is proved on them."""
+    inputs, _ = bundle.golden()
+    records = bundle.golden_records()
+    assert 3 <= records.num_rows <= 8
+    for record in records.to_pylist():
+        has = [record[modality] is not None for modality in bundle.spec.modalities]
+        assert has == inputs["present"][record["row"]].tolist()
+    made = remade(bundle, inputs)
+    assert all(np.array_equal(made[name], inputs[name]) for name in ("pixels", "log_mel"))
 
 
 def test_encoding_is_the_same_as_what_the_graph_gives(shards, bundle):

@@ -14,7 +14,7 @@ from mmray.models.fused import FusedModel
 from mmray.models.head import SubsetHead
 from mmray.optimize.importing.card import Card
 from mmray.optimize.importing.from_torch import import_torch
-from mmray.optimize.importing.samples import sample_tensors
+from mmray.optimize.importing.samples import sample_records
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.preprocess import Preprocessor
 from mmray.preprocess.spec import ImageSpec, PreprocessSpec, TextSpec
@@ -120,22 +120,24 @@ def test_a_whole_module_of_ones_own_becomes_a_bundle(tmp_path):
 
     bundle = import_torch(Mine(), card(TEXT, ("yes", "no")), tmp_path / "bundle")
     assert (bundle.labels, bundle.manifest.features) == (["yes", "no"], 3)
+    assert bundle.golden_records().num_rows == 8
+    Predictor(bundle, provider="cpu")
 
 
 def test_a_model_is_proved_on_the_first_records_of_the_examples(shards):
     """Without examples they are made up, the same in every import."""
     first = next(read(list_shards([str(shards)])[0], ReadOptions(block_rows=16)))
     expected = Preprocessor(SPEC, small_tokenizer())(first)
-    assert sample_tensors(card(examples=(str(shards),))).equals(expected)
-    made_up = sample_tensors(card())
-    assert made_up.equals(sample_tensors(card()))
+    assert sample_records(card(examples=(str(shards),)))[1].equals(expected)
+    _, made_up = sample_records(card())
+    assert made_up.equals(sample_records(card())[1])
     assert not made_up["error"].drop_null()
 
 
 def test_examples_without_a_usable_record_are_refused(tmp_path):
     write_shard(tmp_path / "records/a.tar", [("a", {"txt": b""}), ("b", {"jpg": b"not a picture"})])
     with pytest.raises(InputError, match="none of the example records can be used"):
-        sample_tensors(card(examples=(str(tmp_path / "records"),)))
+        sample_records(card(examples=(str(tmp_path / "records"),)))
 
 
 def test_a_module_that_branches_on_values_is_refused_with_the_reason(tmp_path):
