@@ -11,5 +11,3 @@ os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
 os.environ.setdefault("RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP", "0")
 # Where RAY_SERVE_ENABLE_HA_PROXY=1 puts HAProxy in front: its replicas would linger for half a minute.
 os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "5")
-# What fails its checks of health has nothing to finish, and may hold what the next one needs.
-os.environ.setdefault("RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS", "1")

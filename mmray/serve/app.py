@@ -33,7 +33,7 @@ from mmray.serve.settings import ServeSettings
 # machine would wait for everything else.
 _SYSTEM = {"worker_niceness": 0}
 _REQUEST_TIMEOUT_S = 120.0  # of anything that hangs; bodies and queues have tighter bounds
-_DRAIN_S = 2.5  # for requests that were begun when the server ends
+_DRAIN_S = 3.0  # for requests that were begun when the server ends
 _LOOK_S = 0.5  # between two looks at Ray
 
 

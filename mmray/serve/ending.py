@@ -10,7 +10,7 @@ from types import FrameType
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # What was begun has so long to be finished; who sent the signal will send SIGKILL a little later.
-_WITHIN_S = 4.5
+_WITHIN_S = 4.8
 
 
 class Ending:

@@ -58,12 +58,12 @@ def _starter(pid: int) -> int:
     above = pid
     with suppress(OSError):
         while above > 1:
-            if re.search(r"\bmmray\b.* serve ", _command(above, 10_000)):
+            if re.search(r"\bmmray\b.* serve\b", _command(above, 10_000)):
                 return above
             above = int(Path(f"/proc/{above}/stat").read_text().rpartition(")")[2].split()[1])
     return pid
 
 
 def _command(pid: int, most: int = _SHOWN) -> str:
-    words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ")
-    return words.decode(errors="replace")[:most]
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return " ".join(words.split())[:most]
