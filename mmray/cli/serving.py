@@ -61,9 +61,9 @@ def serve_bundles(bundles: list[str], asked: Asked) -> None:
                     print_line(f"{bundle} is served at {url}")
                 if public and not guarded:
                     print_line(f"whoever reaches {asked.host} may ask: set MMRAY_TOKEN, or --token-file")
-                ending.code, ending.last = 0, server.abandon
+                ending.code = 0
                 _wait(server)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # the latter from Ray's own handler, while it starts
             raise Interrupted("interrupted before it served") from None
 
 
@@ -75,7 +75,6 @@ def _wait(server: Server) -> None:
     except EngineError as e:
         # Ray's own end would wait for what is dead. All that it started dies with this process.
         print_error(str(e))
-        server.abandon()
         os._exit(e.exit_code)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -25,7 +24,7 @@ from mmray.bundle import Bundle
 from mmray.config import explain
 from mmray.errors import ConfigError, EngineError, UsageError, one_line
 from mmray.serve.deployments import application
-from mmray.serve.ingress import CLIENT_CONNECTIONS, drain, private_haproxy
+from mmray.serve.ingress import CLIENT_CONNECTIONS, drain, guarded, private_haproxy
 from mmray.serve.ports import check_free
 from mmray.serve.settings import ServeSettings
 
@@ -139,11 +138,6 @@ class Server:
                     serve.delete(name)
         self._ends.close()
 
-    def abandon(self) -> None:
-        """Leave nothing behind of a Ray that has died, before the process ends."""
-        if self._haproxy:
-            shutil.rmtree(self._haproxy, ignore_errors=True)
-
     def __enter__(self) -> Server:
         return self
 
@@ -181,6 +175,7 @@ def _start_ray(ends: ExitStack, client_connections: int) -> Path | None:
     try:
         if "RAY_ADDRESS" not in os.environ:
             haproxy = ends.enter_context(private_haproxy(client_connections))
+            ends.enter_context(guarded(haproxy))
         ray.init(
             include_dashboard=False,
             logging_level=logging.ERROR,

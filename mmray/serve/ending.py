@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
 from types import FrameType
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -22,8 +21,6 @@ class Ending:
     def __init__(self) -> None:
         #: Exit code if it has to end itself.
         self.code = 130
-        #: Called before it does.
-        self.last: Callable[[], None] = lambda: None
         self._signalled = False
 
     def __enter__(self) -> Ending:
@@ -52,9 +49,6 @@ class Ending:
         timer.start()
 
     def _force(self) -> None:
-        try:
-            self.last()
-            if self.code:
-                os.write(2, b"error: interrupted before it served\n")
-        finally:
-            os._exit(self.code)
+        if self.code:
+            os.write(2, b"error: interrupted before it served\n")
+        os._exit(self.code)

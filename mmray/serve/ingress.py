@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmray.errors import UsageError
-from mmray.serve import launch_haproxy
+from mmray.serve import guardian, launch_haproxy
 from mmray.serve.problems import RETRY_AFTER_S, Problem
 
 _SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
@@ -58,6 +58,19 @@ def private_haproxy(client_connections: int = CLIENT_CONNECTIONS) -> Iterator[Pa
                 del os.environ[name]
                 if value is not None:
                     os.environ[name] = value
+
+
+@contextmanager
+def guarded(folder: Path | None) -> Iterator[None]:
+    """What a Ray that is started meanwhile leaves behind is killed, in whatever way this process ends.
+
+    Args:
+        folder: of `private_haproxy`, if there is one.
+    """
+    command = [sys.executable, "-IS", guardian.__file__, str(os.getpid()), str(folder or "/nowhere")]
+    # In a session of its own: a signal to our group is none to it.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
+        yield
 
 
 def drain(folder: Path, within_s: float) -> None:

@@ -1,6 +1,7 @@
 """`mmray serve` as its user starts it: on a Ray of its own, behind either ingress, to its end of any kind."""
 
 import contextlib
+import http.client
 import os
 import re
 import signal
@@ -8,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -71,9 +71,12 @@ def wait_for_none(sid):
         time.sleep(0.1)
 
 
-def post(url, lines):
-    headers = {"Content-Type": "application/x-ndjson"}
-    return httpx.post(url, content=lines, headers=headers, timeout=60)
+def begin(port):
+    """A connection over which a batch was sent; its answer is still to come."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    lines = RECORDS * b'{"text": "a red cat"}\n'
+    connection.request("POST", "/v1/predict/batch", lines, {"Content-Type": "application/x-ndjson"})
+    return connection
 
 
 def haproxies(port):
@@ -110,15 +113,12 @@ def test_behind_haproxy_it_listens_at_one_place_and_finishes_what_was_begun(tmp_
         assert second.returncode == 2
         assert f"end it with `kill {process.pid}`" in second.stderr
         assert len(second.stderr.splitlines()) == 1
-        lines = "".join('{"text": "a red cat"}\n' for _ in range(RECORDS))
-        with ThreadPoolExecutor(8) as threads:
-            asked = [threads.submit(post, f"{url}/v1/predict/batch", lines) for _ in range(8)]
-            time.sleep(0.05)
-            assert not all(answer.done() for answer in asked)
+        with contextlib.ExitStack() as ends:
+            asked = [ends.enter_context(contextlib.closing(begin(port))) for _ in range(8)]
             process.send_signal(signal.SIGTERM)
-            answers = [answer.result() for answer in asked]
-        assert [answer.status_code for answer in answers] == [200] * 8
-        assert {answer.text.count('"label"') for answer in answers} == {RECORDS}
+            answers = [connection.getresponse() for connection in asked]
+            assert [answer.status for answer in answers] == [200] * 8
+            assert {answer.read().count(b'"label"') for answer in answers} == {RECORDS}
         assert process.wait(timeout=60) == 0, log.read_text()
         wait_for_none(process.pid)
     assert log.read_text().splitlines()[-1] == "finishing what was begun"
