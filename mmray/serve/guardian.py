@@ -3,8 +3,8 @@
     python guardian.py PID FOLDER
 
 PID started it, with a pipe as its input, which the kernel closes when PID ends. A process is of PID's Ray
-where it writes into Ray's session, whose directory has PID in its name, or, as HAProxy does, into FOLDER, which
-is removed at last. The kernel ends Ray's first processes with PID, and Ray's workers end with those; but its
+where it writes into Ray's session, whose directory has PID in its name, or, as HAProxy does, into FOLDER,
+which is removed at last. The kernel ends Ray's first processes with PID, and workers end with those; but its
 agents go on asking for minutes. The standard library alone, and nothing of ours.
 """
 

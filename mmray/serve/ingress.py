@@ -28,6 +28,8 @@ _SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
 
 #: Most connections of one client address. HAProxy has 4,096 in all, and a head that is on its way holds one.
 CLIENT_CONNECTIONS = 256
+# In which a connection that was made becomes a request that is counted.
+_ACCEPT_S = 0.25
 
 
 @contextmanager
@@ -81,10 +83,14 @@ def drain(folder: Path, within_s: float) -> None:
         within_s: at most.
     """
     deadline = time.monotonic() + within_s
+    time.sleep(_ACCEPT_S)
     for control in folder.rglob("admin.sock"):  # in a directory of the node's
         try:
             _command(control, "disable frontend http_frontend")
-            while _in_progress(control) and time.monotonic() < deadline:
+            busy_at = time.monotonic()
+            while (now := time.monotonic()) < min(deadline, busy_at + _ACCEPT_S):
+                if _in_progress(control):
+                    busy_at = now
                 time.sleep(0.02)
         except OSError:  # it has gone, and its requests with it
             continue
