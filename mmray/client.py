@@ -63,7 +63,9 @@ class Client:
         self._connection = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self._address = (parts.hostname, parts.port)
         self._path = parts.path.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        if token is not None and not token.strip():
+            raise UsageError("the token is blank; give the server's, or None where it asks for none")
+        self._headers = {"Authorization": f"Bearer {token.strip()}"} if token is not None else {}
         self._timeout_s = timeout_s
         self._patience_s = patience_s
 

@@ -118,15 +118,6 @@ class ShardError(Exception):
         return cls(f"{what}: {failure or 'no reason given'} ({type(failure).__name__})")
 
 
-def is_of_machine(failure: BaseException) -> bool:
-    """Whether the machine or a store failed, and not the bytes that were read: then no record is to blame.
-
-    Libraries raise OSErrors of their own for bytes that they do not like; those of the machine have an errno.
-    """
-    machine = isinstance(failure, MemoryError | MmrayError)
-    return machine or (isinstance(failure, OSError) and failure.errno is not None)
-
-
 def one_line(failure: BaseException) -> str:
     """An error in one line: a deliberate one by its message, any other with its type."""
     first = next((line.strip() for line in str(failure).splitlines() if line.strip()), "")
@@ -137,9 +128,11 @@ def of_machine(failure: BaseException) -> bool:
     """Whether what a library raised tells of the machine (memory, handles, disk), not of what it was given.
 
     Codecs work on bytes that are in memory. So an OSError with a number comes from the system; one without is
-    the library's own word about the bytes, as Pillow's of a truncated picture.
+    the library's own word about the bytes, as Pillow's of a truncated picture. A store speaks by our errors.
     """
-    if isinstance(failure, MemoryError) or (isinstance(failure, OSError) and failure.errno is not None):
+    if isinstance(failure, MemoryError | MmrayError):
+        return True
+    if isinstance(failure, OSError) and failure.errno is not None:
         return True
     return bool(_NO_MEMORY.search(str(failure)))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import support
 from support.bundles import small_bundle
 from support.s3 import S3, Bucket
 from support.scripts import load_script
@@ -52,13 +53,18 @@ def ray_cluster() -> Iterator[None]:
     """One local cluster of two CPUs for every test that needs one; what it serves has the usual ingress."""
     # A bundle of this size is soon replaced; each removal would wait five seconds for the ingress to notice.
     os.environ["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] = "1"
+    # Workers, and they alone, know the texts that break a process (support/deadly).
+    path = os.environ.get("PYTHONPATH", "")
+    deadly = str(Path(support.__file__).parent / "deadly")
     import ray
 
     import mmray.pipeline  # noqa: F401  (settles how loud Ray is, before it is imported)
     from mmray.serve.ingress import private_haproxy
 
     with private_haproxy():
+        os.environ["PYTHONPATH"] = f"{deadly}:{path}"
         ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+        os.environ["PYTHONPATH"] = path
         yield
         ray.shutdown()
 

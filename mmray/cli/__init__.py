@@ -234,12 +234,16 @@ def serve(
     token_file: Annotated[
         Path | None, typer.Option("--token-file", help="Bearer tokens, one a line; $MMRAY_TOKEN adds one.")
     ] = None,
+    client_connections: Annotated[
+        int, typer.Option("--client-connections", min=1, help="Most of one client address, a proxy's too.")
+    ] = 256,
 ) -> None:
     """Serve bundles over HTTP, with a page to try them; several answer under their directories' names."""
     from mmray.cli.serving import Asked, serve_bundles
 
     tokens = str(token_file) if token_file else None
-    serve_bundles(bundles, Asked(host, port, replicas, variant, topology, tokens))
+    asked = Asked(host, port, replicas, variant, topology, tokens, client_connections)
+    serve_bundles(bundles, asked)
 
 
 @app.command()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from mmray.bundle import Bundle
-from mmray.cli.display import print_line
-from mmray.errors import UsageError
-from mmray.serve.app import Server, prefixes, wait_for_end
+from mmray.cli.display import print_error, print_line
+from mmray.errors import EngineError, Interrupted, UsageError
+from mmray.serve.app import Server, is_public, prefixes
+from mmray.serve.ending import Ending
 from mmray.serve.settings import ServeSettings, Topology
 
 
@@ -21,6 +23,7 @@ class Asked:
     variant: str
     topology: Topology
     token_file: str | None
+    client_connections: int
 
 
 def serve_bundles(bundles: list[str], asked: Asked) -> None:
@@ -28,7 +31,8 @@ def serve_bundles(bundles: list[str], asked: Asked) -> None:
 
     Raises:
         UsageError: an option or a bundle that cannot be served; nothing was started.
-        EngineError: a model does not load.
+        EngineError: a model does not load, or Ray failed.
+        Interrupted: a signal came before all was served.
     """
     least, most = _replicas(asked.replicas)
     places = prefixes(bundles)
@@ -43,15 +47,35 @@ def serve_bundles(bundles: list[str], asked: Asked) -> None:
         )
         for bundle in bundles
     }
+    public = is_public(asked.host)
     for one in settings.values():
         Bundle.open(one.bundle)
-        one.token_digests()
-    with Server(asked.host, asked.port) as server:
-        for bundle, prefix in places.items():
-            url = server.deploy(settings[bundle], name=prefix.strip("/") or "mmray", prefix=prefix)
-            print_line(f"{bundle} is served at {url}")
-        wait_for_end()
+        guarded = one.token_digests(public=public)
+    with Ending() as ending:
+        try:
+            server = Server(asked.host, asked.port, client_connections=asked.client_connections)
+            with server:
+                ending.listen()
+                for bundle, prefix in places.items():
+                    url = server.deploy(settings[bundle], name=prefix.strip("/") or "mmray", prefix=prefix)
+                    print_line(f"{bundle} is served at {url}")
+                if public and not guarded:
+                    print_line(f"whoever reaches {asked.host} may ask: set MMRAY_TOKEN, or --token-file")
+                ending.code = 0
+                _wait(server)
+        except (KeyboardInterrupt, SystemExit):  # the latter from Ray's own handler, while it starts
+            raise Interrupted("interrupted before it served") from None
+
+
+def _wait(server: Server) -> None:
+    try:
+        server.wait()
+    except KeyboardInterrupt:
         print_line("finishing what was begun")
+    except EngineError as e:
+        # Ray's own end would wait for what is dead. All that it started dies with this process.
+        print_error(str(e))
+        os._exit(e.exit_code)
 
 
 def _replicas(text: str) -> tuple[int, int]:

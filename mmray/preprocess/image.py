@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import warnings
+from struct import unpack_from
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +17,12 @@ from mmray.preprocess.spec import ImageSpec
 # Only formats that records come in: every other Pillow plug-in is attack surface.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
-# Our own bound, named in the reject, comes first; Pillow's would only warn below twice its value.
-Image.MAX_IMAGE_PIXELS = None
+# Pillow refuses what is more than twice its own bound, and warns of what we refuse by ourselves.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+# Of a WebP two canvases, the decoded bytes and Pillow's copy are in memory at once; of others two of these.
+# Of 5,000 x 5,000 pixels, in 34 bytes, they were 390 MB.
+_WEBP_WEIGHT = 2
 
 # Each scan of a progressive JPEG passes over all pixels and takes as few as 75 bytes; ten of them are usual.
 _MAX_SCANS = 100
@@ -31,7 +37,8 @@ def decode_image(data: bytes, spec: ImageSpec, max_pixels: int) -> npt.NDArray[n
     Args:
         data: an encoded image (JPEG, PNG, WebP, GIF or BMP; the first frame counts).
         spec: size and fit.
-        max_pixels: refuse larger images; checked on the header, before any pixel is decoded.
+        max_pixels: refuse larger images; checked on the header, before anything is allocated for them.
+            Those of a WebP count twice: decoding it takes so much more memory.
 
     Returns:
         uint8 [spec.height, spec.width, 3].
@@ -41,13 +48,14 @@ def decode_image(data: bytes, spec: ImageSpec, max_pixels: int) -> npt.NDArray[n
     """
     if not data:
         raise RecordError("the image member is empty", "image-empty")
-    image = _opened(data)
+    if (size := _webp_size(data)) and _WEBP_WEIGHT * size[0] * size[1] > max_pixels:
+        raise _too_large(size, max_pixels, f" (each pixel of a WebP counts {_WEBP_WEIGHT} times)")
+    # Also what Pillow allocates as it opens a file is bounded by it: a GIF of 43 bytes had a frame of 3.5 GB.
+    Image.MAX_IMAGE_PIXELS = max_pixels
+    image = _opened(data, max_pixels)
     with image:
         if image.width * image.height > max_pixels:
-            raise RecordError(
-                f"{image.width}x{image.height} pixels, more than limits.image_pixels={max_pixels}",
-                "image-too-large",
-            )
+            raise _too_large(image.size, max_pixels)
         if data.startswith(b"\xff\xd8") and data.count(_SCAN) > _MAX_SCANS:
             raise RecordError(f"a JPEG of more than {_MAX_SCANS} scans", "image-too-complex")
         with about_record(*_UNDECODABLE):
@@ -57,12 +65,34 @@ def decode_image(data: bytes, spec: ImageSpec, max_pixels: int) -> npt.NDArray[n
     return _place(upright, spec)
 
 
-def _opened(data: bytes) -> Image.Image:
+def _opened(data: bytes, max_pixels: int) -> Image.Image:
     with about_record(*_UNDECODABLE):
         try:
             return Image.open(io.BytesIO(data), formats=FORMATS)
+        except Image.DecompressionBombError as e:
+            raise _too_large(None, max_pixels) from e
         except UnidentifiedImageError as e:  # its message is the address of our buffer
             raise RecordError(f"not an image of type {', '.join(FORMATS)}", "image-undecodable") from e
+
+
+def _too_large(size: tuple[int, int] | None, max_pixels: int, why: str = "") -> RecordError:
+    pixels = f"{size[0]}x{size[1]} pixels" if size else "pixels"
+    return RecordError(f"{pixels}, more than limits.image_pixels={max_pixels}{why}", "image-too-large")
+
+
+def _webp_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of the canvas that is made as soon as Pillow opens a WebP; None of others."""
+    if len(data) < 30 or not data.startswith(b"RIFF") or data[8:12] != b"WEBP":
+        return None
+    kind = data[12:16]
+    if kind == b"VP8X":
+        both = int.from_bytes(data[24:30], "little")
+        return (both & 0xFFFFFF) + 1, (both >> 24) + 1
+    if kind == b"VP8L":
+        (both,) = unpack_from("<I", data, 21)
+        return (both & 0x3FFF) + 1, (both >> 14 & 0x3FFF) + 1
+    width, height = unpack_from("<HH", data, 26)
+    return width & 0x3FFF, height & 0x3FFF
 
 
 def _fitted(size: tuple[int, int], spec: ImageSpec) -> tuple[int, int]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import socket
-import threading
+import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,38 +15,48 @@ from typing import Any
 import ray
 from pydantic import ValidationError
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve import Application
 from ray.serve.config import HTTPOptions
+from ray.serve.exceptions import RayServeException
 
 from mmray.bundle import Bundle
 from mmray.config import explain
-from mmray.errors import ConfigError, EngineError, UsageError
+from mmray.errors import ConfigError, EngineError, UsageError, one_line
 from mmray.serve.deployments import application
-from mmray.serve.ingress import private_haproxy
+from mmray.serve.ingress import CLIENT_CONNECTIONS, drain, guarded, private_haproxy
+from mmray.serve.ports import check_free
 from mmray.serve.settings import ServeSettings
 
 # Ray runs its workers at niceness 15, so that a batch job leaves the machine usable; a server that shares its
 # machine would wait for everything else.
 _SYSTEM = {"worker_niceness": 0}
 _REQUEST_TIMEOUT_S = 120.0  # of anything that hangs; bodies and queues have tighter bounds
+_DRAIN_S = 3.0  # for requests that were begun when the server ends
+_LOOK_S = 0.5  # between two looks at Ray
 
 
 def build(args: Mapping[str, Any]) -> Application:
     """One bundle as a Serve application; `args` are the fields of `ServeSettings`.
 
     Raises:
-        ConfigError: a key or a value is wrong.
+        ConfigError: a key or a value is wrong, or a token too weak: who may come to ask is not known here.
         BundleError: no bundle there.
     """
     try:
         settings = ServeSettings.model_validate(args)
     except ValidationError as e:
         raise ConfigError(explain(e, ServeSettings, "args")) from e
+    return _build(settings, public=True)
+
+
+def _build(settings: ServeSettings, *, public: bool) -> Application:
+    tokens = settings.token_digests(public=public)
     bundle = Bundle.open(settings.bundle)
     if settings.variant != "auto":
         bundle.check_variant(settings.variant)
     gpus = ray.is_initialized() and ray.cluster_resources().get("GPU", 0) >= 1  # type: ignore[no-untyped-call]
-    return application(settings, settings.token_digests(), gpus=gpus)
+    return application(settings, tokens, gpus=gpus)
 
 
 class Server:
@@ -56,24 +65,30 @@ class Server:
     Args:
         host: address to listen at.
         port: to listen at.
+        client_connections: most that one client address may have open, where HAProxy listens.
 
     Raises:
         UsageError: somebody listens there already, or RAY_ADDRESS names no cluster.
-        EngineError: nothing comes to listen there.
+        EngineError: Ray does not start, or nothing comes to listen there.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, client_connections: int = CLIENT_CONNECTIONS) -> None:
         self._owns_ray = not ray.is_initialized()
-        _check_free(host, port)
+        self._haproxy: Path | None = None
+        #: Whether others than this machine may come to ask.
+        self.public = is_public(host)
+        check_free(host, port)
         with ExitStack() as ends:
             if self._owns_ray:
-                _start_ray(ends)
+                self._haproxy = _start_ray(ends, client_connections)
             logging.getLogger("ray.serve").setLevel(logging.ERROR)
             options = HTTPOptions(host=host, port=port, request_timeout_s=_REQUEST_TIMEOUT_S)
             try:
                 serve.start(http_options=options)
             except TimeoutError as e:
                 raise _no_ingress() from e
+            except (RuntimeError, RayError, RayServeException) as e:
+                raise EngineError(f"Ray Serve does not start: {one_line(e)}") from e
             self._ends = ends.pop_all()
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -84,7 +99,7 @@ class Server:
             ConfigError, BundleError: as `build`.
             EngineError: the model does not load, or requests do not reach it.
         """
-        app = build(settings.model_dump())
+        app = _build(settings, public=self.public)
         try:
             serve.run(app, name=name, route_prefix=prefix)
         except TimeoutError as e:
@@ -100,13 +115,27 @@ class Server:
         """Serve a bundle no longer; requests that were begun are finished."""
         serve.delete(name)
 
+    def wait(self) -> None:
+        """Until a signal comes (see `Ending`).
+
+        Raises:
+            EngineError: the Ray that was started here died.
+        """
+        while not self._owns_ray or ray_lives():
+            time.sleep(_LOOK_S)
+        raise EngineError("Ray has died under the server: its log in the session's directory says why")
+
     def close(self) -> None:
         """Finish the requests that were begun, then end."""
         if not self._owns_ray:
             serve.shutdown()  # type: ignore[no-untyped-call]
             return
-        for name in serve.status().applications:
-            serve.delete(name)
+        if ray_lives():
+            if self._haproxy:
+                drain(self._haproxy, _DRAIN_S)
+            else:
+                for name in serve.status().applications:
+                    serve.delete(name)
         self._ends.close()
 
     def __enter__(self) -> Server:
@@ -134,19 +163,19 @@ def prefixes(bundles: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def wait_for_end() -> None:
-    """Until Ctrl-C or SIGTERM."""
-    end = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: end.set())
-    end.wait()
+def ray_lives() -> bool:
+    """Whether the Ray that was started here runs, by its processes: its client would wait for a minute."""
+    node = ray._private.worker._global_node
+    return node is None or not {name for name, _ in node.dead_processes()} & {"gcs_server", "raylet"}
 
 
-def _start_ray(ends: ExitStack) -> None:
-    """Join the cluster that RAY_ADDRESS names, or start one; `ends` ends that again."""
-    if "RAY_ADDRESS" not in os.environ:
-        ends.enter_context(private_haproxy())
+def _start_ray(ends: ExitStack, client_connections: int) -> Path | None:
+    """Join the cluster that RAY_ADDRESS names, or start one; `ends` ends that again. HAProxy's directory."""
+    haproxy = None
     try:
+        if "RAY_ADDRESS" not in os.environ:
+            haproxy = ends.enter_context(private_haproxy(client_connections))
+            ends.enter_context(guarded(haproxy))
         ray.init(
             include_dashboard=False,
             logging_level=logging.ERROR,
@@ -157,7 +186,11 @@ def _start_ray(ends: ExitStack) -> None:
         raise UsageError(
             f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: no Ray cluster answers there: {e}"
         ) from e
+    except (RuntimeError, OSError, RayError) as e:  # no room on the disk, no port, no process
+        raise EngineError(f"Ray does not start: {one_line(e)}") from e
     ends.callback(ray.shutdown)
+    _keep_token_private()
+    return haproxy
 
 
 def _no_ingress() -> EngineError:
@@ -167,14 +200,16 @@ def _no_ingress() -> EngineError:
     )
 
 
-def _check_free(host: str, port: int) -> None:
-    """Serve itself would only log that it cannot listen."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as e:
-            raise UsageError(
-                f"--port {port}: cannot listen at {host}: {e.strerror}; choose another one"
-            ) from e
+def _keep_token_private() -> None:
+    """Whoever has the token of Ray can run code here, and Ray writes it for all of the machine to read."""
+    token = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):
+        token.chmod(0o600)
+
+
+def is_public(host: str) -> bool:
+    """Whether others than this machine may come to ask where a server listens at this address."""
+    try:
+        return not ip_address(host).is_loopback
+    except ValueError:
+        return host != "localhost"

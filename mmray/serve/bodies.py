@@ -21,6 +21,10 @@ from mmray.serve.problems import Problem, malformed
 JSON, MULTIPART, NDJSON = "application/json", "multipart/form-data", "application/x-ndjson"
 
 
+# A record is flat: its text may have commas and brackets, but not so many. 32 MB of `[],` were 850 MB.
+_MOST_SEPARATORS = 1_000_000
+
+
 @dataclass(frozen=True)
 class Item:
     """A record as it was sent: bytes of each modality it has, and the sender's own name for it."""
@@ -154,7 +158,9 @@ def _parse_line(line: bytes) -> Item | Problem:
 
 
 def _parse_json(data: bytes) -> dict[str, Any]:
-    """A JSON object, read strictly: UTF-8, no field twice, no NaN."""
+    """A JSON object, read strictly: UTF-8, no field twice, no NaN, no more of it than a record has."""
+    if sum(map(data.count, (b",", b"[", b"{"))) > _MOST_SEPARATORS:
+        raise malformed(f"JSON with more than {_MOST_SEPARATORS:,} separators")
     try:
         value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as e:  # bad UTF-8 and endless numbers are ValueErrors, too

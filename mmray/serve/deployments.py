@@ -7,7 +7,6 @@ split (accelerators): replicas on CPUs preprocess, for replicas that hold the mo
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Any
 
@@ -21,8 +20,10 @@ from ray.serve.schema import LoggingConfig
 
 from mmray.bundle import Bundle
 from mmray.predictor import open_preprocessor
+from mmray.serve.compute import Compute
 from mmray.serve.metrics import Metrics
 from mmray.serve.model import BatchedModel, Described, Inferred
+from mmray.serve.probe import known_work
 from mmray.serve.problems import RETRY_AFTER_S
 from mmray.serve.routes import web_app
 from mmray.serve.service import Service
@@ -30,6 +31,9 @@ from mmray.serve.settings import ServeSettings
 from mmray.serve.work import Answered, Prepared, Work, prepare, share_out
 
 _UPSCALE_S, _DOWNSCALE_S = 5.0, 60.0  # that more, or fewer, replicas have been wanted
+_WAITS = 2  # a batch that is computed, and ours
+_READY_S = 2.0  # for the model's process to say so
+_CHECKS = 5  # an answer counts for so many checks of health; a check may take as long
 
 
 class _Fused:
@@ -37,10 +41,18 @@ class _Fused:
 
     def __init__(self, settings: ServeSettings, tokens: frozenset[bytes]) -> None:
         bundle = Bundle.open(settings.bundle)
-        thread, metrics = ThreadPoolExecutor(1, "compute"), Metrics()
-        model = BatchedModel(bundle, settings, thread, metrics)
-        service = Service(bundle, settings, model.answer, model.describe().variant, thread, metrics)
+        compute, metrics = _thread("compute", settings), Metrics()
+        self._model = BatchedModel(bundle, settings, compute, metrics)
+
+        async def ready() -> None:
+            compute.check_ready()
+
+        variant = self._model.describe().variant
+        service = Service(bundle, settings, self._model.answer, ready, variant, compute, metrics)
         self._app = web_app(service, tokens)
+
+    async def check_health(self) -> None:
+        await self._model.check_health()
 
     def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: PLW3201, RUF100  (Serve's name)
         return self._app
@@ -54,23 +66,39 @@ class _Front:
     ) -> None:
         bundle = Bundle.open(settings.bundle)
         preprocess = open_preprocessor(bundle, limits=settings.limits)
-        thread = ThreadPoolExecutor(1, "preprocess")
+        self._compute = compute = _thread("preprocess", settings)
         about: Described = await model.describe.remote()
+        known, timeout_s = known_work(bundle.spec, explain=False), settings.compute_timeout_s
 
         def prepared(work: Work) -> tuple[Prepared, float]:
             start = perf_counter()
             return prepare(preprocess, about.later, [work]), perf_counter() - start
 
         async def answer(work: Work) -> Answered:
-            ready, prepare_s = await asyncio.get_running_loop().run_in_executor(thread, prepared, work)
-            found: Inferred = await model.infer.remote(ready.tensors)
+            ready, prepare_s = await compute(lambda: prepared(work))
+            compute.proved()
+            # It has a time-out of its own, for what it is at; this one is for a process that says nothing.
+            found: Inferred = await asyncio.wait_for(model.infer.remote(ready.tensors), _WAITS * timeout_s)
             preprocess_s = prepare_s + found.decode_s
             [answered] = share_out(
                 [work], ready, found.rows, preprocess_s=preprocess_s, model_s=found.model_s
             )
             return answered
 
-        self._app = web_app(Service(bundle, settings, answer, about.variant, thread, Metrics()), tokens)
+        async def prepares() -> None:
+            await compute(lambda: prepared(known))
+            compute.proved()
+
+        async def ready() -> None:
+            compute.check_ready()
+            await asyncio.wait_for(model.check_ready.remote(), _READY_S)
+
+        self._prepares = prepares
+        service = Service(bundle, settings, answer, ready, about.variant, compute, Metrics())
+        self._app = web_app(service, tokens)
+
+    async def check_health(self) -> None:
+        await self._compute.check(self._prepares)
 
     def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: PLW3201, RUF100  (Serve's name)
         return self._app
@@ -80,14 +108,20 @@ class _Model:
     """The model alone."""
 
     def __init__(self, settings: ServeSettings) -> None:
-        thread = ThreadPoolExecutor(1, "model")
-        self._model = BatchedModel(Bundle.open(settings.bundle), settings, thread, Metrics())
+        self._compute = _thread("model", settings)
+        self._model = BatchedModel(Bundle.open(settings.bundle), settings, self._compute, Metrics())
 
     def describe(self) -> Described:
         return self._model.describe()
 
     async def infer(self, tensors: pa.Table) -> Inferred:
         return await self._model.infer(tensors)
+
+    def check_ready(self) -> None:
+        self._compute.check_ready()
+
+    async def check_health(self) -> None:
+        await self._model.check_health()
 
 
 def application(settings: ServeSettings, tokens: frozenset[bytes], *, gpus: bool) -> Application:
@@ -112,6 +146,10 @@ def application(settings: ServeSettings, tokens: frozenset[bytes], *, gpus: bool
     return front.bind(settings, tokens, model.bind(settings))
 
 
+def _thread(name: str, settings: ServeSettings) -> Compute:
+    return Compute(name, settings.compute_timeout_s, _CHECKS * settings.health_check_period_s)
+
+
 def _options(settings: ServeSettings) -> dict[str, Any]:
     bound = settings.requests_in_flight + settings.bodies_arriving
     options: dict[str, Any] = {
@@ -123,7 +161,9 @@ def _options(settings: ServeSettings) -> dict[str, Any]:
         "backpressure_config": BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER_S),
         "graceful_shutdown_timeout_s": settings.drain_s,
         "graceful_shutdown_wait_loop_s": 0.1,
-        "health_check_period_s": 2.0,
+        # Three that fail in a row, and Serve replaces the replica.
+        "health_check_period_s": settings.health_check_period_s,
+        "health_check_timeout_s": _CHECKS * settings.health_check_period_s,
         "logging_config": LoggingConfig(
             enable_access_log=False
         ),  # a tenth of a millisecond each; see Metrics

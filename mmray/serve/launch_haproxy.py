@@ -1,6 +1,9 @@
 """Run in HAProxy's place: makes the config that Ray generated private, then becomes HAProxy.
 
-    python launch_haproxy.py BINARY ERROR_FILE [HAProxy's arguments, among them -f CONFIG]
+    python launch_haproxy.py BINARY ERROR_FILE CLIENT_CONNECTIONS [HAProxy's arguments, among them -f CONFIG]
+
+It dies with the process that started it: Ray kills its own with SIGKILL, and an HAProxy that nobody owns
+would hold the port for ever.
 
 Ray starts and reloads HAProxy the same way, so this holds after a reload, too. A config that is not as
 Ray 2.60 writes it (ray/serve/_private/haproxy_templates.py) is refused: no server is better than an open one.
@@ -9,12 +12,16 @@ The standard library alone, and nothing of ours: it runs at each reload.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
+
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 # HAProxy's own metrics and statistics listen on all addresses. Ray asks the control socket instead.
 _UNWANTED = ("frontend prometheus", "listen stats")
@@ -22,14 +29,22 @@ _EDITS = (
     # Whoever may write to it commands HAProxy.
     (1, r"^( +stats socket \S+ mode )666( level admin\b)", r"\g<1>600\2"),
     # An hour for a client that says nothing; no bound on a head that trickles.
-    (1, r"^( +)timeout client \d+s$", r"\1timeout client 60s\n\1timeout http-request 20s"),
+    (
+        1,
+        r"^( +)timeout client \d+s$",
+        r"\1timeout client 60s\n\1timeout http-request 5s\n\1timeout http-keep-alive 60s",
+    ),
     # Ray tells a client 500 when no replica can answer, or the one that did has died: it may come again.
     (3, r"^( +errorfile 50[234] )\S+$", r"\1ERROR_FILE"),
     # Serve's proxy, which stands in where no replica is left, says so of a bundle that is being removed.
     (
         1,
         r"^( +)bind \S+$",
-        r"\g<0>\n\1http-response return status 503 default-errorfiles "
+        # Nor may one address take all places, which it could before it shows any token.
+        r"\g<0>\n\1stick-table type ipv6 size 100k expire 1h store conn_cur\n"
+        r"\1tcp-request connection track-sc0 src\n"
+        r"\1tcp-request connection reject if { sc0_conn_cur gt CLIENT_CONNECTIONS }\n"
+        r"\1http-response return status 503 default-errorfiles "
         r"if { status 404 } { res.hdr(content-type) -m beg text/plain }",
     ),
 )
@@ -41,12 +56,13 @@ _NOTHING_SERVED = (
 )
 
 
-def private(config: str, error_file: str) -> str:
+def private(config: str, error_file: str, client_connections: int) -> str:
     """The config with the frontend as its only listener.
 
     Args:
         config: as Ray generated it.
         error_file: what a client is told where HAProxy itself has to answer.
+        client_connections: most of one client address.
 
     Raises:
         ValueError: it is not as Ray 2.60 writes it.
@@ -57,7 +73,9 @@ def private(config: str, error_file: str) -> str:
     config = "".join(kept)
     _expect(len(re.findall(r"^\s*bind\s", config, flags=re.MULTILINE)), 1, "listeners")
     for count, pattern, replacement in _EDITS:
-        config = _edit(config, count, pattern, replacement.replace("ERROR_FILE", error_file))
+        for name, value in (("ERROR_FILE", error_file), ("CLIENT_CONNECTIONS", str(client_connections))):
+            replacement = replacement.replace(name, value)
+        config = _edit(config, count, pattern, replacement)
     if not re.search(r"^ +use_backend ", config, flags=re.MULTILINE):
         config = _edit(config, *_NOTHING_SERVED)
     return config
@@ -74,15 +92,29 @@ def _expect(found: int, wanted: int, what: str) -> None:
         raise ValueError(f"not the HAProxy config that Ray 2.60 writes: {found} of {what}, expected {wanted}")
 
 
-def main(binary: str, error_file: str, arguments: Sequence[str]) -> NoReturn:
+def die_with_parent() -> None:
+    """Have the kernel kill this process, and what it becomes, when the thread that started it ends.
+
+    Raises:
+        OSError: it has ended already.
+    """
+    parent = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent == 1 or os.getppid() != parent:
+        raise ProcessLookupError("who started it has ended")
+
+
+def main(binary: str, error_file: str, client_connections: str, arguments: Sequence[str]) -> NoReturn:
     """Become HAProxy."""
+    die_with_parent()
     file = Path(arguments[arguments.index("-f") + 1])
-    file.write_text(private(file.read_text(), error_file))
+    file.write_text(private(file.read_text(), error_file, int(client_connections)))
     os.execv(binary, [binary, *arguments])
 
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1], sys.argv[2], sys.argv[3:])
+        main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:])
     except (OSError, ValueError) as e:
         sys.exit(f"{Path(__file__).name}: {e}")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,8 +15,10 @@ from mmray.engine import best_provider
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.preprocess.spec import PreprocessSpec
 from mmray.schema import Modality
+from mmray.serve.compute import Compute
 from mmray.serve.gathering import Gathering
 from mmray.serve.metrics import Metrics
+from mmray.serve.probe import known_work, same
 from mmray.serve.settings import ServeSettings
 from mmray.serve.work import Answered, Work, prepare, share_out
 from mmray.shapes import server_ladder
@@ -31,7 +31,6 @@ _TEXT_BYTES_A_TOKEN, _SOUND_BYTES_A_TOKEN = 4, 770
 # In tokens: a picture of 224 x 224, a caption, four seconds of sound.
 _USUAL_RECORD = 100
 
-T = TypeVar("T")
 Answer = Callable[[Work], Awaitable[Answered]]
 
 
@@ -86,11 +85,11 @@ class BatchedModel:
     Args:
         bundle: an opened bundle.
         settings: of the server.
-        thread: where it computes, one batch at a time; the event loop stays free.
+        compute: where it computes, one batch at a time; the event loop stays free.
         metrics: that it counts in.
     """
 
-    def __init__(self, bundle: Bundle, settings: ServeSettings, thread: Executor, metrics: Metrics) -> None:
+    def __init__(self, bundle: Bundle, settings: ServeSettings, compute: Compute, metrics: Metrics) -> None:
         # Loading it runs the golden inputs: whoever is ready is warm, and right.
         on_device = best_provider() != "cpu"
         self._predict = Predictor(
@@ -103,7 +102,7 @@ class BatchedModel:
         )
         self._predict.warm()  # before the replica is ready, so that no request waits for planning
         self._preprocess = open_preprocessor(bundle, limits=settings.limits)
-        self._thread = thread
+        self._on_thread = compute
         self._metrics = metrics
         most, wait_s = settings.batch_rows * _USUAL_RECORD, settings.batch_wait_s
         #: Preprocess and infer: the records of all who wait, in one go.
@@ -112,12 +111,26 @@ class BatchedModel:
         )
         #: Infer alone, what another replica has preprocessed.
         self.infer: Callable[[pa.Table], Awaitable[Inferred]] = Gathering(self._infer, cost, most, wait_s)
+        self._known = known_work(bundle.spec, explain=self._predict.stages > 1)
+        [self._known_answer] = self._compute([self._known])
 
     def describe(self) -> Described:
         return Described(self._predict.variant, self._predict.later)
 
+    async def check_health(self) -> None:
+        """The model answers; where no request has shown it of late, a record of our own does.
+
+        Raises:
+            EngineError: it failed, hangs, or answers otherwise than when it was loaded.
+        """
+        await self._on_thread.check(self._probe)
+
+    async def _probe(self) -> None:
+        if not same(await self.answer(self._known), self._known_answer):
+            self._on_thread.fail("the model answers a known record otherwise than when it was loaded")
+
     async def _answer(self, works: list[Work]) -> list[Answered]:
-        return await self._in_thread(lambda: self._compute(works))
+        return await self._on_thread(lambda: self._compute(works))
 
     def _compute(self, works: list[Work]) -> list[Answered]:
         start = perf_counter()
@@ -133,7 +146,7 @@ class BatchedModel:
         )
 
     async def _infer(self, tables: list[pa.Table]) -> list[Inferred]:
-        found = await self._in_thread(lambda: self._run(pa.concat_tables(tables)))
+        found = await self._on_thread(lambda: self._run(pa.concat_tables(tables)))
         answers, start = [], 0
         for table in tables:
             rows = found.rows[start : start + table.num_rows]
@@ -148,9 +161,14 @@ class BatchedModel:
         model_s = self._predict.seconds["model"]
         self._predict.seconds.clear()
         self._preprocess.seconds.clear()
+        self._note(rows)
         self._metrics.batch_rows.observe(len(rows))
         self._metrics.count_device(*self._predict.occupied)
         return Inferred(rows, max(0.0, whole_s - model_s), model_s)
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+    def _note(self, rows: list[dict[str, Any]]) -> None:
+        errors = [row["error"] for row in rows]
+        if any(error and error["stage"] == "infer" for error in errors):
+            self._on_thread.doubt()  # a record that the model cannot bear, or the model
+        elif None in errors:
+            self._on_thread.proved()

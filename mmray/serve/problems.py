@@ -73,3 +73,14 @@ def overloaded() -> Problem:
         "as many requests are waiting as may; try again",
         headers={"Retry-After": str(RETRY_AFTER_S)},
     )
+
+
+def unavailable() -> Problem:
+    """The model, or the machine under it, failed: another try may find another replica."""
+    return Problem(
+        503,
+        "unavailable",
+        "no replica could answer; try again",
+        stage="infer",
+        headers={"Retry-After": str(RETRY_AFTER_S)},
+    )

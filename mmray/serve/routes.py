@@ -118,9 +118,15 @@ def _add_api(app: FastAPI, service: Service) -> None:
     async def healthz() -> Response:
         return PlainTextResponse("ok\n")
 
-    @app.get("/readyz", summary="The model is loaded and warm", response_class=PlainTextResponse)
+    @app.get(
+        "/readyz",
+        summary="The model is loaded, warm and alive",
+        response_class=PlainTextResponse,
+        responses=openapi.problems(503),
+    )
     async def readyz() -> Response:
-        return PlainTextResponse("ready\n")  # Serve sends nothing to a replica that is still loading
+        await service.ready()  # Serve sends nothing to a replica that is still loading
+        return PlainTextResponse("ready\n")
 
 
 def _page() -> dict[str, Callable[[], Awaitable[Response]]]:

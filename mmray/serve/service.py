@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from concurrent.futures import Executor
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TypeVar
 
-from ray.serve.exceptions import BackPressureError
+from ray.exceptions import RayError
+from ray.serve.exceptions import BackPressureError, RayServeException
 
 from mmray.bundle import Bundle
+from mmray.errors import EngineError, one_line
 from mmray.serve.admission import Admission
 from mmray.serve.answers import explained, latency_ms, prediction
 from mmray.serve.bodies import Item, parse_batch, parse_one
+from mmray.serve.compute import Compute
 from mmray.serve.metrics import Metrics
 from mmray.serve.model import Answer
-from mmray.serve.problems import Problem, overloaded
+from mmray.serve.problems import Problem, overloaded, unavailable
 from mmray.serve.settings import ServeSettings
 from mmray.serve.work import Answered, Work
 
 _PARSED_AT_ONCE = 256 << 10  # bytes: a millisecond of base64 and JSON
 
 T = TypeVar("T")
+_log = logging.getLogger("ray.serve")
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,9 @@ class Service:
         bundle: an opened bundle.
         settings: of the server.
         answer: has records answered, here or in another replica.
+        ready: raises an EngineError where no answer is to be expected soon.
         variant: that `answer` runs.
-        thread: where it parses large bodies; the event loop stays free.
+        compute: where it parses large bodies; the event loop stays free.
         metrics: that it counts in.
     """
 
@@ -52,8 +57,9 @@ class Service:
         bundle: Bundle,
         settings: ServeSettings,
         answer: Answer,
+        ready: Callable[[], Awaitable[None]],
         variant: str,
-        thread: Executor,
+        compute: Compute,
         metrics: Metrics,
     ) -> None:
         self.settings = settings
@@ -65,8 +71,9 @@ class Service:
         )
         self._bundle = bundle
         self._answer = answer
+        self._ready = ready
         self._variant = variant
-        self._thread = thread
+        self._compute = compute
 
     def model(self) -> dict[str, Any]:
         """What `GET /v1/model` answers."""
@@ -84,6 +91,15 @@ class Service:
                 **settings.limits.model_dump(exclude={"member_bytes"}),
             },
         }
+
+    async def ready(self) -> None:
+        """Whether the model is likely to answer the next request.
+
+        Raises:
+            Problem: 503, it is not.
+        """
+        with _faults_of_ours():
+            await self._ready()
 
     async def predict(self, body: Body, *, explain: bool, top: int | None) -> dict[str, Any]:
         """The answer of one record.
@@ -137,17 +153,29 @@ class Service:
         return {**prediction(row, self._bundle.labels, top), "latency_ms": took}
 
     async def _ask(self, work: Work) -> Answered:
-        try:
+        with _faults_of_ours():
             return await self._answer(work)
-        except BackPressureError:
-            raise overloaded() from None
 
     async def _parsed(self, body: Body, parse: Callable[[], T]) -> T:
         """A small body is parsed on the spot; a large one would hold up the event loop."""
         if len(body.data) <= _PARSED_AT_ONCE:
             return parse()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, parse)
+        with _faults_of_ours():
+            return await self._compute(parse)
 
     def _rejected(self, error: dict[str, str]) -> Problem:
         self.metrics.records.inc(tags={"outcome": error["type"]})
         return Problem.of_reject(error)
+
+
+@contextmanager
+def _faults_of_ours() -> Iterator[None]:
+    """What the model or this machine fails at is never the client's fault: it may come again."""
+    try:
+        yield
+    except BackPressureError:
+        raise overloaded() from None
+    # Of the machine are MemoryError and OSError, a time-out among them; of a replica that died, Ray's own.
+    except (EngineError, MemoryError, OSError, RayError, RayServeException) as e:
+        _log.error("a request could not be answered: %s", one_line(e))
+        raise unavailable() from e

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from mmray.errors import ConfigError
 from mmray.preprocess.spec import Limits
 
+_LEAST_TOKEN = 16  # characters; 64 bits where they are hexadecimal
+
 Topology = Literal["auto", "fused", "split"]
 
 
@@ -34,6 +36,10 @@ class ServeSettings(BaseModel):
     body_bytes: int = Field(32 << 20, ge=1, description="largest body of a request")
     bytes_in_flight: int = Field(256 << 20, ge=1, description="that a replica holds of all bodies")
     body_timeout_s: float = Field(20.0, gt=0, description="for a whole body to arrive")
+    compute_timeout_s: float = Field(
+        30.0, gt=0, description="for one batch; a replica that takes longer hangs, and is replaced"
+    )
+    health_check_period_s: float = Field(2.0, gt=0, description="at which a replica shows that it can answer")
     drain_s: float = Field(20.0, ge=0, description="that a replica which is to end may finish requests in")
     limits: Limits = Limits(image_pixels=25_000_000, audio_s=600.0, text_chars=20_000)
     token_file: str | None = Field(None, description="bearer tokens, one a line; $MMRAY_TOKEN adds one")
@@ -58,19 +64,38 @@ class ServeSettings(BaseModel):
         """Most bodies that are on their way to a replica."""
         return 4 * self.requests_in_flight
 
-    def token_digests(self) -> frozenset[bytes]:
+    def token_digests(self, *, public: bool = True) -> frozenset[bytes]:
         """Sha256 of each token: replicas are sent these, so the tokens stay where the server was started.
 
+        Args:
+            public: whether others than this machine may come to ask; a short token would not keep them out.
+
         Raises:
-            ConfigError: the file cannot be read, or holds no token.
+            ConfigError: a token is blank, or too short; the file cannot be read, or holds none.
         """
-        tokens = [os.environ.get("MMRAY_TOKEN", "").strip()]
+        tokens = {}
+        if (own := os.environ.get("MMRAY_TOKEN")) is not None:
+            if not own.strip():
+                raise ConfigError("MMRAY_TOKEN is blank, so it would keep nobody out; set it, or unset it")
+            tokens["MMRAY_TOKEN"] = own.strip()
         if self.token_file is not None:
-            try:
-                lines = Path(self.token_file).read_text().split()
-            except (OSError, ValueError) as e:
-                raise ConfigError(f"{self.token_file}: no tokens can be read there: {e}") from e
-            if not lines:
-                raise ConfigError(f"{self.token_file}: holds no token; write one on a line, or leave it out")
-            tokens += lines
-        return frozenset(hashlib.sha256(token.encode()).digest() for token in tokens if token)
+            tokens |= _tokens_of(self.token_file)
+        for place, token in tokens.items():
+            if public and len(token) < _LEAST_TOKEN:
+                raise ConfigError(
+                    f"{place}: a token of {len(token)} characters can be guessed; make one of {_LEAST_TOKEN} "
+                    "or more, as `openssl rand -hex 32` does, or listen on loopback alone"
+                )
+        return frozenset(hashlib.sha256(token.encode()).digest() for token in tokens.values())
+
+
+def _tokens_of(file: str) -> dict[str, str]:
+    """Tokens by file and line."""
+    try:
+        lines = Path(file).read_text().splitlines()
+    except (OSError, ValueError) as e:
+        raise ConfigError(f"{file}: no tokens can be read there: {e}") from e
+    found = {f"{file}:{i}": token for i, line in enumerate(lines, start=1) if (token := line.strip())}
+    if not found:
+        raise ConfigError(f"{file}: holds no token; write one on a line, or leave it out")
+    return found

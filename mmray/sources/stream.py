@@ -11,7 +11,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from mmray.errors import is_of_machine
+from mmray.errors import of_machine
 
 _KEPT = 1 << 20  # more than the long names before one header, which is as far as the walk steps back
 _STEP = 1 << 20
@@ -105,7 +105,7 @@ class DecompressedFile:
             data = self._stream.read(size)
         except Exception as e:  # whatever pyarrow makes of what zlib and zstd say
             self._raw.check()
-            if is_of_machine(e):
+            if of_machine(e):
                 raise
             self.fault, data = f"the compressed stream is damaged: {e} ({type(e).__name__})", b""
         self._ended = not data

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from mmray.errors import is_of_machine
+from mmray.errors import of_machine
 
 _BLOCK = tarfile.BLOCKSIZE
 _MAX_NAME_BYTES = 1 << 16  # of a long-name or pax header: names, not data
@@ -200,7 +200,7 @@ def _parse(block: bytes) -> tarfile.TarInfo:
     except tarfile.HeaderError:
         raise
     except Exception as e:
-        if is_of_machine(e):
+        if of_machine(e):
             raise
         raise tarfile.HeaderError(f"{e} ({type(e).__name__})") from e
 

@@ -4,8 +4,11 @@ import itertools
 import json
 import os
 import re
-from contextlib import suppress
+import socket
+import sys
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import schemathesis
@@ -14,6 +17,8 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from support.command import worker_pids
 from support.hostile import BAD_LINES, BATCH, NDJSON, PREDICT, REQUESTS, Request, record, send, send_raw
+
+from mmray.serve.ingress import CLIENT_CONNECTIONS
 
 GOOD = Request("good", 200, record(text="a red cat"))
 # Of any process, by all requests here: measured 13 MiB. The bombs claim 0.8 GiB and more, the floods send 4.
@@ -143,6 +148,37 @@ def test_a_body_that_trickles_is_given_up(server):
     """Each byte comes in time; all of them together do not."""
     said = send_raw(server.url, HEAD + b"Content-Length: 1000\r\n\r\n", *[b" "] * 300, pause_s=0.1)
     assert status_of(said) == 408
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="all of 127.0.0.0/8 is this machine only on Linux")
+def test_half_heads_of_one_address_take_no_place_from_others_and_are_given_up(server):
+    """Nobody had to show a token for them."""
+    parts = urlsplit(server.url)
+    with ExitStack() as ends:
+        held = []
+        for _ in range(CLIENT_CONNECTIONS + 40):
+            held.append(
+                ends.enter_context(
+                    socket.create_connection(
+                        (parts.hostname, parts.port), 20, source_address=("127.0.0.2", 0)
+                    )
+                )
+            )
+            with suppress(BrokenPipeError, ConnectionResetError):
+                held[-1].sendall(b"POST /v1/predict HTTP/1.1\r\nHost: x\r\n")
+        assert send(server.url, GOOD).status == 200
+        told = [heard(connection) for connection in held]
+    assert sum(said.startswith(b"HTTP/1.1 408") for said in told) <= CLIENT_CONNECTIONS
+    assert sum(said == b"" for said in told) >= 40
+
+
+def heard(connection):
+    """What comes until the other side closes."""
+    said = b""
+    with suppress(ConnectionResetError):
+        while data := connection.recv(65_536):
+            said += data
+    return said
 
 
 WRONG_CREDENTIALS = {

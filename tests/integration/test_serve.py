@@ -238,6 +238,31 @@ def test_a_replica_killed_under_load_costs_no_wrong_answer_and_comes_back(server
     assert all(answer and answer.status_code == 200 for _, answer in load.answers[settled:])
 
 
+@pytest.mark.parametrize(("topology", "text"), [("fused", "LOST"), ("split", "ENDLESS")])
+def test_a_model_that_died_or_hangs_is_the_servers_fault_and_is_replaced(server, topology, text):
+    """The device goes for good, or a decoder never comes back: 503 and not ready until another replica is."""
+    bundle = str(small_bundle().path)
+    ill = {"topology": topology, "compute_timeout_s": 1.0, "health_check_period_s": 0.3}
+    with server.also("ill", bundle=bundle, **ill) as url:
+        before = set(worker_pids("ServeReplica:ill"))
+        said = [httpx.post(f"{url}/v1/predict", json={"text": text}, timeout=30)]
+        ready = [httpx.get(f"{url}/readyz", timeout=30)]
+        assert said[0].json()["reason"] == "unavailable"
+        deadline = time.monotonic() + 90
+        while said[-1].status_code != 200 or ready[-1].status_code != 200:
+            assert time.monotonic() < deadline, "no replica takes its place"
+            said.append(httpx.post(f"{url}/v1/predict", json=TEXTS[0], timeout=30))
+            ready.append(httpx.get(f"{url}/readyz", timeout=30))
+            time.sleep(0.05)
+        while before <= set(worker_pids("ServeReplica:ill")):
+            assert time.monotonic() < deadline, "the one that hangs is not ended"
+            time.sleep(0.05)
+    for answers in (said, ready):
+        assert answers[0].status_code == 503
+        assert {answer.status_code for answer in answers} == {200, 503}
+        assert all("Retry-After" in answer.headers for answer in answers if answer.status_code == 503)
+
+
 def test_another_bundle_takes_over_and_no_request_fails(server, truth, tmp_path):
     first, second = small_bundle(), make_bundle(tmp_path / "second", name="second")
     with server.also("rolling", bundle=str(first.path)) as url, Load(url, TEXTS) as load:

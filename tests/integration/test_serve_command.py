@@ -1,6 +1,7 @@
-"""`mmray serve` as its user starts it: on a Ray of its own, behind either ingress, until Ctrl-C."""
+"""`mmray serve` as its user starts it: on a Ray of its own, behind either ingress, to its end of any kind."""
 
 import contextlib
+import http.client
 import os
 import re
 import signal
@@ -8,15 +9,18 @@ import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 from support.bundles import small_bundle
 
-RECORDS = 256  # of a batch
+RECORDS = 64  # of a batch
 MMRAY = Path(sys.executable).with_name("mmray")
+
+
+def command(port):
+    return [MMRAY, "serve", str(small_bundle().path), "--port", str(port)]
 
 
 @contextlib.contextmanager
@@ -28,7 +32,7 @@ def serving(log, **environment):
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "OMP_"))}
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [MMRAY, "serve", str(small_bundle().path), "--port", str(port)],
+            command(port),
             env=keep | environment,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -48,9 +52,31 @@ def serving(log, **environment):
         process.wait()
 
 
-def post(url, lines):
-    headers = {"Content-Type": "application/x-ndjson"}
-    return httpx.post(url, content=lines, headers=headers, timeout=60)
+def of_session(sid):
+    """Commands by pid of what lives in a session: Ray's workers have groups of their own, but no sessions."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, _, _, session = process.joinpath("stat").read_text().rpartition(")")[2].split()[:4]
+            if int(session) == sid and state != "Z":
+                found[int(process.name)] = process.joinpath("cmdline").read_bytes().replace(b"\0", b" ")
+    return found
+
+
+def wait_for_none(sid):
+    """Until nothing of a session lives."""
+    deadline = time.monotonic() + 60
+    while left := of_session(sid):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
+def begin(port):
+    """A connection over which a batch was sent; its answer is still to come."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    lines = RECORDS * b'{"text": "a red cat"}\n'
+    connection.request("POST", "/v1/predict/batch", lines, {"Content-Type": "application/x-ndjson"})
+    return connection
 
 
 def haproxies(port):
@@ -71,27 +97,87 @@ def haproxies(port):
     return {pid: places for pid, places in found.items() if any(p == port for _, p in places)}
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Ray ships HAProxy for Linux")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="Ray ships HAProxy for Linux")
+
+
+@linux
 def test_behind_haproxy_it_listens_at_one_place_and_finishes_what_was_begun(tmp_path):
-    """Ctrl-C while eight batches are computed: each is answered whole."""
+    """SIGTERM while eight batches are computed: each is answered whole. Who wants its port is told of it."""
     log = tmp_path / "log"
     with serving(log) as (process, url):
         port = int(url.rpartition(":")[2])
         proxies = haproxies(port)
         assert proxies
         assert set.union(*proxies.values()) == {("0100007F", port)}
-        lines = "".join('{"text": "a red cat"}\n' for _ in range(RECORDS))
-        with ThreadPoolExecutor(8) as threads:
-            asked = [threads.submit(post, f"{url}/v1/predict/batch", lines) for _ in range(8)]
-            time.sleep(0.05)
-            assert not all(answer.done() for answer in asked)
-            process.send_signal(signal.SIGINT)
-            answers = [answer.result() for answer in asked]
-        assert [answer.status_code for answer in answers] == [200] * 8
-        assert {answer.text.count('"label"') for answer in answers} == {RECORDS}
+        second = subprocess.run(command(port), capture_output=True, text=True, timeout=60)
+        assert second.returncode == 2
+        assert f"end it with `kill {process.pid}`" in second.stderr
+        assert len(second.stderr.splitlines()) == 1
+        with contextlib.ExitStack() as ends:
+            asked = [ends.enter_context(contextlib.closing(begin(port))) for _ in range(8)]
+            process.send_signal(signal.SIGTERM)
+            answers = [connection.getresponse() for connection in asked]
+            assert [answer.status for answer in answers] == [200] * 8
+            assert {answer.read().count(b'"label"') for answer in answers} == {RECORDS}
         assert process.wait(timeout=60) == 0, log.read_text()
-    assert not haproxies(port)
+        wait_for_none(process.pid)
     assert log.read_text().splitlines()[-1] == "finishing what was begun"
+
+
+def kill_ray(process):
+    for pid, words in of_session(process.pid).items():
+        if b"raylet/raylet " in words or b"gcs_server " in words:
+            os.kill(pid, signal.SIGKILL)
+
+
+def kill_group(process):
+    """As `timeout` does, and a terminal that closes: Ray's own processes hear of it, its workers do not."""
+    os.killpg(process.pid, signal.SIGTERM)
+
+
+@linux
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        (kill_ray, 3),
+        pytest.param(subprocess.Popen.kill, -signal.SIGKILL, marks=pytest.mark.long),
+        pytest.param(kill_group, 0, marks=pytest.mark.long),
+    ],
+    ids=["ray-dies", "killed", "group-terminated"],
+)
+def test_nothing_that_it_started_outlives_it(tmp_path, end, code):
+    log = tmp_path / "log"
+    with serving(log) as (process, _):
+        assert any(b"haproxy.cfg" in words for words in of_session(process.pid).values())
+        said = len(log.read_text().splitlines())
+        end(process)
+        assert process.wait(timeout=60) == code, log.read_text()
+        wait_for_none(process.pid)
+    more = log.read_text().splitlines()[said:]
+    assert len(more) == (0 if code < 0 else 1), more
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_it_serves_ends_it_with_one_line(tmp_path, number):
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command(1 + (os.getpid() % 1000) + 20_000), stdout=file, stderr=file, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 90
+        while not any(b"raylet/raylet " in words for words in of_session(process.pid).values()):
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(timeout=60) == 130
+        wait_for_none(process.pid)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    errors = [line for line in log.read_text().splitlines() if "logging.cc" not in line]
+    assert errors == ["error: interrupted before it served"]
 
 
 @pytest.mark.long

@@ -35,13 +35,20 @@ def png_bomb(side=30_000):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
-def webp_bomb():
-    """A WebP of 30 bytes of pixels whose header claims 16,383 x 16,383 of them."""
+def webp_bomb(side=16_383):
+    """A WebP of 30 bytes of pixels whose header claims `side` x `side` of them."""
     data = bytearray(image_bytes("WEBP", lossless=True))
     size = data.index(b"VP8L") + 9  # after the tag, the length and the signature: two 14-bit sizes less one
     bits = int.from_bytes(data[size : size + 4], "little")
-    data[size : size + 4] = (bits >> 28 << 28 | 16_382 << 14 | 16_382).to_bytes(4, "little")
+    data[size : size + 4] = (bits >> 28 << 28 | side - 1 << 14 | side - 1).to_bytes(4, "little")
     return bytes(data)
+
+
+def gif_bomb(side=60_000):
+    """A GIF of 43 bytes: ten pixels wide, with a frame of gigabytes that Pillow makes room for at once."""
+    screen = b"GIF89a" + struct.pack("<HHBBB", 10, 10, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
+    frame = b"," + struct.pack("<HHHHB", 0, 0, side, side, 0) + b"\x02\x02\x44\x01\0"
+    return screen + b"\x21\xf9\x04\x08\0\0\0\0" + frame + b";"
 
 
 def garbage(size=3_000):
@@ -98,6 +105,7 @@ BAD_MEMBERS = {
     "tiff-as-png": ("png", lambda: image_bytes("TIFF"), "image-undecodable"),
     "png-bomb": ("png", png_bomb, "image-too-large"),
     "webp-bomb": ("webp", webp_bomb, "image-too-large"),
+    "gif-bomb": ("gif", gif_bomb, "image-too-large"),
     "text-latin1": ("txt", lambda: INVALID_UTF8, "text-not-utf8"),
     "text-empty": ("txt", bytes, "text-empty"),
     "text-blank": ("txt", lambda: b" \n\t ", "text-empty"),

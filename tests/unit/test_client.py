@@ -128,3 +128,15 @@ def test_what_is_no_url_and_what_is_no_file_is_said(tmp_path):
         Client("localhost:8000")
     with pytest.raises(UsageError, match=r"none\.png: cannot be read"):
         Client().predict({"image": tmp_path / "none.png"})
+
+
+@pytest.mark.parametrize("token", ["", " ", "\n"])
+def test_a_blank_token_is_refused_before_anything_is_sent(token):
+    with pytest.raises(UsageError, match="token is blank"):
+        Client(token=token)
+
+
+def test_a_token_read_from_a_file_may_end_its_line(serve):
+    server = serve(ok(label="cat"))
+    Client(server.url, token="secret\n").predict({"text": "a"})
+    assert server.asked[0][1]["Authorization"] == "Bearer secret"

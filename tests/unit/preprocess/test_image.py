@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.damaged import garbage, png_bomb, truncated_jpeg, webp_bomb
+from support.damaged import garbage, gif_bomb, png_bomb, truncated_jpeg, webp_bomb
 from support.media import COLOUR, encode, image_bytes, photo
 
 from mmray.errors import RecordError
@@ -212,6 +212,7 @@ def test_extreme_proportions_are_no_fault(size, fit):
         (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image-undecodable"),
         (png_bomb, "image-too-large"),
         (webp_bomb, "image-too-large"),
+        (gif_bomb, "image-too-large"),
         (lambda: image_bytes(size=(1001, 1000)), "image-too-large"),
     ],
 )
@@ -231,15 +232,15 @@ def test_an_image_of_exactly_the_limit_is_read():
 
 
 def test_bombs_are_refused_before_they_take_memory():
-    """Decoded, each would take between 800 MB and 7 GB. A fresh process has no earlier peak to hide it."""
+    """Decoded, each would take between 400 MB and 7 GB. A fresh process has no earlier peak to hide it."""
     script = """
 import resource
-from support.damaged import png_bomb, webp_bomb
+from support.damaged import gif_bomb, png_bomb, webp_bomb
 from support.media import image_bytes
 from mmray.errors import RecordError
 from mmray.preprocess.image import decode_image
 from mmray.preprocess.spec import ImageSpec
-bombs = [png_bomb(), webp_bomb()]
+bombs = [png_bomb(), webp_bomb(), gif_bomb(), webp_bomb(side=5_001)]
 strip = image_bytes(size=(1, 49_000))
 decode_image(image_bytes(), ImageSpec(), 50_000_000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

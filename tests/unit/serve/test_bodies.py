@@ -2,6 +2,7 @@
 
 import base64
 import json
+import tracemalloc
 
 import pytest
 
@@ -44,6 +45,18 @@ def test_bytes_of_a_part_are_kept_as_they_are():
 )
 def test_json_that_is_no_record_is_malformed(body):
     assert refused(parse_one, body, JSON, b"") == 400
+
+
+def test_json_of_more_parts_than_any_record_has_is_not_even_parsed():
+    """10 MB of empty lists would be 300 MB of objects; a text may have its commas."""
+    tracemalloc.start()
+    try:
+        assert refused(parse_one, b'{"text": [' + 3_000_000 * b"[]," + b"[]]}", JSON, b"") == 400
+        assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    finally:
+        tracemalloc.stop()
+    text = 100_000 * ",[{"
+    assert parse_one(json.dumps({"text": text}).encode(), JSON, b"").members["text"] == text.encode()
 
 
 def test_an_id_belongs_to_a_batch_alone():

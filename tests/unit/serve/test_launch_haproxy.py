@@ -3,8 +3,11 @@
 import asyncio
 import os
 import re
+import socket
 import stat
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -61,7 +64,7 @@ def listeners(config):
 def test_the_frontend_is_the_only_listener_and_the_control_socket_is_the_owners(generated):
     assert len(listeners(generated)) == 3
     assert "mode 666" in generated
-    made = private(generated, "/elsewhere/503.http")
+    made = private(generated, "/elsewhere/503.http", 7)
     assert listeners(made) == ["127.0.0.1:8000"]
     assert "mode 666" not in made
     assert len(re.findall(r"errorfile 50[234] /elsewhere/503\.http$", made, flags=re.MULTILINE)) == 3
@@ -79,7 +82,7 @@ def test_the_frontend_is_the_only_listener_and_the_control_socket_is_the_owners(
 def test_a_config_of_another_form_is_refused(generated, before, after):
     assert before in generated
     with pytest.raises(ValueError, match="not the HAProxy config"):
-        private(generated.replace(before, after), "/elsewhere/503.http")
+        private(generated.replace(before, after), "/elsewhere/503.http", 7)
 
 
 def test_haproxy_takes_the_config_from_the_launcher_and_nothing_else_starts(generated, tmp_path):
@@ -98,6 +101,52 @@ def test_haproxy_takes_the_config_from_the_launcher_and_nothing_else_starts(gene
     assert "not the HAProxy config" in refused.stderr
     assert not launcher.parent.exists()
     assert "RAY_SERVE_HAPROXY_BINARY_PATH" not in os.environ
+
+
+def test_one_address_has_bounded_places_and_a_head_bounded_time(generated):
+    made = private(generated, "/elsewhere/503.http", 7)
+    assert re.search(r"^ +tcp-request connection reject if \{ sc0_conn_cur gt 7 \}$", made, re.MULTILINE)
+    assert len(re.findall(r"^ +timeout http-request 5s$", made, re.MULTILINE)) == 1
+    assert "CLIENT_CONNECTIONS" not in made
+
+
+def test_haproxy_dies_with_whoever_started_it_however_that_ends(generated, tmp_path):
+    (tmp_path / "server-state").touch()
+    config = tmp_path / "haproxy.cfg"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        config.write_text(generated.replace(":8000", f":{probe.getsockname()[1]}"))
+    with private_haproxy() as there:
+        if not there:
+            pytest.skip("no HAProxy runs here")
+        command = [os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(config)]
+        start = f"import subprocess; subprocess.Popen({command!r}).wait()"
+        with subprocess.Popen([sys.executable, "-c", start], stderr=subprocess.DEVNULL) as parent:
+            listening = wait_for(lambda: (tmp_path / "admin.sock").exists() and children(parent.pid))
+            parent.kill()
+    assert [Path(f"/proc/{pid}/comm").read_text() for pid in listening if lives(pid)] == []
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def lives(pid):
+    """Whether it does a moment later, too."""
+    try:
+        wait_for(lambda: not Path(f"/proc/{pid}/exe").exists())
+    except AssertionError:
+        return True
+    return False
+
+
+def wait_for(happens):
+    """What `happens` gives as soon as it is true."""
+    deadline = time.monotonic() + 20
+    while not (found := happens()):
+        assert time.monotonic() < deadline, "it does not happen"
+        time.sleep(0.02)
+    return found
 
 
 def test_whoever_wants_haproxy_and_has_none_is_told(monkeypatch, tmp_path):

@@ -1,12 +1,21 @@
 """What a batch costs, and what is left when a modality is left out."""
 
-from support.bundles import SPEC, records_table, small_tokenizer
+import asyncio
+
+import pytest
+from support.bundles import LABELS, SPEC, make_bundle, records_table, small_bundle, small_tokenizer
+from support.graphs import write_graph
 from support.media import clip, image_bytes
 
+from mmray.errors import EngineError
+from mmray.predictor import Predictor
 from mmray.preprocess import Preprocessor
 from mmray.serve.answers import left_out, prediction
 from mmray.serve.bodies import Item
-from mmray.serve.model import cost, likely_cost
+from mmray.serve.compute import Compute
+from mmray.serve.metrics import Metrics
+from mmray.serve.model import BatchedModel, cost, likely_cost
+from mmray.serve.settings import ServeSettings
 from mmray.serve.work import Work, prepare, share_out
 
 ROW = {"image": image_bytes(), "text": b"a red cat", "audio": clip(seconds=1.0)}
@@ -66,3 +75,20 @@ def test_features_alone_have_no_label():
         "variant": "fp32",
         "bundle": "d",
     }
+
+
+def test_a_model_that_answers_otherwise_than_when_it_was_loaded_is_ill_and_answers_no_more(tmp_path):
+    """Nothing was asked of late, so the check finds out by itself."""
+
+    async def check():
+        settings, compute = ServeSettings(bundle=str(small_bundle().path)), Compute("t", 60.0, 0.0)
+        model = BatchedModel(small_bundle(), settings, compute, Metrics())
+        await model.check_health()
+        graph = write_graph(tmp_path / "other.onnx", len(LABELS), scale=-1.0)
+        model._predict = Predictor(make_bundle(tmp_path / "other", graph=graph, golden_scale=-1.0))
+        with pytest.raises(EngineError, match="otherwise than when it was loaded"):
+            await model.check_health()
+        with pytest.raises(EngineError):
+            await model.answer(Work([Item({"text": b"a"})]))
+
+    asyncio.run(check())

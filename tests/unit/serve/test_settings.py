@@ -6,9 +6,10 @@ import json
 import pytest
 from support.bundles import small_bundle
 
+from mmray.cli.serving import Asked, serve_bundles
 from mmray.errors import BundleError, ConfigError, UsageError
 from mmray.schema import error
-from mmray.serve.app import build, prefixes
+from mmray.serve.app import build, is_public, prefixes
 from mmray.serve.problems import Problem
 from mmray.serve.settings import ServeSettings
 
@@ -21,7 +22,7 @@ def test_each_line_of_the_file_and_the_environment_give_a_token(tmp_path, monkey
     file = tmp_path / "tokens"
     file.write_text("one\n\n  two\n")
     monkeypatch.setenv("MMRAY_TOKEN", "three")
-    found = ServeSettings(bundle="b", token_file=str(file)).token_digests()
+    found = ServeSettings(bundle="b", token_file=str(file)).token_digests(public=False)
     assert found == {digest("one"), digest("two"), digest("three")}
     monkeypatch.delenv("MMRAY_TOKEN")
     assert ServeSettings(bundle="b").token_digests() == frozenset()
@@ -33,6 +34,31 @@ def test_a_token_file_that_cannot_guard_is_refused(tmp_path):
     for name in ("empty", "missing"):
         with pytest.raises(ConfigError, match=name):
             ServeSettings(bundle="b", token_file=str(tmp_path / name)).token_digests()
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t\n"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_blank_token_starts_nothing(monkeypatch, host, blank):
+    """A secret that was not mounted must not open the server to all."""
+    monkeypatch.setenv("MMRAY_TOKEN", blank)
+    asked = Asked(host, 8000, "1", "auto", "auto", None, 256)
+    with pytest.raises(ConfigError, match="MMRAY_TOKEN is blank"):
+        serve_bundles([str(small_bundle().path)], asked)
+
+
+@pytest.mark.parametrize(("host", "refused"), [("0.0.0.0", True), ("::", True), ("::1", False)])
+def test_a_short_token_is_refused_where_strangers_may_ask(tmp_path, monkeypatch, host, refused):
+    file = tmp_path / "tokens"
+    file.write_text(f"{16 * 'x'}\n{15 * 'x'}\n")
+    settings = ServeSettings(bundle="b", token_file=str(file))
+    if not refused:
+        assert len(settings.token_digests(public=is_public(host))) == 2
+        return
+    with pytest.raises(ConfigError, match="tokens:2: a token of 15 characters"):
+        settings.token_digests(public=is_public(host))
+    monkeypatch.setenv("MMRAY_TOKEN", "secret")
+    with pytest.raises(ConfigError, match="MMRAY_TOKEN: a token of 6 characters"):
+        build({"bundle": str(small_bundle().path)})  # on a cluster, whose address is not known here
 
 
 def test_a_wrong_key_is_named_with_the_nearest_that_exists():
