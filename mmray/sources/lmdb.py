@@ -121,7 +121,7 @@ def _refuse(shard: Shard) -> NoReturn:
 def _faults(
     shard: Shard, rows: range, offset: int, damage: ShardError, options: ReadOptions, *, end: bool
 ) -> pa.Table:
-    """Rows that are lost to damage at an entry. Where nobody knows how many, one row stands for all of them."""
+    """Rows that are lost to damage at an entry. One stands for all where nobody knows how many they are."""
     fields = {"end": end, "error": error("shard", damage.kind, damage.reason)}
     lost = [new_row(shard.id, row, "", offset, 0) | fields for row in rows]
     schema = VIEWS if options.views else RECORDS
