@@ -62,6 +62,7 @@ class Gate:
     def __init__(self, columns: list[Chunk], inflated_bytes: int) -> None:
         self._columns = [_Column(chunk) for chunk in columns]
         self._most = inflated_bytes
+        self.largest = 0  # bytes of the largest page that has passed, its dictionary's bookkeeping included
 
     def see(self, position: int, data: bytes) -> None:
         """Look at bytes that were read.
@@ -75,6 +76,7 @@ class Gate:
                 size, stored = page.get(_PAGE_BYTES, 0), page.get(_PAGE_COMPRESSED, 0)
                 is_dictionary = _DICTIONARY in page
                 size += _VALUE_BYTES * max(0, page.get(_DICTIONARY, {}).get(_VALUES, 0))
+                self.largest = max(self.largest, size)
                 inflated = column.inflated
                 inflated[is_dictionary] = max(inflated[is_dictionary], size - _INFLATION * stored)
                 if sum(sum(c.inflated) for c in self._columns) > self._most:
