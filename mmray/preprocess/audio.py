@@ -26,7 +26,8 @@ _BEGINNINGS = re.compile(rb"RIFF|RIFX|RF64|OggS|fLaC|FORM....AIF[FC]|ID3|\xff[\x
 _FORMATS = "WAV, Ogg, FLAC, AIFF, MP3"
 _UNDECODABLE = ("cannot decode the audio", "audio-undecodable")
 
-_MAX_CHANNELS = 16  # a header may claim 1,024; the product with the seconds is what gets allocated
+_MAX_CHANNELS = 16  # a header may claim 1,024
+_STEP_SAMPLES = 4 << 20  # of all channels, that are decoded together: more than most clips have
 _LOUDEST = 1e9  # float samples in the wrong byte order reach 3e38, whose spectrum overflows float32
 _RATES = range(1_000, 384_001)  # Hz
 _OFF_RATE = 0.01  # share that a recorder's true rate may be off its header's; real ones are within 0.0005
@@ -80,8 +81,7 @@ def decode_region(data: bytes, spec: AudioSpec, max_s: float, region: Region | N
         with about_record(*_UNDECODABLE):
             if cut.start:
                 clip.seek(cut.start)
-            samples = clip.read(cut.length, dtype="float32", always_2d=True)
-    mono = _mono(samples)
+            mono = _read_mono(clip, cut.length)
     if not len(mono):
         raise RecordError("the clip holds no samples", "audio-empty")
     if not np.abs(mono).max() <= _LOUDEST:  # also true for NaN
@@ -98,6 +98,19 @@ def decode_region(data: bytes, spec: AudioSpec, max_s: float, region: Region | N
         with about_record("cannot resample the audio", "audio-undecodable"):
             mono = soxr.resample(mono, rate, spec.sample_rate, quality="HQ")
     return Excerpt(mono, missing_s)
+
+
+def _read_mono(clip: soundfile.SoundFile, length: int) -> Wave:
+    """Up to so many samples, in one channel; what all channels take together is never held for long."""
+    step = _STEP_SAMPLES // clip.channels
+    parts = []
+    while length > 0:
+        samples = clip.read(min(step, length), dtype="float32", always_2d=True)
+        parts.append(_mono(samples))
+        length -= len(samples)
+        if len(samples) < step:
+            break
+    return parts[0] if len(parts) == 1 else np.concatenate([*parts, np.zeros(0, np.float32)])
 
 
 def _mono(samples: Wave) -> Wave:

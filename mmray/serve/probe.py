@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from mmray.predictor import output_difference
+from mmray.golden import output_difference
 from mmray.preprocess.spec import PreprocessSpec
 from mmray.serve.bodies import Item
 from mmray.serve.work import Answered, Work

@@ -10,11 +10,12 @@ import threading
 import time
 from collections.abc import Iterator
 from itertools import chain, islice, repeat
-from typing import Any
+from typing import Any, NoReturn
 from weakref import WeakValueDictionary
 
 import lmdb
 
+from mmray.errors import ShardError, of_machine
 from mmray.sources.lmdb_check import data_file, is_database, named_databases, open_environment
 
 #: Key and value. A large value lies in the file, for as long as its snapshot is there.
@@ -23,6 +24,11 @@ _MARK_ENTRIES = 4096  # between keys that are kept, to go to an entry by its num
 _CHUNK_ENTRIES = 64  # that are found together: few, so that few commits can come meanwhile
 _CLOSING_TRIES, _CLOSING_S = 100, 0.01
 _NAMES = 10  # of databases, in a message at most
+#: What lmdb says where memory, the disk or places for readers ran out.
+_MACHINE = (
+    *(lmdb.MemoryError, lmdb.DiskError, lmdb.LockError, lmdb.ReadersFullError, lmdb.TlsFullError),
+    lmdb.MapResizedError,  # by a writer: it was not so when the file was opened
+)
 _BESIDE_BYTES = 1024  # a value up to this size is in memory once its key is: it lies in the same page
 
 
@@ -65,13 +71,22 @@ class Snapshot:
         return self._entries
 
     def walk(self, first: int = 0, *, values: bool = True) -> Iterator[Entry]:
-        """The entries from a number on; where values are not asked for, these are empty."""
+        """The entries from a number on; where values are not asked for, these are empty.
+
+        Raises:
+            ShardError: the pages that follow cannot be read.
+            OSError: see `check_unchanged`.
+        """
         return chain.from_iterable(self._chunks(first, values=values))
 
     def keys_from(self, key: bytes) -> Iterator[bytes]:
         """The first key that is not before this one, and all that follow."""
-        cursor = self._transaction.cursor()
-        return map(bytes, cursor.iternext(values=False)) if cursor.set_range(key) else iter(())
+        try:
+            cursor = self._transaction.cursor()
+            if cursor.set_range(key):
+                yield from map(bytes, cursor.iternext(values=False))
+        except Exception as e:
+            self._refuse(e)
 
     def check_unchanged(self) -> None:
         """Raise an OSError where a writer has committed since, and may have overwritten what was read."""
@@ -81,17 +96,31 @@ class Snapshot:
     def _chunks(self, first: int, *, values: bool) -> Iterator[list[Entry]]:
         if first >= self._entries:
             return
-        cursor = self._cursor_at(first)
-        entries = cursor.iternext() if values else zip(cursor.iternext(values=False), repeat(b""))
+        entries: Iterator[Entry] | None = None
         while True:
             self.check_unchanged()
-            chunk: list[Entry] = list(islice(entries, _CHUNK_ENTRIES))
-            if self._viewed:
-                chunk = [(bytes(k), v if len(v) > _BESIDE_BYTES else bytes(v)) for k, v in chunk]
+            try:
+                if entries is None:
+                    cursor = self._cursor_at(first)
+                    entries = cursor.iternext() if values else zip(cursor.iternext(values=False), repeat(b""))
+                chunk: list[Entry] = list(islice(entries, _CHUNK_ENTRIES))
+                if self._viewed:
+                    chunk = [(bytes(k), v if len(v) > _BESIDE_BYTES else bytes(v)) for k, v in chunk]
+            except Exception as e:
+                self._refuse(e)
             self.check_unchanged()
             if not chunk:
                 return
             yield chunk
+
+    def _refuse(self, failure: Exception) -> NoReturn:
+        """Raise what a failure of lmdb means: a commit, a fault of the machine, or damage."""
+        self.check_unchanged()
+        if isinstance(failure, _MACHINE):
+            raise OSError(f"{self.path}: {failure}") from failure
+        if of_machine(failure):
+            raise failure
+        raise ShardError.of(failure, "its pages cannot be read on") from failure
 
     def _cursor_at(self, entry: int) -> lmdb.Cursor[Any]:
         """A cursor at an entry that is there."""
@@ -147,6 +176,7 @@ def opened(path: str, database: str | None = None) -> Snapshot:
 
     Raises:
         OSError: it cannot be opened, or its entries cannot be records.
+        ShardError: lmdb trips over what it states.
     """
     with _lock:
         found = data_file(path).stat()
@@ -157,6 +187,10 @@ def opened(path: str, database: str | None = None) -> Snapshot:
             return Snapshot(environment, (*file, found.st_size, found.st_mtime_ns), path, database)
         except lmdb.Error as e:
             raise OSError(f"{path}: {e}") from e
+        except Exception as e:
+            if isinstance(e, OSError) or of_machine(e):
+                raise
+            raise ShardError.of(e, "it cannot be opened") from e
 
 
 def _opened_now(path: str) -> _Environment:

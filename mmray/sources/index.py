@@ -17,12 +17,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmray.coverage import Missing
-from mmray.errors import InputError
+from mmray.errors import InputError, of_machine
 from mmray.sources import ReadOptions, Shard, read
+from mmray.sources.parquet import read_integers
 from mmray.sources.shards import INDEX_SUFFIX
 from mmray.storage import Location
 
 _STRIDE = 64  # rows between anchors: 16 bytes each, so 250 kB for a million records
+_MAX_ANCHORS = 4 << 20  # into a quarter of a billion rows
+_MAX_BYTES = 128 << 20  # of an index: twice what so many anchors have before they are compressed
 _BLOCK_ROWS = 4096  # of addresses, which are small
 _METADATA = b"mmray"
 
@@ -74,13 +77,20 @@ class Index:
         """
         place = shard.open().beside(INDEX_SUFFIX)
         remedy = "run `mmray index` again, or delete it"
+        if (size := place.info().size or 0) > _MAX_BYTES:
+            raise InputError(f"{place}: {size} bytes, more than any index of mmray; {remedy}")
+        data = place.read_bytes()
         try:
-            table = pq.read_table(pa.BufferReader(place.read_bytes()))
-            about = json.loads(table.schema.metadata[_METADATA])
-            anchors = np.stack([table["row"].to_numpy(), table["offset"].to_numpy()], axis=1)
+            metadata, columns = read_integers(data, ("row", "offset"), _MAX_ANCHORS)
+            about = json.loads(metadata[_METADATA])
+            anchors = np.stack(columns, axis=1)
             shard_id, rows = str(about["shard"]), int(about["rows"])
-        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as e:
-            raise InputError(f"{place}: not an index of mmray: {e}; {remedy}") from e
+            if not (np.diff(anchors, axis=0, prepend=-1) > 0).all():
+                raise ValueError("its anchors do not ascend")
+        except Exception as e:  # whatever pyarrow and json make of foreign bytes
+            if of_machine(e):
+                raise
+            raise InputError(f"{place}: not an index of mmray: {e} ({type(e).__name__}); {remedy}") from e
         if shard_id.rpartition("@")[2] != shard.id.rpartition("@")[2]:
             raise InputError(f"{place}: was made for {shard_id}, but the shard is now {shard.id}; {remedy}")
         return cls(shard.id, rows, anchors)

@@ -148,7 +148,8 @@ class Members(Layout):
         """The first of the names with a key."""
         if self._first is None or self._first[0] != key:
             names = self._snapshot.keys_from(key + b".")
-            self._first = key, next(n for n in names if split_name(n)[0] == key and split_name(n)[1])
+            named = (n for n in names if split_name(n)[0] == key and split_name(n)[1])
+            self._first = key, next(named, b"")
         return self._first[1]
 
 

@@ -13,19 +13,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
+from typing import NoReturn
 
-import lmdb
 import numpy as np
 import pyarrow as pa
 
 from mmray.coverage import WHOLE, Missing
-from mmray.errors import InputError, RecordError
+from mmray.errors import InputError, RecordError, ShardError
 from mmray.schema import ERROR, RECORDS, VIEWS, error, table
 from mmray.sources import captions, environment
-from mmray.sources.blocks import empty_row, payload_column
+from mmray.sources.blocks import empty_row, new_row, payload_column
 from mmray.sources.captions import captions_beside
 from mmray.sources.environment import Snapshot
 from mmray.sources.layouts import LAYOUTS, Found, Layout, LayoutName, Payload, detect
+from mmray.sources.lmdb_check import Checked, check_all, is_damage
 from mmray.sources.names import texts_of
 from mmray.sources.options import ReadOptions
 from mmray.sources.shards import Shard
@@ -43,14 +44,17 @@ def read_lmdb(shard: Shard, options: ReadOptions, wanted: Sequence[Missing] = (W
     asked for, values are not looked at: faults in them, their size included, are not found.
 
     Raises:
-        OSError: the environment cannot be opened or read, or is not what it was when it was listed; its
-            layout is not known, or its captions are not sorted. Anything wrong with one record is a row with
-            an error.
+        OSError: the environment cannot be opened, or is not what it was when it was listed; its layout is not
+            known, or its captions are not sorted. Anything wrong with one record is a row with an error, and
+            so is damage: one in the place of all that follows.
     """
     try:
         with open_layout(shard, options) as (snapshot, layout):
             yield from _Reader(shard, snapshot, layout, options).read(wanted)
-    except (InputError, lmdb.Error) as e:
+    except ShardError as e:  # found when it was listed or opened
+        if wanted[0].first == 0:
+            yield _faults(shard, range(1), 0, e, options, end=True)
+    except InputError as e:
         raise OSError(str(e)) from e
 
 
@@ -59,10 +63,13 @@ def layout_of(shard: Shard, options: ReadOptions | None = None) -> LayoutName:
 
     Raises:
         InputError: pickles, or no layout that is known; names what was seen.
-        OSError: the environment cannot be opened.
+        OSError: the environment cannot be opened, or is damaged.
     """
     options = options or ReadOptions()
-    return detect(_open(shard, options), options)
+    try:
+        return detect(_open(shard, options), options)
+    except ShardError as e:
+        raise OSError(f"{shard.url}: {e.reason}") from e
 
 
 @contextmanager
@@ -78,7 +85,9 @@ def open_layout(
         whole: as of `Layout`.
 
     Raises:
-        InputError, OSError: as `layout_of`.
+        InputError: as `layout_of`.
+        OSError: it cannot be opened.
+        ShardError: it is damaged.
     """
     snapshot = _open(shard, options)
     options = replace(options, member_bytes=min(options.member_bytes, _LARGEST))
@@ -90,7 +99,7 @@ def open_layout(
 def _open(shard: Shard, options: ReadOptions) -> Snapshot:
     state = re.search(r"@\d+(?:t(\d+))?$", shard.id)  # as listed; none of what a conversion reads back
     if shard.fault or (state and not state[1]):
-        raise OSError(shard.fault or f"{shard.url}: could not be read when it was listed")
+        _refuse(shard)
     snapshot = environment.opened(shard.open().path, options.database)
     if state and int(state[1]) != snapshot.transaction:
         raise OSError(
@@ -98,6 +107,25 @@ def _open(shard: Shard, options: ReadOptions) -> Snapshot:
             f"{state[1]}; run again when its writer is done"
         )
     return snapshot
+
+
+def _refuse(shard: Shard) -> NoReturn:
+    """Raise why one cannot be read that could not be when it was listed. A plan does not say why."""
+    (checked,) = [Checked(0, shard.fault)] if shard.fault else check_all([shard.open().path])
+    fault = checked.fault or "could not be read when it was listed, and can be now; run again"
+    if is_damage(fault):
+        raise ShardError(fault)
+    raise OSError(fault if shard.fault else f"{shard.url}: {fault}")
+
+
+def _faults(
+    shard: Shard, rows: range, offset: int, damage: ShardError, options: ReadOptions, *, end: bool
+) -> pa.Table:
+    """Rows that are lost to damage at an entry. One stands for all where nobody knows how many they are."""
+    fields = {"end": end, "error": error("shard", damage.kind, damage.reason)}
+    lost = [new_row(shard.id, row, "", offset, 0) | fields for row in rows]
+    schema = VIEWS if options.views else RECORDS
+    return table({name: [row[name] for row in lost] for name in RECORDS.names}, schema)
 
 
 @dataclass
@@ -139,30 +167,45 @@ class _Reader:
                 records, row = self._layout.group(gap.start), gap.first if gap.start else 0
             last = math.inf if gap.last is None else gap.last
             rows, size, full, end = _Rows(), 0, False, True
-            for found in records:  # one more than is needed, to know the last row of a shard
-                if row > last:
-                    records, end = chain([found], records), False
-                    break
-                if full:
-                    yield from self._blocks(rows, row, end=False)
-                    rows, size, full = _Rows(), 0, False
-                row += 1
-                if row <= gap.first:
-                    continue
-                contents = found[3] if isinstance(found[3], dict) else rows.parse(found, self._layout)
-                rows.found.append(found)
-                rows.contents.append(contents)
-                for value in contents.values():
-                    size += len(value)
-                count = len(rows.found)
-                full = count == sheet_rows or (
-                    size >= sheet_bytes and (size >= block_bytes or count % block_rows == 0)
-                )
+            stop, damage = gap.start, None
+            try:
+                for found in records:  # one more than is needed, to know the last row of a shard
+                    if row > last:
+                        records, end = chain([found], records), False
+                        break
+                    if full:
+                        yield from self._blocks(rows, row, end=False)
+                        rows, size, full = _Rows(), 0, False
+                    row += 1
+                    if row <= gap.first:
+                        continue
+                    contents = found[3] if isinstance(found[3], dict) else rows.parse(found, self._layout)
+                    rows.found.append(found)
+                    rows.contents.append(contents)
+                    for value in contents.values():
+                        size += len(value)
+                    count = len(rows.found)
+                    full = count == sheet_rows or (
+                        size >= sheet_bytes and (size >= block_bytes or count % block_rows == 0)
+                    )
+            except ShardError as e:
+                damage, end = e, False
             if rows.found:
+                stop = rows.found[-1][2]
                 yield from self._blocks(rows, row, end=end)
+            if damage:
+                yield from self._lost(damage, max(row, gap.first), gap.last, stop)
+                records, row = iter(()), -1  # a later gap is looked for on its own
         if row == 0:
             empty = empty_row(self._shard.id, "", len(self._snapshot))
             yield table({name: [value] for name, value in empty.items()}, self._schema)
+
+    def _lost(self, damage: ShardError, first: int, last: int | None, offset: int) -> Iterator[pa.Table]:
+        """Rows from one on that are lost: as many as are known to be wanted, or one for all that follow."""
+        rows = range(first, first + 1 if last is None else last + 1)
+        for at in range(0, len(rows), self._options.block_rows):
+            some = rows[at : at + self._options.block_rows]
+            yield _faults(self._shard, some, offset, damage, self._options, end=last is None)
 
     def _blocks(self, rows: _Rows, stop: int, *, end: bool) -> Iterator[pa.Table]:
         """Rows up to before row `stop` as blocks. Arrow makes a table of 256 rows as fast as one of 64."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -26,7 +27,12 @@ _HEAD_BYTES = (16, 24)  # of the head of a page, of LMDB 0.9 and 1.0
 _NODE_BYTES = 570  # of a key, at most, and what else lies beside a value in its page, with some to spare
 
 #: What lmdb says where a header or a page makes no sense.
-_DAMAGE = (lmdb.InvalidError, lmdb.MapResizedError, lmdb.PageNotFoundError, lmdb.CorruptedError)
+_DAMAGE = (
+    *(lmdb.InvalidError, lmdb.MapResizedError, lmdb.PageNotFoundError, lmdb.CorruptedError),
+    *(lmdb.VersionMismatchError, lmdb.PanicError, lmdb.CursorFullError, lmdb.BadValsizeError),
+)
+_CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
+_REMEDY = "; copy it again"  # of damage, and of nothing else
 
 
 class Checked(NamedTuple):
@@ -51,8 +57,14 @@ def check_all(paths: Sequence[str]) -> list[Checked]:
         found += [Checked(*json.loads(line)) for line in done.stdout.splitlines()]
         if len(found) < len(paths):  # it died of the next
             how = f"signal {-done.returncode}" if done.returncode < 0 else f"status {done.returncode}"
+            how += _REMEDY * (-done.returncode in _CRASHES)
             found.append(Checked(0, _damage(paths[len(found)]) or f"reading it ended the process: {how}"))
     return found
+
+
+def is_damage(fault: str) -> bool:
+    """Whether a fault is of the bytes, and will stay: not of a writer who is busy, nor of the machine."""
+    return fault.endswith(_REMEDY)
 
 
 def open_environment(path: str) -> tuple[lmdb.Environment, bool]:
@@ -99,12 +111,14 @@ def _damage(path: str) -> str:
         found: list[str] = verify(path)  # type: ignore[no-untyped-call]
     except VerifyError as e:
         found = [str(e)]
-    except OSError as e:
-        return str(e)
+    except (OSError, MemoryError) as e:
+        return f"{e or type(e).__name__}"
+    except Exception as e:  # it divides by what a page states, among others
+        found = [f"{e} ({type(e).__name__})"]
     if not found:
         return ""
     short = "EOF" in found[0] or "end of the file" in found[0]
-    return f"{'breaks off' if short else 'damaged'}: {found[0]}; copy it again"
+    return f"{'breaks off' if short else 'damaged'}: {found[0]}{_REMEDY}"
 
 
 def _check(path: str) -> Checked:
@@ -119,7 +133,7 @@ def _check(path: str) -> Checked:
                 for name in named_databases(opened):
                     _look(opened, name, size)
         except lmdb.CorruptedError as e:
-            fault = f"damaged: {e}; copy it again"
+            fault = f"damaged: {e}{_REMEDY}"
         if not locked and opened.info()["last_txnid"] != begun["last_txnid"]:
             fault = "changed while it is read; run again when its writer is done"
     return Checked(begun["last_txnid"], fault)
@@ -160,9 +174,11 @@ def main() -> None:
         try:
             checked = _check(path)
         except _DAMAGE as e:
-            checked = Checked(0, _damage(path) or f"damaged: {e}; copy it again")
-        except (lmdb.Error, OSError) as e:
-            checked = Checked(0, str(e).removeprefix(f"{path}: "))
+            checked = Checked(0, _damage(path) or f"damaged: {e}{_REMEDY}")
+        except (lmdb.Error, OSError, MemoryError) as e:
+            checked = Checked(0, str(e).removeprefix(f"{path}: ") or type(e).__name__)
+        except Exception as e:  # lmdb computes with what pages state
+            checked = Checked(0, f"damaged: {e} ({type(e).__name__}){_REMEDY}")
         print(json.dumps(checked), flush=True)
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgpack
 
-from mmray.errors import RecordError
+from mmray.errors import RecordError, of_machine
 
 KIND = "lmdb-layout"  # of every fault here: the value is not such a map
 _MAX_FIELDS = 1024
@@ -47,8 +47,10 @@ class Field(NamedTuple):
         try:
             value = msgpack.unpackb(self.packed)
             return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-        except (ValueError, TypeError, RecursionError) as e:  # msgpack's own errors are ValueErrors
-            raise RecordError(f"field {self.name!r} cannot be JSON: {e}", KIND) from e
+        except Exception as e:  # msgpack and json have many; each is this field's fault
+            if of_machine(e):
+                raise
+            raise RecordError(f"field {self.name!r} cannot be JSON: {e or type(e).__name__}", KIND) from e
 
 
 def fields(value: memoryview) -> Iterator[Field]:
@@ -106,6 +108,8 @@ def _nested_bytes(value: memoryview, name: str) -> int:
     except msgpack.OutOfData as e:
         reason = f"field {name!r} breaks off, or is nested and over {_NESTED_BYTES} bytes"
         raise RecordError(reason, KIND) from e
-    except ValueError as e:
+    except Exception as e:
+        if of_machine(e):
+            raise
         raise RecordError(f"field {name!r} is no msgpack: {e or type(e).__name__}", KIND) from e
     return int(unpacker.tell())

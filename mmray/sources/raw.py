@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from mmray.errors import InputError, RecordError
+from mmray.errors import InputError, RecordError, ShardError
 from mmray.sources.layouts import LayoutName, Members
 from mmray.sources.lmdb import open_layout
 from mmray.sources.names import COLUMNS, encoded, split, text_of
@@ -128,13 +128,16 @@ def _of_tar(shard: Shard) -> Iterator[Record | Lost]:
 
 def _of_lmdb(shard: Shard, layout: LayoutName | None) -> Iterator[Record | Lost]:
     options = ReadOptions(member_bytes=MEMBER_BYTES)
-    with open_layout(shard, options, layout, whole=True) as (_, opened):
-        for found in opened.group(0):
-            record = _Open(found[0])
-            try:
-                for name, data in opened.contents(found).items():
-                    column = name in COLUMNS and not isinstance(opened, Members)
-                    record.add(extension_of(name, data) if column else name, data, len(data))
-            except RecordError as e:
-                record.fault = e.reason
-            yield record.close()
+    try:
+        with open_layout(shard, options, layout, whole=True) as (_, opened):
+            for found in opened.group(0):
+                record = _Open(found[0])
+                try:
+                    for name, data in opened.contents(found).items():
+                        column = name in COLUMNS and not isinstance(opened, Members)
+                        record.add(extension_of(name, data) if column else name, data, len(data))
+                except RecordError as e:
+                    record.fault = e.reason
+                yield record.close()
+    except ShardError as e:  # part of a database would pass for the whole
+        raise OSError(f"{shard.url}: {e.reason}") from e

@@ -24,11 +24,11 @@ class Readable(Protocol):
 
 
 class Watched(io.RawIOBase):
-    """Passes reads on, and remembers if one failed: then the store is at fault, not the bytes of the file."""
+    """Passes reads on, and remembers if one failed: that counts, and not what a library makes of it."""
 
     def __init__(self, raw: Readable) -> None:
         self._raw = raw
-        self._failure: OSError | None = None
+        self._failure: Exception | None = None
 
     def readable(self) -> bool:
         return True
@@ -36,12 +36,12 @@ class Watched(io.RawIOBase):
     def read(self, size: int = -1, /) -> bytes:
         try:
             return self._raw.read(size)
-        except OSError as e:
+        except Exception as e:
             self._failure = e
             raise
 
     def check(self) -> None:
-        """Raise what the store raised, if it did."""
+        """Raise what reading raised, if it did."""
         if self._failure is not None:
             raise self._failure
 

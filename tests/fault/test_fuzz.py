@@ -57,16 +57,16 @@ def slashes(size):
 
 
 HOSTILE = {
-    "names of names": (names_of_names, "read/shard-damaged"),
-    "a name of slashes": (lambda: slashes(60_000), "read/shard-truncated"),
-    "a name of megabytes": (lambda: slashes(3 << 20), "read/shard-damaged"),
+    "names of names": (names_of_names, "shard/shard-damaged"),
+    "a name of slashes": (lambda: slashes(60_000), "shard/shard-truncated"),
+    "a name of megabytes": (lambda: slashes(3 << 20), "shard/shard-damaged"),
     "a member that ends beyond 2^63": (
         lambda: header(kind=b"Z", size=2**80) + bytes(BLOCK),
-        "read/shard-truncated",
+        "shard/shard-truncated",
     ),
-    "a negative size": (lambda: header(size=-512) + bytes(BLOCK), "read/shard-damaged"),
+    "a negative size": (lambda: header(size=-512) + bytes(BLOCK), "shard/shard-damaged"),
     "zeros": (lambda: bytes(1 << 20), "read/shard-empty"),
-    "an empty file": (bytes, "read/shard-truncated"),
+    "an empty file": (bytes, "shard/shard-truncated"),
     "an oversized member": (lambda: one(png=bytes(LIMITS.member_bytes + 1)), "read/member-too-large"),
     "a JPEG of many scans": (lambda: one(jpg=many_scans()), "preprocess/image-too-complex"),
     "an image of another format": (lambda: one(png=image_bytes("TIFF")), "preprocess/image-undecodable"),
@@ -87,7 +87,7 @@ def test_the_worst_that_was_met(check, path):
     case = check(path.read_bytes())
     assert case.fault is None
     stage, _, kind = path.stem.partition("-")
-    if stage in ("read", "preprocess"):  # the file is kept for this reject
+    if stage in ("shard", "read", "preprocess"):  # the file is kept for this reject
         assert case.kinds[f"{stage}/{kind}"]
 
 

@@ -151,8 +151,8 @@ def damaged_shard(path, good=40):
     )
     expected["apart"] = ("read", "interleaved-members")
     bad.append([("smashed", {"png": image_bytes(), "txt": b"a cat", "json": b"{}"})])
-    expected["smashed"] = ("read", "shard-damaged")
-    expected["cut-off"] = ("read", "shard-truncated")
+    expected["smashed"] = ("shard", "shard-damaged")
+    expected["cut-off"] = ("shard", "shard-truncated")
 
     sound = good_records(good - 2)  # "between" and the first half of "apart" are sound, too
     assert len(sound) >= len(bad)

@@ -22,8 +22,15 @@ def columns(rows, *names):
 
 
 def fault(row):
-    """Type of a row's error, or None."""
+    """Type of a row's error, or None; its stage must say whether the damage is of unknown extent."""
+    if row["error"]:
+        assert (row["error"]["stage"] == "shard") == hides_others(row["error"]["type"]), row["error"]
     return row["error"] and row["error"]["type"]
+
+
+def hides_others(kind):
+    """Whether an error of this type stands for an unknown number of records."""
+    return kind.startswith("shard-") and kind != "shard-empty"
 
 
 class SpyFile(io.BytesIO):

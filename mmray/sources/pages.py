@@ -1,0 +1,123 @@
+"""What the pages of a Parquet file state, looked at before Arrow makes room for it.
+
+A page of 33 KB may state that it becomes a gigabyte, and does. Its header is read here as the bytes pass on
+their way to Arrow, and what is beyond the bounds never gets there. Footers are read here too: Arrow ends the
+process where one that is damaged is asked for the sizes of columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from mmray.errors import RecordError, ShardError
+from mmray.sources.thrift import Compact, Shape
+
+_HEADER_BYTES = 16 << 20  # Arrow's own bound
+_INFLATION = 4  # what compression, in earnest, may gain without counting
+_VALUE_BYTES = 16  # that Arrow holds of each value of a dictionary besides its bytes
+
+# Fields by their numbers in apache/parquet-format's parquet.thrift.
+_GROUPS, _COLUMNS, _META = 4, 1, 3
+_COMPRESSED, _DATA_AT, _DICTIONARY_AT = 7, 9, 11
+_FOOTER: Shape = {_GROUPS: [{_COLUMNS: [{_META: {_COMPRESSED: int, _DATA_AT: int, _DICTIONARY_AT: int}}]}]}
+_PAGE_BYTES, _PAGE_COMPRESSED, _DICTIONARY, _VALUES = 2, 3, 7, 1
+_PAGE: Shape = {_PAGE_BYTES: int, _PAGE_COMPRESSED: int, _DICTIONARY: {_VALUES: int}}
+
+
+class Chunk(NamedTuple):
+    """Where the pages of one column of a row group lie."""
+
+    start: int
+    size: int
+
+
+def chunks(footer: bytes) -> list[list[Chunk]]:
+    """The columns of each row group, given the Thrift of a footer.
+
+    Raises:
+        ShardError: it cannot be read.
+    """
+    try:
+        groups = Compact(footer).struct(_FOOTER)[_GROUPS]
+        return [[_chunk(column[_META]) for column in group[_COLUMNS]] for group in groups]
+    except (EOFError, ValueError, KeyError) as e:
+        raise ShardError.of(e, "its footer does not say where columns lie") from e
+
+
+def _chunk(meta: Mapping[int, int]) -> Chunk:
+    start, dictionary = meta[_DATA_AT], meta.get(_DICTIONARY_AT, 0)
+    return Chunk(dictionary if 0 < dictionary < start else start, meta[_COMPRESSED])
+
+
+class Gate:
+    """Lets the bytes of one row group pass, in their order, as long as their pages keep to the bounds.
+
+    Args:
+        columns: where its columns lie.
+        inflated_bytes: that the largest pages of all columns together may have beyond four times what they
+            have as they are stored.
+    """
+
+    def __init__(self, columns: list[Chunk], inflated_bytes: int) -> None:
+        self._columns = [_Column(chunk) for chunk in columns]
+        self._most = inflated_bytes
+        self.largest = 0  # bytes of the largest page that has passed, its dictionary's bookkeeping included
+
+    def see(self, position: int, data: bytes) -> None:
+        """Look at bytes that were read.
+
+        Raises:
+            ShardError: they are no pages, or are not read in their order.
+            RecordError: a page would become too large.
+        """
+        for column in self._columns:
+            for page in column.pages(position, data):
+                size, stored = page.get(_PAGE_BYTES, 0), page.get(_PAGE_COMPRESSED, 0)
+                is_dictionary = _DICTIONARY in page
+                size += _VALUE_BYTES * max(0, page.get(_DICTIONARY, {}).get(_VALUES, 0))
+                self.largest = max(self.largest, size)
+                inflated = column.inflated
+                inflated[is_dictionary] = max(inflated[is_dictionary], size - _INFLATION * stored)
+                if sum(sum(c.inflated) for c in self._columns) > self._most:
+                    reason = (
+                        f"a page of {stored} bytes would become {size}, more than {self._most} with others"
+                    )
+                    raise RecordError(f"{reason}; write smaller pages", "page-too-large")
+
+
+class _Column:
+    """Follows the page headers of one column while its bytes are read."""
+
+    def __init__(self, chunk: Chunk) -> None:
+        self._next, self._stop = chunk.start, chunk.start + chunk.size  # the next header; the end
+        self._begun = b""  # of a header
+        self.inflated = [0, 0]  # by the largest data page, and by the dictionary
+
+    def pages(self, position: int, data: bytes) -> Iterator[dict[int, Any]]:
+        """The headers of the pages that begin in bytes which were read at a position."""
+        end = position + len(data)
+        while self._next < self._stop and (wanted := self._next + len(self._begun)) < end:
+            if position > wanted:
+                if position < self._stop:
+                    raise ShardError(f"byte {position} is read, but no page begins at byte {self._next}")
+                return
+            begin = wanted - position
+            if self._begun:  # else without a copy
+                data, position, begin = self._begun + data[begin:], self._next, 0
+            header = Compact(data, begin)
+            try:
+                page = header.struct(_PAGE)
+            except EOFError:
+                self._begun = data[begin:]
+                if len(self._begun) > _HEADER_BYTES:
+                    raise ShardError(f"the header of a page at byte {self._next} has no end") from None
+                return
+            except ValueError as e:
+                raise ShardError.of(e, f"no header of a page at byte {self._next}") from e
+            stored = page.get(_PAGE_COMPRESSED, 0)
+            if min(stored, page.get(_PAGE_BYTES, 0)) < 0 or stored > self._stop - self._next:
+                raise ShardError(f"the page at byte {self._next} states a size of {stored} bytes")
+            self._next += header.at - begin + stored
+            self._begun = b""
+            yield page
