@@ -21,10 +21,12 @@ import lmdb
 
 from mmray.errors import InputError, OutputError, RecordError, RunError
 from mmray.sources.captions import captions_beside
+from mmray.sources.formats import SUFFIXES
 from mmray.sources.layouts import LayoutName
+from mmray.sources.listing import list_shards
 from mmray.sources.names import text_of
 from mmray.sources.raw import Lost, read_raw
-from mmray.sources.shards import SUFFIXES, Shard, list_shards
+from mmray.sources.shards import Shard
 from mmray.sources.writers import Writer, open_lmdb, open_tar
 from mmray.storage import TEMPORARY, Location
 

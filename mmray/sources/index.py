@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from mmray.coverage import Missing
 from mmray.errors import InputError
 from mmray.sources import ReadOptions, Shard, read
-from mmray.sources.shards import INDEX_SUFFIX
+from mmray.sources.expand import INDEX_SUFFIX
 from mmray.storage import Location
 
 _STRIDE = 64  # rows between anchors: 16 bytes each, so 250 kB for a million records
