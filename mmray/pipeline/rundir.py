@@ -16,6 +16,8 @@ import pyarrow.fs as pafs
 from mmray.errors import OutputError
 from mmray.storage import Location
 
+WRITTEN = ("parts", "rejects")  # directories of files with rows
+
 
 @dataclass(frozen=True)
 class RunDirectory:

@@ -51,6 +51,7 @@ class Conversion:
     lost: int  # records that could not be carried over
     reasons: dict[str, str] = field(default_factory=dict)  # why, by key
     seconds: float = 0.0
+    digest: str = ""  # of the shard's head and tail; earlier versions did not write it
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class _Task:
         done = self.output in there
         size = self.output.stat().st_size if done else noted and noted.size
         made = noted and (noted.source, noted.to, noted.layout, noted.size)
-        if made != (self.shard.id, self.to, self.layout, size):
+        other = noted and noted.digest and self.shard.state and noted.digest != self.shard.state.digest
+        if other or made != (self.shard.id, self.to, self.layout, size):
             raise OutputError(
                 f"{there[0]}: is there, but not of a conversion of {self.shard.id} like this one; delete it, "
                 "or choose another output directory"
@@ -238,6 +240,7 @@ def _write_and_verify(task: _Task) -> Conversion:
         lost=len(lost),
         reasons={one.key: one.reason for one in lost[:_NAMED]},
         seconds=round(time.perf_counter() - started, 3),
+        digest=task.shard.state.digest if task.shard.state else "",
     )
 
 

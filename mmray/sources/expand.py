@@ -10,13 +10,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import NamedTuple
 
 import pyarrow.fs as pafs
 from braceexpand import braceexpand
 
 from mmray.errors import InputError
-from mmray.remote import StoreError
 from mmray.sources.formats import SUFFIXES, Kind, by_name
 from mmray.sources.parallel import in_parallel
 from mmray.storage import Location
@@ -24,7 +24,7 @@ from mmray.storage import Location
 INDEX_SUFFIX = ".mmidx"  # of an index beside its shard (see mmray.sources.index)
 _LMDB_DATA = "data.mdb"  # of an LMDB that is a directory, which is then the shard
 _ASKED = 4  # names in a directory of a store that are asked for one by one; for more it is listed
-_WEB = ("http:", "https:")  # their listings, if they have any, say no sizes
+_WEB = ("http:", "https:")  # whose listings, if there are any, tell no sizes
 
 
 @dataclass(frozen=True)
@@ -184,17 +184,12 @@ def _ask(places: Sequence[Location]) -> dict[str, tuple[pafs.FileInfo, bool]]:
     for group in groups.values():
         if group[0].is_local:
             single.append(group)  # a call for all of them
-        elif len(group) > _ASKED and not group[0].prefix.startswith(_WEB):
+        elif len(group) > _ASKED and not group[0].url.startswith(_WEB):
             listed.append(group)
         else:
             single += [[place] for place in group]
     told: dict[str, tuple[pafs.FileInfo, bool]] = {}
-    for group, infos in zip(listed, in_parallel(_infos_by_listing, listed), strict=True):
-        if infos is None:
-            single += [[place] for place in group]
-        else:
-            told |= infos
-    for infos in in_parallel(_infos_by_asking, single):
+    for infos in chain(in_parallel(_infos_by_listing, listed), in_parallel(_infos_by_asking, single)):
         told |= infos
     return told
 
@@ -208,12 +203,9 @@ def _infos_by_asking(group: Sequence[Location]) -> dict[str, tuple[pafs.FileInfo
     }
 
 
-def _infos_by_listing(group: Sequence[Location]) -> dict[str, tuple[pafs.FileInfo, bool]] | None:
-    """The same for places in one directory; None where it must not be listed."""
-    try:
-        there = {info.path: info for info in replace(group[0], path=_directory(group[0].path)).entries()}
-    except (StoreError, PermissionError):
-        return None
+def _infos_by_listing(group: Sequence[Location]) -> dict[str, tuple[pafs.FileInfo, bool]]:
+    """The same for places in one directory."""
+    there = {info.path: info for info in replace(group[0], path=_directory(group[0].path)).entries()}
     return {
         place.url: (
             there.get(place.path) or pafs.FileInfo(place.path, pafs.FileType.NotFound),

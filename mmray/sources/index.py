@@ -34,6 +34,7 @@ class Index:
     shard_id: str
     rows: int  # of the whole shard
     anchors: npt.NDArray[np.int64]  # [A, 2]: row, and the offset where it begins; both ascend
+    digest: str = ""  # of the shard's head and tail; "": not known
 
     def cut(self, gap: Missing, rows: Callable[[], int]) -> Iterator[Missing]:
         """Cut a gap at anchors.
@@ -58,7 +59,7 @@ class Index:
     def write(self, shard: Shard) -> Location:
         """Put the index beside its shard."""
         table = pa.table({"row": self.anchors[:, 0], "offset": self.anchors[:, 1]})
-        about = json.dumps({"shard": self.shard_id, "rows": self.rows}).encode()
+        about = json.dumps({"shard": self.shard_id, "rows": self.rows, "digest": self.digest}).encode()
         sink = pa.BufferOutputStream()
         pq.write_table(table.replace_schema_metadata({_METADATA: about}), sink, compression="zstd")
         place = shard.open().beside(INDEX_SUFFIX)
@@ -78,12 +79,14 @@ class Index:
             table = pq.read_table(pa.BufferReader(place.read_bytes()))
             about = json.loads(table.schema.metadata[_METADATA])
             anchors = np.stack([table["row"].to_numpy(), table["offset"].to_numpy()], axis=1)
-            shard_id, rows = str(about["shard"]), int(about["rows"])
+            shard_id, rows, digest = str(about["shard"]), int(about["rows"]), str(about.get("digest", ""))
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as e:
             raise InputError(f"{place}: not an index of mmray: {e}; {remedy}") from e
         if shard_id.rpartition("@")[2] != shard.id.rpartition("@")[2]:
             raise InputError(f"{place}: was made for {shard_id}, but the shard is now {shard.id}; {remedy}")
-        return cls(shard.id, rows, anchors)
+        if digest and digest != (_digest(shard) or digest):
+            raise InputError(f"{place}: was made for another content of {shard_id}; {remedy}")
+        return cls(shard.id, rows, anchors, digest)
 
 
 def build_index(shard: Shard, options: ReadOptions) -> Index:
@@ -107,7 +110,11 @@ def build_index(shard: Shard, options: ReadOptions) -> Index:
         rows += block.num_rows
     ordinals = np.arange(0, rows, _STRIDE)
     every = np.concatenate(offsets)[ordinals] if rows else ordinals
-    return Index(shard.id, rows, np.stack([ordinals, every], axis=1))
+    return Index(shard.id, rows, np.stack([ordinals, every], axis=1), _digest(shard))
+
+
+def _digest(shard: Shard) -> str:
+    return shard.state.digest if shard.state else ""
 
 
 def index_of(shard: Shard, options: ReadOptions) -> Index | None:

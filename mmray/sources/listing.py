@@ -64,8 +64,8 @@ def take_listing(inputs: Sequence[str], known: Iterable[Shard] = ()) -> Listing:
         if not seen.fault and seen.found.hint not in (None, seen.kind)
     ]
     notes = [
-        *_note(doubles, "names lead to files that are named already, and are left out"),
-        *_note(others, "files are not what their names say, and are read as what they are"),
+        *_note(doubles, "further names of files, left out"),
+        *_note(others, "files that are read as what they are, not as what their names say"),
     ]
     return Listing([shards[id] for id in sorted(shards)], notes)
 
@@ -171,4 +171,4 @@ def _anew(seen: _Seen) -> _Seen:
 def _note(cases: Sequence[str], what: str) -> list[str]:
     """One line about all of them."""
     more = ", …" if len(cases) > _EXAMPLES else ""
-    return [f"{len(cases)} {what}: {', '.join(cases[:_EXAMPLES])}{more}"] if cases else []
+    return [f"{what} ({len(cases)}): {', '.join(cases[:_EXAMPLES])}{more}"] if cases else []

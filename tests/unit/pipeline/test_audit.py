@@ -173,13 +173,19 @@ def test_a_real_run_with_every_kind_of_damage_adds_up(tmp_path):
 
 
 def test_a_recount_finds_rows_that_the_run_never_saw(tmp_path):
-    """As when a shard was replaced by one of the same size: names and footers agree, the input does not."""
+    """As when a shard was replaced, and an earlier version planned the run: it kept no states of shards."""
     source = write_shard(tmp_path / "in/s.tar", [("a", {"txt": b"one"}), ("b", {"txt": b"two"})])
     out, plan = run_here(make_config(tmp_path / "in", tmp_path / "out"))
     assert audit(out, recount=True).ok
     size = source.stat().st_size
     write_shard(source, [("a", {"txt": b"one", "json": b"{}"})])
     assert source.stat().st_size == size
+    (problem,) = audit(out, recount=True).problems
+    assert problem.startswith(
+        f"{plan.survey.shards[0].id}: changed since the run was planned: another content"
+    )
+    content = out.read_plan()
+    out.begin({**content, "shards": [values[:4] for values in content["shards"]]})
     assert audit(out).ok
     (problem,) = audit(out, recount=True).problems
     assert problem == f"{plan.survey.shards[0].id}: holds 1 records, the run saw 2"
