@@ -191,6 +191,19 @@ def test_a_recount_finds_rows_that_the_run_never_saw(tmp_path):
     assert problem == f"{plan.survey.shards[0].id}: holds 1 records, the run saw 2"
 
 
+def test_each_shard_that_changed_is_named_and_one_that_is_gone_is_not(tmp_path):
+    """The predictions of a shard outlive it."""
+    sources = [write_shard(tmp_path / f"in/{name}.tar", good_records(3, prefix=name)) for name in "abc"]
+    out, plan = run_here(make_config(tmp_path / "in", tmp_path / "out"))
+    sources[1].unlink()
+    assert audit(out).ok
+    write_shard(sources[0], good_records(3, prefix="x"))
+    write_shard(sources[2], good_records(60))
+    problems = audit(out).problems
+    assert [problem.partition(": ")[0] for problem in problems] == [plan.survey.shards[i].id for i in (0, 2)]
+    assert all("changed since the run was planned" in problem for problem in problems)
+
+
 def test_a_run_goes_on_where_it_was_broken_off(tmp_path):
     """Deleting any part is what a crash before it was written would have left."""
     write_shard(tmp_path / "in/s.tar", good_records(23))
