@@ -34,14 +34,19 @@ _LASTING_TEXT = re.compile(
     r"|HTTP status 3\d\d"
 )
 
-#: What tells one content of an object from another, the best first, as stores name it.
-_VERSIONS = ("generation", "etag", "content-md5", "versionid", "version-id", "last-modified")
+#: What tells one content of an object from another, as stores name it; first what a copy keeps. GCS has a
+#: checksum of the whole content, S3 and others an ETag.
+_VERSIONS = ("crc32c", "etag", "content-md5", "generation", "versionid", "last-modified")
 
 T = TypeVar("T")
 
 
 class StoreError(RunError, OSError):
     """A store would not do it, or failed for as long as we tried: no word on what it holds."""
+
+
+class RefusedError(StoreError):
+    """A store would not do it, and would not if it were asked again."""
 
 
 def retrying(act: Callable[[], T], what: str) -> T:
@@ -57,7 +62,8 @@ def retrying(act: Callable[[], T], what: str) -> T:
 
     Raises:
         FileNotFoundError: or any other OSError that tells what the store holds; at once.
-        StoreError: any other failure, of whatever library; at once if it would not pass.
+        RefusedError: any other failure, of whatever library, that would not pass; at once.
+        StoreError: one that may pass, but did not.
     """
     failure: Exception | None = None
     for attempt in range(ATTEMPTS):
@@ -70,7 +76,7 @@ def retrying(act: Callable[[], T], what: str) -> T:
         except Exception as e:  # drivers of fsspec raise what their libraries define
             failure = e
             if not _may_pass(e):
-                raise StoreError(f"{what}: {e}") from e
+                raise RefusedError(f"{what}: {e}") from e
     raise StoreError(f"{what}: failed {ATTEMPTS} times, at last by {failure}") from failure
 
 

@@ -19,7 +19,7 @@ from typing import Literal
 
 import lmdb
 
-from mmray.errors import InputError, OutputError, RecordError, RunError
+from mmray.errors import ChangedError, InputError, OutputError, RecordError, RunError
 from mmray.sources.captions import captions_beside
 from mmray.sources.formats import SUFFIXES
 from mmray.sources.layouts import LayoutName
@@ -27,6 +27,7 @@ from mmray.sources.listing import list_shards
 from mmray.sources.names import text_of
 from mmray.sources.raw import Lost, read_raw
 from mmray.sources.shards import Shard
+from mmray.sources.unchanged import changes
 from mmray.sources.writers import Writer, open_lmdb, open_tar
 from mmray.storage import TEMPORARY, Location
 
@@ -229,6 +230,8 @@ def _write_and_verify(task: _Task) -> Conversion:
                     payload_bytes += record.size
     records = len(digests)
     _verify(task, digests)
+    if why := changes([task.shard]).get(task.shard.id):
+        raise ChangedError(task.shard.url, why)
     return Conversion(
         source=task.shard.id,
         output=task.name,

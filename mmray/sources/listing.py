@@ -9,6 +9,7 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from mmray.errors import InputError
+from mmray.remote import RefusedError, StoreError
 from mmray.sources.expand import Found, expand
 from mmray.sources.formats import Kind, by_bytes
 from mmray.sources.lmdb_check import check_all
@@ -105,8 +106,10 @@ def _see(found: Found, known: Mapping[str, Shard]) -> _Seen:
             kind = Kind(earlier.format, earlier.compression)
             return _Seen(found, (*key, earlier.state.version), kind, earlier.state)
         state, head = look(file, found.mtime_ns)
-    except (FileNotFoundError, PermissionError):  # whoever reads it will say so
-        return _Seen(found, (*key, ""), hint)
+    except OSError as e:
+        if isinstance(e, StoreError) and not isinstance(e, RefusedError):
+            raise  # an outage, not a file that cannot be opened
+        return _Seen(found, (*key, ""), hint)  # whoever reads it will say why
     kind, fault = by_bytes(head, hint) if file == place else (hint, "")
     return _Seen(found, (*key, state.version), kind, state, fault and f"{place}: {fault}")
 

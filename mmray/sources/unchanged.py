@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from mmray.coverage import Missing
+from mmray.remote import RefusedError
 from mmray.sources.expand import infos_of
 from mmray.sources.parallel import in_parallel
 from mmray.sources.shards import Shard
@@ -51,7 +52,9 @@ def _is_last(block: pa.Table, wanted: Sequence[Missing]) -> bool:
 
 
 def changes(shards: Iterable[Shard]) -> dict[str, str]:
-    """What changed since the shards were listed: their ids, and how. One that is gone did not change.
+    """What changed since the shards were listed: their ids, and how.
+
+    One that is gone, or that this machine may not open, did not change as far as is known.
 
     A file that was not touched is not opened.
 
@@ -78,5 +81,5 @@ def _change(shard: Shard, stored: Mapping[str, pafs.FileInfo]) -> str:
         if state.is_surely(now):
             return ""
         return state.difference(look(file, mtime_ns)[0])
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError, RefusedError):
         return ""

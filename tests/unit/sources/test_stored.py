@@ -135,3 +135,11 @@ def test_a_web_server_tells_versions_too(stored):
     with pytest.raises(ChangedError):
         next(read(shards[0], OPTIONS))
     assert list(changes(shards)) == [shards[0].id]
+
+
+def test_a_shard_that_may_not_be_opened_stops_no_other(stored):
+    stored.fail("denied", 100, "GET", NAMES[1])
+    shards = list_shards([stored.url("in/t-00{0..9}.tar")])
+    assert [shard.state is None for shard in shards] == [False, True, *[False] * 8]
+    with pytest.raises(OSError, match="ACCESS_DENIED"):
+        next(read(shards[1], OPTIONS))
