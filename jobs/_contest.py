@@ -112,9 +112,9 @@ def make_input(shards: Sequence[Path], place: Path, copies: int) -> Input:
         converted = found.parquet / f"0-{shard.stem}.parquet"
         _to_parquet(shard, converted)
         for copy in range(copies):
-            _link(shard, found.tars / f"{copy}-{shard.name}")
+            shutil.copyfile(shard, found.tars / f"{copy}-{shard.name}")
             if copy:
-                _link(converted, found.parquet / f"{copy}-{shard.stem}.parquet")
+                shutil.copyfile(converted, found.parquet / f"{copy}-{shard.stem}.parquet")
     return found
 
 
@@ -122,13 +122,6 @@ def _to_parquet(shard: Path, target: Path) -> None:
     (listed,) = list_shards([str(shard)])
     records = pa.concat_tables(read(listed, ReadOptions()))
     pq.write_table(records.select(["key", "image", "text", "audio"]), target)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source.absolute(), target)
-    except OSError:  # another filesystem
-        shutil.copyfile(source, target)
 
 
 def run_contender(name: str, given: Input, output: Path, bundle: Path, *, sampled: bool = False) -> Ran:

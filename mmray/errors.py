@@ -9,7 +9,8 @@ MmrayError
 │   └── OutputError       the run directory: made by another run, or not writable
 ├── EngineError           exit 3: the model could not be loaded or run as asked
 ├── RunError             exit 3: the run broke off; running it again resumes it
-│   └── StoreError        (mmray.remote) a store refused, or failed for as long as we tried
+│   ├── StoreError        (mmray.remote) a store refused, or failed for as long as we tried
+│   └── ChangedError      a shard is no longer what it was when the run was planned
 └── AuditError           exit 1: input, predictions and rejects do not add up, or too many rejects
 
 A bad *record* is never an exception outside the function that found it: it becomes a row with an
@@ -66,6 +67,14 @@ class EngineError(MmrayError):
 
 class RunError(MmrayError):
     """The run broke off; what is written stays, and running it again resumes it."""
+
+
+class ChangedError(RunError, OSError):
+    """A shard is no longer what it was when it was listed: its rows are not those that were planned."""
+
+    def __init__(self, place: object, why: str) -> None:
+        remedy = "run again once nobody writes to it; the run will say how to go on"
+        super().__init__(f"{place}: changed since the run was planned: {why}; {remedy}")
 
 
 class Interrupted(RunError):  # noqa: N818  (what happened, not a fault)

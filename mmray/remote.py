@@ -9,14 +9,14 @@ from __future__ import annotations
 import io
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from time import sleep
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
-from mmray.errors import MmrayError, RunError
+from mmray.errors import ChangedError, MmrayError, RunError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -34,11 +34,19 @@ _LASTING_TEXT = re.compile(
     r"|HTTP status 3\d\d"
 )
 
+#: What tells one content of an object from another, as stores name it; first what a copy keeps. GCS has a
+#: checksum of the whole content, S3 and others an ETag.
+_VERSIONS = ("crc32c", "etag", "content-md5", "generation", "versionid", "last-modified")
+
 T = TypeVar("T")
 
 
 class StoreError(RunError, OSError):
     """A store would not do it, or failed for as long as we tried: no word on what it holds."""
+
+
+class RefusedError(StoreError):
+    """A store would not do it, and would not if it were asked again."""
 
 
 def retrying(act: Callable[[], T], what: str) -> T:
@@ -54,7 +62,8 @@ def retrying(act: Callable[[], T], what: str) -> T:
 
     Raises:
         FileNotFoundError: or any other OSError that tells what the store holds; at once.
-        StoreError: any other failure, of whatever library; at once if it would not pass.
+        RefusedError: any other failure, of whatever library, that would not pass; at once.
+        StoreError: one that may pass, but did not.
     """
     failure: Exception | None = None
     for attempt in range(ATTEMPTS):
@@ -67,7 +76,7 @@ def retrying(act: Callable[[], T], what: str) -> T:
         except Exception as e:  # drivers of fsspec raise what their libraries define
             failure = e
             if not _may_pass(e):
-                raise StoreError(f"{what}: {e}") from e
+                raise RefusedError(f"{what}: {e}") from e
     raise StoreError(f"{what}: failed {ATTEMPTS} times, at last by {failure}") from failure
 
 
@@ -78,6 +87,16 @@ def _may_pass(failure: Exception) -> bool:
     return type(failure).__module__.partition(".")[0] not in ("builtins", "pyarrow")
 
 
+def version_in(about: Mapping[Any, object]) -> str:
+    """What changes with an object's content, from what its store says of it: mostly its ETag; else ""."""
+    told = {_text(name).lower(): _text(value).strip('"') for name, value in about.items()}
+    return next((told[name] for name in _VERSIONS if told.get(name)), "")
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
 class RemoteFile(io.RawIOBase):
     """A file of a store, for reading: after a failure it goes on from the last good byte of a fresh stream.
 
@@ -85,19 +104,30 @@ class RemoteFile(io.RawIOBase):
     requests what was asked for. Holds up to `READ_AHEAD_BYTES`, or one read if that is larger.
     """
 
-    def __init__(self, open_stream: Callable[[], pa.NativeFile], url: str) -> None:
+    def __init__(
+        self,
+        open_stream: Callable[[], pa.NativeFile],
+        url: str,
+        version: str = "",
+        version_of: Callable[[pa.NativeFile], str] = lambda _: "",
+    ) -> None:
         """Open it.
 
         Args:
             open_stream: opens the file for random access.
             url: names it in errors.
+            version: what the file must be, each time that it is opened; "": what it is the first time.
+            version_of: tells that of an open file.
 
         Raises:
+            ChangedError: it is another than it must be.
             OSError: it cannot be opened.
         """
         super().__init__()
         self._open_stream = open_stream
         self._url = url
+        self._planned = self._version = version
+        self._version_of = version_of
         self._stream: pa.NativeFile | None = None
         self._size = retrying(self._open_size, url)
         self._position = 0
@@ -181,12 +211,18 @@ class RemoteFile(io.RawIOBase):
 
     def _connected(self) -> pa.NativeFile:
         if self._stream is None and self._open_size() != self._size:
-            raise StoreError(f"{self._url}: had {self._size} bytes, and was changed while it was read")
+            raise StoreError(f"{self._url}: was changed while it was read: had {self._size} bytes")
         return self._stream
 
     def _open_size(self) -> int:
         stream = self._open_stream()
         size: int = stream.size()
+        version = self._version_of(stream)
+        if self._version and version and version != self._version:
+            if self._planned:
+                raise ChangedError(self._url, f"version {version}, was {self._version}")
+            raise StoreError(f"{self._url}: was changed while it was read: version {version}")
+        self._version = version
         self._stream = stream
         return size
 

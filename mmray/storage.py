@@ -10,21 +10,21 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 from filelock import FileLock
 
-from mmray.remote import READ_AHEAD_BYTES, RemoteFile, StoreError, retrying
-from mmray.urls import open_url
+from mmray.remote import READ_AHEAD_BYTES, RemoteFile, StoreError, retrying, version_in
+from mmray.urls import Driver, open_url
 
 TEMPORARY = ".tmp-"  # prefix of files that are not yet in place; readers of a directory skip them
 _ATOMIC_PUT = ("s3", "gcs")  # stores that show an object when it is whole, and the old one until then
@@ -37,6 +37,15 @@ def cache_directory() -> Path:
     return Path(os.environ.get("MMRAY_CACHE") or "~/.cache/mmray").expanduser().absolute()
 
 
+class Glance(NamedTuple):
+    """A look at a file of a store."""
+
+    size: int
+    version: str  # what changes with its content, mostly its ETag; "" where the store does not tell
+    head: bytes
+    tail: bytes
+
+
 @dataclass(frozen=True)
 class Location:
     """A directory or file on some filesystem, by an absolute path."""
@@ -46,6 +55,7 @@ class Location:
     prefix: str = ""  # of its URL, in the place of the path's first `skip` characters; none for a local path
     skip: int = 0
     query: str = ""  # of its URL: "?" and options of the filesystem
+    version: str = ""  # of a store: what a file must be when it is opened for reading; "": any
 
     @classmethod
     def parse(cls, place: str | Path) -> Location:
@@ -65,7 +75,7 @@ class Location:
         return cls(pafs.LocalFileSystem(), str(Path(text).expanduser().absolute()))
 
     def __truediv__(self, name: str) -> Location:
-        return replace(self, path=f"{self.path.rstrip('/')}/{name}")
+        return replace(self, path=f"{self.path.rstrip('/')}/{name}", version="")
 
     def __str__(self) -> str:
         return self.url
@@ -77,7 +87,7 @@ class Location:
 
     def beside(self, suffix: str) -> Location:
         """The neighbour whose name has this suffix added."""
-        return replace(self, path=self.path + suffix)
+        return replace(self, path=self.path + suffix, version="")
 
     @property
     def name(self) -> str:
@@ -95,6 +105,17 @@ class Location:
     def info(self) -> pafs.FileInfo:
         """Type and size; a type of NotFound where there is nothing."""
         return self._try(lambda: self.filesystem.get_file_info(self.path))
+
+    def infos(self, paths: Sequence[str]) -> list[pafs.FileInfo]:
+        """Type, size and time of several paths on this place's filesystem; types of NotFound for nothing."""
+        found: list[pafs.FileInfo] = self._try(lambda: self.filesystem.get_file_info(list(paths)))
+        return found
+
+    def entries(self) -> list[pafs.FileInfo]:
+        """Files and directories in a directory."""
+        selector = pafs.FileSelector(self.path, allow_not_found=True)
+        found: list[pafs.FileInfo] = self._try(lambda: self.filesystem.get_file_info(selector))
+        return found
 
     def exists(self) -> bool:
         return bool(self.info().type != pafs.FileType.NotFound)
@@ -123,10 +144,63 @@ class Location:
         """Open a file for reading, seekable; on a store it is resilient and reads ahead (see `RemoteFile`).
 
         Raises:
+            ChangedError: it is not of the version that this place names.
             OSError: it cannot be opened.
         """
         open_stream = partial(self.filesystem.open_input_file, self.path)
-        return open_stream() if self.is_local else RemoteFile(open_stream, self.url)
+        if self.is_local:
+            return open_stream()
+        return RemoteFile(open_stream, self.url, self.version, self._version_of)
+
+    def current_version(self) -> str:
+        """What changes with the content of a store's file; "" where the store does not tell."""
+        return self._try(self._version)
+
+    def glance(self, nbytes: int) -> Glance:
+        """Look at a file of a store: three requests, or two for a file of twice those bytes at most.
+
+        Args:
+            nbytes: of its head, and of its tail.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        return self._try(lambda: self._glance(nbytes))
+
+    @property
+    def _driver(self) -> Driver | None:
+        handler = getattr(self.filesystem, "handler", None)
+        return handler if isinstance(handler, Driver) else None
+
+    def _version(self) -> str:
+        if self._driver:
+            return version_in(self._driver.about(self.path))
+        with self.filesystem.open_input_file(self.path) as stream:
+            return version_in(stream.metadata() or {})
+
+    def _version_of(self, stream: pa.NativeFile) -> str:
+        """Version of an open file. A driver of fsspec has to be asked anew, so only where it matters."""
+        if self._driver:
+            return version_in(self._driver.about(self.path)) if self.version else ""
+        return version_in(stream.metadata() or {})
+
+    def _glance(self, nbytes: int) -> Glance:
+        driver = self._driver
+        if driver:
+            about = driver.about(self.path)
+            size, version = int(about["size"] or 0), version_in(about)
+            head, tail = self._ends(size, nbytes, partial(driver.read_span, self.path))
+            return Glance(size, version, head, tail)
+        with self.filesystem.open_input_file(self.path) as stream:
+            size, version = stream.size(), version_in(stream.metadata() or {})
+            head, tail = self._ends(size, nbytes, lambda start, stop: stream.read_at(stop - start, start))
+            return Glance(size, version, head, tail)
+
+    def _ends(self, size: int, nbytes: int, read: Callable[[int, int], bytes]) -> tuple[bytes, bytes]:
+        if size <= 2 * nbytes:
+            whole = read(0, size) if size else b""
+            return whole[:nbytes], whole[nbytes:]
+        return read(0, nbytes), read(size - nbytes, size)
 
     def read_bytes(self) -> bytes:
         with self.open_input() as file:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -95,10 +95,25 @@ def _open_by_fsspec(url: str) -> Opened:
     except ValueError as e:
         raise UsageError(f"{url}: not a path or URL that can be opened: {e}") from e
     whole: str = driver.unstrip_protocol(path)
-    return Opened(pafs.PyFileSystem(_Driver(driver)), path.rstrip("/"), whole.removesuffix(path))
+    return Opened(pafs.PyFileSystem(Driver(driver)), path.rstrip("/"), whole.removesuffix(path))
 
 
-class _Driver(pafs.FSSpecHandler):  # type: ignore[misc]  # pyarrow has no types
+class Driver(pafs.FSSpecHandler):  # type: ignore[misc]  # pyarrow has no types
+    """A driver of fsspec, for pyarrow."""
+
     def open_input_file(self, path: str) -> pa.PythonFile:
         """As the base class, without asking whether it is a file: over http that asks for all of it."""
         return pa.PythonFile(self.fs.open(path, mode="rb"), mode="r")
+
+    def about(self, path: str) -> dict[str, Any]:
+        """What the store says of a file."""
+        told: dict[str, Any] = self.fs.info(path)
+        return told
+
+    def read_span(self, path: str, start: int, stop: int) -> bytes:
+        """Bytes of a file, without those that a file opened by the driver would read ahead.
+
+        None of a web server that only sends whole files.
+        """
+        whole = self.about(path).get("partial") is False
+        return b"" if whole else bytes(self.fs.cat_file(path, start=start, end=stop))

@@ -101,6 +101,12 @@ def run(
             "--accept-changes", help="Resume although shards came or changed; those are run (anew)."
         ),
     ] = False,
+    moved: Annotated[
+        bool,
+        typer.Option(
+            "--moved", help="Resume with shards that were copied without their times: compare content alone."
+        ),
+    ] = False,
     verify_all: Annotated[
         bool,
         typer.Option(
@@ -116,7 +122,7 @@ def run(
     given = _given(input, bundle, output) | ({"verify_all": True} if verify_all else {})
     settings = load_config(config, given, set or ())
     with RunDisplay(settings.output) as display:
-        result = run_pipeline(settings, display.watcher, accept_changes=accept_changes)
+        result = run_pipeline(settings, display.watcher, accept_changes=accept_changes, moved=moved)
     _conclude(display, result, settings.max_reject_rate)
 
 

@@ -273,6 +273,8 @@ def _print_survey(found: Survey, done: int) -> None:
     size = f"{_number(len(found.shards), 'shard')} of {kinds}, {found.input_bytes / 1e6:,.1f} MB"
     inputs = " ".join(found.config.input)
     _print_field("input", f"{inputs}: {size}, about {found.expected_rows:,} records ({shares})")
+    for note in found.notes:
+        _print_field("", note)
     _print_field("bundle", f"{_describe_bundle(found.bundle)}")
     _print_field("output", f"{found.config.output}" + (f" ({done:,} rows are done)" if done else ""))
 

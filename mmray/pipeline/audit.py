@@ -19,7 +19,7 @@ from mmray.pipeline.contents import Expected, check_part
 from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.survey import read_options
-from mmray.sources import ReadOptions, Shard, read
+from mmray.sources import ReadOptions, Shard, changes, read
 
 _READERS = 8
 
@@ -85,7 +85,7 @@ class Audit:
 
 
 def audit(out: RunDirectory, *, recount: bool = False) -> Audit:
-    """Check a run directory without changing it.
+    """Check a run directory without changing it, and that its shards are those that it was planned with.
 
     Args:
         out: the run directory.
@@ -93,6 +93,7 @@ def audit(out: RunDirectory, *, recount: bool = False) -> Audit:
 
     Raises:
         OutputError: not a run directory.
+        StoreError: a store does not answer.
     """
     plan = out.read_plan()
     if plan is None:
@@ -131,9 +132,14 @@ def audit(out: RunDirectory, *, recount: bool = False) -> Audit:
     problems += [f"{id}: rows of a shard that is not in the plan" for id in rows if id not in planned]
     for verdict in audits:
         problems += _check_shard(verdict)
+    changed = changes(shards)
+    problems += [
+        f"{id}: changed since the run was planned: {why}; run it anew with --accept-changes"
+        for id, why in changed.items()
+    ]
     if recount:
         options = read_options(RunConfig.model_validate(plan["config"]))
-        problems += _recount(shards, audits, options)
+        problems += _recount([shard for shard in shards if shard.id not in changed], audits, options)
     return Audit(audits, problems, sorted(faults), broken)
 
 
@@ -148,7 +154,8 @@ def _check_shard(shard: ShardAudit) -> Iterable[str]:
 
 
 def _recount(shards: Iterable[Shard], audits: Iterable[ShardAudit], options: ReadOptions) -> Iterable[str]:
-    for shard, verdict in zip(shards, audits, strict=True):
+    totals = {verdict.shard: verdict.total for verdict in audits}
+    for shard in shards:
         rows = sum(block.num_rows for block in read(shard, replace(options, payload=False)))
-        if rows != verdict.total:
-            yield f"{shard.id}: holds {rows} records, the run saw {verdict.total}"
+        if rows != totals[shard.id]:
+            yield f"{shard.id}: holds {rows} records, the run saw {totals[shard.id]}"

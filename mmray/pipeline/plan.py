@@ -121,6 +121,7 @@ class Plan:
             "actors": self.actors,
             "part_rows": self.part_rows,
             "ladder": self.ladder.to_json() if self.ladder else None,
+            "notes": self.survey.notes,
             "shards": [shard.to_list() for shard in self.survey.shards],
         }
 

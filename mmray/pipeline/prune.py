@@ -13,7 +13,7 @@ from mmray.pipeline.sink import commit, read_parquet, read_rejects
 
 
 def prune(out: RunDirectory, shard_ids: Collection[str]) -> Ledger:
-    """Remove what parts hold of shards other than these.
+    """Remove what parts hold of shards other than these (see `Survey.unchanged`).
 
     A part that holds other rows, too, is written anew without the stale ones before it is deleted. A crash
     between the two leaves both; the next call starts again from the old one.

@@ -44,12 +44,12 @@ def retry(output: str, overrides: Callable[[Mapping[str, Any]], RunConfig], watc
     earlier = out.read_plan()
     if earlier is None:
         raise OutputError(f"{output}: no run there (no plan.json); check the path")
-    found = survey(overrides(earlier["config"]))
+    found = survey(overrides(earlier["config"]), earlier)
     ledger = Ledger.load(out)
     whole = found.check_resumable(earlier, cures=_CURES, mended=ledger.faulty)
     with held(out, watcher.said) as out:
         if whole:
-            prune(out, {shard.id for shard in found.shards})
+            prune(out, found.unchanged(earlier))
             out.begin({**earlier, "shards": [shard.to_list() for shard in found.shards]})
         ledger = Ledger.load(out)
         ledger.settle(out)

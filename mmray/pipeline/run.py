@@ -39,48 +39,52 @@ class Watcher:
     said: Callable[[str], None] = lambda _: None  # words that somebody should read
 
 
-def preview(config: RunConfig) -> tuple[Plan, Ledger]:
+def preview(config: RunConfig, *, moved: bool = False) -> tuple[Plan, Ledger]:
     """What `run` would do on this cluster, and what is done already. Writes nothing.
 
     Raises:
         UsageError: as `run` would.
     """
-    found = survey(config)
-    out = RunDirectory.at(found.config.output)
+    out = RunDirectory.at(config.output)
     earlier = out.read_plan()
+    found = survey(config, earlier)
     if earlier is not None:
-        found.check_resumable(earlier)
+        found.check_resumable(earlier, moved=moved)
     with connected() as machines:
         plan = balanced(settled(make_plan(found, machines), earlier))
         return plan, Ledger.load(out) if earlier else Ledger()
 
 
-def run(config: RunConfig, watcher: Watcher, *, accept_changes: bool = False) -> Result:
+def run(config: RunConfig, watcher: Watcher, *, accept_changes: bool = False, moved: bool = False) -> Result:
     """Run a config to its end, or continue it where an earlier run broke off.
 
     Args:
         config: what to run.
         watcher: told how it goes.
         accept_changes: continue although shards came or changed since; those are run (anew).
+        moved: continue with files that were copied in a way that keeps neither times nor versions.
 
     Raises:
         UsageError: nothing was run: config, input, bundle or output directory are not as they must be.
         RunError: the run broke off; the same call resumes it.
     """
     started = time()
-    found = survey(config)
-    out = RunDirectory.at(found.config.output)
-    found.check_resumable(out.read_plan(), accept_changes=accept_changes)  # before anything is touched
+    out = RunDirectory.at(config.output)
+    earlier = out.read_plan()
+    found = survey(config, earlier)
+    found.check_resumable(earlier, accept_changes=accept_changes, moved=moved)  # before anything is touched
     with held(out, watcher.said) as out:
         earlier = out.read_plan()
         ledger = Ledger()
         if earlier is not None:
-            found.check_resumable(earlier, accept_changes=accept_changes)
+            found.check_resumable(earlier, accept_changes=accept_changes, moved=moved)
             ledger = Ledger.load(out)
             ledger.settle(out)
             if accept_changes:
-                ledger = prune(out, {shard.id for shard in found.shards})
+                ledger = prune(out, found.unchanged(earlier, moved=moved))
             ledger = _set_aside(out, ledger.bereft, ledger, watcher)
+            if moved:  # from now on the files are compared with what they are here
+                out.begin({**earlier, "shards": [shard.to_list() for shard in found.shards]})
         watcher.surveyed(found, ledger)
         if not ledger.missing(found.shards):
             ledger, verdict = _audited(out, ledger, watcher)

@@ -21,7 +21,7 @@ from mmray.remote import StoreError
 from mmray.storage import Location
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # what may pass, so that the same command can go on
-_FOLDERS = ("parts", "rejects", "faults")
+WRITTEN = ("parts", "rejects", "faults")  # directories of files with rows
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class RunDirectory:
     @property
     def folders(self) -> tuple[Location, ...]:
         """Where files of a part's name lie: the part, what was rejected, where shards are damaged."""
-        return tuple(self.root / name for name in _FOLDERS)
+        return tuple(self.root / name for name in WRITTEN)
 
     def delete_part(self, name: str) -> None:
         """Delete a part, and then what belongs to it."""

@@ -13,8 +13,10 @@ import pyarrow.compute as pc
 from mmray.bundle import Bundle
 from mmray.config import RunConfig
 from mmray.errors import ConfigError, InputError, OutputError
+from mmray.pipeline.rundir import WRITTEN
 from mmray.schema import MODALITIES, OutputColumns
-from mmray.sources import EXTENSIONS, ReadOptions, Shard, list_shards, read
+from mmray.sources import EXTENSIONS, ReadOptions, Shard, read, take_listing
+from mmray.sources.apart import check_apart
 from mmray.sources.lmdb import layout_of
 from mmray.storage import Location
 
@@ -54,6 +56,7 @@ class Survey:
     bundle: Bundle
     shards: tuple[Shard, ...]
     census: Census
+    notes: tuple[str, ...] = ()  # what is worth saying about the shards, in lines of their own
 
     @property
     def input_bytes(self) -> int:
@@ -78,6 +81,7 @@ class Survey:
         earlier: Mapping[str, Any] | None,
         *,
         accept_changes: bool = False,
+        moved: bool = False,
         cures: Collection[str] = (),
         mended: Collection[str] = (),
     ) -> list[Shard]:
@@ -85,7 +89,8 @@ class Survey:
 
         Args:
             earlier: content of plan.json; None where there is no run yet.
-            accept_changes: shards may have come, or have changed (another size): those are run anew.
+            accept_changes: shards may have come, or have changed: those are run anew.
+            moved: files may have been copied in a way that keeps neither times nor versions.
             cures: settings that may differ.
             mended: ids of shards that may have changed.
 
@@ -109,8 +114,9 @@ class Survey:
                     f"{place}: was made with {key}={_short(before)}, now it is {_short(value)}; "
                     f"choose another --output, or {remedy}"
                 )
-        then = {shard.id: shard for shard in map(Shard.from_list, earlier.get("shards", []))}
+        then = _planned(earlier)
         now = {shard.id: shard for shard in self.shards}
+        rewritten = self._rewritten(then, moved=moved)
         came = sorted(now[id].name for id in now.keys() - then.keys())
         went = sorted(then[id].name for id in then.keys() - now.keys())
         changed = sorted(set(came) & set(went))
@@ -121,19 +127,52 @@ class Survey:
                 "back, or choose another --output"
             )
         may_change = {then[id].name for id in mended if id in then}
-        if not accept_changes and not may_change.issuperset(came):
-            new = len(came) - len(changed)
+        unexpected = {*came, *(now[id].name for id in rewritten)} - may_change
+        if unexpected and not accept_changes:
+            counts = f"{len(came) - len(changed)} shards are new, {len(changed)} have another size"
+            names = [*came[:3], *(f"{now[id].name}: {why}" for id, why in sorted(rewritten.items())[:3])]
+            counts += f", {len(rewritten)} another content" if rewritten else ""
+            copied = rewritten and not moved and not self._rewritten(then, moved=True)
+            remedy = "; if they were only copied or touched, resume with --moved" if copied else ""
             raise OutputError(
-                f"{place}: the input changed: {new} shards are new, {len(changed)} have another size "
-                f"({', '.join(came[:3])}); run them with --accept-changes, or choose another --output"
+                f"{place}: the input changed: {counts} ({', '.join(names)}); run them with --accept-changes, "
+                f"or choose another --output{remedy}"
             )
-        return [now[id] for id in now.keys() - then.keys()]
+        return [now[id] for id in sorted({*(now.keys() - then.keys()), *rewritten})]
+
+    def unchanged(self, earlier: Mapping[str, Any], *, moved: bool = False) -> set[str]:
+        """Ids of shards whose rows in the output are still theirs; arguments as of `check_resumable`."""
+        then = _planned(earlier)
+        rewritten = self._rewritten(then, moved=moved)
+        return {shard.id for shard in self.shards if shard.id in then and shard.id not in rewritten}
+
+    def _rewritten(self, then: Mapping[str, Shard], *, moved: bool) -> dict[str, str]:
+        """Shards of this plan whose files changed while name and size stayed: their ids, and how."""
+        return {
+            shard.id: why
+            for shard in self.shards
+            if (before := then.get(shard.id))
+            and before.state
+            and shard.state
+            and (why := before.state.difference(shard.state, moved=moved))
+        }
 
 
-def survey(config: RunConfig) -> Survey:
+def _planned(earlier: Mapping[str, Any]) -> dict[str, Shard]:
+    """The shards of a plan.json, by id."""
+    return {shard.id: shard for shard in map(Shard.from_list, earlier.get("shards", []))}
+
+
+def survey(config: RunConfig, earlier: Mapping[str, Any] | None = None) -> Survey:
     """Open the bundle, list the shards and look at some records.
 
+    Args:
+        config: of the run.
+        earlier: content of plan.json, where the run is resumed: what it lists is not opened anew if nothing
+            touched it.
+
     Raises:
+        OutputError: the output lies in the input.
         BundleError: the bundle cannot be opened or lacks the variant.
         InputError: no shards, or none of the sampled records can be used.
         ConfigError: the model does not take a modality that was asked for.
@@ -144,7 +183,9 @@ def survey(config: RunConfig) -> Survey:
     takes = bundle.spec.modalities
     if unknown := [m for m in config.modalities or () if m not in takes]:
         raise ConfigError(f"modalities: this bundle's model takes {', '.join(takes)}, not {unknown[0]}")
-    shards = list_shards(config.input)
+    check_apart(config.input, config.output, WRITTEN)
+    listing = take_listing(config.input, _planned(earlier or {}).values())
+    shards = listing.shards
     census = take_census(shards, read_options(config))
     used = config.modalities or takes
     if not any(census.modalities[m] for m in used):
@@ -154,7 +195,7 @@ def survey(config: RunConfig) -> Survey:
             f"(seen: {seen}); check `extensions` in the config{census.fault and f'; {census.fault}'}"
         )
     absolute = {"bundle": str(Location.parse(config.bundle)), "output": str(Location.parse(config.output))}
-    return Survey(config.model_copy(update=absolute), bundle, tuple(shards), census)
+    return Survey(config.model_copy(update=absolute), bundle, tuple(shards), census, tuple(listing.notes))
 
 
 def take_census(shards: Sequence[Shard], options: ReadOptions) -> Census:

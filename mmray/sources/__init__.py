@@ -8,10 +8,23 @@ from importlib import import_module
 import pyarrow as pa
 
 from mmray.coverage import WHOLE, Missing
+from mmray.sources.formats import Format
+from mmray.sources.listing import Listing, list_shards, take_listing
 from mmray.sources.options import EXTENSIONS, ReadOptions
-from mmray.sources.shards import Format, Shard, list_shards
+from mmray.sources.shards import Shard
+from mmray.sources.unchanged import changes, while_unchanged
 
-__all__ = ["EXTENSIONS", "Format", "ReadOptions", "Shard", "list_shards", "read"]
+__all__ = [
+    "EXTENSIONS",
+    "Format",
+    "Listing",
+    "ReadOptions",
+    "Shard",
+    "changes",
+    "list_shards",
+    "read",
+    "take_listing",
+]
 
 Reader = Callable[[Shard, ReadOptions, Sequence[Missing]], Iterator[pa.Table]]
 
@@ -31,8 +44,9 @@ def read(shard: Shard, options: ReadOptions, wanted: Sequence[Missing] = (WHOLE,
     overlap; each gap's `start` is where its first row lies, so that the reader can go there at once.
 
     Raises:
+        ChangedError: an OSError: the shard is not what it was when it was listed.
         OSError: the shard cannot be opened or read; anything wrong *inside* it is a row with an error.
     """
     module, _, name = _READERS[shard.format].partition(":")
     reader: Reader = getattr(import_module(module), name)
-    return reader(shard, options, wanted)
+    return while_unchanged(shard, reader(shard, options, wanted), wanted)

@@ -19,12 +19,15 @@ from typing import Literal
 
 import lmdb
 
-from mmray.errors import InputError, OutputError, RecordError, RunError
+from mmray.errors import ChangedError, InputError, OutputError, RecordError, RunError
 from mmray.sources.captions import captions_beside
+from mmray.sources.formats import SUFFIXES
 from mmray.sources.layouts import LayoutName
+from mmray.sources.listing import list_shards
 from mmray.sources.names import text_of
 from mmray.sources.raw import Lost, read_raw
-from mmray.sources.shards import SUFFIXES, Shard, list_shards
+from mmray.sources.shards import Shard
+from mmray.sources.unchanged import changes
 from mmray.sources.writers import Writer, open_lmdb, open_tar
 from mmray.storage import TEMPORARY, Location
 
@@ -49,6 +52,7 @@ class Conversion:
     lost: int  # records that could not be carried over
     reasons: dict[str, str] = field(default_factory=dict)  # why, by key
     seconds: float = 0.0
+    digest: str = ""  # of the shard's head and tail; earlier versions did not write it
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,8 @@ class _Task:
         done = self.output in there
         size = self.output.stat().st_size if done else noted and noted.size
         made = noted and (noted.source, noted.to, noted.layout, noted.size)
-        if made != (self.shard.id, self.to, self.layout, size):
+        other = noted and noted.digest and self.shard.state and noted.digest != self.shard.state.digest
+        if other or made != (self.shard.id, self.to, self.layout, size):
             raise OutputError(
                 f"{there[0]}: is there, but not of a conversion of {self.shard.id} like this one; delete it, "
                 "or choose another output directory"
@@ -225,6 +230,8 @@ def _write_and_verify(task: _Task) -> Conversion:
                     payload_bytes += record.size
     records = len(digests)
     _verify(task, digests)
+    if why := changes([task.shard]).get(task.shard.id):
+        raise ChangedError(task.shard.url, why)
     return Conversion(
         source=task.shard.id,
         output=task.name,
@@ -236,6 +243,7 @@ def _write_and_verify(task: _Task) -> Conversion:
         lost=len(lost),
         reasons={one.key: one.reason for one in lost[:_NAMED]},
         seconds=round(time.perf_counter() - started, 3),
+        digest=task.shard.state.digest if task.shard.state else "",
     )
 
 

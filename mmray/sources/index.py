@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from mmray.coverage import Missing
 from mmray.errors import InputError, of_machine
 from mmray.sources import ReadOptions, Shard, read
+from mmray.sources.expand import INDEX_SUFFIX
 from mmray.sources.parquet import read_integers
-from mmray.sources.shards import INDEX_SUFFIX
 from mmray.storage import Location
 
 _STRIDE = 64  # rows between anchors: 16 bytes each, so 250 kB for a million records
@@ -37,6 +37,7 @@ class Index:
     shard_id: str
     rows: int  # of the whole shard
     anchors: npt.NDArray[np.int64]  # [A, 2]: row, and the offset where it begins; both ascend
+    digest: str = ""  # of the shard's head and tail; "": not known
 
     def cut(self, gap: Missing, rows: Callable[[], int]) -> Iterator[Missing]:
         """Cut a gap at anchors.
@@ -61,7 +62,7 @@ class Index:
     def write(self, shard: Shard) -> Location:
         """Put the index beside its shard."""
         table = pa.table({"row": self.anchors[:, 0], "offset": self.anchors[:, 1]})
-        about = json.dumps({"shard": self.shard_id, "rows": self.rows}).encode()
+        about = json.dumps({"shard": self.shard_id, "rows": self.rows, "digest": self.digest}).encode()
         sink = pa.BufferOutputStream()
         pq.write_table(table.replace_schema_metadata({_METADATA: about}), sink, compression="zstd")
         place = shard.open().beside(INDEX_SUFFIX)
@@ -84,7 +85,7 @@ class Index:
             metadata, columns = read_integers(data, ("row", "offset"), _MAX_ANCHORS)
             about = json.loads(metadata[_METADATA])
             anchors = np.stack(columns, axis=1)
-            shard_id, rows = str(about["shard"]), int(about["rows"])
+            shard_id, rows, digest = str(about["shard"]), int(about["rows"]), str(about.get("digest", ""))
             if not (np.diff(anchors, axis=0, prepend=-1) > 0).all():
                 raise ValueError("its anchors do not ascend")
         except Exception as e:  # whatever pyarrow and json make of foreign bytes
@@ -93,7 +94,9 @@ class Index:
             raise InputError(f"{place}: not an index of mmray: {e} ({type(e).__name__}); {remedy}") from e
         if shard_id.rpartition("@")[2] != shard.id.rpartition("@")[2]:
             raise InputError(f"{place}: was made for {shard_id}, but the shard is now {shard.id}; {remedy}")
-        return cls(shard.id, rows, anchors)
+        if digest and digest != (_digest(shard) or digest):
+            raise InputError(f"{place}: was made for another content of {shard_id}; {remedy}")
+        return cls(shard.id, rows, anchors, digest)
 
 
 def build_index(shard: Shard, options: ReadOptions) -> Index:
@@ -117,7 +120,11 @@ def build_index(shard: Shard, options: ReadOptions) -> Index:
         rows += block.num_rows
     ordinals = np.arange(0, rows, _STRIDE)
     every = np.concatenate(offsets)[ordinals] if rows else ordinals
-    return Index(shard.id, rows, np.stack([ordinals, every], axis=1))
+    return Index(shard.id, rows, np.stack([ordinals, every], axis=1), _digest(shard))
+
+
+def _digest(shard: Shard) -> str:
+    return shard.state.digest if shard.state else ""
 
 
 def index_of(shard: Shard, options: ReadOptions) -> Index | None:

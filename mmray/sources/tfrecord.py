@@ -11,13 +11,13 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-import google_crc32c
 import pyarrow as pa
 
 from mmray.coverage import WHOLE, Missing
 from mmray.errors import RecordError, ShardError
 from mmray.schema import error
 from mmray.sources.blocks import empty_row, new_row, to_blocks
+from mmray.sources.crc import masked_crc
 from mmray.sources.options import EXTENSIONS, ReadOptions
 from mmray.sources.shards import Shard
 
@@ -112,7 +112,7 @@ class _Records:
         if len(tail) < _TAIL.size:
             record["length"] = self._shard.size - record["offset"]
             raise ShardError("the file became shorter: it breaks off in this record", "shard-truncated")
-        if _TAIL.pack(_masked_crc(data)) != tail:
+        if _TAIL.pack(masked_crc(data)) != tail:
             raise RecordError("the data does not have its checksum", "record-damaged")
         values = _values(data, self._features)
         record["key"] = next((_text(values[name]) for name in KEYS if name in values), record["key"])
@@ -148,7 +148,7 @@ def _frame(file: io.BufferedReader, offset: int, size: int) -> int:
     if len(head) < _HEAD.size:
         raise ShardError(f"the file breaks off at byte {size}, in the head of a record", "shard-truncated")
     data_bytes, crc = _HEAD.unpack(head)
-    if crc != _masked_crc(head[:8]):
+    if crc != masked_crc(head[:8]):
         if offset == 0 and head.startswith(_GZIP):
             raise ShardError("compressed with gzip, which is not read; unpack it", "shard-compressed")
         reason = f"the length at byte {offset} does not have its checksum: what follows cannot be found"
@@ -158,12 +158,6 @@ def _frame(file: io.BufferedReader, offset: int, size: int) -> int:
         reason = f"the file breaks off at byte {size}, in a record that ends at byte {end}"
         raise ShardError(reason, "shard-truncated")
     return int(data_bytes)
-
-
-def _masked_crc(data: bytes) -> int:
-    """CRC-32C, rotated and shifted as TensorFlow's lib/hash/crc32c.h does."""
-    crc: int = google_crc32c.value(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _values(data: bytes, names: Mapping[bytes, str]) -> dict[str, bytes | int]:

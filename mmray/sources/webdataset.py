@@ -53,7 +53,7 @@ def opened_tar(shard: Shard) -> Iterator[ByteFile]:
     place = shard.open()
     with place.open_input() as raw:
         if shard.compressed:
-            yield DecompressedFile(raw, "zstd" if shard.url.endswith(".zst") else "gzip")
+            yield DecompressedFile(raw, shard.compression)
             return
         with io.BufferedReader(raw, _BUFFER_BYTES) as file:
             yield file

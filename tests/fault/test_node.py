@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import subprocess
 import sys
 import time
@@ -79,7 +79,7 @@ def test_a_node_that_comes_is_used_within_20_s_and_one_that_goes_is_done_without
     more.mkdir()
     for copy in range(3):
         for shard in command.shards.iterdir():
-            os.link(shard, more / f"{copy}-{shard.name}")
+            shutil.copyfile(shard, more / f"{copy}-{shard.name}")
     command = replace(command, shards=more)
     process = command.start(address=nodes.address)
     command.wait_for_parts(process, 2)

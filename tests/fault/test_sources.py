@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import shutil
 import signal
 import tarfile
 from collections.abc import Callable
@@ -70,12 +71,12 @@ def stem(name: str) -> str:
 
 
 def repeat(small: Path, target: Path) -> Path:
-    """Hard links of all files under as many names as the large set has."""
+    """Copies of all files under as many names as the large set has."""
     target.mkdir()
     for copy in range(COPIES):
         for file in small.iterdir():
             if file.suffix not in (".json", ".jsonl"):
-                os.link(file, target / f"{copy}-{file.name}")
+                shutil.copyfile(file, target / f"{copy}-{file.name}")
     return target
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.damaged import MEMBER_BYTES, damaged_shard
 from support.scripts import SHARDS
+from support.tars import write_shard
 
 from mmray.bundle import Bundle
 from mmray.config import RunConfig
@@ -191,6 +192,37 @@ def test_an_unreadable_shard_is_named_and_keeps_no_other_from_being_done(shards,
     assert done == {"a.tar"}
     (tmp_path / "b.tar").rename(source / "b.tar")
     assert run(plain, SILENT).audit.ok
+
+
+def test_a_shard_that_changes_in_mid_run_is_named_and_run_anew_when_accepted(bundle, tmp_path):
+    """At the same size: name and size would say that it is done. No row of two contents is left."""
+    a, b = tmp_path / "in/a.tar", tmp_path / "in/b.tar"
+    for path in (a, b):
+        write_shard(path, [(f"old-{i}", {"txt": b"a red cat"}) for i in range(4)])
+    plain = RunConfig.model_validate(
+        {"input": [str(tmp_path / "in")], "bundle": str(bundle.path), "output": str(tmp_path / "out")}
+    )
+
+    def change(path: Path) -> None:
+        write_shard(path, [(f"new-{i}", {"txt": b"a red cat"}) for i in range(5)])
+
+    with pytest.raises(RunError, match=r"all others are done; b\.tar: .*changed since the run was planned"):
+        run(plain, Watcher(lambda *_: None, lambda _: change(b), lambda *_: None))
+    change(a)
+    problems = audit(RunDirectory.at(plain.output)).problems
+    for name in ("a", "b"):
+        assert any(p.startswith(f"{name}.tar") and "changed since the run was planned" in p for p in problems)
+    with pytest.raises(OutputError, match=r"2 another content \(a\.tar: .*--accept-changes"):
+        run(plain, SILENT)
+    assert run(plain, SILENT, accept_changes=True).audit.ok
+    assert {key.partition("-")[0] for key in read(tmp_path / "out")["key"].to_pylist()} == {"new"}
+    assert len(read(tmp_path / "out")) == 10
+    shutil.copytree(tmp_path / "in", tmp_path / "copy", copy_function=shutil.copyfile)
+    copied = plain.model_copy(update={"input": (str(tmp_path / "copy"),)})
+    with pytest.raises(OutputError, match="resume with --moved"):
+        run(copied, SILENT)
+    assert run(copied, SILENT, moved=True).audit.ok
+    assert run(copied, SILENT).audit.ok, "the copies are known from now on"
 
 
 def test_a_run_that_breaks_off_says_why_in_one_line(shards, bundle, tmp_path):

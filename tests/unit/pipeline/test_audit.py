@@ -239,16 +239,35 @@ def test_a_real_run_with_every_kind_of_damage_adds_up(tmp_path):
 
 
 def test_a_recount_finds_rows_that_the_run_never_saw(tmp_path):
-    """As when a shard was replaced by one of the same size: names and footers agree, the input does not."""
+    """As when a shard was replaced, and an earlier version planned the run: it kept no states of shards."""
     source = write_shard(tmp_path / "in/s.tar", [("a", {"txt": b"one"}), ("b", {"txt": b"two"})])
     out, plan = run_here(make_config(tmp_path / "in", tmp_path / "out"))
     assert audit(out, recount=True).ok
     size = source.stat().st_size
     write_shard(source, [("a", {"txt": b"one", "json": b"{}"})])
     assert source.stat().st_size == size
+    (problem,) = audit(out, recount=True).problems
+    assert problem.startswith(
+        f"{plan.survey.shards[0].id}: changed since the run was planned: another content"
+    )
+    content = out.read_plan()
+    out.begin({**content, "shards": [values[:4] for values in content["shards"]]})
     assert audit(out).ok
     (problem,) = audit(out, recount=True).problems
     assert problem == f"{plan.survey.shards[0].id}: holds 1 records, the run saw 2"
+
+
+def test_each_shard_that_changed_is_named_and_one_that_is_gone_is_not(tmp_path):
+    """The predictions of a shard outlive it."""
+    sources = [write_shard(tmp_path / f"in/{name}.tar", good_records(3, prefix=name)) for name in "abc"]
+    out, plan = run_here(make_config(tmp_path / "in", tmp_path / "out"))
+    sources[1].unlink()
+    assert audit(out).ok
+    write_shard(sources[0], good_records(3, prefix="x"))
+    write_shard(sources[2], good_records(60))
+    problems = audit(out).problems
+    assert [problem.partition(": ")[0] for problem in problems] == [plan.survey.shards[i].id for i in (0, 2)]
+    assert all("changed since the run was planned" in problem for problem in problems)
 
 
 def test_a_run_goes_on_where_it_was_broken_off(tmp_path):

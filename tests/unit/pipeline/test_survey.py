@@ -1,5 +1,7 @@
 """Before anything runs: what is there, and whether an earlier run may be continued with it."""
 
+import shutil
+
 import pytest
 from support.bundles import LABELS, make_bundle, small_bundle
 from support.runs import make_config
@@ -145,6 +147,67 @@ def test_shards_that_came_or_changed_are_named_until_accepted(data, name, messag
     with pytest.raises(OutputError, match=f"{message}.*{name}\\.tar.*--accept-changes"):
         look(data).check_resumable(earlier)
     look(data).check_resumable(earlier, accept_changes=True)
+
+
+def rewrite(data, name="b", word="other"):
+    """Another content of the same size."""
+    path = data / f"{name}.tar"
+    size = path.stat().st_size
+    write_shard(path, good_records(5, prefix=word[:4]))
+    assert path.stat().st_size == size
+
+
+def test_a_shard_that_was_rewritten_at_its_size_is_named_until_accepted(data):
+    first = look(data)
+    earlier = plan_of(first)
+    rewrite(data)
+    with pytest.raises(OutputError, match=r"1 another content \(b.tar: another content\).*--accept-changes"):
+        look(data).check_resumable(earlier)
+    now = look(data)
+    now.check_resumable(earlier, accept_changes=True)
+    assert {shard.id for shard in now.shards} == {shard.id for shard in first.shards}
+    kept = {shard.name for shard in now.shards if shard.id in now.unchanged(earlier)}
+    assert kept == {"a.tar", "c.tar", "d.tar"}
+
+
+def test_copies_without_times_are_resumed_when_their_content_alone_is_to_count(data, tmp_path):
+    earlier = plan_of(look(data))
+    shutil.copytree(data, tmp_path / "copy/in", copy_function=shutil.copyfile)
+    copy = look(tmp_path / "copy/in")
+    with pytest.raises(OutputError, match=r"4 another content .*only copied or touched, resume with --moved"):
+        copy.check_resumable(earlier)
+    copy.check_resumable(earlier, moved=True)
+    assert len(copy.unchanged(earlier, moved=True)) == 4
+    rewrite(tmp_path / "copy/in")
+    with pytest.raises(OutputError, match=r"1 another content \(b.tar: another content\)"):
+        look(tmp_path / "copy/in").check_resumable(earlier, moved=True)
+
+
+def test_a_plan_of_an_earlier_version_is_compared_by_size_alone(data):
+    plan = plan_of(look(data))
+    rewrite(data)
+    plan["shards"] = [values[:4] for values in plan["shards"]]
+    look(data).check_resumable(plan)
+
+
+def test_a_survey_takes_states_from_the_plan_of_files_that_nobody_touched(data):
+    found = look(data)
+    again = survey(make_config(data, data.parent / "out"), plan_of(found))
+    assert again.shards == found.shards
+
+
+def test_further_names_of_a_file_are_said(data):
+    (data / "latest.tar").symlink_to("a.tar")
+    found = look(data)
+    assert len(found.shards) == 4
+    assert "latest.tar is " in found.notes[0]
+
+
+@pytest.mark.parametrize("output", ["in/out", "in", "in/../in/x"])
+def test_an_output_in_the_input_is_refused_before_anything_is_written(data, output):
+    with pytest.raises(OutputError, match="lies in the input"):
+        survey(make_config(data, data.parent / output))
+    assert len(list(data.iterdir())) == 4
 
 
 def test_a_changed_config_is_told_before_a_changed_input(data):

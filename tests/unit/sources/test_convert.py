@@ -251,6 +251,15 @@ def test_what_is_converted_is_not_converted_again(tmp_path):
     assert records_of(tmp_path / "out/1.lmdb") == dict(good_records(3))
 
 
+def test_another_content_of_the_same_size_is_not_taken_for_converted(tmp_path):
+    path = write_shard(tmp_path / "in/s.tar", [("a", {"txt": b"one"})])
+    run(tmp_path / "in", tmp_path / "out")
+    size = path.stat().st_size
+    assert write_shard(path, [("a", {"txt": b"two"})]).stat().st_size == size
+    with pytest.raises(OutputError, match="not of a conversion of s"):
+        run(tmp_path / "in", tmp_path / "out")
+
+
 def test_foreign_outputs_are_never_overwritten(tmp_path):
     write_shard(tmp_path / "in/s.tar", good_records(3))
     (tmp_path / "out").mkdir()

@@ -72,6 +72,16 @@ def test_an_index_of_what_the_shard_was_before_is_refused_and_made_anew(path):
     assert Index.load(shard_at(path)).rows == 200
 
 
+def test_so_is_one_of_another_content_of_the_same_size(path):
+    """Its offsets would lead into the middle of records."""
+    write_index(shard_at(path))
+    size = path.stat().st_size
+    write_shard(path, [("new", {"txt": b"long" * 200}), *RECORDS[:-2]])
+    path.write_bytes(path.read_bytes()[:size].ljust(size, b"\0"))
+    with pytest.raises(InputError, match=r"another content of s\.tar@.*run `mmray index` again"):
+        Index.load(shard_at(path))
+
+
 @pytest.mark.parametrize("junk", [b"", b"junk", b"PAR1" + bytes(40) + b"PAR1"])
 def test_a_file_that_is_no_index_is_refused_by_name(path, junk):
     (path.parent / "s.tar.mmidx").write_bytes(junk)

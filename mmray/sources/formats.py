@@ -1,0 +1,147 @@
+"""What a file is: by its first bytes; by its name where these do not tell (an empty file, damage).
+
+A name is only a hint. What a URL ends in says nothing: options of the store may follow the path.
+"""
+
+from __future__ import annotations
+
+import tarfile
+import zlib
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+from mmray.sources.crc import masked_crc
+
+Format = Literal["webdataset", "lmdb", "tfrecord", "parquet"]
+Compression = Literal["", "gzip", "zstd"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a shard holds, and how it is packed."""
+
+    format: Format
+    compression: Compression = ""  # then it is read as a stream: no seeking, no splitting
+
+    def __str__(self) -> str:
+        return f"{_NAMES[self.format]}{self.compression and f' in {self.compression}'}"
+
+
+#: By the end of a name.
+SUFFIXES: dict[str, Kind] = {
+    ".tar": Kind("webdataset"),
+    ".tar.gz": Kind("webdataset", "gzip"),
+    ".tgz": Kind("webdataset", "gzip"),
+    ".tar.zst": Kind("webdataset", "zstd"),
+    ".lmdb": Kind("lmdb"),
+    ".mdb": Kind("lmdb"),
+    ".tfrecord": Kind("tfrecord"),
+    ".tfrecords": Kind("tfrecord"),
+    ".parquet": Kind("parquet"),
+}
+
+_NAMES: dict[Format, str] = {
+    "webdataset": "a tar",
+    "lmdb": "an LMDB",
+    "tfrecord": "a TFRecord",
+    "parquet": "a Parquet file",
+}
+_READ = "tars (plain, gzip, zstd), LMDBs, TFRecords and Parquet files are read"
+_LOCK = "lock.mdb"  # of an LMDB that is a directory
+
+#: What is often taken for a shard, by its first bytes, and what to do about it.
+_OTHERS: dict[bytes, str] = {
+    b"PK\x03\x04": "a zip archive; repack it as a tar",
+    b"PK\x05\x06": "an empty zip archive",
+    **dict.fromkeys((b"BZh%d1AY&SY" % level for level in range(1, 10)), "compressed with bzip2; unpack it"),
+    b"\xfd7zXZ\x00": "compressed with xz; unpack it",
+    b"\x04\x22\x4d\x18": "compressed with lz4; unpack it",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive; repack it as a tar",
+    b"\x89HDF\r\n\x1a\n": "an HDF5 file; write its records as a tar",
+    b"ARROW1\x00\x00": "an Arrow IPC file; write it as Parquet",
+    b"Obj\x01": "an Avro file; write it as Parquet",
+    b"ORC": "an ORC file; write it as Parquet",
+    b"\x93NUMPY": "a NumPy array; write its records as a tar",
+    b"SQLite format 3\x00": "an SQLite database; write its records as a tar",
+    b"version https://git-lfs.github.com/": "a pointer of Git LFS, not the file; fetch it by `git lfs pull`",
+}
+_GZIP = b"\x1f\x8b\x08"
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # after a byte of 0x50 to 0x5f: pzstd begins with such a frame
+_MDB_MAGIC = b"\xde\xc0\xef\xbe"  # of LMDB's mdb.c, 0xBEEFC0DE, after the head of the first page
+_MDB_AT = (16, 24)  # of LMDB 0.9 and 1.0
+
+
+def by_name(path: str) -> Kind | None:
+    """What the end of a path promises; None where it promises no shard.
+
+    Args:
+        path: without a URL's options.
+    """
+    name = path.rpartition("/")[2]
+    if name == _LOCK:
+        return None
+    return next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), None)
+
+
+def by_bytes(head: bytes, hint: Kind) -> tuple[Kind, str]:
+    """What a file is, and why it cannot be read: "" where it can, as far as its first bytes tell.
+
+    Args:
+        head: its first bytes; 64 KiB tell what a stream holds.
+        hint: what its name promises, for bytes that tell nothing.
+    """
+    compression = _compression(head)
+    found = _plain(_decompressed(head, compression) if compression else head)
+    if not compression:
+        return (found, "") if isinstance(found, Kind) else (hint, found and f"is {found}; {_READ}")
+    # The first block of a stream may be larger than the head, and then does not tell.
+    if found == Kind("webdataset") or (not found and hint.format == "webdataset"):
+        return Kind("webdataset", compression), ""
+    if hint.format == "tfrecord" and found in (Kind("tfrecord"), ""):
+        return hint, ""  # its reader says so, in the place of its records
+    return hint, f"is {found or 'something'} in {compression}; only tars are read compressed: unpack it"
+
+
+def _plain(head: bytes) -> Kind | str:
+    """What uncompressed bytes are: a kind, something else in words, or "" where they do not tell."""
+    if _is_header(head[: tarfile.BLOCKSIZE]):  # first: a tar begins with a name, and that with anything
+        return Kind("webdataset")
+    if head.startswith((b"PAR1", b"PARE")):
+        return Kind("parquet")
+    if any(head[at : at + 4] == _MDB_MAGIC for at in _MDB_AT):
+        return Kind("lmdb")
+    if len(head) >= 12 and masked_crc(head[:8]) == int.from_bytes(head[8:12], "little"):
+        return Kind("tfrecord")
+    if head[257:262] == b"ustar":  # of a damaged header
+        return Kind("webdataset")
+    return next((what for magic, what in _OTHERS.items() if head.startswith(magic)), "")
+
+
+def _is_header(block: bytes) -> bool:
+    """Whether a block has the checksum of a tar's header: all that those of before POSIX.1-1988 have."""
+    try:
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except (tarfile.HeaderError, ValueError):
+        return False
+    return True
+
+
+def _compression(head: bytes) -> Compression:
+    if head.startswith(_GZIP):
+        return "gzip"
+    skippable = head[1:4] == _ZSTD_SKIPPABLE and head[0] >> 4 == 5
+    return "zstd" if head.startswith(_ZSTD) or skippable else ""
+
+
+def _decompressed(head: bytes, compression: Compression) -> bytes:
+    """The first block of a stream; fewer bytes, or none, where it is damaged or its first block is large."""
+    try:
+        if compression == "gzip":
+            return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, tarfile.BLOCKSIZE)
+        with pa.CompressedInputStream(pa.BufferReader(head), compression) as stream:
+            return bytes(stream.read(tarfile.BLOCKSIZE))
+    except (zlib.error, OSError):
+        return b""

@@ -1,0 +1,177 @@
+"""Which shards the inputs name: each file once, however many names lead to it; its bytes tell its format."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from urllib.parse import urlsplit
+
+from mmray.errors import InputError
+from mmray.remote import RefusedError, StoreError
+from mmray.sources.expand import Found, expand
+from mmray.sources.formats import Kind, by_bytes
+from mmray.sources.lmdb_check import check_all
+from mmray.sources.parallel import in_parallel
+from mmray.sources.shards import Shard
+from mmray.sources.state import State, look, settled, stat_file
+
+_DEFAULT = Kind("webdataset")  # a file that is named is read, whatever it is called
+_EXAMPLES = 3  # in a note
+_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The shards that some inputs name, sorted by id."""
+
+    shards: list[Shard]
+    notes: list[str]  # what is worth saying about them, in lines of their own
+
+
+def list_shards(inputs: Sequence[str]) -> list[Shard]:
+    """The shards of `take_listing` alone."""
+    return take_listing(inputs).shards
+
+
+def take_listing(inputs: Sequence[str], known: Iterable[Shard] = ()) -> Listing:
+    """List the shards that the inputs name.
+
+    Args:
+        inputs: directories (searched recursively), files, LMDBs, globs, or brace patterns such as
+            ``data/train-{000000..000099}.tar``; paths or URLs. In a directory that also holds other shards,
+            Parquet files are taken for something else (tables of metadata).
+        known: what was listed earlier: a file that was not touched since is not opened again.
+
+    Raises:
+        InputError: an input that names nothing, two files that would get the same id, or an LMDB that is not
+            on a local disk.
+        StoreError: a store does not answer.
+    """
+    before = {shard.url: shard for shard in known if shard.state}
+    found = expand(inputs)
+    once, doubles = _each_once(list(in_parallel(partial(_see, known=before), found)))
+    shards: dict[str, Shard] = {}
+    for shard in _shards(once):
+        if shards.setdefault(shard.id, shard).url != shard.url:
+            raise InputError(
+                f"{shard.url} and {shards[shard.id].url} have the same name and size below their inputs; "
+                "give their common directory as the one input instead"
+            )
+    others = [
+        f"{seen.found.place} is {seen.kind}"
+        for seen in once
+        if not seen.fault and seen.found.hint not in (None, seen.kind)
+    ]
+    notes = [
+        *_note(doubles, "further names of files, left out"),
+        *_note(others, "files that are read as what they are, not as what their names say"),
+    ]
+    return Listing([shards[id] for id in sorted(shards)], notes)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A file, and what a look at it told."""
+
+    found: Found
+    key: tuple[object, ...]  # equal for two names of one file
+    kind: Kind
+    state: State | None = None  # None: it could not be opened
+    fault: str = ""
+
+    @property
+    def size(self) -> int:
+        return self.state.size if self.state else self.found.size
+
+    @property
+    def rank(self) -> tuple[object, ...]:
+        """Of a file's names the one that ranks first is kept: no link, short, from the outermost input."""
+        path = self.found.place.path
+        linked = self.found.place.is_local and os.path.realpath(path) != path
+        return linked, len(path), path, len(self.found.root), self.found.place.url
+
+
+def _see(found: Found, known: Mapping[str, Shard]) -> _Seen:
+    place, file = found.place, found.file
+    earlier = known.get(place.url)
+    hint = found.hint or _DEFAULT
+    key: tuple[object, ...] = (place.filesystem.type_name, _spelled(place.path), found.size, found.mtime_ns)
+    try:
+        now = State(found.size, settled(found.mtime_ns))
+        if place.is_local:
+            now, key = stat_file(file.path)
+        if earlier and earlier.state and earlier.state.is_surely(now):
+            kind = Kind(earlier.format, earlier.compression)
+            return _Seen(found, (*key, earlier.state.version), kind, earlier.state)
+        state, head = look(file, found.mtime_ns)
+    except OSError as e:
+        if isinstance(e, StoreError) and not isinstance(e, RefusedError):
+            raise  # an outage, not a file that cannot be opened
+        return _Seen(found, (*key, ""), hint)  # whoever reads it will say why
+    kind, fault = by_bytes(head, hint) if file == place else (hint, "")
+    return _Seen(found, (*key, state.version), kind, state, fault and f"{place}: {fault}")
+
+
+def _spelled(path: str) -> str:
+    """A path on a web server, whose name has several spellings, in one of them; any other as it is."""
+    parts = urlsplit(path)
+    if parts.scheme not in _PORTS:
+        return path
+    port = "" if parts.port in (None, _PORTS[parts.scheme]) else f":{parts.port}"
+    return parts._replace(netloc=f"{parts.hostname}{port}").geturl()
+
+
+def _each_once(seen: Sequence[_Seen]) -> tuple[list[_Seen], list[str]]:
+    """One name of each file, in the order of the files; and of all others, what they are names of."""
+    names: dict[tuple[object, ...], list[_Seen]] = {}
+    for one in seen:
+        names.setdefault(one.key, []).append(one)
+    kept, doubles = [], []
+    for same in names.values():
+        first = min(same, key=lambda one: one.rank) if len(same) > 1 else same[0]
+        kept.append(first)
+        others = [one for one in same if one is not first]
+        doubles += [_double(one.found.place.url, first.found.place.url) for one in others]
+    return kept, doubles
+
+
+def _double(name: str, kept: str) -> str:
+    return f"{name} is {kept}" if name != kept else f"{name} twice"
+
+
+def _shards(seen: Sequence[_Seen]) -> Iterable[Shard]:
+    """Shards of files. An LMDB, whose size may stay, also has its last transaction in its id."""
+    lmdbs = [one.found.place for one in seen if one.kind.format == "lmdb"]
+    for place in lmdbs:
+        if not place.is_local:
+            raise InputError(
+                f"{place}: an LMDB is read from a local disk only; copy it there, or convert it to tars "
+                "where it was made: mmray convert --to webdataset"
+            )
+    checked = iter(check_all([place.path for place in lmdbs]))
+    for one in seen:
+        found, kind, fault, transaction = one.found, one.kind, one.fault, ""
+        if kind.format == "lmdb":
+            number, wrong = next(checked)
+            one = _anew(one)  # a state from before a commit would not be that of the transaction
+            transaction = "" if wrong else f"t{number}"
+            fault = fault or (wrong and f"{found.place}: {wrong}")
+        id = f"{found.place.path[len(found.root) :].lstrip('/')}@{one.size}{transaction}"
+        url = found.place.url
+        yield Shard(id, url, one.size, kind.format, kind.compression, one.state, found.indexed, fault)
+
+
+def _anew(seen: _Seen) -> _Seen:
+    """The same, if nothing touched the file; else with its state now."""
+    path = seen.found.file.path
+    if seen.state is None or seen.state.is_surely(stat_file(path)[0]):
+        return seen
+    return replace(seen, state=look(seen.found.file)[0])
+
+
+def _note(cases: Sequence[str], what: str) -> list[str]:
+    """One line about all of them."""
+    more = ", …" if len(cases) > _EXAMPLES else ""
+    return [f"{what} ({len(cases)}): {', '.join(cases[:_EXAMPLES])}{more}"] if cases else []

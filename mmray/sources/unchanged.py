@@ -1,0 +1,85 @@
+"""Shards are read, and counted as done, only as long as they are what they were when they were listed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from mmray.coverage import Missing
+from mmray.remote import RefusedError
+from mmray.sources.expand import infos_of
+from mmray.sources.parallel import in_parallel
+from mmray.sources.shards import Shard
+from mmray.sources.state import State, Watch, look, settled, stat_file
+from mmray.storage import Location
+
+
+def while_unchanged(
+    shard: Shard, blocks: Iterator[pa.Table], wanted: Sequence[Missing]
+) -> Iterator[pa.Table]:
+    """The blocks of a shard; none that was read after it changed, as far as can be known.
+
+    A local file is compared before it is opened and before each block is given out. An object of a store is
+    compared by whoever opens it, and before its last block is given out. An LMDB has its own ways while it is
+    read: it is compared once it is open.
+
+    Raises:
+        ChangedError: the shard is not what it was when it was listed.
+        OSError: what the reader of the blocks raises; the shard is of no format that is read.
+    """
+    if shard.fault:
+        raise OSError(shard.fault)
+    if shard.state is None:
+        yield from blocks
+        return
+    file = shard.file
+    watch, begun = Watch(file, shard.state), False
+    if shard.format != "lmdb" and not shard.state.version:
+        watch.check()
+    for block in blocks:
+        if not begun if shard.format == "lmdb" else file.is_local or _is_last(block, wanted):
+            watch.check()
+        begun = True
+        yield block
+
+
+def _is_last(block: pa.Table, wanted: Sequence[Missing]) -> bool:
+    last = wanted[-1].last
+    return bool(block["end"][-1].as_py()) or (last is not None and block["row"][-1].as_py() >= last)
+
+
+def changes(shards: Iterable[Shard]) -> dict[str, str]:
+    """What changed since the shards were listed: their ids, and how.
+
+    One that is gone, or that this machine may not open, did not change as far as is known.
+
+    A file that was not touched is not opened.
+
+    Raises:
+        StoreError: a store does not answer.
+    """
+    stated = [shard for shard in shards if shard.state]
+    stored = infos_of([place for shard in stated if not (place := Location.parse(shard.url)).is_local])
+    found = in_parallel(partial(_change, stored=stored), stated)
+    return {shard.id: why for shard, why in zip(stated, found, strict=True) if why}
+
+
+def _change(shard: Shard, stored: Mapping[str, pafs.FileInfo]) -> str:
+    state, file = shard.state, shard.file
+    assert state is not None
+    try:
+        if file.is_local:
+            mtime_ns, now = 0, stat_file(file.path)[0]
+        else:
+            info = stored[shard.url]
+            if info.size is None:  # gone
+                return ""
+            mtime_ns, now = info.mtime_ns or 0, State(info.size, settled(info.mtime_ns or 0))
+        if state.is_surely(now):
+            return ""
+        return state.difference(look(file, mtime_ns)[0])
+    except (FileNotFoundError, PermissionError, RefusedError):
+        return ""

@@ -1,0 +1,77 @@
+"""Each file is one shard, however many names lead to it; the other names are said."""
+
+import os
+
+import pytest
+from support.tars import write_shard
+
+from mmray.errors import InputError
+from mmray.sources import Shard, list_shards, take_listing
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    for number, name in enumerate(("in/b.tar", "in/sub/a.tar")):
+        write_shard(tmp_path / name, [(f"{name}-{number}", {"txt": b"a dog"})])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "in"
+
+
+def names(*inputs):
+    return [shard.name for shard in list_shards(inputs)]
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        ["in", "in/sub"],
+        ["in/sub", "in"],
+        ["in", "in/../in/"],
+        ["in", "./in/sub/../sub/*.tar"],
+        ["in", "in/sub/a.tar", "in/{b,sub/a}.tar"],
+    ],
+)
+def test_inputs_that_overlap_give_each_file_once(data, inputs):
+    listing = take_listing(inputs)
+    assert [shard.name for shard in listing.shards] == ["b.tar", "sub/a.tar"]
+    (note,) = listing.notes
+    assert note.startswith("further names of files, left out (")
+
+
+def test_a_file_has_the_name_that_is_no_link(data):
+    """In whatever order they come."""
+    (data / "a-link.tar").symlink_to("sub/a.tar")
+    (data / "dir").symlink_to("sub")
+    (data / "around").symlink_to(".")
+    (data / "dangling.tar").symlink_to("/nowhere/x.tar")
+    assert names("in") == names("in/a-link.tar", "in", "in/around/sub") == ["b.tar", "sub/a.tar"]
+    assert f"{data}/a-link.tar is {data}/sub/a.tar" in take_listing(["in/a-link.tar", "in/sub"]).notes[0]
+
+
+def test_two_hard_links_are_one_file(data):
+    os.link(data / "b.tar", data / "sub/b-again.tar")
+    listing = take_listing(["in"])
+    assert [shard.name for shard in listing.shards] == ["b.tar", "sub/a.tar"]
+    assert listing.notes == [f"further names of files, left out (1): {data}/sub/b-again.tar is {data}/b.tar"]
+
+
+def test_a_copy_is_another_file(data):
+    (data / "sub/b.tar").write_bytes((data / "b.tar").read_bytes())
+    assert names("in") == ["b.tar", "sub/a.tar", "sub/b.tar"]
+
+
+def test_nothing_is_said_where_there_is_nothing_to_say(data):
+    assert take_listing(["in/b.tar", "in/sub"]).notes == []
+
+
+def test_a_name_that_is_missing_from_a_list_is_named(data):
+    with pytest.raises(InputError, match=r"in/sub/n-3.tar: not found; check --input"):
+        list_shards(["in/b.tar", "in/sub/{a,n-3}.tar"])
+
+
+def test_shards_of_an_earlier_version_are_read_from_a_plan():
+    """It told compression by the end of the URL, and kept no state."""
+    shard = Shard.from_list(["a.tar.gz@9", "/x/a.tar.gz", 9, "webdataset"])
+    assert (shard.compressed, shard.state) == (True, None)
+    stored = "s3://b/a.tar.zst?endpoint_override=127.0.0.1:1&scheme=http&region=x"
+    assert Shard.from_list(["a.tar.zst@9", stored, 9, "webdataset"]).compression == "zstd"
