@@ -106,9 +106,7 @@ def kinds_of(shard, options):
     assert [row["row"] for row in rows] == list(range(len(rows)))
     assert [row["end"] for row in rows] == [False] * (len(rows) - 1) + [True]
     errors = [row["error"] for row in rows]
-    assert all(e is None or (e["stage"] == "shard") == hides_others(e["type"]) for e in errors), (
-        errors
-    )
+    assert all(e is None or (e["stage"] == "shard") == hides_others(e["type"]) for e in errors), errors
     return Counter(f"{e['stage']}/{e['type']}" if e else "sound" for e in errors)
 
 
