@@ -178,7 +178,7 @@ class _Records:
                 batch = next(batches, None)
             except Exception as e:
                 raise self._blame(e, "a page cannot be read") from e
-            if batch is None:
+            if not batch:  # none, or one without rows
                 raise ShardError("it has fewer rows than the footer says")
             yield batch
 
