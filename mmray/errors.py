@@ -124,7 +124,7 @@ class ShardError(Exception):
             failure: of the library.
             what: the place that it could not read.
         """
-        return cls(f"{what}: {failure or 'no reason given'} ({type(failure).__name__})")
+        return cls(f"{what}: {str(failure) or 'no reason given'} ({type(failure).__name__})")
 
 
 def one_line(failure: BaseException) -> str:

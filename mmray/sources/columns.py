@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.types as pat
 
-from mmray.errors import RecordError
+from mmray.errors import RecordError, is_of_machine
 from mmray.schema import MODALITIES, error
 from mmray.sources.options import EXTENSIONS, ReadOptions
 
@@ -58,10 +58,11 @@ class Columns:
 
     def fields(self, values: Values) -> dict[str, Any]:
         """Key and payload of a row, or what is wrong with it."""
-        keys = [_plain(value) for name, value in values if name == self._key]
-        key = next(({"key": _text(scalar)} for scalar in keys if scalar.is_valid), {})
+        key: dict[str, str] = {}
         found: dict[str, bytes] = {}
         try:
+            keys = [_plain(value) for name, value in values if name == self._key]
+            key = next(({"key": _text(scalar)} for scalar in keys if scalar.is_valid), {})
             for name, value in values:
                 column = self._column_of.get(name)
                 data = _content(name, value, column) if column else None
@@ -109,9 +110,20 @@ def _kind(type: pa.DataType) -> str | None:
 
 
 def _plain(scalar: pa.Scalar) -> pa.Scalar:
-    """The value of a dictionary or of an extension type."""
-    wrapped = scalar.is_valid and isinstance(scalar, pa.DictionaryScalar | pa.ExtensionScalar)
-    return _plain(scalar.value) if wrapped else scalar
+    """The value of a dictionary or of an extension type.
+
+    Raises:
+        RecordError: a damaged dictionary has no such value.
+    """
+    if not scalar.is_valid or not isinstance(scalar, pa.DictionaryScalar | pa.ExtensionScalar):
+        return scalar
+    try:
+        value = scalar.value
+    except Exception as e:
+        if is_of_machine(e):
+            raise
+        raise RecordError(f"{e} ({type(e).__name__})", "record-damaged") from e
+    return _plain(value)
 
 
 def _text(key: pa.Scalar) -> str:

@@ -35,7 +35,7 @@ _BUFFER_BYTES = 1 << 20  # of each column, while a larger one is read
 _TAIL_BYTES = 8  # the size of the footer, and the end mark
 _FOOTER_BYTES = 64 << 20
 _FOOTER_ITEMS = 100_000  # of one list in it: Arrow makes room of some 400 bytes for each that is stated
-_ROWS_PER_BYTE = 1000  # of the file, at most; each is at least a row with an error
+_ROWS_PER_BYTE = 100  # of the file, at most; each is at least a row with an error
 _INFLATED_BYTES = 128 << 20  # of the largest pages of a row group, beyond what compression gains in earnest
 
 
@@ -178,7 +178,7 @@ class _Records:
                 batch = next(batches, None)
             except Exception as e:
                 raise self._blame(e, "a page cannot be read") from e
-            if batch is None:
+            if not batch:  # none, or one without rows
                 raise ShardError("it has fewer rows than the footer says")
             yield batch
 

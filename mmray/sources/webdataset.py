@@ -232,7 +232,9 @@ class _Open:
         return int(self.fields["row"])
 
     def fail(self, kind: str, reason: str, stage: Stage = "read") -> None:
-        """Make it a row with an error, without payload; the first reason stays."""
-        self.fields["error"] = self.fields["error"] or error(stage, kind, reason)
+        """Make it a row with an error, without payload; the first reason stays, or damage of the shard."""
+        earlier = self.fields["error"]
+        if not earlier or (stage == "shard" and earlier["stage"] != "shard"):
+            self.fields["error"] = error(stage, kind, reason)
         for column in EXTENSIONS:
             self.fields[column] = None

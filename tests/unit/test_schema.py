@@ -1,9 +1,23 @@
 """The seams: which columns there are, in which order, and that a failed record fits into each table."""
 
+import tracemalloc
+
 import pyarrow as pa
 import pytest
 
-from mmray.schema import ERROR, RECORDS, REJECTS, TENSORS, OutputColumns, error, outcomes, predictions, table
+from mmray.schema import (
+    ERROR,
+    META_BYTES,
+    RECORDS,
+    REJECTS,
+    TENSORS,
+    OutputColumns,
+    error,
+    meta_fields,
+    outcomes,
+    predictions,
+    table,
+)
 
 ADDRESS = ["shard", "row", "end", "key", "offset", "length"]
 
@@ -49,3 +63,16 @@ def test_reasons_are_cut_because_they_quote_foreign_bytes():
     failure = error("read", "x", "猫" * 1000)
     assert failure == {"stage": "read", "type": "x", "reason": "猫" * 300}
     assert table({"error": [failure, None]}, RECORDS)["error"].to_pylist() == [failure, None]
+
+
+def test_a_json_member_is_parsed_up_to_a_size_and_not_at_the_price_of_memory():
+    """Three bytes of JSON may become a list of 64."""
+    bomb = b'{"a": [' + b"[]," * (2 * META_BYTES) + b"0]}"
+    tracemalloc.start()
+    assert meta_fields(bomb) == {}
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < META_BYTES
+    padding = b" " * (META_BYTES - 8)
+    assert meta_fields(b'{"a": 1}' + padding) == {"a": 1}
+    assert meta_fields(b"[" * 100_000) == meta_fields(None) == {}

@@ -1,6 +1,7 @@
 """Any clip becomes mono at the model's rate, and its log-mel frames are those of the formula."""
 
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -208,3 +209,17 @@ def test_a_clip_of_one_sample_is_a_patch(rate):
 
 def test_the_loudest_sound_that_is_allowed_gives_finite_frames():
     assert np.isfinite(log_mel(np.full(16_000, 1e9, np.float32), YAMNET)).all()
+
+
+def test_many_channels_are_mixed_as_they_are_decoded():
+    """Silence of many channels packs to nothing: a small clip would take hundreds of megabytes."""
+    rate, seconds, channels = 48_000, 40, 8
+    data = encode_audio(np.zeros((rate * seconds, channels), np.float32), rate, format="FLAC")
+    assert len(data) < 1 << 20
+    spec = YAMNET.model_copy(update={"max_s": float(seconds), "sample_rate": rate})
+    tracemalloc.start()
+    wave = decode(data, spec)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(wave) == rate * seconds
+    assert peak_bytes < 4 * rate * seconds * channels / 1.5  # what all the samples together have as float32

@@ -74,6 +74,16 @@ def test_damaged_bytes_in_a_stream_are_a_row_that_says_so(tmp_path):
     assert "compressed stream is damaged" in last["error"]["reason"]
 
 
+def test_bytes_that_are_not_what_their_checksum_says_are_named_behind_the_end_mark_too(tmp_path):
+    """The records are all there, and one of them is not what was packed: nobody knows which."""
+    packed = bytearray(gzip.compress(TAR + bytes(300_000), compresslevel=0, mtime=0))
+    packed[packed.index(b"one")] ^= 0x01
+    (tmp_path / "s.tar.gz").write_bytes(packed)
+    rows = read_rows(tmp_path / "s.tar.gz")
+    assert [fault(row) for row in rows] == [None, None, "shard-damaged"]
+    assert "compressed stream is damaged" in rows[-1]["error"]["reason"]
+
+
 @pytest.mark.parametrize(
     "damaged", [smashed_header(TAR, "b.txt"), cut_before(TAR, "c.png"), b"", bytes(2048)]
 )

@@ -351,3 +351,11 @@ def test_a_shard_that_is_gone_is_an_oserror(write):
     gone = dataclasses.replace(shard, url=shard.url + ".gone")
     with pytest.raises(OSError, match="gone"):
         list(read(gone, ReadOptions()))
+
+
+def test_a_dictionary_that_lacks_a_value_spoils_the_rows_that_have_it():
+    """Arrow takes an empty one for what it is, and trips over it only where a value is asked for."""
+    columns = parquet.Columns(pa.schema([("text", pa.dictionary(pa.int32(), pa.string()))]), ReadOptions())
+    indices, empty = pa.array([0], pa.int32()), pa.array([], pa.string())
+    broken = pa.DictionaryArray.from_arrays(indices, empty, safe=False)
+    assert fault(columns.fields([("text", broken[0])])) == "record-damaged"

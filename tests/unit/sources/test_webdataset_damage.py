@@ -128,3 +128,23 @@ def test_every_kind_of_damage_in_one_shard_is_told_apart(tmp_path):
     rows = read_rows(tmp_path / "d.tar", member_bytes=MEMBER_BYTES)
     found = {row["key"]: (row["error"]["stage"], fault(row)) for row in rows if row["error"]}
     assert found == expected
+
+
+def test_a_record_that_was_rejected_before_the_shard_breaks_off_hides_none_of_that(write):
+    """Nobody knows how many records are lost, whatever else is wrong with the last that is there."""
+    tar = tar_bytes(members_of([*THREE, ("d", {"png": bytes(2000), "txt": b"x"})]))
+    (*_, last) = read_rows(write(cut_in_header(tar, "d.txt")), member_bytes=1000)
+    assert (last["key"], last["end"], fault(last)) == ("d", True, "shard-truncated")
+
+
+def test_an_upload_that_broke_off_is_a_fault_of_the_shard(write):
+    tar = tar_bytes(members_of([(f"k{i:03d}", {"txt": b"a red fire truck"}) for i in range(300)]))
+    rows = read_rows(write(tar[: 3 * 1024 + 100]))
+    assert [(row["error"] or {}).get("stage") for row in rows] == [None, None, "shard"]
+    assert [row["end"] for row in rows] == [False, False, True]
+
+
+def test_a_record_of_endless_members_is_refused(write):
+    members = [(f"a.{i}", b"") for i in range(1100)] + [("b.txt", b"two")]
+    rows = read_rows(write(members))
+    assert [(row["key"], fault(row)) for row in rows] == [("a", "too-many-members"), ("b", None)]
