@@ -56,15 +56,16 @@ def serve_bundles(bundles: list[str], asked: Asked) -> None:
             server = Server(asked.host, asked.port, client_connections=asked.client_connections)
             with server:
                 ending.listen()
-                for bundle, prefix in places.items():
-                    url = server.deploy(settings[bundle], name=prefix.strip("/") or "mmray", prefix=prefix)
-                    print_line(f"{bundle} is served at {url}")
                 if public and not guarded:
                     print_line(f"whoever reaches {asked.host} may ask: set MMRAY_TOKEN, or --token-file")
-                ending.code = 0
+                for bundle, prefix in places.items():
+                    url = server.deploy(settings[bundle], name=prefix.strip("/") or "mmray", prefix=prefix)
+                    ending.code = 0
+                    print_line(f"{bundle} is served at {url}")
                 _wait(server)
         except (KeyboardInterrupt, SystemExit):  # the latter from Ray's own handler, while it starts
-            raise Interrupted("interrupted before it served") from None
+            if ending.code:
+                raise Interrupted("interrupted before it served") from None
 
 
 def _wait(server: Server) -> None:
