@@ -122,7 +122,7 @@ class Runner(BatchRunner):
             if failure and (of_machine(failure) or _NO_MEMORY.search(str(failure))):
                 raise EngineError(
                     f"{self.golden.where}: cannot run even one record: {one_line(failure)}; "
-                    "free memory there, or take a larger device, and run the same command again"
+                    "free memory there, or take a larger device"
                 )
             yield Failed(int(batch.rows[0]), self._error(failure))
 
@@ -151,7 +151,7 @@ class Runner(BatchRunner):
             raise EngineError(
                 f"{self.golden.where}: its golden inputs fail, which were right when it was opened "
                 f"({one_line(e)}); before that, a batch gave {first}; so the device or its engine is at "
-                "fault, and no record: see to it, and run the same command again"
+                "fault, and no record"
             ) from e
 
     def _try(self, tensors: pa.Table, batch: Batch) -> _Tried:

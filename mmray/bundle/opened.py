@@ -114,7 +114,7 @@ class Bundle:
         """Refuse a variant that must not be used.
 
         Raises:
-            BundleError: no such variant, one that failed its gate, or one that nobody judged.
+            BundleError: no such variant, one that failed its gate, that nobody judged, or that was altered.
         """
         verdict = self._verdicts.get(name, {})
         if verdict.get("passed") is False:
@@ -122,7 +122,7 @@ class Bundle:
                 f"{self.path}: variant {name!r} failed its gate: {verdict.get('reason')}; "
                 f"choose from: {', '.join(self.passing())}"
             )
-        self.entry(name)
+        self.graph(name)
         if name not in self.passing():
             raise BundleError(f"{self.path}: variant {name!r} was never judged; make it by `mmray optimize`")
 

@@ -47,7 +47,7 @@ def shared_graph(files: Sequence[Path], cache: Path) -> Path:
                 made.mkdir()
                 _prepack(files[0], made / prepacked.name)
                 if sha256_of_all(files) != digest:
-                    raise EngineError(f"{files[0]}: changed while it was read; run the same command again")
+                    raise EngineError(f"{files[0]}: changed while it was read")
                 seal(made)
                 shutil.rmtree(place, ignore_errors=True)
                 made.rename(place)

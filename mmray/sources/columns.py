@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.types as pat
 
-from mmray.errors import RecordError, is_of_machine
+from mmray.errors import RecordError, of_machine
 from mmray.schema import MODALITIES, error
 from mmray.sources.options import EXTENSIONS, ReadOptions
 
@@ -120,7 +120,7 @@ def _plain(scalar: pa.Scalar) -> pa.Scalar:
     try:
         value = scalar.value
     except Exception as e:
-        if is_of_machine(e):
+        if of_machine(e):
             raise
         raise RecordError(f"{e} ({type(e).__name__})", "record-damaged") from e
     return _plain(value)

@@ -5,7 +5,7 @@ import errno
 import pyarrow as pa
 import pytest
 
-from mmray.errors import ShardError, is_of_machine
+from mmray.errors import ShardError, of_machine
 from mmray.remote import StoreError
 
 
@@ -24,7 +24,7 @@ from mmray.remote import StoreError
     ],
 )
 def test_faults_of_the_machine_are_told_from_those_of_bytes(failure, expected):
-    assert is_of_machine(failure) is expected
+    assert of_machine(failure) is expected
 
 
 def test_a_shard_fault_has_the_name_of_what_a_library_raised():
