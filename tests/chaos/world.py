@@ -100,7 +100,7 @@ def world(home: Path) -> Iterator[World]:
         [sys.executable, str(_SUPPORT / "three_nodes.py"), "2"],
         env={
             **os.environ,
-            "PYTHONPATH": f"{_SUPPORT / 'faulty'}:{inherited}",
+            "PYTHONPATH": f"{_SUPPORT / 'deadly'}:{inherited}",
             "MMRAY_FAULTS": str(home / "faults"),
         },
         stdin=subprocess.PIPE,

@@ -3,45 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import support
-from support.scripts import ROOT
+from support.command import run_deadly
 from support.tars import write_shard
 
 from mmray.pipeline.audit import audit
 from mmray.pipeline.rundir import RunDirectory
 
-DEADLY = Path(support.__file__).parent / "deadly"
 ROWS = 150
-
-
-@pytest.fixture(scope="module")
-def start_without_cluster():
-    """The command with a Ray of its own: workers inherit their environment from that."""
-
-    def start(shards, bundle, output, *settings):
-        arguments = ["run", "--input", str(shards), "--bundle", str(bundle.path), "--output", str(output)]
-        arguments += [argument for setting in settings for argument in ("--set", setting)]
-        environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-        path = f"{DEADLY}:{os.environ.get('PYTHONPATH', '')}"
-        return subprocess.run(
-            [str(Path(sys.executable).with_name("mmray")), *arguments],
-            env={**environment, "PYTHONPATH": path},
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            timeout=400,
-        )
-
-    return start
 
 
 def texts(folder, **special):
@@ -65,13 +38,11 @@ def texts(folder, **special):
         pytest.param("fused", "ENDLESS", "worker-hung", marks=pytest.mark.long),
     ],
 )
-def test_the_record_is_rejected_and_all_others_are_predicted(
-    start_without_cluster, bundle, tmp_path, topology, text, kind
-):
+def test_the_record_is_rejected_and_all_others_are_predicted(bundle, tmp_path, topology, text, kind):
     """Also where it is the last of its shard, which a total must still be known of."""
     special = {"r1_90": text, f"r2_{ROWS - 1}": text} if kind == "worker-died" else {"r1_90": text}
     shards, output = texts(tmp_path / "in", **special), tmp_path / "out"
-    done = start_without_cluster(shards, bundle, output, f"topology={topology}", "stall_s=6")
+    done = run_deadly(shards, bundle, output, f"topology={topology}", "stall_s=6")
     assert done.returncode == 0, done.stdout + done.stderr
     rejects = pa.concat_tables([pq.read_table(file) for file in (output / "rejects").iterdir()]).to_pylist()
     assert {(r["key"], r["stage"], r["type"]) for r in rejects} == {
@@ -85,11 +56,11 @@ def test_the_record_is_rejected_and_all_others_are_predicted(
 
 
 @pytest.mark.long
-def test_where_every_record_is_deadly_none_is_blamed(start_without_cluster, bundle, tmp_path):
+def test_where_every_record_is_deadly_none_is_blamed(bundle, tmp_path):
     """It is the machine's fault, or the program's: the run ends and names what workers were at."""
     special = {f"r{s}_{i}": "DEADLY" for s in range(3) for i in range(ROWS)}
     output = tmp_path / "out"
-    done = start_without_cluster(texts(tmp_path / "in", **special), bundle, output)
+    done = run_deadly(texts(tmp_path / "in", **special), bundle, output)
     said = " ".join(done.stderr.split())
     assert done.returncode == 3, done.stdout + done.stderr
     assert re.search(r"no progress: each worker died in \w+ of s\d.tar from row 0 on", said)

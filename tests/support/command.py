@@ -61,6 +61,24 @@ class Command:
         return rows.sort_by([("shard", "ascending"), ("row", "ascending")])
 
 
+def run_deadly(
+    shards: Path, bundle: Bundle, output: Path, *settings: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """`mmray run` with a Ray of its own, whose workers have the faults of tests/support/deadly."""
+    arguments = ["run", "--input", str(shards), "--bundle", str(bundle.path), "--output", str(output)]
+    arguments += [argument for setting in settings for argument in ("--set", setting)]
+    inherited = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    path = f"{Path(__file__).parent / 'deadly'}:{os.environ.get('PYTHONPATH', '')}"
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("mmray")), *arguments],
+        env={**inherited, **environment, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=400,
+    )
+
+
 def worker_pids(*names: str) -> list[int]:
     """Processes of Ray workers whose title names one of these."""
     found = []

@@ -1,8 +1,10 @@
-"""Loaded by each Python process that has this folder on its PYTHONPATH.
+"""Loaded by each Python process that has this folder on its PYTHONPATH: faults that a test asks for.
 
-A text that holds DEADLY ends the process that decodes it, as a fault of a C decoder would; one that holds
-ENDLESS never comes back, GREEDY wants more memory than there is; after one that holds LOST no model runs in
-that process any more, as on a device that has gone.
+By the text of a record: DEADLY ends the process that decodes it, as a fault of a C decoder would; ENDLESS never
+comes back; GREEDY wants more memory than there is; after LOST no model runs in that process any more.
+
+By the environment: after $MMRAY_TEST_RUNS inferences the device of a process is lost. While a file of that name
+lies in the folder $MMRAY_FAULTS, every device is "lost", or every graph gives "nan".
 """
 
 import importlib.abc
@@ -10,8 +12,13 @@ import importlib.util
 import os
 import sys
 import time
+from pathlib import Path
+
+LOST = "CUDA failure 700: an illegal memory access was encountered"
+FLAGS = Path(os.environ.get("MMRAY_FAULTS", "/nonexistent"))
 
 lost = []
+runs_left = [int(os.environ.get("MMRAY_TEST_RUNS", 1 << 60))]
 
 
 def wrap_decoder(module):
@@ -37,13 +44,41 @@ def wrap_predictor(module):
 
     def run_unless_lost(*arguments):
         if lost:
-            raise module.EngineError("CUDA failure 700: an illegal memory access was encountered")
+            raise module.EngineError(LOST)
         return run(*arguments)
 
     module.Predictor.__call__ = run_unless_lost
 
 
-WRAPPERS = {"mmray.preprocess.text": wrap_decoder, "mmray.predictor": wrap_predictor}
+def wrap_device(module):
+    work = module.Device.work
+
+    def work_unless_lost(self, infer, shape, *, changed):
+        runs_left[0] -= 1
+        if runs_left[0] < 0 or (FLAGS / "lost").exists():
+            raise RuntimeError(LOST)
+        work(self, infer, shape, changed=changed)
+
+    module.Device.work = work_unless_lost
+
+
+def wrap_engine(module):
+    call = module.Engine.__call__
+
+    def spoil(self, feeds):
+        outputs = call(self, feeds)
+        wrong = (FLAGS / "nan").exists()
+        return {name: values * float("nan") for name, values in outputs.items()} if wrong else outputs
+
+    module.Engine.__call__ = spoil
+
+
+WRAPPERS = {
+    "mmray.preprocess.text": wrap_decoder,
+    "mmray.predictor": wrap_predictor,
+    "mmray.engine.turns": wrap_device,
+    "mmray.engine": wrap_engine,
+}
 
 
 class Hook(importlib.abc.MetaPathFinder):
