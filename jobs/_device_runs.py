@@ -108,6 +108,7 @@ def execute(bundle: Bundle, case: Case, output: Path) -> Outcome:
             on_cpu = plan.survey.config.model_copy(update={"provider": "cpu"})
             job = StandInJob(
                 on_cpu,
+                plan.survey.bundle.digest,
                 plan.part_rows,
                 1,
                 plan.ladder,

@@ -282,6 +282,7 @@ def _job(plan: Plan) -> Job:
     config = plan.survey.config.model_copy(update={"provider": provider, "variant": plan.variant})
     return Job(
         config,
+        plan.survey.bundle.digest,
         plan.part_rows,
         threads=1,
         ladder=plan.ladder,

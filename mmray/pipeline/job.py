@@ -13,7 +13,7 @@ import ray
 from mmray.bundle import Bundle
 from mmray.config import RunConfig
 from mmray.engine.turns import Device
-from mmray.errors import InputError
+from mmray.errors import InputError, RunError
 from mmray.pipeline.plan import Unit
 from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.survey import output_columns
@@ -29,6 +29,7 @@ class Job:
     """What every worker needs to know."""
 
     config: RunConfig
+    bundle: str  # its digest
     part_rows: int
     threads: int  # of one inference: the CPUs that an actor owns
     ladder: Ladder | None = None  # sizes of batches on a device
@@ -39,8 +40,22 @@ class Job:
     def out(self) -> RunDirectory:
         return RunDirectory.at(self.config.output, self.claim)
 
-    def open_predictor(self) -> Predictor:
+    def open_bundle(self) -> Bundle:
+        """The bundle that the run was planned with.
+
+        Raises:
+            RunError: another one lies in its place now.
+        """
         bundle = Bundle.open(self.config.bundle)
+        if bundle.digest != self.bundle:
+            raise RunError(
+                f"{bundle.path}: is another bundle now than when the run was planned "
+                f"({bundle.digest[:12]}, was {self.bundle[:12]}); put that one back"
+            )
+        return bundle
+
+    def open_predictor(self) -> Predictor:
+        bundle = self.open_bundle()
         return Predictor(
             bundle,
             variant=self.config.variant,
@@ -60,11 +75,11 @@ class Job:
 
     def later(self) -> tuple[Modality, ...]:
         """Modalities whose bytes wait until a cascade asks for them."""
-        return () if self.config.verify_all else Bundle.open(self.config.bundle).later(self.config.variant)
+        return () if self.config.verify_all else self.open_bundle().later(self.config.variant)
 
     def takes(self, stage: int) -> tuple[Modality, ...]:
         """Modalities that a stage of the cascade looks at, counted from 1."""
-        cascade = Bundle.open(self.config.bundle).manifest.variants[self.config.variant].cascade
+        cascade = self.open_bundle().manifest.variants[self.config.variant].cascade
         return cascade.stages[stage - 1].modalities if cascade else ()
 
     def heed_shift(self, predict: Predictor, meter: Any) -> None:  # noqa: ANN401  (Ray gives a handle no type)
@@ -76,7 +91,7 @@ class Job:
 
     def open_preprocessor(self) -> Preprocessor:
         return open_preprocessor(
-            Bundle.open(self.config.bundle),
+            self.open_bundle(),
             limits=self.config.limits,
             modalities=self.config.modalities,
             on_damaged=self.config.on_damaged,

@@ -16,7 +16,6 @@ import pyarrow as pa
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import Datasink
 
-from mmray.bundle import Bundle
 from mmray.pipeline import memory
 from mmray.pipeline.job import Job, read_unit
 from mmray.pipeline.liveness import AHEAD, MeterHandle, Reporter, beginning, places_of
@@ -102,7 +101,7 @@ class PartSink(Datasink[str]):
         if not tables:
             return ""
         seconds, report = Counter[str](), Reporter(self._meter, self._job.config.stall_s)
-        bundle = Bundle.open(self._job.config.bundle)
+        bundle = self._job.open_bundle()
         with report.working("write"), measured(seconds, "write"):
             part = write_part(
                 self._job.out, pa.concat_tables(tables), output_columns(self._job.config, bundle)

@@ -1,10 +1,10 @@
 """Loaded by each Python process that has this folder on its PYTHONPATH: faults that a test asks for.
 
-By the text of a record: DEADLY ends the process that decodes it, as a fault of a C decoder would; ENDLESS never
-comes back; GREEDY wants more memory than there is; after LOST no model runs in that process any more.
+By the text of a record: DEADLY ends the process that decodes it, as a fault of a C decoder would; ENDLESS
+never comes back; GREEDY wants more memory than there is; after LOST no model runs in that process any more.
 
-By the environment: after $MMRAY_TEST_RUNS inferences the device of a process is lost. While a file of that name
-lies in the folder $MMRAY_FAULTS, every device is "lost", or every graph gives "nan".
+By the environment: after $MMRAY_TEST_RUNS inferences the device of a process is lost. While a file of that
+name lies in the folder $MMRAY_FAULTS, every device is "lost", or every graph gives "nan".
 """
 
 import importlib.abc

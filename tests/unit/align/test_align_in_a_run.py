@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support.bundles import records_table
+from support.bundles import records_table, small_bundle
 from support.media import clip, image_bytes
 from support.runs import make_config
 from support.tars import write_shard
@@ -34,7 +34,7 @@ def config(tmp_path):
 
 
 def outcomes(config):
-    job = Job(config, part_rows=10, threads=1)
+    job = Job(config, small_bundle().digest, part_rows=10, threads=1)
     row = {"image": RECORD["png"], "audio": RECORD["wav"], "text": RECORD["txt"], "meta": RECORD["json"]}
     records = records_table([row, {**row, "meta": b"{}"}])
     return job, job.open_predictor()(job.open_preprocessor()(records))
