@@ -109,7 +109,7 @@ class RunDisplay:
         summary, this_run = result.summary, result.summary["this_run"]
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
         table.add_column(style="bold")
-        table.add_column()
+        table.add_column(overflow="fold")
         verdict = result.audit
         balance = f"{verdict.predicted:,} predicted + {verdict.rejected:,} rejected"
         balance += f" + {_number(len(verdict.faults), 'shard fault')}" if verdict.faults else ""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from support.scripts import ROOT, SHARDS
+from support.tars import write_shard
 
 USAGE, FAILED = 2, 1
 
@@ -90,15 +91,24 @@ def test_run_plan_audit_from_a_config_file(shards, bundle, tmp_path, cluster_add
 
 
 def test_too_many_rejects_decide_the_exit_code_and_nothing_else(bundle, tmp_path):
-    from support.damaged import damaged_shard
-
-    (tmp_path / "in").mkdir()
-    damaged_shard(tmp_path / "in" / "damaged.tar")
+    texts = [b"a red cat", b"caf\xe9 au lait"]
+    write_shard(tmp_path / "in/a.tar", [(f"k{i}", {"txt": text}) for i, text in enumerate(texts)])
     arguments = ("--input", tmp_path / "in", "--bundle", bundle.path, "--output", tmp_path / "out")
     done = mmray("run", *arguments, "--set", "max_reject_rate=0")
     assert done.returncode == FAILED
     assert "max_reject_rate is 0" in done.stderr
     assert mmray("audit", tmp_path / "out").returncode == 0
+
+
+def test_a_shard_that_breaks_off_decides_the_exit_code_whatever_the_rate(bundle, tmp_path):
+    shard = write_shard(tmp_path / "in/a.tar", [(f"k{i}", {"txt": b"a red cat"}) for i in range(300)])
+    shard.write_bytes(shard.read_bytes()[: 3 * 1024 + 100])
+    arguments = ("--input", tmp_path / "in", "--bundle", bundle.path, "--output", tmp_path / "out")
+    done = mmray("run", *arguments, "--set", "max_reject_rate=1")
+    assert done.returncode == FAILED
+    assert "shard fault: a.tar: shard-truncated at row 2: " in " ".join(done.stdout.split())
+    assert f"bring these shards whole, then mmray retry {tmp_path / 'out'}" in " ".join(done.stderr.split())
+    assert mmray("audit", tmp_path / "out").returncode == FAILED
 
 
 def test_a_bundle_is_shown_and_verified(bundle):

@@ -133,8 +133,9 @@ def test_damaged_records_become_exactly_the_expected_rejects(bundle, tmp_path, t
     expected = damaged_shard(tmp_path / "in" / "damaged.tar")
     output = tmp_path / "out"
     result = execute(tmp_path / "in", bundle, output, topology=topology, limits=LIMITS)
-    assert result.audit.ok
-    rejects = read(output, "rejects")
+    assert result.audit.problems == []
+    assert {fault.split(" ")[1] for fault in result.audit.faults} == {"shard-damaged", "shard-truncated"}
+    rejects = pa.concat_tables([read(output, "rejects"), read(output, "faults")])
     assert rejects.schema.equals(REJECTS)
     found = {
         key: (stage, kind)
