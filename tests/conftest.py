@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,12 +61,28 @@ def ray_cluster() -> Iterator[None]:
     import mmray.pipeline  # noqa: F401  (settles how loud Ray is, before it is imported)
     from mmray.serve.ingress import private_haproxy
 
-    with private_haproxy():
+    with private_haproxy(), tempfile.TemporaryDirectory(prefix="mmray-faults-") as faults:
+        os.environ["MMRAY_FAULTS"] = faults
         os.environ["PYTHONPATH"] = f"{deadly}:{path}"
         ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
         os.environ["PYTHONPATH"] = path
         yield
         ray.shutdown()
+
+
+@pytest.fixture
+def break_devices(ray_cluster: None) -> Iterator[Callable[[str], Path]]:
+    """Makes all devices of workers "lost", or their graphs give "nan", until the flag that it gives goes."""
+    made: list[Path] = []
+
+    def act(how: str) -> Path:
+        made.append(Path(os.environ["MMRAY_FAULTS"]) / how)
+        made[-1].touch()
+        return made[-1]
+
+    yield act
+    for flag in made:
+        flag.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session")

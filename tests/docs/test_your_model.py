@@ -2,6 +2,7 @@
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 from support.directories import clip_and_clap
 from support.pages import blocks, run_blocks
 
@@ -34,6 +35,7 @@ def test_every_block_of_the_page_runs_as_it_stands(ray_cluster, tmp_path, monkey
     assert len(nearest) == sum("image" in modalities for modalities in rows["modalities"].to_pylist())
 
 
+@pytest.mark.long
 def test_the_section_of_directories_makes_a_bundle(tmp_path):
     """It is run where the tests share what it makes, for it takes longest."""
     _, _, bundle = clip_and_clap()

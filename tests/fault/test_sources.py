@@ -107,7 +107,7 @@ def killed_and_resumed(command: Command) -> pa.Table:
 @pytest.mark.parametrize(
     "make",
     [
-        pytest.param(to_lmdb("members"), id="lmdb-members"),
+        pytest.param(to_lmdb("members"), id="lmdb-members", marks=pytest.mark.long),
         pytest.param(to_lmdb("msgpack"), id="lmdb-msgpack", marks=pytest.mark.long),
         pytest.param(to_gzip, id="gzip", marks=pytest.mark.long),
         pytest.param(to_one_indexed_tar, id="indexed", marks=pytest.mark.long),

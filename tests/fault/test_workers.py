@@ -41,9 +41,10 @@ def test_a_killed_worker_is_survived_without_a_restart(
     ("topology", "names"),
     [
         ("fused", ["FusedWorker"]),
-        pytest.param("split", ["(InferWorker)", "MapBatches(prepare)"], marks=pytest.mark.long),
+        ("split", ["(InferWorker)", "MapBatches(prepare)"]),
     ],
 )
+@pytest.mark.long
 def test_a_run_that_stands_still_ends_with_exit_3_and_names_stage_and_shard(
     command, undisturbed, wait_for_worker, topology, names
 ):

@@ -90,7 +90,10 @@ def test_run_plan_audit_from_a_config_file(shards, bundle, tmp_path, cluster_add
     assert "are not done; run again to resume" in broken.stdout
 
 
-def test_too_many_rejects_decide_the_exit_code_and_nothing_else(bundle, tmp_path):
+def test_too_many_rejects_decide_the_exit_code_and_nothing_else(
+    bundle, tmp_path, cluster_address, monkeypatch
+):
+    monkeypatch.setenv("RAY_ADDRESS", cluster_address)
     texts = [b"a red cat", b"caf\xe9 au lait"]
     write_shard(tmp_path / "in/a.tar", [(f"k{i}", {"txt": text}) for i, text in enumerate(texts)])
     arguments = ("--input", tmp_path / "in", "--bundle", bundle.path, "--output", tmp_path / "out")
@@ -101,6 +104,7 @@ def test_too_many_rejects_decide_the_exit_code_and_nothing_else(bundle, tmp_path
 
 
 def test_a_shard_that_breaks_off_decides_the_exit_code_whatever_the_rate(bundle, tmp_path):
+    """Here with a Ray that it starts and ends itself."""
     shard = write_shard(tmp_path / "in/a.tar", [(f"k{i}", {"txt": b"a red cat"}) for i in range(300)])
     shard.write_bytes(shard.read_bytes()[: 3 * 1024 + 100])
     arguments = ("--input", tmp_path / "in", "--bundle", bundle.path, "--output", tmp_path / "out")

@@ -85,6 +85,7 @@ def test_a_node_without_a_gpu_feeds_that_of_another(bundle, shards, expected, tm
     assert found == {address: row["label"] for address, row in expected.items()}
 
 
+@pytest.mark.long
 def test_the_proof_for_a_gpu_takes_the_same_way_on_a_cpu(bundle, shards):
     command = [sys.executable, "jobs/prove_gpu.py", "--provider", "cpu", "--quick"]
     command += ["--bundle", str(bundle.path), "--input", str(shards)]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import yaml
 from support.bundles import SPEC, small_tokenizer
 from support.directories import clip_and_clap, siglip_and_ast
@@ -55,6 +56,7 @@ def test_clip_and_clap_label_records_by_prompts(shards, ray_cluster, tmp_path):
     assert len(set(rows["label"].to_pylist())) > 1
 
 
+@pytest.mark.long
 def test_clip_and_clap_go_to_int8_through_the_gate_and_into_a_job(shards, ray_cluster, tmp_path):
     """Prompts, export, quantization, the gate's verdict on held-out records, and a run with the variant."""
     parent = clip_and_clap()[2]

@@ -38,10 +38,9 @@ def test_retry_with_a_mended_config_brings_the_rejects_to_zero(shards, bundle, t
     assert first.audit.ok
     assert first.summary["rejected"] > 10
     assert first.summary["predicted"] > 10
-    for pixels in (20_000, 1_000_000):  # some of them, then all
-        assignments = [f"limits.image_pixels={pixels}"]
-        again = retry(str(output), partial(load_config, None, assignments=assignments), SILENT)
-        assert again.audit.ok
+    assignments = ["limits.image_pixels=1000000"]
+    again = retry(str(output), partial(load_config, None, assignments=assignments), SILENT)
+    assert again.audit.ok
     assert again.summary["rejected"] == 0
     assert again.audit.predicted == first.audit.total == 240
     assert not list((output / "rejects").iterdir())

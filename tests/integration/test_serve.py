@@ -242,7 +242,7 @@ def test_a_replica_killed_under_load_costs_no_wrong_answer_and_comes_back(server
 def test_a_model_that_died_or_hangs_is_the_servers_fault_and_is_replaced(server, topology, text):
     """The device goes for good, or a decoder never comes back: 503 and not ready until another replica is."""
     bundle = str(small_bundle().path)
-    ill = {"topology": topology, "compute_timeout_s": 1.0, "health_check_period_s": 0.3}
+    ill = {"topology": topology, "compute_timeout_s": 1.0, "health_check_period_s": 1.0}
     with server.also("ill", bundle=bundle, **ill) as url:
         before = set(worker_pids("ServeReplica:ill"))
         said = [httpx.post(f"{url}/v1/predict", json={"text": text}, timeout=30)]

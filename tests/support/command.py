@@ -62,7 +62,7 @@ class Command:
 
 
 def run_deadly(
-    shards: Path, bundle: Bundle, output: Path, *settings: str, **environment: str
+    shards: Path, bundle: Bundle, output: Path, *settings: str
 ) -> subprocess.CompletedProcess[str]:
     """`mmray run` with a Ray of its own, whose workers have the faults of tests/support/deadly."""
     arguments = ["run", "--input", str(shards), "--bundle", str(bundle.path), "--output", str(output)]
@@ -71,7 +71,7 @@ def run_deadly(
     path = f"{Path(__file__).parent / 'deadly'}:{os.environ.get('PYTHONPATH', '')}"
     return subprocess.run(
         [str(Path(sys.executable).with_name("mmray")), *arguments],
-        env={**inherited, **environment, "PYTHONPATH": path},
+        env={**inherited, "PYTHONPATH": path},
         capture_output=True,
         text=True,
         cwd=ROOT,

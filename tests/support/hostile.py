@@ -73,13 +73,23 @@ def send_raw(url, *pieces, pause_s=0.0):
     with socket.create_connection((parts.hostname, parts.port), timeout=60) as connection:
         with suppress(BrokenPipeError, ConnectionResetError):  # it may close before it heard all
             for piece in pieces:
-                if select.select([connection], [], [], pause_s)[0]:
+                if select.select([connection], [], [], pause_s)[0] or not _sent(connection, piece):
                     break
-                connection.sendall(piece)
         with suppress(ConnectionResetError):
             while b"\r\n\r\n" not in said and (heard := connection.recv(65_536)):
                 said += heard
     return said
+
+
+def _sent(connection, piece):
+    """Send all of a piece, unless an answer comes first: whoever has answered may read no more."""
+    rest = memoryview(piece)
+    while rest:
+        answered, free, _ = select.select([connection], [connection], [], 60)
+        if answered or not free:
+            return False
+        rest = rest[connection.send(rest[: 1 << 16], socket.MSG_DONTWAIT) :]
+    return True
 
 
 def b64(data):

@@ -263,6 +263,7 @@ def test_an_ogg_stream_takes_a_serial_and_keeps_valid_checksums():
         _scenes.with_ogg_serial(b"RIFF", 1)
 
 
+@pytest.mark.long
 def test_three_modalities_together_beat_any_two_and_those_any_one(tmp_path):
     """With plain hand-made features, so that it is the data that makes the difference."""
     synthetic.build(tmp_path / "s", rows=700)

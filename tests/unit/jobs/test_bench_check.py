@@ -22,6 +22,7 @@ def test_each_stage_is_as_fast_as_it_was_beside_the_bare_library(measure):
     assert [stage for stage in found if found[stage] < least[stage]] == []
 
 
+@pytest.mark.long
 def test_a_decoder_that_dawdles_is_found(measure, monkeypatch):
     import mmray.preprocess as preprocess
 
