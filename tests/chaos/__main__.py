@@ -45,10 +45,8 @@ _AFTER_S = 5.0  # of the first part, within which an event comes
 class Round:
     """One job, from its first start until it is done."""
 
-    def __init__(
-        self, world: World, source: Input, output: str, topology: str, chance: random.Random
-    ) -> None:
-        self.world, self.source, self.chance = world, source, chance
+    def __init__(self, world: World, source: Input, output: str, topology: str) -> None:
+        self.world, self.source, self.chance = world, source, source.chance
         self.output = Location.parse(output)
         self.events: Counter[str] = Counter()
         self.faults: list[str] = []
