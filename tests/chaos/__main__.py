@@ -35,11 +35,11 @@ EVENTS = (
     *("kill driver", "terminate driver", "interrupt driver", "kill worker", "stop worker", "kill node"),
     *("lose device", "device gives nan", "fill disk", "change shard", "second run", "store fails"),
 )
-SHARDS, ROWS = 8, 60
+SHARDS, ROWS = 8, 300
 _TRIES = 12  # of one command until it ends well
 _CODES = (0, 1, 2, 3, 130, -signal.SIGKILL)
-_LAST_EVENT = 4  # of a round's tries; later ones are left in peace
-_AFTER_S = 5.0  # of the first part, within which an event comes
+_LAST_EVENT = 5  # of a round's tries; later ones are left in peace
+_AFTER_S = 3.0  # of a new part, within which an event comes
 
 
 class Round:
