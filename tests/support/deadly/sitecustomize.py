@@ -37,22 +37,11 @@ def wrap_decoder(module):
     module.decode_text = deadly
 
 
-def wrap_predictor(module):
-    run = module.Predictor.__call__
-
-    def run_unless_lost(*arguments):
-        if lost:
-            raise module.EngineError(LOST)
-        return run(*arguments)
-
-    module.Predictor.__call__ = run_unless_lost
-
-
 def wrap_device(module):
     work = module.Device.work
 
     def work_unless_lost(self, infer, shape, *, changed):
-        if (FLAGS / "lost").exists():
+        if lost or (FLAGS / "lost").exists():
             raise RuntimeError(LOST)
         work(self, infer, shape, changed=changed)
 
@@ -72,7 +61,6 @@ def wrap_engine(module):
 
 WRAPPERS = {
     "mmray.preprocess.text": wrap_decoder,
-    "mmray.predictor": wrap_predictor,
     "mmray.engine.turns": wrap_device,
     "mmray.engine": wrap_engine,
 }
