@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from filelock import FileLock
 
+from mmray.errors import InputError
 from mmray.remote import READ_AHEAD_BYTES, RemoteFile, StoreError, retrying, version_in
 from mmray.urls import Driver, open_url
 
@@ -113,9 +114,7 @@ class Location:
 
     def entries(self) -> list[pafs.FileInfo]:
         """Files and directories in a directory."""
-        selector = pafs.FileSelector(self.path, allow_not_found=True)
-        found: list[pafs.FileInfo] = self._try(lambda: self.filesystem.get_file_info(selector))
-        return found
+        return self._below(recursive=False)
 
     def exists(self) -> bool:
         return bool(self.info().type != pafs.FileType.NotFound)
@@ -129,13 +128,29 @@ class Location:
         return [self / f.base_name for f in self._list(False) if f.base_name.startswith(TEMPORARY)]
 
     def _list(self, recursive: bool) -> list[pafs.FileInfo]:
-        selector = pafs.FileSelector(self.path, recursive=recursive, allow_not_found=True)
-        found = self._try(lambda: self.filesystem.get_file_info(selector))
+        found = self._below(recursive=recursive)
         files = [f for f in found if f.type == pafs.FileType.File]
         if unsized := [f.path for f in files if f.size is None]:  # a web server lists names alone
             sized = {f.path: f for f in self._try(lambda: self.filesystem.get_file_info(unsized))}
             files = [sized.get(f.path, f) for f in files]
         return sorted(files, key=lambda f: f.path)
+
+    def _below(self, *, recursive: bool) -> list[pafs.FileInfo]:
+        """All that is below a directory.
+
+        Raises:
+            InputError: a name there is not UTF-8, which Arrow cannot tell.
+        """
+        selector = pafs.FileSelector(self.path, recursive=recursive, allow_not_found=True)
+        try:
+            found: list[pafs.FileInfo] = self._try(lambda: self.filesystem.get_file_info(selector))
+            for info in found:
+                _ = info.path  # decoded when it is asked for
+        except UnicodeDecodeError as e:
+            raise InputError(
+                f"{self}: below it lies a file whose name is not UTF-8: {bytes(e.object)!r}; rename it"
+            ) from e
+        return found
 
     def make_directory(self) -> None:
         self._try(lambda: self.filesystem.create_dir(self.path, recursive=True))

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from mmray import remote
+from mmray.errors import InputError
 from mmray.remote import StoreError
 from mmray.storage import TEMPORARY, Location, mirror
 
@@ -335,3 +336,11 @@ def test_a_copy_that_was_damaged_since_is_made_anew(tmp_path):
         damage(copy / "deep/file")
         mirror(source, files, copy)
         assert (copy / "deep/file").read_bytes() == b"whole"
+
+
+@pytest.mark.parametrize("recursive", [False, True])
+def test_a_name_that_is_not_utf_8_is_refused_by_name(tmp_path, recursive):
+    """Arrow cannot tell it, and its UnicodeDecodeError names nothing."""
+    (tmp_path / os.fsdecode(b"\xff.txt")).write_text("mine")
+    with pytest.raises(InputError, match=r"not UTF-8: .*xff.txt.*; rename it"):
+        Location.parse(tmp_path).files(recursive=recursive)
