@@ -27,13 +27,13 @@ from mmray.config import RunConfig
 from mmray.pipeline.advice import Advice, advise
 from mmray.pipeline.audit import audit
 from mmray.pipeline.cluster import connected
-from mmray.pipeline.execute import metered
 from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.meter import Snapshot
 from mmray.pipeline.operators import run_units
 from mmray.pipeline.plan import make_plan
 from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.survey import survey
+from mmray.pipeline.watchdog import metered
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.sources import ReadOptions, list_shards, read
 

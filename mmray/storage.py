@@ -6,11 +6,8 @@ opened, read and written directly.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -21,10 +18,9 @@ from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-from filelock import FileLock
 
 from mmray.errors import InputError
-from mmray.remote import READ_AHEAD_BYTES, RemoteFile, StoreError, retrying, version_in
+from mmray.remote import RemoteFile, retrying, version_in
 from mmray.urls import Driver, open_url
 
 TEMPORARY = ".tmp-"  # prefix of files that are not yet in place; readers of a directory skip them
@@ -279,57 +275,6 @@ class Location:
 
     def _try(self, act: Callable[[], T]) -> T:
         return act() if self.is_local else retrying(act, self.url)
-
-
-def mirror(
-    source: Location, files: Mapping[str, str], target: Path, sha256_of: Callable[[Path], str] | None = None
-) -> None:
-    """Copy files of a directory to the local disk, all or none; only the first of many processes does it.
-
-    A copy that is there and was damaged since is made anew.
-
-    Args:
-        source: the directory.
-        files: paths below it, and the sha256 that each must have.
-        target: directory that appears, whole, where there is none yet.
-        sha256_of: tells the sha256 of a file that is there; None: reads it.
-
-    Raises:
-        StoreError: a file has another sha256.
-        OSError: a file is missing or cannot be read.
-    """
-
-    def is_whole() -> bool:
-        tell = sha256_of or _read_sha256
-        return all((target / name).is_file() and tell(target / name) == files[name] for name in files)
-
-    if target.exists() and is_whole():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        FileLock(target.with_suffix(".lock")),
-        tempfile.TemporaryDirectory(prefix=f"{TEMPORARY}{target.name[:12]}-", dir=target.parent) as temporary,
-    ):
-        if target.exists():
-            if is_whole():  # another process has made it meanwhile
-                return
-            shutil.rmtree(target)
-        copy = Path(temporary) / "copy"
-        for name, expected in files.items():
-            place, path = source / name, copy / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with place.open_input() as file, path.open("wb") as local:
-                shutil.copyfileobj(file, local, READ_AHEAD_BYTES)
-                local.flush()
-                os.fsync(local.fileno())
-            if _read_sha256(path) != expected:
-                raise StoreError(f"{place}: has another sha256 than {expected}")
-        copy.rename(target)
-
-
-def _read_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush_directory(path: Path) -> None:

@@ -31,9 +31,10 @@ from mmray.bundle.manifest import (
 from mmray.bundle.weights import Malformed, external_files
 from mmray.digests import computed_sha256, sha256_of
 from mmray.errors import BundleError, EngineError, of_machine
+from mmray.mirror import mirror
 from mmray.preprocess.spec import PreprocessSpec
 from mmray.schema import Modality
-from mmray.storage import Location, cache_directory, mirror
+from mmray.storage import Location, cache_directory
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from traceback import format_exc
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -20,7 +19,6 @@ from mmray.errors import MmrayError, one_line
 
 if TYPE_CHECKING:
     from mmray.cli.display import RunDisplay
-    from mmray.config import RunConfig
     from mmray.pipeline.summary import Result
 
 # Heavy imports (ray, onnxruntime) happen inside the commands: --help and a wrong option answer at once.
@@ -123,7 +121,7 @@ def run(
     settings = load_config(config, given, set or ())
     with RunDisplay(settings.output) as display:
         result = run_pipeline(settings, display.watcher, accept_changes=accept_changes, moved=moved)
-    _conclude(display, result, settings.max_reject_rate)
+    _conclude(display, result)
 
 
 @app.command()
@@ -133,15 +131,9 @@ def retry(out: RunArgument, set: Set = None) -> None:
     from mmray.config import load_config
     from mmray.pipeline.retry import retry as retry_rejects
 
-    settings: list[RunConfig] = []
-
-    def changed(earlier: Mapping[str, Any]) -> RunConfig:
-        settings.append(load_config(None, earlier, set or ()))
-        return settings[-1]
-
     with RunDisplay(out, retry=True) as display:
-        result = retry_rejects(out, changed, display.watcher)
-    _conclude(display, result, settings[-1].max_reject_rate)
+        result = retry_rejects(out, lambda earlier: load_config(None, earlier, set or ()), display.watcher)
+    _conclude(display, result)
 
 
 @app.command()
@@ -170,7 +162,7 @@ def audit(
     ] = False,
 ) -> None:
     """Check that input = predicted + rejected, shard by shard, each row once."""
-    from mmray.cli.display import print_audit
+    from mmray.cli.display import number, print_audit
     from mmray.errors import AuditError
     from mmray.pipeline.audit import audit as audit_run
     from mmray.pipeline.rundir import RunDirectory
@@ -178,7 +170,8 @@ def audit(
     verdict = audit_run(RunDirectory.at(out), recount=recount)
     print_audit(verdict, as_json=json)
     if not verdict.ok:
-        raise AuditError(f"{out}: {len(verdict.problems)} problems, {len(verdict.faults)} shard faults")
+        counts = number(len(verdict.problems), "problem"), number(len(verdict.faults), "shard fault")
+        raise AuditError(f"{out}: {', '.join(counts)}")
 
 
 @app.command()
@@ -283,24 +276,24 @@ def doctor(
         raise AuditError("this machine is not fit to run (above)")
 
 
-def _conclude(display: RunDisplay, result: Result, max_reject_rate: float) -> None:
+def _conclude(display: RunDisplay, result: Result) -> None:
     """Print the closing table; exit code 1 where the run is not good enough."""
+    from mmray.cli.display import number
     from mmray.errors import AuditError
 
     display.conclude(result)
     if problems := result.audit.problems:
-        raise AuditError(
-            f"{display.output}: the audit found {len(problems)} problems; mmray run does again what is broken"
-        )
+        found = number(len(problems), "problem")
+        raise AuditError(f"{display.output}: the audit found {found}; mmray run does again what is broken")
     if faults := result.audit.faults:
         raise AuditError(
-            f"{len(faults)} shard faults hide records, nobody knows how many: bring these shards whole, then "
-            f"mmray retry {display.output}; everything else is done"
+            f"{number(len(faults), 'shard fault')}: records are lost there, nobody knows how many; bring "
+            f"these shards whole, then mmray retry {display.output}; everything else is done"
         )
     rate = result.summary["reject_rate"]
-    if rate > max_reject_rate:
+    if rate > result.max_reject_rate:
         raise AuditError(
-            f"{rate:.1%} of the records were rejected; max_reject_rate is {max_reject_rate:g}: "
+            f"{rate:.1%} of the records were rejected; max_reject_rate is {result.max_reject_rate:g}: "
             f"see {display.output}/rejects/; everything else is predicted"
         )
 

@@ -112,10 +112,10 @@ class RunDisplay:
         table.add_column(overflow="fold")
         verdict = result.audit
         balance = f"{verdict.predicted:,} predicted + {verdict.rejected:,} rejected"
-        balance += f" + {_number(len(verdict.faults), 'shard fault')}" if verdict.faults else ""
+        balance += f" + {number(len(verdict.faults), 'shard fault')}" if verdict.faults else ""
         mark = "[bold red]audit failed[/]" if verdict.problems else "[green]audit clean[/]"
         table.add_row(
-            "rows", f"{verdict.total:,} = {balance} in {_number(summary['shards'], 'shard')}, {mark}"
+            "rows", f"{verdict.total:,} = {balance} in {number(summary['shards'], 'shard')}, {mark}"
         )
         for kind, rows in summary["rejects"].items():
             table.add_row("", f"{rows:,} rejected: {escape(kind)}")
@@ -133,7 +133,7 @@ class RunDisplay:
                 table.add_row("cascade", _describe_cascade(cascade))
         else:
             table.add_row("speed", "nothing was left to do")
-        table.add_row("output", f"{escape(self.output)}/parts ({_number(summary['parts'], 'file')})")
+        table.add_row("output", f"{escape(self.output)}/parts ({number(summary['parts'], 'file')})")
         console.print(table)
         for problem in verdict.problems:
             print_line(f"  {problem}")
@@ -270,7 +270,7 @@ def scorecard_table(scorecard: Mapping[str, Any]) -> Table:
 def _print_survey(found: Survey, done: int) -> None:
     shares = ", ".join(f"{m} {share:.0%}" for m, share in found.census.modalities.items())
     kinds = " and ".join(found.census.kinds)
-    size = f"{_number(len(found.shards), 'shard')} of {kinds}, {found.input_bytes / 1e6:,.1f} MB"
+    size = f"{number(len(found.shards), 'shard')} of {kinds}, {found.input_bytes / 1e6:,.1f} MB"
     inputs = " ".join(found.config.input)
     _print_field("input", f"{inputs}: {size}, about {found.expected_rows:,} records ({shares})")
     for note in found.notes:
@@ -280,12 +280,12 @@ def _print_survey(found: Survey, done: int) -> None:
 
 
 def _describe_devices(devices: Mapping[str, Any], busy: float) -> str:
-    parts = [f"{_number(len(devices), 'device')} busy {busy:.0%}"]
+    parts = [f"{number(len(devices), 'device')} busy {busy:.0%}"]
     if any(device["shapes"] for device in devices.values()):
         shapes = {shape for device in devices.values() for shape in device["shapes"]}
         changes = sum(device["changes"] for device in devices.values())
         planned_s = sum(device["planned_s"] for device in devices.values())
-        parts.append(f"{_number(len(shapes), 'shape')}, {_number(changes, 'change')}")
+        parts.append(f"{number(len(shapes), 'shape')}, {number(changes, 'change')}")
         parts.append(f"{planned_s:.1f} s of planning")
     return ", ".join(parts)
 
@@ -308,12 +308,13 @@ def _describe_bundle(bundle: Bundle) -> str:
 def _describe_machines(plan: Plan) -> str:
     machines = plan.machines
     where = (
-        f"{_number(machines.nodes, 'node')}, {_number(machines.cpus, 'CPU')}, {_number(machines.gpus, 'GPU')}"
+        f"{number(machines.nodes, 'node')}, {number(machines.cpus, 'CPU')}, {number(machines.gpus, 'GPU')}"
     )
-    return f"{where}: {plan.topology} topology, {_number(plan.actors, 'actor')} of {plan.variant}"
+    return f"{where}: {plan.topology} topology, {number(plan.actors, 'actor')} of {plan.variant}"
 
 
-def _number(count: int, noun: str) -> str:
+def number(count: int, noun: str) -> str:
+    """As in "1 shard", "2 shards"."""
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 

@@ -37,9 +37,7 @@ def connected() -> Iterator[Machines]:
             raise
         except Exception as e:  # whatever keeps Ray from starting: ports, memory, disk
             reason = f"Ray could not be started: {one_line(e)}"
-            raise RunError(
-                f"{reason}; its logs under /tmp/ray say more; then run the same command again"
-            ) from e
+            raise RunError(f"{reason}; Ray's logs say more; mend that, and run the same command again") from e
     logging.getLogger("ray").setLevel(logging.ERROR)  # its lines would fight our display; its files stay
     try:
         with signals.raised():  # after ray.init, whose own handler would end the process without a word

@@ -11,7 +11,7 @@ from mmray.config import RunConfig
 from mmray.errors import OutputError
 from mmray.pipeline.audit import audit
 from mmray.pipeline.cluster import connected
-from mmray.pipeline.execute import execute_retry, metered, settled
+from mmray.pipeline.execute import execute_retry, settled
 from mmray.pipeline.lease import held
 from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.plan import make_plan
@@ -20,6 +20,7 @@ from mmray.pipeline.run import Watcher, process
 from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.summary import Result, conclude, describe
 from mmray.pipeline.survey import survey
+from mmray.pipeline.watchdog import metered
 
 #: Settings that may cure a reject: they change neither which rows there are nor what a prediction is.
 _CURES = ("limits", "on_damaged", "extensions", "verify_all", "on_shift")
@@ -28,7 +29,8 @@ _CURES = ("limits", "on_damaged", "extensions", "verify_all", "on_shift")
 def retry(output: str, overrides: Callable[[Mapping[str, Any]], RunConfig], watcher: Watcher) -> Result:
     """Process the rejects of a run anew; those that succeed now become predictions.
 
-    A shard in which there was damage that hides records is run as a whole, if it has changed since.
+    A shard in which there was damage that hides records is run as a whole, if it has changed since. What is
+    missing of the run is done, too, as after a retry that broke off.
 
     Args:
         output: the run directory.
@@ -55,16 +57,16 @@ def retry(output: str, overrides: Callable[[Mapping[str, Any]], RunConfig], watc
         ledger.settle(out)
         watcher.surveyed(found, ledger)
         parts = [part.name for part in ledger.parts if part.rejected]
-        if not parts and not whole:
+        missing = ledger.missing(found.shards)
+        if not parts and not missing:
             return conclude(out, found, ledger, audit(out), {})
         with connected() as machines:
             plan = settled(replace(make_plan(found, machines), claim=str(out.claim)), earlier)
             watcher.planned(plan)
-            names = [shard.name for shard in whole]
+            names = [shard.name for shard, _ in missing]
             out.log("retry", rejects=ledger.rejects.total(), parts=len(parts), shards=names)
             with metered(watcher.progress, plan) as meter:
-                if whole:
-                    process(replace(plan, survey=replace(found, shards=tuple(whole))), out, ledger, meter)
+                process(plan, out, ledger, meter)
                 if parts:
                     execute_retry(plan, parts, found.shards, meter)
                 counted = meter.read()

@@ -12,7 +12,7 @@ from mmray.config import RunConfig
 from mmray.errors import RunError
 from mmray.pipeline.audit import Audit, audit
 from mmray.pipeline.cluster import connected
-from mmray.pipeline.execute import RunningMeter, balanced, execute, locate, metered, settled
+from mmray.pipeline.execute import balanced, execute, locate, settled
 from mmray.pipeline.isolate import Gaps, Suspects, names, reject
 from mmray.pipeline.lease import held
 from mmray.pipeline.ledger import Ledger
@@ -22,6 +22,7 @@ from mmray.pipeline.prune import prune
 from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.summary import Result, conclude, describe
 from mmray.pipeline.survey import Survey, output_columns, survey
+from mmray.pipeline.watchdog import RunningMeter, metered
 
 # Passes in a row in which workers died and nothing was done. Where several died it is no record's fault;
 # where one did, the third pass has its rows in pieces.

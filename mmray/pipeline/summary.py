@@ -21,6 +21,7 @@ class Result:
 
     summary: dict[str, Any]  # what summary.json holds
     audit: Audit
+    max_reject_rate: float  # that the config allows
 
 
 def describe(plan: Plan, counted: Snapshot, started: float) -> dict[str, Any]:
@@ -114,4 +115,4 @@ def conclude(
     if this_run or not out.summary.exists():
         out.write_summary(summary)
         out.log("finished", ok=verdict.ok, rows=ledger.rows)
-    return Result(summary, verdict)
+    return Result(summary, verdict, found.config.max_reject_rate)

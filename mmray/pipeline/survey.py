@@ -107,12 +107,11 @@ class Survey:
         for key, value in self.identity().items():
             before = identity.get(key)
             if before != value and key not in cures:
-                remedy = (
-                    f"a retry may change only {', '.join(cures)}" if cures else "the same settings to resume"
-                )
+                remedy = "choose another --output, or the same settings to resume"
+                if cures:
+                    remedy = f"a retry may change only {', '.join(cures)}"
                 raise OutputError(
-                    f"{place}: was made with {key}={_short(before)}, now it is {_short(value)}; "
-                    f"choose another --output, or {remedy}"
+                    f"{place}: was made with {key}={_short(before)}, now it is {_short(value)}; {remedy}"
                 )
         then = _planned(earlier)
         now = {shard.id: shard for shard in self.shards}

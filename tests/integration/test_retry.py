@@ -143,6 +143,10 @@ def test_a_shard_that_broke_off_is_a_fault_until_it_is_whole(shards, bundle, tmp
     assert rows(output)["label"].equals(rows(straight)["label"])
     assert execute(source, bundle, output).audit.ok
 
+    next((output / "parts").iterdir()).unlink()  # as if the retry had broken off before it wrote that
+    assert retry(str(output), lambda earlier: load_config(None, earlier), SILENT).audit.ok
+    assert rows(output)["key"].equals(rows(straight)["key"])
+
 
 def test_what_the_audit_finds_broken_the_next_run_does_again(shards, bundle, tmp_path):
     output = tmp_path / "out"

@@ -19,6 +19,7 @@ FLOORS = [
     {
         "client",
         "digests",
+        "mirror",
         "storage",
         "remote",
         "urls",

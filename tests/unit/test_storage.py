@@ -15,8 +15,9 @@ import pytest
 
 from mmray import remote
 from mmray.errors import InputError
+from mmray.mirror import mirror
 from mmray.remote import StoreError
-from mmray.storage import TEMPORARY, Location, mirror
+from mmray.storage import TEMPORARY, Location
 
 
 def names(place, **options):
