@@ -111,14 +111,14 @@ def kinds_of(shard, options):
 
 
 def main(seed, rounds):
-    """Read that many mutants of each seed. What breaks the promise ends the process, and names the case."""
+    """Read each seed as it is, then that many mutants. What breaks the promise ends the process, by name."""
     chance, kinds = random.Random(seed), Counter()
     limit = int(memory_mb("VmData") * 1e6) + DATA_BYTES
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(rounds):
+        for number in range(rounds + 1):
             for name, data in seeds().items():
-                (Path(folder) / name).write_bytes(mutated(chance, data))
+                (Path(folder) / name).write_bytes(mutated(chance, data) if number else data)
             for shard in list_shards([str(Path(folder) / name) for name in seeds()]):
                 case = Path(shard.url)
                 Path("/proc/self/clear_refs").write_text("5")  # resets the peak
