@@ -15,7 +15,8 @@ from mmray.align import AlignSpec
 from mmray.errors import ConfigError
 from mmray.preprocess.spec import Limits
 from mmray.schema import MODALITIES, Modality
-from mmray.sources.options import EXTENSIONS, Interleaved
+from mmray.sources.options import EXTENSIONS, Interleaved, KeySplit
+from mmray.unread import OnUnread
 
 
 class Extensions(BaseModel):
@@ -54,7 +55,8 @@ class RunConfig(BaseModel):
     # What comes out
     scores: bool = True  # the score of every class, not only the best
     features: bool = False  # the fused features, float16
-    carry: tuple[str, ...] = ()  # fields of the JSON member that are copied to columns meta_<field>
+    #: Copied to columns meta_<name>: fields of the JSON member, small members as "cls", columns, features.
+    carry: tuple[str, ...] = ()
 
     # Of a cascade
     shadow: float = Field(0.05, ge=0, le=1)  # share of the early answers that are compared with full ones
@@ -63,9 +65,13 @@ class RunConfig(BaseModel):
 
     # Bad records
     on_damaged: Literal["reject", "mask"] = "reject"
+    #: What is there and used for nothing is counted. Where a record would lose a modality by it, that one is
+    #: damaged. reject: the record is rejected in any case; fail: the run ends.
+    on_unread: OnUnread = "warn"
     max_reject_rate: float = Field(0.05, ge=0, le=1)  # beyond it the run ends with exit 1; nothing is lost
     limits: Limits = Limits()
     extensions: Extensions = Extensions()
+    key_split: KeySplit = "first"  # dot of a file name that ends the key
     lmdb: LmdbOptions = LmdbOptions()
     interleaved: Interleaved = "strict"  # members of a tar's record that lie apart: reject, or bring together
     regroup_rows: int = Field(256, ge=2, le=100_000)  # records that are open at once meanwhile

@@ -15,7 +15,7 @@ from mmray.batching import Feeds
 from mmray.cascade import carried
 from mmray.schema import MODALITIES, TENSOR_OF, Modality, OutputColumns, meta_fields, outcomes, table
 
-_PASSED = ("shard", "row", "key", "end", "offset", "length", "damaged", "alignment_error_ms")
+_PASSED = ("shard", "row", "key", "end", "offset", "length", "unread", "damaged", "alignment_error_ms")
 
 #: Column of what a stage leaves open: int32, the class that was answered already to a row which only goes on
 #: to be compared; null for the others.
@@ -95,7 +95,7 @@ class Answers:
             "bundle": [bundle] * len(rows),
             "error": errors,
         }
-        columns |= _carried_fields(tensors["meta"], self._columns.carry)
+        columns |= _carried_fields(tensors, self._columns.carry)
         failed = np.array([e is not None for e in errors], np.bool_)
         if self._columns.labelled:
             scores = self._scores[rows]
@@ -117,11 +117,12 @@ def lists(values: npt.NDArray[np.generic]) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(values.reshape(-1), values.shape[1])
 
 
-def _carried_fields(meta: pa.ChunkedArray, names: tuple[str, ...]) -> dict[str, list[str | None]]:
-    """The named fields of each record's JSON member as text; null where it has none."""
+def _carried_fields(tensors: pa.Table, names: tuple[str, ...]) -> dict[str, list[str | None]]:
+    """The named fields of each record as text, those of its JSON member first; null where it has none."""
     if not names:
         return {}
-    fields = [meta_fields(value) for value in meta.to_pylist()]
+    columns = (tensors[name].to_pylist() for name in ("meta", "fields"))
+    fields = [dict(small or ()) | meta_fields(meta) for meta, small in zip(*columns, strict=True)]
     return {f"meta_{name}": [_as_text(row.get(name)) for row in fields] for name in names}
 
 

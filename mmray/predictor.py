@@ -26,6 +26,7 @@ from mmray.race import choose
 from mmray.runner import Answered, Failed, Runner
 from mmray.schema import Modality, OutputColumns, outcomes
 from mmray.shapes import Ladder, job_ladder
+from mmray.unread import OnUnread
 
 #: Records of one inference on a CPU where nobody says how many. It matters little once texts of a batch are
 #: of one length: 32 stamps took 1.03 times as long each as 8.
@@ -41,6 +42,7 @@ def open_preprocessor(
     limits: Limits | None = None,
     modalities: Collection[Modality] | None = None,
     on_damaged: OnDamaged = "reject",
+    on_unread: OnUnread = "warn",
     align: AlignSpec | None = None,
 ) -> Preprocessor:
     """The preprocessing that a bundle's model was trained with, once it is proved on its golden records.
@@ -56,6 +58,7 @@ def open_preprocessor(
         limits=limits,
         modalities=modalities,
         on_damaged=on_damaged,
+        on_unread=on_unread,
         align=align,
     )
 

@@ -22,10 +22,21 @@ MODALITIES: tuple[Modality, ...] = ("image", "text", "audio")
 #: Where a record failed. "shard" is of no one record: damage hides an unknown number of them.
 Stage = Literal["shard", "read", "align", "preprocess", "infer"]
 
+#: Type of the error of the one row that tells of a shard without records; it is none of them.
+EMPTY = "shard-empty"
+
 META_BYTES = 1 << 20  # of a JSON member that is parsed: a byte of JSON may become thirty of objects
 
 #: Why a record was rejected. `type` is stable and made for grouping; `reason` is for people.
 ERROR = pa.struct([("stage", pa.string()), ("type", pa.string()), ("reason", pa.string())])
+
+#: Small values by name; a null is of a field that is there, but empty.
+FIELDS = pa.map_(pa.string(), pa.string())
+
+#: Things of a record that are not read: see mmray.unread.
+UNREAD = pa.list_(
+    pa.struct([("kind", pa.string()), ("name", pa.string()), ("modality", pa.string())]),
+)
 
 _ADDRESS = [
     ("shard", pa.string()),  # shard id: path relative to the input root, '@', size in bytes
@@ -44,6 +55,8 @@ RECORDS = pa.schema(
         ("text", pa.binary()),
         ("audio", pa.binary()),
         ("meta", pa.binary()),  # the JSON member
+        ("fields", FIELDS),  # what is to be carried, of columns, features or small members
+        ("unread", UNREAD),
         ("error", ERROR),
     ]
 )
@@ -57,6 +70,8 @@ TENSORS = pa.schema(
     [
         *_ADDRESS,
         ("meta", pa.binary()),
+        ("fields", FIELDS),
+        ("unread", pa.list_(pa.string())),  # kinds of what was not read
         ("pixels", pa.binary()),  # uint8, height x width x 3, row-major; the bundle's spec has the size
         ("input_ids", pa.list_(pa.int32())),  # unpadded token ids, special tokens included
         ("log_mel", pa.binary()),  # float16, frames x mel bins, row-major, not yet cut into patches
@@ -79,7 +94,7 @@ class OutputColumns:
     classes: int  # width of `scores`; 0 leaves the column out
     labelled: bool = True  # False leaves out `label` and `score`: the model only gives features
     features: int = 0  # width of `features` as float16; 0 leaves it out
-    carry: tuple[str, ...] = ()  # fields of the record's JSON member, copied to string columns `meta_<field>`
+    carry: tuple[str, ...] = ()  # fields of the record, copied to string columns `meta_<field>`
     staged: bool = False  # which stage of a cascade answered, and how sure it was
     alignment: bool = False  # how far the modalities may be out of step, where a run aligns them
 
@@ -127,6 +142,7 @@ def outcomes(columns: OutputColumns) -> pa.Schema:
     fields = list(predictions(columns))
     for name in ("end", "offset", "length"):
         fields.append(RECORDS.field(name))
+    fields.append(TENSORS.field("unread"))
     return pa.schema([*fields, RECORDS.field("error")])
 
 
@@ -148,6 +164,12 @@ def meta_fields(meta: bytes | None) -> dict[str, Any]:
     except RecordError:
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def record_count(table: pa.Table) -> int:
+    """Records among the rows of a table: those of empty shards are none."""
+    empty = [e for e in table["error"].drop_null().to_pylist() if e["type"] == EMPTY]
+    return int(table.num_rows) - len(empty)
 
 
 def error(stage: Stage, kind: str, reason: str) -> dict[str, str]:

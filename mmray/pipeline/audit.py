@@ -19,6 +19,7 @@ from mmray.pipeline.contents import Expected, check_part
 from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.survey import read_options
+from mmray.schema import record_count
 from mmray.sources import ReadOptions, Shard, changes, read
 
 _READERS = 8
@@ -156,6 +157,6 @@ def _check_shard(shard: ShardAudit) -> Iterable[str]:
 def _recount(shards: Iterable[Shard], audits: Iterable[ShardAudit], options: ReadOptions) -> Iterable[str]:
     totals = {verdict.shard: verdict.total for verdict in audits}
     for shard in shards:
-        rows = sum(block.num_rows for block in read(shard, replace(options, payload=False)))
+        rows = sum(map(record_count, read(shard, replace(options, payload=False))))
         if rows != totals[shard.id]:
             yield f"{shard.id}: holds {rows} records, the run saw {totals[shard.id]}"

@@ -54,7 +54,8 @@ def check_part(out: RunDirectory, expected: Expected, part: Part) -> PartCheck:
     for kind, place, rows in files:
         _check_file(place, kind, rows, expected, check, found)
     for shard, intervals in part.coverage.items():
-        expected_rows = np.concatenate([np.arange(i.first, i.last + 1) for i in intervals])
+        nothing = np.zeros(0, np.int64)  # of a shard without records
+        expected_rows = np.concatenate([nothing, *(np.arange(i.first, i.last + 1) for i in intervals)])
         actual = np.sort(np.concatenate(found[shard])) if found[shard] else np.zeros(0, np.int64)
         if not np.array_equal(actual, expected_rows):
             check.problems.append(f"parts/{part.name}: rows of {shard} are not those that its footer says")

@@ -113,7 +113,7 @@ class RetryWorker(FusedWorker):
             )
             rejects = pa.concat_tables([to_rejects(outcomes.filter(failed)), before.filter(is_fault)])
             self._report.enter("write")
-            yield commit(out, rows, rejects, part.coverage, part.totals)
+            yield commit(out, rows, rejects, part.coverage, part.totals, part.unread)
             self._tell(outcomes)
 
     def _reread(self, rejects: pa.Table) -> pa.Table:

@@ -19,7 +19,7 @@ from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.survey import output_columns
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.preprocess import Preprocessor
-from mmray.schema import Modality
+from mmray.schema import Modality, record_count
 from mmray.shapes import Ladder
 from mmray.sources import ReadOptions, read
 
@@ -95,6 +95,7 @@ class Job:
             limits=self.config.limits,
             modalities=self.config.modalities,
             on_damaged=self.config.on_damaged,
+            on_unread=self.config.on_unread,
             align=self.config.align,
         )
 
@@ -118,4 +119,5 @@ def read_unit(unit: Unit, options: ReadOptions, fail: Callable[[str, str], objec
 
 def count(outcomes: pa.Table) -> dict[str, float]:
     """Rows and rejects, for the meter."""
-    return {"rows": outcomes.num_rows, "rejects": outcomes.num_rows - outcomes["error"].null_count}
+    rows = record_count(outcomes)
+    return {"rows": rows, "rejects": rows - outcomes["error"].null_count}

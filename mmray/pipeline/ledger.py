@@ -22,6 +22,7 @@ from mmray.pipeline.rundir import RunDirectory
 from mmray.remote import StoreError
 from mmray.sources import Shard
 from mmray.storage import Location
+from mmray.unread import Count, Tally
 
 FOOTER_KEY = b"mmray"
 FAULT = "shard/"  # rejects of this stage are faults of a shard: they hide records, nobody knows how many
@@ -40,6 +41,8 @@ class Part:
     rejects: Mapping[str, int]  # "stage/type": rows, shard faults among them
     modalities: Mapping[str, int]  # "image+text": rows that were predicted from these
     faulty: Sequence[str] = ()  # ids of the shards that these faults are of
+    unread: Mapping[str, Count] = field(default_factory=dict)  # what was not read of them, by kind
+    carried: Mapping[str, int] = field(default_factory=dict)  # rows with a value, by column meta_<name>
 
     @property
     def rejected(self) -> int:
@@ -62,6 +65,8 @@ class Part:
             "rejects": self.rejects,
             "modalities": self.modalities,
             "faulty": self.faulty,
+            "unread": self.unread,
+            "carried": self.carried,
         }
         return {FOOTER_KEY: json.dumps(content, sort_keys=True).encode()}
 
@@ -77,6 +82,7 @@ class Part:
                 metadata = pq.read_metadata(file).metadata or {}
             content: dict[str, Any] = json.loads(metadata[FOOTER_KEY])
             coverage = {s: [Interval(*i) for i in runs] for s, runs in content.pop("coverage").items()}
+            content["unread"] = {kind: Count(*count) for kind, count in content.get("unread", {}).items()}
             return cls(place.path.rpartition("/")[2], coverage, **content)
         except StoreError:
             raise
@@ -177,6 +183,22 @@ class Ledger:
     @property
     def _rejects(self) -> Counter[str]:
         return sum((Counter(part.rejects) for part in self.parts), Counter())
+
+    @property
+    def unread(self) -> Tally:
+        """What was not read of the records, by kind."""
+        tally = Tally()
+        for part in self.parts:
+            tally.add_all(part.unread)
+        return tally
+
+    @property
+    def carried(self) -> Counter[str]:
+        """Rows with a value, by column meta_<name>; 0 where there are columns and none has any."""
+        found: Counter[str] = Counter()
+        for part in self.parts:
+            found.update(part.carried)
+        return found
 
     @property
     def modalities(self) -> Counter[str]:

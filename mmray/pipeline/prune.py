@@ -26,7 +26,7 @@ def prune(out: RunDirectory, shard_ids: Collection[str]) -> Ledger:
         if kept:
             totals = {shard: total for shard, total in part.totals.items() if shard in kept}
             rejects = _only(read_rejects(out, part), kept)
-            commit(out, _only(read_parquet(out.parts / part.name), kept), rejects, kept, totals)
+            commit(out, _only(read_parquet(out.parts / part.name), kept), rejects, kept, totals, part.unread)
         out.delete_part(part.name)
     return Ledger.load(out)
 

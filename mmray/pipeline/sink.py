@@ -16,18 +16,25 @@ import pyarrow.parquet as pq
 from mmray.coverage import Interval, of_rows
 from mmray.pipeline.ledger import Part
 from mmray.pipeline.rundir import RunDirectory
-from mmray.schema import REJECTS, OutputColumns, predictions, table
+from mmray.schema import EMPTY, REJECTS, OutputColumns, predictions, table
 from mmray.storage import Location
+from mmray.unread import Count, Tally
 
 _PART_BYTES = 256 << 20  # a part is written from memory
 
 
 def write_part(out: RunDirectory, outcomes: pa.Table, columns: OutputColumns) -> Part:
     """Write the rows of a table of OUTCOMES as one part, and its rejects first."""
-    coverage, totals = _coverage(outcomes)
+    unread = _unread(outcomes)
+    errors = outcomes["error"].combine_chunks()
+    empty = pc.fill_null(pc.equal(pc.struct_field(errors, "type"), EMPTY), False)
+    coverage, totals = _coverage(outcomes.filter(pc.invert(empty)))
+    for shard in outcomes.filter(empty)["shard"].to_pylist():
+        coverage[shard], totals[shard] = [], 0
+    outcomes = outcomes.filter(pc.invert(empty))
     failed = pc.is_valid(outcomes["error"])
     good = outcomes.filter(pc.invert(failed)).select(predictions(columns).names)
-    return commit(out, good, to_rejects(outcomes.filter(failed)), coverage, totals)
+    return commit(out, good, to_rejects(outcomes.filter(failed)), coverage, totals, unread)
 
 
 def commit(
@@ -36,11 +43,20 @@ def commit(
     rejects: pa.Table,
     coverage: Mapping[str, list[Interval]],
     totals: Mapping[str, int],
+    unread: Mapping[str, Count] | None = None,
 ) -> Part:
     """Make rows appear: their rejects and shard faults first, then the part that stands for them.
 
     Each file appears whole or not at all. Their name derives from the rows that they cover and from which of
     them are rejected, so a task that is run again replaces what it wrote before.
+
+    Args:
+        out: the run directory.
+        predicted: rows of PREDICTIONS.
+        rejects: rows of REJECTS, shard faults among them.
+        coverage: which rows of which shards these are.
+        totals: rows of those shards whose end was seen.
+        unread: what lay in the records and was not read, by kind.
 
     Raises:
         RunError: another run has taken the directory over.
@@ -56,6 +72,12 @@ def commit(
         rejects=Counter(f"{stage}/{kind}" for stage, kind in kinds),
         modalities=Counter("+".join(m) for m in predicted["modalities"].to_pylist()),
         faulty=faults["shard"].unique().to_pylist(),
+        unread=unread or {},
+        carried={
+            name: predicted.num_rows - predicted[name].null_count
+            for name in predicted.column_names
+            if name.startswith("meta_")
+        },
     )
     out.check_claim()
     for place, why in ((out.rejects, others), (out.faults, faults)):
@@ -110,13 +132,24 @@ def _coverage(outcomes: pa.Table) -> tuple[dict[str, list[Interval]], dict[str, 
     return {shard: of_rows(rows[shard]) for shard in sorted(rows)}, totals
 
 
+def _unread(outcomes: pa.Table) -> dict[str, Count]:
+    """What was not read of some rows, by kind."""
+    tally = Tally()
+    some = outcomes.filter(pc.is_valid(outcomes["unread"])).select(["shard", "key", "unread"])
+    for row in some.to_pylist():
+        for kind in row["unread"]:
+            tally.add(kind, f"{row['shard'].rpartition('@')[0]}: {row['key'][:100]}")
+    return tally.counts
+
+
 def _name(coverage: Mapping[str, list[Interval]], rejects: pa.Table) -> str:
     """File name of the part that covers these rows: readable, sortable, and unique to them."""
     shard, intervals = next(iter(coverage.items()))
+    first = intervals[0].first if intervals else 0
     rejected = sorted(zip(rejects["shard"].to_pylist(), rejects["row"].to_pylist(), strict=True))
     digest = hashlib.sha256(json.dumps([coverage, rejected]).encode()).hexdigest()[:12]
     slug = re.sub(r"[^A-Za-z0-9]+", "-", shard.rpartition("@")[0].removesuffix(".tar"))[-40:].strip("-")
-    return f"{slug}-{intervals[0].first:09d}-{digest}.parquet"
+    return f"{slug}-{first:09d}-{digest}.parquet"
 
 
 def to_rejects(failed: pa.Table) -> pa.Table:

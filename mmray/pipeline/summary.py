@@ -105,6 +105,12 @@ def conclude(
         # Rows in whose place a shard is damaged: how many records are lost there, nobody knows.
         "shard_faults": dict(faults.most_common()),
         "faulty_shards": len(ledger.faulty),
+        # What lay in the input and was used for nothing, by kind: in records, and files beside the shards.
+        "unread": ledger.unread.to_json(),
+        "unread_files": found.unread_files.to_json(),
+        "empty_shards": sum(total == 0 for total in ledger.totals.values()),
+        # Columns of `carry` in which no row has a value.
+        "null_columns": sorted(name for name, rows in ledger.carried.items() if not rows),
         "shards": len(found.shards),
         "parts": len(ledger.parts),
         "variant": (out.read_plan() or {}).get("variant", found.config.variant),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 import pyarrow as pa
@@ -14,19 +15,21 @@ from mmray.bundle import Bundle
 from mmray.config import RunConfig
 from mmray.errors import ConfigError, InputError, OutputError
 from mmray.pipeline.rundir import WRITTEN
-from mmray.schema import MODALITIES, OutputColumns
+from mmray.schema import EMPTY, MODALITIES, OutputColumns, meta_fields
 from mmray.sources import EXTENSIONS, ReadOptions, Shard, read, take_listing
 from mmray.sources.apart import check_apart
 from mmray.sources.lmdb import layout_of
 from mmray.storage import Location
+from mmray.unread import Tally, remedy_of
 
 _SAMPLED_SHARDS = 3
+_FIELDS_SHOWN = 20
 _KINDS = {"webdataset": "WebDataset", "tfrecord": "TFRecord", "parquet": "Parquet"}
 
 #: Settings that a resume must share with the run that it continues.
 _SHAPES_OUTPUT = (
     *("variant", "modalities", "align", "scores", "features", "carry"),
-    *("on_damaged", "limits", "extensions", "lmdb", "interleaved", "regroup_rows"),
+    *("on_damaged", "on_unread", "limits", "extensions", "key_split", "lmdb", "interleaved", "regroup_rows"),
     *("verify_all", "on_shift"),
 )
 
@@ -40,6 +43,8 @@ class Census:
     sets: Mapping[str, int]  # "image+text+audio": records; "unreadable" for rows with an error
     kinds: tuple[str, ...] = ()  # formats of the sampled shards, of an LMDB with its layout
     fault: str = ""  # why the first of the unreadable records is so
+    unread: Tally = field(default_factory=Tally)  # what is not read of them, by kind
+    fields: Collection[str] = ()  # names that `carry` may ask for
 
     @property
     def modalities(self) -> dict[str, float]:
@@ -57,6 +62,7 @@ class Survey:
     shards: tuple[Shard, ...]
     census: Census
     notes: tuple[str, ...] = ()  # what is worth saying about the shards, in lines of their own
+    unread_files: Tally = field(default_factory=Tally)  # what lies among the shards and is none, by kind
 
     @property
     def input_bytes(self) -> int:
@@ -174,7 +180,7 @@ def survey(config: RunConfig, earlier: Mapping[str, Any] | None = None) -> Surve
         OutputError: the output lies in the input.
         BundleError: the bundle cannot be opened or lacks the variant.
         InputError: no shards, or none of the sampled records can be used.
-        ConfigError: the model does not take a modality that was asked for.
+        ConfigError: the model does not take a modality that was asked for, or a field to carry is nowhere.
     """
     bundle = Bundle.open(config.bundle)
     if config.variant != "auto":
@@ -193,8 +199,29 @@ def survey(config: RunConfig, earlier: Mapping[str, Any] | None = None) -> Surve
             f"{config.input[0]}: none of {census.records} sampled records has {' or '.join(used)} "
             f"(seen: {seen}); check `extensions` in the config{census.fault and f'; {census.fault}'}"
         )
+    _check_carried(config, census)
+    unread = next(iter(census.unread.most_common()), None)
+    if config.on_unread == "fail" and unread:
+        kind, count = unread
+        raise InputError(f"{count.example}: {kind} is not read; {remedy_of(kind)}; or set on_unread=warn")
     absolute = {"bundle": str(Location.parse(config.bundle)), "output": str(Location.parse(config.output))}
-    return Survey(config.model_copy(update=absolute), bundle, tuple(shards), census, tuple(listing.notes))
+    return Survey(
+        config.model_copy(update=absolute),
+        bundle,
+        tuple(shards),
+        census,
+        tuple(listing.notes),
+        listing.unread,
+    )
+
+
+def _check_carried(config: RunConfig, census: Census) -> None:
+    """Raise a ConfigError where a field to carry is in no sampled record."""
+    if missing := [name for name in config.carry if name not in census.fields]:
+        near = get_close_matches(missing[0], sorted(census.fields), n=1)
+        known = ", ".join(sorted(census.fields)[:_FIELDS_SHOWN]) or "none"
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {known}"
+        raise ConfigError(f"carry: {missing[0]!r} is in none of {census.records} sampled records ({hint})")
 
 
 def take_census(shards: Sequence[Shard], options: ReadOptions) -> Census:
@@ -206,6 +233,7 @@ def take_census(shards: Sequence[Shard], options: ReadOptions) -> Census:
     sets: Counter[str] = Counter()
     kinds: set[str] = set()
     size, unreadable, faults = 0, "", []
+    unread, names = Tally(), set[str]()
     for shard in shards[:: max(1, len(shards) // _SAMPLED_SHARDS)][:_SAMPLED_SHARDS]:
         try:
             block = next(read(shard, options))
@@ -216,15 +244,31 @@ def take_census(shards: Sequence[Shard], options: ReadOptions) -> Census:
             unreadable = f"{shard.url}: cannot be read: {e}"
             continue
         valid = {m: pc.is_valid(block[m]).to_pylist() for m in MODALITIES}
-        for i, failed in enumerate(pc.is_valid(block["error"]).to_pylist()):
-            sets["unreadable" if failed else "+".join(m for m in MODALITIES if valid[m][i]) or "nothing"] += 1
-        faults += [e["reason"] for e in block["error"].drop_null().to_pylist()]
+        errors = block["error"].to_pylist()
+        for i, failed in enumerate(errors):
+            if failed is None or failed["type"] != EMPTY:
+                seen = "+".join(m for m in MODALITIES if valid[m][i]) or "nothing"
+                sets["unreadable" if failed else seen] += 1
+        faults += [e["reason"] for e in errors if e and e["type"] != EMPTY]
+        for key, things in zip(block["key"].to_pylist(), block["unread"].to_pylist(), strict=True):
+            for thing in things or ():
+                unread.add(thing["kind"], f"{shard.name}: {thing['name'] or key}")
+        names.update(name for row in block["fields"].to_pylist() for name, _ in row or ())
+        if options.carry:
+            names.update(name for meta in block["meta"].to_pylist() for name in meta_fields(meta))
         size += sum(pc.sum(column).as_py() or 0 for column in _sizes(shard, block))
     records = sum(sets.values())
-    if not records:
+    if not records and unreadable:
         raise InputError(f"{unreadable}; check permissions")
-    by_number = dict(sets.most_common())
-    return Census(records, max(1.0, size / records), by_number, tuple(sorted(kinds)), next(iter(faults), ""))
+    return Census(
+        records,
+        max(1.0, size / max(1, records)),
+        dict(sets.most_common()),
+        tuple(sorted(kinds)),
+        next(iter(faults), ""),
+        unread,
+        frozenset(names),
+    )
 
 
 def _sizes(shard: Shard, block: pa.Table) -> list[pa.ChunkedArray]:
@@ -256,6 +300,8 @@ def read_options(config: RunConfig) -> ReadOptions:
         block_bytes=config.block_bytes,
         interleaved=config.interleaved,
         regroup_rows=config.regroup_rows,
+        key_split=config.key_split,
+        carry=config.carry,
         database=config.lmdb.database,
     )
 

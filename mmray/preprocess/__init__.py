@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmray.align import Aligner, AlignSpec, OutOfStep, Step
-from mmray.errors import BundleError, RecordError
+from mmray.errors import BundleError, InputError, RecordError
 from mmray.preprocess.audio import decode_region, log_mel
 from mmray.preprocess.image import decode_image
 from mmray.preprocess.spec import AudioSpec, Limits, PreprocessSpec
 from mmray.preprocess.text import TextTokenizer, decode_text
 from mmray.schema import TENSOR_OF, TENSORS, Modality, error, table
+from mmray.unread import OnUnread, Unread
 
 OnDamaged = Literal["reject", "mask"]
 
@@ -33,6 +34,8 @@ class Preprocessor:
         limits: bounds on what one record may make us allocate.
         modalities: those to use; the others are neither decoded nor counted. None means all of the spec's.
         on_damaged: whether a record with one unusable modality is rejected, or predicted from the rest.
+        on_unread: what is there and not read is damage where the record lacks that modality otherwise. It may
+            also cost the record (reject) or the run (fail) in any case.
         align: what is brought into step with the image, by the times that records state. None: nothing.
     """
 
@@ -44,12 +47,14 @@ class Preprocessor:
         limits: Limits | None = None,
         modalities: Collection[Modality] | None = None,
         on_damaged: OnDamaged = "reject",
+        on_unread: OnUnread = "warn",
         align: AlignSpec | None = None,
     ) -> None:
         if spec.text and tokenizer is None:
             raise BundleError("the spec has text, so a tokenizer.json is needed")
         self._limits = limits or Limits()
         self._on_damaged = on_damaged
+        self._on_unread = on_unread
         self._tokenize = TextTokenizer(tokenizer, spec.text) if spec.text and tokenizer else None
         self._modalities = [m for m in spec.modalities if modalities is None or m in modalities]
         self._align = align
@@ -73,9 +78,13 @@ class Preprocessor:
             records: what was read.
             later: modalities whose bytes are left as they are, for `complete`. With `align` none is: whether
                 a record is in step decides over all of it.
+
+        Raises:
+            InputError: something is not read, and that is to end the run.
         """
         left = [m for m in self._modalities if m in later and self._aligner is None]
         given = _Given(records["error"].to_pylist(), [[] for _ in range(records.num_rows)])
+        unread = self._heed_unread(records, given)
         steps = self._steps(records)
         columns = self._decode([m for m in self._modalities if m not in left], records, given, steps)
         waiting = [any(records[m][i].is_valid for m in left) for i in range(records.num_rows)]
@@ -83,6 +92,7 @@ class Preprocessor:
         kept: dict[str, Any] = {m: records[m].cast(pa.binary()) for m in left}
         made = {
             **kept,
+            "unread": unread,
             "damaged": given.damaged,
             "alignment_error_ms": [_error_ms(step, columns, i) for i, step in enumerate(steps)],
             "error": given.errors,
@@ -108,6 +118,26 @@ class Preprocessor:
         for name in tensors.column_names[len(TENSORS) :]:  # what a stage of a cascade hands on
             completed = completed.append_column(name, tensors[name])
         return completed
+
+    def _heed_unread(self, records: pa.Table, given: _Given) -> list[list[str] | None] | None:
+        """Kinds of what is not read of each record; what that costs goes into `given`."""
+        if "unread" not in records.column_names or records["unread"].null_count == records.num_rows:
+            return None
+        kinds: list[list[str] | None] = [None] * records.num_rows
+        for i, found in enumerate(records["unread"].to_pylist()):
+            things = [Unread(**thing) for thing in found or ()]
+            kinds[i] = [thing.kind for thing in things] or None
+            own = [thing for thing in things if thing.is_of_record]
+            if own and self._on_unread == "fail":
+                key, shard = records["key"][i].as_py(), records["shard"][i].as_py()
+                raise InputError(f"{shard}: record {key!r}: {own[0].reason}; or set on_unread=warn")
+            if own and self._on_unread == "reject" and given.errors[i] is None:
+                given.errors[i] = error("read", "unread", own[0].reason)
+            for modality in self._modalities:
+                lost = next((thing for thing in own if thing.modality == modality), None)
+                if lost and given.errors[i] is None and not records[modality][i].is_valid:
+                    self._blame(given, i, modality, RecordError(lost.reason, f"{modality}-unread"))
+        return kinds
 
     def _decode(
         self, modalities: Collection[Modality], stored: pa.Table, given: _Given, steps: list[Step]
@@ -199,7 +229,8 @@ class _Given:
 
 
 def _passed_through(records: pa.Table) -> dict[str, pa.ChunkedArray]:
-    passed = {name: records[name] for name in ("shard", "row", "end", "key", "offset", "length")}
+    names = ("shard", "row", "end", "key", "offset", "length", "fields")
+    passed = {name: records[name] for name in names if name in records.column_names}
     return {**passed, "meta": records["meta"].cast(pa.binary())}  # it may be views of a file
 
 

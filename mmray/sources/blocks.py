@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mmray.schema import RECORDS, error, table
+from mmray.schema import EMPTY, RECORDS, error, table
 from mmray.sources.options import EXTENSIONS, ReadOptions
 
 _SMALL_BYTES = 4096  # a value that has fewer is rather copied than viewed
+_SELDOM = ("fields", "unread", "error")  # columns that are mostly null: quickly made as such
 _INLINE_BYTES = 12  # of a value that a view itself may hold
 
 
@@ -23,8 +24,8 @@ def new_row(shard_id: str, row: int, key: str, offset: int, length: int) -> dict
 
 
 def empty_row(shard_id: str, key: str, length: int) -> dict[str, Any]:
-    """The one row of a shard that holds no records."""
-    fault = error("read", "shard-empty", "the shard holds no records")
+    """The one row of a shard that holds no records, so that its total is known."""
+    fault = error("read", EMPTY, "the shard holds no records")
     return {**new_row(shard_id, 0, key, 0, length), "end": True, "error": fault}
 
 
@@ -48,7 +49,13 @@ def to_blocks(records: Iterable[dict[str, Any]], options: ReadOptions) -> Iterat
 
 
 def _to_table(records: list[dict[str, Any]]) -> pa.Table:
-    return table({name: [record[name] for record in records] for name in RECORDS.names}, RECORDS)
+    columns = {name: [record[name] for record in records] for name in RECORDS.names}
+    for name in _SELDOM:
+        if not any(columns[name]):
+            del columns[name]
+        elif name == "fields":
+            columns[name] = [fields and list(fields.items()) for fields in columns[name]]
+    return table(columns, RECORDS)
 
 
 def payload_column(

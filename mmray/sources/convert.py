@@ -25,11 +25,12 @@ from mmray.sources.formats import SUFFIXES
 from mmray.sources.layouts import LayoutName
 from mmray.sources.listing import list_shards
 from mmray.sources.names import text_of
-from mmray.sources.raw import Lost, read_raw
+from mmray.sources.raw import Lost, Record, read_raw
 from mmray.sources.shards import Shard
 from mmray.sources.unchanged import changes
 from mmray.sources.writers import Writer, open_lmdb, open_tar
 from mmray.storage import TEMPORARY, Location
+from mmray.unread import Count, Tally, Unread
 
 Target = Literal["lmdb", "webdataset"]
 
@@ -52,6 +53,8 @@ class Conversion:
     lost: int  # records that could not be carried over
     reasons: dict[str, str] = field(default_factory=dict)  # why, by key
     seconds: float = 0.0
+    #: Members that belong to no record and are not carried over: number and example, by kind.
+    unread: dict[str, Count] = field(default_factory=dict)
     digest: str = ""  # of the shard's head and tail; earlier versions did not write it
 
 
@@ -213,8 +216,12 @@ def _write_and_verify(task: _Task) -> Conversion:
     digests: dict[bytes, bytes] = {}  # of what was written, by key
     lost: list[Lost] = []
     payload_bytes = 0
+    unread = Tally()
     with _open_writer(task) as write:
         for record in read_raw(task.shard):
+            if isinstance(record, Unread):
+                unread.add(record.kind, record.name)
+                continue
             if isinstance(record, Lost):
                 lost.append(record)
             elif record.key in digests:
@@ -243,6 +250,7 @@ def _write_and_verify(task: _Task) -> Conversion:
         lost=len(lost),
         reasons={one.key: one.reason for one in lost[:_NAMED]},
         seconds=round(time.perf_counter() - started, 3),
+        unread=unread.counts,
         digest=task.shard.state.digest if task.shard.state else "",
     )
 
@@ -257,9 +265,8 @@ def _verify(task: _Task, digests: dict[bytes, bytes]) -> None:
     """Read the draft back: it must hold each of these records once, and nothing else."""
     draft = Shard(task.draft.name, str(task.draft), task.draft.stat().st_size, task.to)
     for record in read_raw(draft, task.layout):
-        if isinstance(record, Lost) or digests.pop(record.key, None) != record.digest():
-            raise RunError(
-                f"{task.output}: record {record.key!r} was read back otherwise than it was written"
-            )
+        if not isinstance(record, Record) or digests.pop(record.key, None) != record.digest():
+            name = record.name if isinstance(record, Unread) else record.key
+            raise RunError(f"{task.output}: record {name!r} was read back otherwise than it was written")
     if digests:
         raise RunError(f"{task.output}: record {next(iter(digests))!r} was not read back")

@@ -17,11 +17,14 @@ import pyarrow.fs as pafs
 from braceexpand import braceexpand
 
 from mmray.errors import InputError
-from mmray.sources.formats import SUFFIXES, Kind, by_name
+from mmray.sources.formats import SUFFIXES, Kind, by_name, may_be_shard
+from mmray.sources.names import of_system
 from mmray.sources.parallel import in_parallel
 from mmray.storage import Location
+from mmray.unread import SYSTEM, Tally, kind_of_file
 
 INDEX_SUFFIX = ".mmidx"  # of an index beside its shard (see mmray.sources.index)
+_BESIDE = (INDEX_SUFFIX, "lock.mdb", ".captions.tsv", ".crc", "/_SUCCESS")  # files that belong to shards
 _LMDB_DATA = "data.mdb"  # of an LMDB that is a directory, which is then the shard
 _ASKED = 4  # names in a directory of a store that are asked for one by one; for more it is listed
 _WEB = ("http:", "https:")  # whose listings, if there are any, tell no sizes
@@ -38,6 +41,15 @@ class Found:
     mtime_ns: int  # 0: not told
     hint: Kind | None  # what its name promises
     indexed: bool  # whether an index lies beside it
+    doubtful: bool = False  # met in a directory, under a name that promises nothing: its bytes tell
+
+
+@dataclass(frozen=True)
+class Expanded:
+    """What the inputs name."""
+
+    found: list[Found]  # shards, in the order of the inputs; one may be named more than once
+    unread: Tally  # files in the directories that are none
 
 
 @dataclass(frozen=True)
@@ -53,8 +65,8 @@ class Pattern:
         return glob.has_magic(self.place.path)
 
 
-def expand(inputs: Sequence[str]) -> list[Found]:
-    """The shards that the inputs name, in their order; one may be named more than once.
+def expand(inputs: Sequence[str]) -> Expanded:
+    """What the inputs name.
 
     Raises:
         InputError: names the input, or the name in a pattern, that leads to nothing.
@@ -64,18 +76,23 @@ def expand(inputs: Sequence[str]) -> list[Found]:
     asked = _ask([pattern.place for pattern in every if not pattern.is_glob])
     folders = _list_all([folder for pattern in every if (folder := _folder_of(pattern, asked))])
     found: list[Found] = []
+    unread = Tally()
     for text, each in zip(inputs, patterns, strict=True):
         before = len(found)
         for pattern in each:
             folder = _folder_of(pattern, asked)
-            below = folders[folder.key] if folder else []
+            below, others = folders[folder.key] if folder else ([], [])
             if pattern.is_glob:
                 found += _matching(pattern, below)
             else:
-                found += _named(pattern, asked[pattern.place.url], below)
+                named = list(_named(pattern, asked[pattern.place.url], below))
+                found += named
+                kept = {one.place.path for one in named}
+                for path in [*others, *(one.place.path for one in below if one.place.path not in kept)]:
+                    unread.add(SYSTEM if of_system(path) else kind_of_file(path), path)
         if len(found) == before:
             raise InputError(f"{text}: no shards ({', '.join(SUFFIXES)}) there; check --input")
-    return found
+    return Expanded(found, unread)
 
 
 def patterns_of(text: str) -> list[Pattern]:
@@ -125,23 +142,26 @@ def _folder_of(pattern: Pattern, asked: Mapping[str, tuple[pafs.FileInfo, bool]]
     return _Folder(base, recursive=place.is_local or len(parts) > fixed + 1)
 
 
-def _list_all(folders: Sequence[_Folder]) -> dict[tuple[str, bool], list[Found]]:
-    """The shards below each directory, sorted by path."""
+def _list_all(folders: Sequence[_Folder]) -> dict[tuple[str, bool], tuple[list[Found], list[str]]]:
+    """The shards below each directory, sorted by path, and the paths of other files."""
     once = list({folder.key: folder for folder in folders}.values())
     return dict(zip((folder.key for folder in once), in_parallel(_list, once), strict=True))
 
 
-def _list(folder: _Folder) -> list[Found]:
-    base, found = folder.base, []
+def _list(folder: _Folder) -> tuple[list[Found], list[str]]:
+    base, found, others = folder.base, [], []
     files = base.files(recursive=folder.recursive)
     paths = {file.path for file in files}
     for file in files:
         hint = by_name(file.path)
-        if hint is None:
+        doubtful = hint is None and may_be_shard(file.path)
+        if of_system(file.path) or (hint is None and not doubtful):
+            others += [file.path] * (not file.path.endswith(_BESIDE))
             continue
         path = _directory(file.path) if file.base_name == _LMDB_DATA else file.path
-        found.append(_found(base.path, replace(base, path=path), file, hint, path + INDEX_SUFFIX in paths))
-    return found
+        one = _found(base.path, replace(base, path=path), file, hint, path + INDEX_SUFFIX in paths)
+        found.append(replace(one, doubtful=doubtful))
+    return found, others
 
 
 def _found(root: str, place: Location, info: pafs.FileInfo, hint: Kind | None, indexed: bool) -> Found:
@@ -170,7 +190,9 @@ def _named(pattern: Pattern, asked: tuple[pafs.FileInfo, bool], below: Sequence[
     if alone := next((found for found in below if found.place.path == place.path), None):  # an LMDB
         yield replace(alone, root=pattern.root or _directory(place.path), indexed=indexed)
         return
-    for found in [found for found in below if found.hint != Kind("parquet")] or below:
+    sure = [found for found in below if not found.doubtful]
+    doubtful = [found for found in below if found.doubtful]
+    for found in [*([found for found in sure if found.hint != Kind("parquet")] or sure), *doubtful]:
         yield replace(found, root=pattern.root or found.root)
 
 

@@ -5,6 +5,7 @@ A name is only a hint. What a URL ends in says nothing: options of the store may
 
 from __future__ import annotations
 
+import re
 import tarfile
 import zlib
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import pyarrow as pa
 from mmray.sources.crc import masked_crc
 
 Format = Literal["webdataset", "lmdb", "tfrecord", "parquet"]
-Compression = Literal["", "gzip", "zstd"]
+Compression = Literal["", "gzip", "bz2", "zstd"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ SUFFIXES: dict[str, Kind] = {
     ".tar": Kind("webdataset"),
     ".tar.gz": Kind("webdataset", "gzip"),
     ".tgz": Kind("webdataset", "gzip"),
+    ".tar.bz2": Kind("webdataset", "bz2"),
     ".tar.zst": Kind("webdataset", "zstd"),
     ".lmdb": Kind("lmdb"),
     ".mdb": Kind("lmdb"),
@@ -48,14 +50,16 @@ _NAMES: dict[Format, str] = {
     "tfrecord": "a TFRecord",
     "parquet": "a Parquet file",
 }
-_READ = "tars (plain, gzip, zstd), LMDBs, TFRecords and Parquet files are read"
+_READ = "tars (plain, gzip, bzip2, zstd), LMDBs, TFRecords and Parquet files are read"
+#: Which piece of a data set it is, as TensorFlow Datasets name them: "….tfrecord-00000-of-00002".
+_PIECE = re.compile(r"-\d{5}-of-\d{5}$")
+_NOTHING = Kind("lmdb")  # a hint that promises nothing: told by identity
 _LOCK = "lock.mdb"  # of an LMDB that is a directory
 
 #: What is often taken for a shard, by its first bytes, and what to do about it.
 _OTHERS: dict[bytes, str] = {
     b"PK\x03\x04": "a zip archive; repack it as a tar",
     b"PK\x05\x06": "an empty zip archive",
-    **dict.fromkeys((b"BZh%d1AY&SY" % level for level in range(1, 10)), "compressed with bzip2; unpack it"),
     b"\xfd7zXZ\x00": "compressed with xz; unpack it",
     b"\x04\x22\x4d\x18": "compressed with lz4; unpack it",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive; repack it as a tar",
@@ -68,6 +72,7 @@ _OTHERS: dict[bytes, str] = {
     b"version https://git-lfs.github.com/": "a pointer of Git LFS, not the file; fetch it by `git lfs pull`",
 }
 _GZIP = b"\x1f\x8b\x08"
+_BZIP2 = re.compile(rb"BZh[1-9]1AY&SY")
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # after a byte of 0x50 to 0x5f: pzstd begins with such a frame
 _MDB_MAGIC = b"\xde\xc0\xef\xbe"  # of LMDB's mdb.c, 0xBEEFC0DE, after the head of the first page
@@ -80,10 +85,23 @@ def by_name(path: str) -> Kind | None:
     Args:
         path: without a URL's options.
     """
-    name = path.rpartition("/")[2]
+    name = _PIECE.sub("", path.rpartition("/")[2])
     if name == _LOCK:
         return None
     return next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), None)
+
+
+def may_be_shard(path: str) -> bool:
+    """Whether only its bytes tell if a file is a shard: the name has no suffix but the number of a piece."""
+    name = path.rpartition("/")[2]
+    plain = _PIECE.sub("", name)
+    return not name.startswith((".", "_")) and ("." not in plain or plain != name)
+
+
+def recognized(head: bytes) -> Kind | None:
+    """What a file is that promises nothing, if its first bytes are those of a shard that can be read."""
+    kind, fault = by_bytes(head, _NOTHING)
+    return None if fault or kind is _NOTHING else kind
 
 
 def by_bytes(head: bytes, hint: Kind) -> tuple[Kind, str]:
@@ -132,6 +150,8 @@ def _is_header(block: bytes) -> bool:
 def _compression(head: bytes) -> Compression:
     if head.startswith(_GZIP):
         return "gzip"
+    if _BZIP2.match(head):
+        return "bz2"
     skippable = head[1:4] == _ZSTD_SKIPPABLE and head[0] >> 4 == 5
     return "zstd" if head.startswith(_ZSTD) or skippable else ""
 

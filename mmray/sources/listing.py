@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from urllib.parse import urlsplit
 
 from mmray.errors import InputError
 from mmray.remote import RefusedError, StoreError
 from mmray.sources.expand import Found, expand
-from mmray.sources.formats import Kind, by_bytes
+from mmray.sources.formats import SUFFIXES, Kind, by_bytes, recognized
 from mmray.sources.lmdb_check import check_all
 from mmray.sources.parallel import in_parallel
 from mmray.sources.shards import Shard
 from mmray.sources.state import State, look, settled, stat_file
+from mmray.unread import Tally, kind_of_file
 
 _DEFAULT = Kind("webdataset")  # a file that is named is read, whatever it is called
 _EXAMPLES = 3  # in a note
@@ -28,6 +29,7 @@ class Listing:
 
     shards: list[Shard]
     notes: list[str]  # what is worth saying about them, in lines of their own
+    unread: Tally = field(default_factory=Tally)  # files that lie among them and are none, by kind
 
 
 def list_shards(inputs: Sequence[str]) -> list[Shard]:
@@ -50,8 +52,14 @@ def take_listing(inputs: Sequence[str], known: Iterable[Shard] = ()) -> Listing:
         StoreError: a store does not answer.
     """
     before = {shard.url: shard for shard in known if shard.state}
-    found = expand(inputs)
-    once, doubles = _each_once(list(in_parallel(partial(_see, known=before), found)))
+    expanded = expand(inputs)
+    seen = list(in_parallel(partial(_see, known=before), expanded.found))
+    for one in seen:
+        if not one.is_shard:
+            expanded.unread.add(kind_of_file(one.found.place.path), one.found.place.url)
+    once, doubles = _each_once([one for one in seen if one.is_shard])
+    if not once:
+        raise InputError(f"{inputs[0]}: no shards ({', '.join(SUFFIXES)}) there; check --input")
     shards: dict[str, Shard] = {}
     for shard in _shards(once):
         if shards.setdefault(shard.id, shard).url != shard.url:
@@ -68,7 +76,7 @@ def take_listing(inputs: Sequence[str], known: Iterable[Shard] = ()) -> Listing:
         *_note(doubles, "further names of files, left out"),
         *_note(others, "files that are read as what they are, not as what their names say"),
     ]
-    return Listing([shards[id] for id in sorted(shards)], notes)
+    return Listing([shards[id] for id in sorted(shards)], notes, expanded.unread)
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,7 @@ class _Seen:
     kind: Kind
     state: State | None = None  # None: it could not be opened
     fault: str = ""
+    is_shard: bool = True  # False: a file that lies among them, under a name that promises nothing
 
     @property
     def size(self) -> int:
@@ -110,6 +119,9 @@ def _see(found: Found, known: Mapping[str, Shard]) -> _Seen:
         if isinstance(e, StoreError) and not isinstance(e, RefusedError):
             raise  # an outage, not a file that cannot be opened
         return _Seen(found, (*key, ""), hint)  # whoever reads it will say why
+    if found.doubtful:
+        told = recognized(head)
+        return _Seen(found, (*key, state.version), told or hint, state, is_shard=told is not None)
     kind, fault = by_bytes(head, hint) if file == place else (hint, "")
     return _Seen(found, (*key, state.version), kind, state, fault and f"{place}: {fault}")
 

@@ -7,28 +7,44 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from mmray.sources.options import EXTENSIONS
+from mmray.sources.options import EXTENSIONS, KeySplit
 
 COLUMNS = tuple(EXTENSIONS)  # of RECORDS that hold payload
+_SYSTEM = (".DS_Store", "Thumbs.db", "desktop.ini")
 _META = re.compile(r"__[^/]*__($|/)")  # webdataset.tariterators.tar_file_iterator's skip_meta
 
 
-def split(name: str) -> tuple[str, str]:
+def split(name: str, at: KeySplit = "first") -> tuple[str, str]:
     """Key and lower-case extension of a member; an extension of "" for what is not part of a record.
 
-    As webdataset.tariterators.base_plus_ext, whose expression takes hours over a long name of slashes.
+    As webdataset.tariterators.base_plus_ext, whose expression takes hours over a long name of slashes; where
+    the last dot ends the key, as the standard library's splitext.
     """
     folder, slash, base = name.rpartition("/")
-    stem, _, extension = base.partition(".")
+    stem, dot, extension = base.partition(".") if at == "first" else base.rpartition(".")
+    if not dot:
+        stem, extension = base, ""
     hidden = not stem and (not slash or "." in folder.rpartition("/")[2])  # yes: "a/.b" has the key "a/"
     if hidden or _META.match(name):
         return name, ""
     return folder + slash + stem, extension.lower()
 
 
-def split_name(name: bytes) -> tuple[bytes, str]:
+def of_system(name: str) -> bool:
+    """Whether an operating system put it beside others: AppleDouble files, .DS_Store and such."""
+    if "__MACOSX/" in name or name.startswith("._") or "/._" in name:
+        return True
+    return name.endswith(_SYSTEM) and name.rpartition("/")[2] in _SYSTEM
+
+
+def is_meta(name: str) -> bool:
+    """Whether a member is a note of whoever wrote the tar, such as `__meta__/…`."""
+    return _META.match(name) is not None
+
+
+def split_name(name: bytes, at: KeySplit = "first") -> tuple[bytes, str]:
     """Key and lower-case extension, as of a tar member; no extension for what is not part of a record."""
-    key, extension = split(name.decode("utf-8", "surrogateescape"))
+    key, extension = split(name.decode("utf-8", "surrogateescape"), at)
     return encoded(key), extension
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Interleaved = Literal["strict", "regroup"]
+KeySplit = Literal["first", "last"]
 
 #: Member extensions (or field names) of each column of RECORDS.
 EXTENSIONS: Mapping[str, tuple[str, ...]] = {
@@ -29,6 +30,8 @@ class ReadOptions:
         "strict"  # members of a record that lie apart: reject them, or bring them together
     )
     regroup_rows: int = 256  # records that are open at once while members are brought together
+    key_split: KeySplit = "first"  # dot of a file name that ends the key; webdataset takes the first
+    carry: tuple[str, ...] = ()  # names of small members, columns or features to keep as `fields`
     database: str | None = None  # of an LMDB, by its name; None: the main one
     payload: bool = True  # False: addresses and errors only, to count or to index records
     #: Large payload of an LMDB stays in its mapped file, and columns view it (see mmray.schema.VIEWS).

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 
 from mmray.errors import InputError, RecordError, ShardError
 from mmray.sources.layouts import LayoutName, Members
+from mmray.sources.links import Links, Payload
 from mmray.sources.lmdb import open_layout
-from mmray.sources.names import COLUMNS, encoded, split, text_of
+from mmray.sources.names import COLUMNS, encoded, is_meta, of_system, split, text_of
 from mmray.sources.options import ReadOptions
 from mmray.sources.shards import Shard
-from mmray.sources.tar import Damage, walk
+from mmray.sources.tar import ALL_BYTES, Damage, Member, Other, walk
 from mmray.sources.webdataset import opened_tar
+from mmray.unread import DANGLING, NAMELESS, PACKED_LINK, SPECIAL, SYSTEM, Unread
 
 MEMBER_BYTES = 1 << 30  # of one member; records are held in memory
 
@@ -58,8 +60,8 @@ class Lost:
     reason: str
 
 
-def read_raw(shard: Shard, layout: LayoutName | None = None) -> Iterator[Record | Lost]:
-    """The records of a tar or an LMDB, in order.
+def read_raw(shard: Shard, layout: LayoutName | None = None) -> Iterator[Record | Lost | Unread]:
+    """The records of a tar or an LMDB, in order, and between them what belongs to none.
 
     Args:
         shard: one of these formats.
@@ -102,14 +104,20 @@ class _Open:
         return Lost(text_of(self.key), self.fault) if self.fault else Record(self.key, self.members)
 
 
-def _of_tar(shard: Shard) -> Iterator[Record | Lost]:
+def _of_tar(shard: Shard) -> Iterator[Record | Lost | Unread]:
     open_record: _Open | None = None
     after: str | None = None  # damage that the next record may have lost members to
     with opened_tar(shard) as file:
         size = None if shard.compressed else shard.size
-        for part in walk(file, size, max_bytes=MEMBER_BYTES, wanted=lambda name: bool(split(name)[1])):
-            key, extension = (part.name and split(part.name)) or (None, "")
-            if not extension and not isinstance(part, Damage):
+        links = Links(file, size) if size is not None else None
+        for part in walk(file, size, max_bytes=MEMBER_BYTES, wanted=_wanted):
+            key = split(part.name)[0] if part.name else None
+            if not isinstance(part, Damage) and not _wanted(part.name):
+                if not is_meta(part.name):
+                    yield Unread(SYSTEM if of_system(part.name) else NAMELESS, part.name)
+                continue
+            if isinstance(part, Other) and part.target is None:
+                yield Unread(SPECIAL, part.name)
                 continue
             if open_record is None or (key is not None and encoded(key) != open_record.key):
                 if open_record is not None:
@@ -119,11 +127,26 @@ def _of_tar(shard: Shard) -> Iterator[Record | Lost]:
             if isinstance(part, Damage):
                 after = part.reason
                 open_record.fault = open_record.fault or after
-            else:
-                after = None
-                open_record.add(part.name[len(key or "") + 1 :], part.data, part.size)
+                continue
+            after = None
+            found = part if isinstance(part, Member) else links.find(part.target or "") if links else None
+            if found is None:
+                kind = DANGLING if links else PACKED_LINK
+                open_record.fault = open_record.fault or Unread(kind, part.name).reason
+                continue
+            data = part.data if isinstance(part, Member) else None
+            if isinstance(found, Payload) and found.size <= MEMBER_BYTES:
+                file.seek(found.offset)
+                data = file.read(found.size)
+            if isinstance(part, Member) and part.is_sparse:
+                open_record.fault = open_record.fault or f"{part.name!r} is a sparse file without its holes"
+            open_record.add(part.name[len(key or "") + 1 :], data, found.size)
     if open_record is not None:
         yield open_record.close()
+
+
+def _wanted(name: str) -> int:
+    return ALL_BYTES if split(name)[1] and not of_system(name) else 0
 
 
 def _of_lmdb(shard: Shard, layout: LayoutName | None) -> Iterator[Record | Lost]:

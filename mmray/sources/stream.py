@@ -47,14 +47,14 @@ class Watched(io.RawIOBase):
 
 
 class DecompressedFile:
-    """The decompressed bytes of a gzip or zstd stream.
+    """The decompressed bytes of a gzip, bzip2 or zstd stream.
 
     Where the compressed bytes are damaged the file ends, and `fault` says why. However much they stand for,
     2 MiB of it are held, and zstd's window: Arrow takes none over 128 MiB.
 
     Args:
         raw: the compressed file.
-        compression: "gzip" or "zstd".
+        compression: "gzip", "bz2" or "zstd".
 
     Raises:
         OSError: from any method, if the store fails.

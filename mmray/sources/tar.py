@@ -7,6 +7,7 @@ library's header parser.
 
 from __future__ import annotations
 
+import posixpath
 import re
 import sys
 import tarfile
@@ -16,6 +17,8 @@ from typing import Protocol
 
 from mmray.errors import of_machine
 
+ALL_BYTES = sys.maxsize  # of a payload
+
 _BLOCK = tarfile.BLOCKSIZE
 _MAX_NAME_BYTES = 1 << 16  # of a long-name or pax header: names, not data
 _MAX_NAMES = 8  # such headers before one member; a resync reads them anew from each block on
@@ -23,6 +26,7 @@ _ZEROS = bytes(_BLOCK)
 _MAGIC = 257  # where a header has it
 _STEP_BYTES = 1 << 18  # that are looked at together for a header; less than a stream keeps to step back
 _SEARCH_BYTES = 1 << 30  # of a compressed tar: a megabyte of one may hold 32 GB without a header
+_SPARSE_FLAG_AT = (482, 504)  # of the header, and of the blocks that go on with its map
 _NAME_TYPES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)
 
 
@@ -42,7 +46,22 @@ class Member:
     offset: int  # of its first header
     end: int  # just past its padded payload
     size: int  # bytes of payload
-    data: bytes | None  # None where `wanted` said no, or the payload is larger than allowed
+    data: (
+        bytes | None
+    )  # its first ones, as many as wanted; None of none, or where there are more than allowed
+    payload: int = 0  # where it begins
+    is_sparse: bool = False  # of a sparse file: its holes are left out, so this is not what the file held
+
+
+@dataclass(frozen=True)
+class Other:
+    """What is neither a regular file nor a directory: a link, a device, a pipe."""
+
+    name: str
+    offset: int
+    end: int
+    #: Name of the member that a link stands for; "" of one that leads out of the tar; None: it is no link.
+    target: str | None
 
 
 @dataclass(frozen=True)
@@ -57,16 +76,16 @@ class Damage:
 
 
 def walk(
-    file: ByteFile, size: int | None, *, start: int = 0, max_bytes: int, wanted: Callable[[str], bool]
-) -> Iterator[Member | Damage]:
-    """Yield the regular members of a tar from a header at `start` to the end.
+    file: ByteFile, size: int | None, *, start: int = 0, max_bytes: int, wanted: Callable[[str], int]
+) -> Iterator[Member | Other | Damage]:
+    """Yield what is in a tar, but for directories, from a header at `start` to the end.
 
     Args:
         file: a seekable file; where it ends early it may say why, as `fault`.
         size: its size in bytes; None where only reading on will tell (a compressed stream).
         start: offset of the first header to read.
         max_bytes: payloads larger than this are passed over (`data` is None).
-        wanted: told a member's name, whether to read its payload.
+        wanted: told a member's name, how many bytes of its payload to read: none, some, or `ALL_BYTES`.
     """
     offset = start
     limit = sys.maxsize if size is None else size
@@ -102,19 +121,22 @@ def walk(
             # A size beyond the file, of up to 2^95, must not become a place to seek to.
             has_payload = info.type not in tarfile.SUPPORTED_TYPES
             offset = min(limit, payload + _padded(info.size)) if has_payload else payload
+            if not info.isdir():
+                yield Other(info.name, begin, offset, _target(info))
             continue
         offset = payload + _padded(info.size)
         data, end = None, min(limit, payload + info.size)
-        if end == payload + info.size and info.size <= max_bytes and wanted(info.name):
+        some = wanted(info.name) if end == payload + info.size else 0
+        if some and (info.size <= max_bytes or some < ALL_BYTES):
             file.seek(payload)
-            data = file.read(info.size)
-            end = payload + len(data)
+            data = file.read(min(info.size, some))
+            end = payload + (len(data) if len(data) < some else info.size)
         if end < payload + info.size:
             reason = f"the tar breaks off at byte {end}, within {info.name!r}"
             end = end if size is None else size
             yield Damage(begin, end, "shard-truncated", _fault(file) or reason, info.name)
             return
-        yield Member(info.name, begin, offset, info.size, data)
+        yield Member(info.name, begin, offset, info.size, data, payload, _is_sparse(info))
 
 
 def _header(file: ByteFile, offset: int) -> tuple[tarfile.TarInfo | None, int]:
@@ -136,13 +158,16 @@ def _header(file: ByteFile, offset: int) -> tuple[tarfile.TarInfo | None, int]:
         if block == _ZEROS:
             return None, offset
         info = _parse(block)
-        if info.size < 0 or info.type == tarfile.GNUTYPE_SPARSE:
-            raise tarfile.HeaderError(f"{info.name!r} is sparse or has a negative size")
+        if info.size < 0:
+            raise tarfile.HeaderError(f"{info.name!r} has a negative size")
         offset += _BLOCK
         if info.type not in _NAME_TYPES:
-            info.name = overrides.get("path", info.name)
+            # Of a sparse file "path" is made up by tar.
+            info.name = overrides.get("GNU.sparse.name", overrides.get("path", info.name))
+            info.linkname = overrides.get("linkpath", info.linkname)
             info.size = int(overrides.get("size", info.size))
-            return info, offset
+            info.pax_headers = overrides
+            return info, _past_sparse_map(file, block, info, offset)
         if info.size > _MAX_NAME_BYTES:
             raise tarfile.HeaderError(f"a name of {info.size} bytes")
         extra = file.read(info.size)
@@ -150,10 +175,40 @@ def _header(file: ByteFile, offset: int) -> tuple[tarfile.TarInfo | None, int]:
             raise EOFError
         if info.type == tarfile.GNUTYPE_LONGNAME:
             overrides["path"] = extra.rstrip(b"\0").decode("utf-8", "backslashreplace")
+        elif info.type == tarfile.GNUTYPE_LONGLINK:
+            overrides["linkpath"] = extra.rstrip(b"\0").decode("utf-8", "backslashreplace")
         elif info.type == tarfile.XHDTYPE:
             overrides |= _pax(extra)
         offset += _padded(info.size)
     raise tarfile.HeaderError(f"more than {_MAX_NAMES} names for one member")
+
+
+def _past_sparse_map(file: ByteFile, block: bytes, info: tarfile.TarInfo, offset: int) -> int:
+    """Where the payload begins: of GNU's sparse files, after blocks that go on with the map of their holes.
+
+    As in GNU tar's manual, "Storing Sparse Files": a flag in each block says whether another follows.
+    """
+    at = _SPARSE_FLAG_AT[0]
+    while info.type == tarfile.GNUTYPE_SPARSE and block[at]:
+        file.seek(offset)
+        block, at = file.read(_BLOCK), _SPARSE_FLAG_AT[1]
+        if len(block) < _BLOCK:
+            raise EOFError
+        offset += _BLOCK
+    return offset
+
+
+def _is_sparse(info: tarfile.TarInfo) -> bool:
+    return info.type == tarfile.GNUTYPE_SPARSE or any(k.startswith("GNU.sparse.") for k in info.pax_headers)
+
+
+def _target(info: tarfile.TarInfo) -> str | None:
+    if info.islnk():
+        return info.linkname
+    if not info.issym():
+        return None
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(info.name), info.linkname))
+    return "" if path.startswith(("/", "../")) else path
 
 
 def _fault(file: ByteFile) -> str | None:

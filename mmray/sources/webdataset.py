@@ -2,7 +2,8 @@
 
 Names are read as the webdataset package reads them: everything up to the first dot of the file name is the
 key, the rest is the extension, and neighbouring members of one key are a record. What that package takes
-without a word (members of a record that lie apart, a tar that breaks off) is a row with an error here.
+without a word (members of a record that lie apart, a tar that breaks off) is a row with an error here; a link
+is read as what it stands for, and what no column takes is said in `unread`.
 """
 
 from __future__ import annotations
@@ -19,14 +20,19 @@ import pyarrow as pa
 from mmray.coverage import WHOLE, Missing
 from mmray.schema import Stage, error
 from mmray.sources.blocks import empty_row, new_row, to_blocks
-from mmray.sources.names import split
+from mmray.sources.links import Links
+from mmray.sources.names import is_meta, of_system, split
 from mmray.sources.options import EXTENSIONS, ReadOptions
 from mmray.sources.shards import Shard
 from mmray.sources.stream import DecompressedFile
-from mmray.sources.tar import ByteFile, Damage, Member, walk
+from mmray.sources.tar import ALL_BYTES, ByteFile, Damage, Member, Other, walk
+from mmray.sources.unlisted import HEAD_BYTES, modality_of, unlisted
+from mmray.unread import DANGLING, NAMELESS, PACKED_LINK, SPECIAL, SYSTEM, Unread
 
 _RECENT_KEYS, _RECENT_CHARS = 10_000, 4 << 20  # how far back a key is remembered; bounds the memory
 _MEMBERS = 1024  # of one record, of any extension
+_APART = 10_000  # members in a row that belong to no record, which are counted one by one
+_CARRIED_BYTES = 64 << 10  # of a small member that is carried over as text
 _REGROUP_BYTES = 256 << 20  # of records that are open at once while members are brought together
 _BUFFER_BYTES = 1 << 20  # one request to an object store serves many small members
 
@@ -70,6 +76,8 @@ class _Records:
         self._shard_id = shard_id
         self._max_bytes = options.member_bytes
         self._column_of = options.column_of
+        self._carry = {name.lower(): name for name in options.carry}
+        self._split_at = options.key_split
         self._payload = options.payload
         self._window = options.regroup_rows if options.interleaved == "regroup" else 1
         self._wanted: Sequence[Missing] = ()
@@ -79,6 +87,8 @@ class _Records:
         self._recent: OrderedDict[str, tuple[int, set[str]]] = OrderedDict()
         self._recent_chars = 0
         self._after_damage: Damage | None = None
+        self._apart: list[Unread] = []  # what belongs to no record: it is said with the next one
+        self._links: Links | None = None  # None in a compressed tar, where nobody can go back
 
     def read(self, file: ByteFile, shard: Shard, wanted: Sequence[Missing]) -> Iterator[dict[str, Any]]:
         if self._window > 1:
@@ -94,43 +104,82 @@ class _Records:
         """The wanted rows, from a byte on, until they are complete."""
         self._wanted, last = wanted, wanted[-1].last
         self._open.clear()
-        self._open_bytes, self._after_damage = 0, None
+        self._open_bytes, self._after_damage, self._apart = 0, None, []
         size = None if shard.compressed else shard.size
+        self._links = Links(file, size) if size is not None else None
         for part in walk(file, size, start=start, max_bytes=self._max_bytes, wanted=self._is_wanted):
             if isinstance(part, Damage):
                 yield from self._add_damage(part)
+            elif isinstance(part, Other):
+                yield from self._add_other(part, file)
             else:
                 yield from self._add(part)
             if last is not None and self._closed >= last:
                 return
         if self._open:  # the record that was begun last is
-            next(reversed(self._open.values())).fields["end"] = True
+            last_one = next(reversed(self._open.values()))
+            last_one.fields["end"] = True
+            last_one.unread += self._apart
         while self._open:
             yield from self._close()
         if self._row < 0:
-            yield empty_row(self._shard_id, "", shard.size)
+            yield empty_row(self._shard_id, "", shard.size) | {"unread": _said(self._apart)}
 
-    def _is_wanted(self, name: str) -> bool:
-        """Whether a member's payload is worth reading. Told by the walk before `_add` sees the member."""
-        key, extension = split(name)
-        if not self._payload or extension not in self._column_of:
-            return False
-        return self._row_is_wanted(self._open[key].row if key in self._open else self._row + 1)
+    def _is_wanted(self, name: str) -> int:
+        """How much of a member's payload is worth reading. Told by the walk before `_add` sees the member."""
+        key, extension = split(name, self._split_at)
+        if not self._payload or not self._row_is_wanted(
+            self._open[key].row if key in self._open else self._row + 1
+        ):
+            return 0
+        if extension in self._column_of:
+            return ALL_BYTES
+        return _CARRIED_BYTES if extension in self._carry else HEAD_BYTES
 
     def _row_is_wanted(self, row: int) -> bool:
         return any(m.first <= row and (m.last is None or row <= m.last) for m in self._wanted)
 
-    def _add(self, member: Member) -> Iterator[dict[str, Any]]:
-        key, extension = split(member.name)
-        if not extension:  # no extension, or a hidden or meta file: not part of a record
+    def _add_other(self, other: Other, file: ByteFile) -> Iterator[dict[str, Any]]:
+        """A link, which stands for a member; or what nobody can read."""
+        key, extension = split(other.name, self._split_at)
+        if other.target is None or not extension or of_system(other.name):
+            self._pass_over(other.name, SPECIAL if other.target is None else NAMELESS)
             return
+        found = self._links.find(other.target) if self._links else None
+        if found is not None:
+            data = None
+            if found.size <= self._max_bytes and (wanted := self._is_wanted(other.name)):
+                file.seek(found.offset)
+                data = file.read(min(found.size, wanted))
+            yield from self._add(Member(other.name, other.offset, other.end, found.size, data))
+            return
+        yield from self._open_record(other, key)
+        kind = DANGLING if self._links else PACKED_LINK
+        self._open[key].extensions.add(extension)
+        modality = self._column_of.get(extension) or modality_of(extension)
+        self._open[key].unread.append(Unread(kind, other.name, modality))
+
+    def _pass_over(self, name: str, kind: str = NAMELESS) -> None:
+        """A member that belongs to no record: it is said with the next one."""
+        if not is_meta(name) and len(self._apart) < _APART:
+            self._apart.append(Unread(SYSTEM if of_system(name) else kind, name))
+
+    def _open_record(self, part: Member | Other, key: str) -> Iterator[dict[str, Any]]:
+        """Open the record that a member belongs to, if it is not, which may close others."""
         if key not in self._open:
             yield from self._make_room()
-            self._begin(key, member.offset)
+            self._begin(key, part.offset)
         elif self._window == 1:
             self._after_damage = None  # the record goes on, so the damage lay within it
+        self._open[key].fields["length"] = part.end - self._open[key].fields["offset"]
+
+    def _add(self, member: Member) -> Iterator[dict[str, Any]]:
+        key, extension = split(member.name, self._split_at)
+        if not extension or of_system(member.name):
+            self._pass_over(member.name)
+            return
+        yield from self._open_record(member, key)
         opened = self._open[key]
-        opened.fields["length"] = member.end - opened.fields["offset"]
         column = self._column_of.get(extension)
         repeated = extension in opened.extensions
         if len(opened.extensions) >= _MEMBERS and not repeated:
@@ -138,12 +187,16 @@ class _Records:
             return
         opened.extensions.add(extension)
         if column is None:
+            self._add_unlisted(opened, member, extension)
             return
         if repeated or column in opened.columns:
             opened.fail("repeated-member", f"more than one {column} member: {member.name!r} comes second")
             return
         opened.columns.add(column)
-        if member.size > self._max_bytes:
+        if member.is_sparse:
+            reason = f"{member.name!r} is a sparse file without its holes; write the tar without --sparse"
+            opened.fail("member-sparse", reason)
+        elif member.size > self._max_bytes:
             reason = (
                 f"{member.name!r} has {member.size} bytes, more than limits.member_bytes={self._max_bytes}"
             )
@@ -152,6 +205,14 @@ class _Records:
             opened.fields[column] = member.data
             opened.size += member.size
             self._open_bytes += member.size
+
+    def _add_unlisted(self, opened: _Open, member: Member, extension: str) -> None:
+        """A member that no column takes."""
+        if extension not in self._carry or member.size > _CARRIED_BYTES:
+            opened.unread.append(unlisted(member.name, extension, member.data, self._column_of))
+        elif member.data is not None:
+            text = member.data.decode("utf-8", "backslashreplace").strip()
+            opened.fields["fields"] = (opened.fields["fields"] or {}) | {self._carry[extension]: text}
 
     def _make_room(self) -> Iterator[dict[str, Any]]:
         """Close the oldest records until one more fits."""
@@ -180,6 +241,7 @@ class _Records:
         damage, self._after_damage = self._after_damage, None
         start = damage.offset if damage else offset
         opened = self._open[key] = _Open(new_row(self._shard_id, self._row, key, start, 0))
+        opened.unread, self._apart = self._apart, []
         if damage:
             reason = f"may lack members lost just before it: {damage.reason}"
             opened.fail("shard-damaged", reason, "shard")
@@ -194,6 +256,7 @@ class _Records:
             opened.fail("interleaved-members", self._lie_apart(earlier_row, earlier))
         self._remember(key, opened)
         if self._row_is_wanted(opened.row):
+            opened.fields["unread"] = _said(opened.unread)
             yield opened.fields
 
     def _remember(self, key: str, opened: _Open) -> None:
@@ -214,6 +277,11 @@ class _Records:
         return f"{what}; set interleaved=regroup, or rewrite the shard so that they are neighbours"
 
 
+def _said(unread: Sequence[Unread]) -> list[dict[str, Any]] | None:
+    """Value of the column `unread`."""
+    return [one._asdict() for one in unread] or None
+
+
 def _chars(key: str, extensions: set[str]) -> int:
     return len(key) + sum(map(len, extensions))
 
@@ -225,6 +293,7 @@ class _Open:
     fields: dict[str, Any]  # a row of RECORDS
     extensions: set[str] = field(default_factory=set)  # of all its members
     columns: set[str] = field(default_factory=set)  # that have a member
+    unread: list[Unread] = field(default_factory=list)
     size: int = 0  # bytes of payload that were read
 
     @property

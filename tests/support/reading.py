@@ -3,7 +3,7 @@
 import io
 
 from mmray.sources import ReadOptions, list_shards, read
-from mmray.sources.tar import Damage, walk
+from mmray.sources.tar import ALL_BYTES, Damage, walk
 
 
 def shard_at(path):
@@ -47,7 +47,7 @@ class SpyFile(io.BytesIO):
         return data
 
 
-def walk_all(tar, *, start=0, max_bytes=1 << 20, wanted=lambda _: True, size=None):
+def walk_all(tar, *, start=0, max_bytes=1 << 20, wanted=lambda _: ALL_BYTES, size=None):
     """Members and damage of a tar given as bytes."""
     return list(
         walk(

@@ -1,6 +1,6 @@
 """Floors and fences: nothing imports upward, and the heavy libraries stay in their rooms.
 
-0  errors, schema, coverage, bounds, signals
+0  errors, schema, coverage, bounds, signals, unread
 1  client, digests, storage, remote, urls, sources, align, preprocess, batching
 2  config, bundle, golden, engine, loading, cascade, outcomes, race, predictor, models
 3  pipeline, serve, optimize: three wings that never import each other
@@ -15,7 +15,7 @@ import pytest
 from support.scripts import ROOT
 
 FLOORS = [
-    {"errors", "schema", "coverage", "bounds", "signals"},
+    {"errors", "schema", "coverage", "bounds", "signals", "unread"},
     {
         "client",
         "digests",

@@ -103,7 +103,7 @@ def test_how_a_run_is_done_may_change_when_it_is_resumed(data, settings):
         ({"modalities": ["text"]}, "modalities"),
         ({"scores": False}, "scores"),
         ({"features": True}, "features"),
-        ({"carry": ["label"]}, "carry"),
+        ({"carry": ["number"]}, "carry"),
         ({"on_damaged": "mask"}, "on_damaged"),
         ({"limits": {"audio_s": 5}}, "limits"),
         ({"extensions": {"image": ["png"]}}, "extensions"),
@@ -219,7 +219,7 @@ def test_a_changed_config_is_told_before_a_changed_input(data):
 
 def test_columns_follow_the_config(data):
     bundle = small_bundle()
-    full = output_columns(make_config(data, "o", features=True, carry=["label"]), bundle)
+    full = output_columns(make_config(data, "o", features=True, carry=["number"]), bundle)
     assert (full.classes, full.features, full.carry) == (4, 3, ("label",))
     none = output_columns(make_config(data, "o", scores=False), bundle)
     assert (none.classes, none.features, none.carry) == (0, 0, ())

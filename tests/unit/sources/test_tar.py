@@ -17,7 +17,7 @@ from support.tars import (
     without_end_mark,
 )
 
-from mmray.sources.tar import Damage, Member, walk
+from mmray.sources.tar import ALL_BYTES, Damage, Member, walk
 
 MEMBERS = [("a.txt", b"one"), ("b.txt", b"two" * 300), ("c.txt", b""), ("d.txt", b"four")]
 
@@ -54,23 +54,28 @@ def test_the_byte_range_of_a_member_starts_at_its_first_header():
         assert walk_all(tar, start=part.offset) == parts[i:]
 
 
-def test_what_is_no_regular_file_is_passed_over():
+def test_what_is_no_regular_file_is_named_with_what_it_stands_for():
     members = [
         special("folder/", tarfile.DIRTYPE),
         MEMBERS[0],
-        special("link.txt", tarfile.SYMTYPE, linkname="a.txt"),
+        special("x/link.txt", tarfile.SYMTYPE, linkname="../a.txt"),
+        special("x/away.txt", tarfile.SYMTYPE, linkname="../../a.txt"),
+        special("x/root.txt", tarfile.SYMTYPE, linkname="/a.txt"),
         special("hard.txt", tarfile.LNKTYPE, linkname="a.txt"),
         special("pipe.txt", tarfile.FIFOTYPE),
         MEMBERS[1],
     ]
-    assert names(walk_all(tar_bytes(members))) == ["a.txt", "b.txt"]
+    parts = walk_all(tar_bytes(members))
+    assert names(parts)[::6] == ["a.txt", "b.txt"]
+    targets = [("x/link.txt", "a.txt"), ("x/away.txt", ""), ("x/root.txt", ""), ("hard.txt", "a.txt")]
+    assert [(part.name, part.target) for part in parts[1:-1]] == [*targets, ("pipe.txt", None)]
 
 
 @pytest.mark.parametrize("kind", [tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE])
 def test_the_size_of_a_directory_or_link_is_no_payload(kind):
     """POSIX lets them state a size; taking it for bytes would swallow the members that follow."""
     tar = tar_bytes([special("thing", kind, size=2 * BLOCK), *MEMBERS])
-    assert names(walk_all(tar)) == [name for name, _ in MEMBERS]
+    assert [name for name in names(walk_all(tar)) if name != "thing"] == [name for name, _ in MEMBERS]
 
 
 def test_unwanted_and_oversized_payloads_are_not_read():
@@ -78,7 +83,9 @@ def test_unwanted_and_oversized_payloads_are_not_read():
         [("a.txt", b"x" * 5000), ("b.txt", b"y" * 5000), ("c.txt", b"z" * 50_000), ("d.txt", b"w")]
     )
     file = SpyFile(tar)
-    parts = list(walk(file, len(tar), max_bytes=10_000, wanted=lambda name: name != "a.txt"))
+    parts = list(
+        walk(file, len(tar), max_bytes=10_000, wanted=lambda name: ALL_BYTES if name != "a.txt" else 0)
+    )
     assert [part.data and len(part.data) for part in parts] == [None, 5000, None, 1]
     assert max(stop - start for start, stop in file.reads if start < parts[-1].end) == 5000
     assert sum(stop - start for start, stop in file.reads) < 5000 + 20 * BLOCK + 20 * BLOCK

@@ -1,0 +1,60 @@
+"""What a member is that no extension takes: a kind to count by, and the modality that it would be."""
+
+from __future__ import annotations
+
+import mimetypes
+import re
+from collections.abc import Collection
+
+from mmray.schema import MODALITIES
+from mmray.unread import DOTTED, Unread
+
+HEAD_BYTES = 64  # that tell what something is
+
+#: Extensions of media that Python's table lacks, or names otherwise.
+_EXTENSIONS = {
+    **dict.fromkeys(("avif", "heic", "heif", "hif", "jfif", "jp2", "jxl", "tif", "tiff", "dng"), "image"),
+    **dict.fromkeys(("aac", "m4a", "m4b", "mka", "oga", "opus", "weba", "amr", "caf", "wma", "aif"), "audio"),
+    **dict.fromkeys(("text", "cap", "captions", "prompt"), "text"),
+}
+_BEGINNINGS: tuple[tuple[re.Pattern[bytes], str], ...] = (
+    (
+        re.compile(
+            rb"\xff\xd8\xff|\x89PNG|GIF8|BM.{4}\0{4}|RIFF.{4}WEBP|II\*\0|MM\0\*|.{4}ftyp(?:avif|heic|heix|mif1)",
+            re.DOTALL,
+        ),
+        "image",
+    ),
+    (
+        re.compile(
+            rb"RIFF.{4}WAVE|RF64|OggS|fLaC|ID3|FORM.{4}AIF|.{4}ftypM4A|\xff[\xf1\xf9\xfa\xfb]", re.DOTALL
+        ),
+        "audio",
+    ),
+)
+_WORDS = re.compile(r"[a-z][a-z_-]*")  # parts of an extension that somebody chose, such as "left.jpg"
+
+
+def unlisted(name: str, extension: str, head: bytes | None, known: Collection[str]) -> Unread:
+    """What a member is.
+
+    Args:
+        name: of the member.
+        extension: all that follows its key, in lower case.
+        head: its first bytes, if they are known.
+        known: extensions that are read.
+    """
+    rest, _, last = extension.rpartition(".")
+    if rest and last in known and not all(_WORDS.fullmatch(part) for part in rest.split(".")):
+        return Unread(DOTTED, name, modality_of(last, head))
+    return Unread(f".{extension[:40]} member", name, modality_of(last, head))
+
+
+def modality_of(extension: str, head: bytes | None = None) -> str | None:
+    """The modality that something would be, as far as its extension and first bytes tell."""
+    if extension in _EXTENSIONS:
+        return _EXTENSIONS[extension]
+    kind = (mimetypes.guess_type(f"x.{extension}", strict=False)[0] or "").partition("/")[0]
+    if kind in MODALITIES and (kind != "text" or extension in ("txt",)):
+        return kind
+    return next((modality for magic, modality in _BEGINNINGS if head and magic.match(head)), None)

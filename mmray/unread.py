@@ -1,0 +1,102 @@
+"""What lies in the input and is used for nothing: named by kind, counted, and never taken for absent.
+
+Readers put such things beside the record that they lie in (column `unread` of RECORDS). One that would have
+been a modality which the record lacks otherwise is damage of that modality; all others are counted and said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+OnUnread = Literal["warn", "reject", "fail"]
+
+#: Kinds whose remedy is not the usual one. Those of members are their extensions, as in ".cls member".
+DOTTED = "member with dots in its name"
+DANGLING = "link to what is not in the tar"
+PACKED_LINK = "link in a compressed tar"
+SPECIAL = "device or pipe"
+NAMELESS = "member without an extension"
+SYSTEM = "file of an operating system"
+OTHERS = "other kinds"
+
+_REMEDIES = {
+    DOTTED: "set `key_split: last` if keys go on to the last dot; else name what follows in `extensions`",
+    DANGLING: "write the tar with --dereference",
+    PACKED_LINK: "unpack the tar, or write it with --hard-dereference --dereference",
+    SPECIAL: "leave it out of the tar",
+    NAMELESS: "give it one, after a dot",
+    SYSTEM: "",  # AppleDouble, .DS_Store: they hold nothing
+    OTHERS: "",
+}
+_USUAL = "name it in `extensions` to read it, or in `carry` to keep it beside the predictions"
+_FILE = " beside the shards"  # ends the kinds of files
+_OF_FILES = "pack it into a shard, or name it as an input"
+_APART = (NAMELESS, SYSTEM, SPECIAL)  # of no record: they lie beside one
+_KINDS = 40  # that are counted by themselves
+
+
+class Unread(NamedTuple):
+    """One thing that is not read."""
+
+    kind: str  # to count by
+    name: str  # as it stands in the shard
+    modality: str | None = None  # that it would be, as far as name and first bytes tell
+
+    @property
+    def is_of_record(self) -> bool:
+        return self.kind not in _APART
+
+    @property
+    def reason(self) -> str:
+        remedy = remedy_of(self.kind)
+        return f"{self.name[:100]!r} is there, but not read: {self.kind}{remedy and f'; {remedy}'}"
+
+
+def remedy_of(kind: str) -> str:
+    """What to do about things of a kind; "" where nothing is to be done."""
+    if kind.endswith(_FILE):
+        return _OF_FILES
+    return _REMEDIES.get(kind, _USUAL)
+
+
+def kind_of_file(name: str) -> str:
+    """Kind of a file that lies among shards and is none."""
+    _, dot, suffix = name.rpartition("/")[2].lstrip(".").rpartition(".")
+    return f".{suffix.lower()[:20]} file{_FILE}" if dot else f"file without a suffix{_FILE}"
+
+
+class Count(NamedTuple):
+    """How many things of a kind there are, and where the first one is."""
+
+    number: int
+    example: str
+
+
+@dataclass
+class Tally:
+    """Counts by kind; when there are too many kinds, the later ones are counted together."""
+
+    counts: dict[str, Count] = field(default_factory=dict)
+
+    def add(self, kind: str, example: str, number: int = 1) -> None:
+        if kind not in self.counts and len(self.counts) >= _KINDS:
+            kind = OTHERS
+        before = self.counts.get(kind, Count(0, example))
+        self.counts[kind] = Count(before.number + number, before.example)
+
+    def add_all(self, counts: Mapping[str, Iterable[Any]]) -> None:
+        """What another tally counted, or a part's footer says."""
+        for kind, (number, example) in counts.items():
+            self.add(kind, str(example), int(number))
+
+    def most_common(self) -> list[tuple[str, Count]]:
+        return sorted(self.counts.items(), key=lambda item: (-item[1].number, item[0]))
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """For summary.json and `--json`: number, example and remedy by kind."""
+        return {
+            kind: {"number": count.number, "example": count.example, "remedy": remedy_of(kind)}
+            for kind, count in self.most_common()
+        }
