@@ -12,13 +12,13 @@ from typing import Any, Literal, NamedTuple
 
 OnUnread = Literal["warn", "reject", "fail"]
 
-#: Kinds whose remedy is not the usual one. Those of members are their extensions, as in ".cls member".
-DOTTED = "member with dots in its name"
-DANGLING = "link to what is not in the tar"
-PACKED_LINK = "link in a compressed tar"
-SPECIAL = "device or pipe"
-NAMELESS = "member without an extension"
-SYSTEM = "file of an operating system"
+#: Kinds whose remedy is not the usual one. Those of members are their extensions, as in ".cls members".
+DOTTED = "members with dots in their names"
+DANGLING = "links to what is not in the tar"
+PACKED_LINK = "links in a compressed tar"
+SPECIAL = "devices or pipes"
+NAMELESS = "members without an extension"
+SYSTEM = "files of an operating system"
 OTHERS = "other kinds"
 
 _REMEDIES = {
@@ -64,7 +64,7 @@ def remedy_of(kind: str) -> str:
 def kind_of_file(name: str) -> str:
     """Kind of a file that lies among shards and is none."""
     _, dot, suffix = name.rpartition("/")[2].lstrip(".").rpartition(".")
-    return f".{suffix.lower()[:20]} file{_FILE}" if dot else f"file without a suffix{_FILE}"
+    return f".{suffix.lower()[:20]} files{_FILE}" if dot else f"files without a suffix{_FILE}"
 
 
 class Count(NamedTuple):

@@ -12,7 +12,7 @@ from time import time
 
 from shared import CORES
 
-from mmray.cli.display import RunDisplay
+from mmray.cli.run_display import RunDisplay
 from mmray.config import load_config
 from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.meter import Snapshot

@@ -18,7 +18,7 @@ from mmray.cli.bundles import AsJson, bundle_app
 from mmray.errors import MmrayError, one_line
 
 if TYPE_CHECKING:
-    from mmray.cli.display import RunDisplay
+    from mmray.cli.run_display import RunDisplay
     from mmray.pipeline.summary import Result
 
 # Heavy imports (ray, onnxruntime) happen inside the commands: --help and a wrong option answer at once.
@@ -113,7 +113,7 @@ def run(
     ] = False,
 ) -> None:
     """Run a bundle over all records; resumes an unfinished run in the same output directory."""
-    from mmray.cli.display import RunDisplay
+    from mmray.cli.run_display import RunDisplay
     from mmray.config import load_config
     from mmray.pipeline.run import run as run_pipeline
 
@@ -127,7 +127,7 @@ def run(
 @app.command()
 def retry(out: RunArgument, set: Set = None) -> None:
     """Process the rejects of a run anew, by byte offset; those that succeed now become predictions."""
-    from mmray.cli.display import RunDisplay
+    from mmray.cli.run_display import RunDisplay
     from mmray.config import load_config
     from mmray.pipeline.retry import retry as retry_rejects
 

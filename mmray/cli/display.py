@@ -1,35 +1,25 @@
-"""What the commands print: a live display on a terminal, plain lines elsewhere."""
+"""What the commands print."""
 
 from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Console
 from rich.markup import escape
-from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
 from mmray.bundle import Bundle
 from mmray.pipeline.audit import Audit
 from mmray.pipeline.ledger import Ledger
-from mmray.pipeline.meter import Snapshot
 from mmray.pipeline.plan import Plan
 from mmray.pipeline.survey import Survey
-
-if TYPE_CHECKING:  # it imports Ray, which audits and inspections can do without
-    from mmray.pipeline.run import Watcher
-    from mmray.pipeline.summary import Result
+from mmray.unread import remedy_of
 
 console = Console(highlight=False)
-_LINE_S = 5.0  # between plain lines
 _SHOWN = 20  # shard faults
 
 
@@ -47,114 +37,6 @@ def print_line(message: str) -> None:
 def print_json(value: object) -> None:
     """Plain JSON, for pipes."""
     sys.stdout.write(json.dumps(value, indent=1) + "\n")
-
-
-class RunDisplay:
-    """Shows a run while it goes: use as a context manager, then call `conclude`."""
-
-    def __init__(self, output: str, *, retry: bool = False) -> None:
-        self.output = output
-        self._retry = retry
-        self._done_before = 0
-        self._expected = 0
-        self._actors = 1
-        self._live: Live | None = None
-        self._started = time.time()
-        self._next_line = 0.0
-        self._warned = False
-
-    @property
-    def watcher(self) -> Watcher:
-        """What a run is to tell this display."""
-        from mmray.pipeline.run import Watcher
-
-        return Watcher(self.surveyed, self.planned, self.progress, print_line)
-
-    def __enter__(self) -> RunDisplay:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
-    ) -> None:
-        if self._live:
-            self._live.stop()
-
-    def surveyed(self, found: Survey, ledger: Ledger) -> None:
-        """Say what there is."""
-        done, rejected = ledger.rows, ledger.rejects.total()
-        self._done_before, self._expected = (0, rejected) if self._retry else (done, found.expected_rows)
-        _print_survey(found, done)
-
-    def planned(self, plan: Plan) -> None:
-        """Say how it will run, and start the display."""
-        self._actors = plan.actors
-        _print_field("cluster", _describe_machines(plan))
-        if console.is_terminal:
-            self._live = Live(self._render(Snapshot()), console=console, refresh_per_second=4, transient=True)
-            self._live.start()
-
-    def progress(self, snapshot: Snapshot) -> None:
-        """Show the latest counts, and once that early answers went wrong."""
-        if snapshot.shift and not self._warned:
-            self._warned = True
-            console.print(f"[bold yellow]warning:[/] {escape(snapshot.shift)}", soft_wrap=True)
-        if self._live:
-            self._live.update(self._render(snapshot))
-        elif snapshot.rows and time.time() >= self._next_line:
-            self._next_line = time.time() + _LINE_S
-            print_line("  ".join([self._counts(snapshot), _shares(snapshot.seconds)]))
-
-    def conclude(self, result: Result) -> None:
-        """The closing table."""
-        summary, this_run = result.summary, result.summary["this_run"]
-        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        table.add_column(style="bold")
-        table.add_column(overflow="fold")
-        verdict = result.audit
-        balance = f"{verdict.predicted:,} predicted + {verdict.rejected:,} rejected"
-        balance += f" + {number(len(verdict.faults), 'shard fault')}" if verdict.faults else ""
-        mark = "[bold red]audit failed[/]" if verdict.problems else "[green]audit clean[/]"
-        table.add_row(
-            "rows", f"{verdict.total:,} = {balance} in {number(summary['shards'], 'shard')}, {mark}"
-        )
-        for kind, rows in summary["rejects"].items():
-            table.add_row("", f"{rows:,} rejected: {escape(kind)}")
-        sets = ", ".join(f"{rows:,} {s}" for s, rows in summary["modalities"].items())
-        table.add_row("from", sets)
-        if this_run:
-            rate = this_run["rows_per_s"]
-            speed = f"{rate:.1f} rows/s" if rate else f"{this_run['rows']:,} rows, too few for a rate"
-            table.add_row("speed", f"{speed}, after {this_run['startup_s']:.1f} s to start")
-            table.add_row("stages", _shares(this_run["stage_seconds"]))
-            if devices := this_run.get("devices"):
-                table.add_row("devices", _describe_devices(devices, this_run["device_busy"]))
-                table.add_row("", this_run["advice"])
-            if cascade := this_run.get("cascade"):
-                table.add_row("cascade", _describe_cascade(cascade))
-        else:
-            table.add_row("speed", "nothing was left to do")
-        table.add_row("output", f"{escape(self.output)}/parts ({number(summary['parts'], 'file')})")
-        console.print(table)
-        for problem in verdict.problems:
-            print_line(f"  {problem}")
-        print_faults(verdict.faults)
-
-    def _render(self, snapshot: Snapshot) -> Group:
-        done = self._done_before + snapshot.rows
-        bar = ProgressBar(total=max(self._expected, done, 1), completed=done, width=40)
-        waiting = "" if snapshot.rows else f"starting workers, {time.time() - self._started:.0f} s"
-        row = Table.grid(padding=(0, 2))
-        row.add_row(bar, Text(waiting or self._counts(snapshot)))
-        return Group(row, Text(_shares(snapshot.seconds), style="dim"))
-
-    def _counts(self, snapshot: Snapshot) -> str:
-        done = self._done_before + snapshot.rows
-        parts = [f"{done:,} of about {max(self._expected, done):,} rows"]
-        if rate := snapshot.rows_per_s:
-            left = max(0, self._expected - done) / rate
-            parts += [f"{rate:.1f} rows/s", f"{int(left // 60)}:{int(left % 60):02d} left"]
-        parts.append(f"{snapshot.rejects:,} rejects")
-        return ", ".join(parts)
 
 
 def print_plan(preview: tuple[Plan, Ledger], *, as_json: bool) -> None:
@@ -176,21 +58,24 @@ def print_plan(preview: tuple[Plan, Ledger], *, as_json: bool) -> None:
                 "units": len(units),
                 "formats": found.census.kinds,
                 "census": found.census.sets,
+                "unread": found.census.unread.to_json(),
+                "unread_files": found.unread_files.to_json(),
                 "balance": asdict(plan.advice) if plan.advice else None,
             }
         )
         return
-    _print_survey(found, done)
-    _print_field("cluster", _describe_machines(plan))
+    print_survey(found, done)
+    print_field("cluster", describe_machines(plan))
     sets = ", ".join(f"{rows} {s}" for s, rows in found.census.sets.items())
-    _print_field("sample", f"{found.census.records} records: {sets}")
-    _print_field(
+    print_field("sample", f"{found.census.records} records: {sets}")
+    _print_unread(found)
+    print_field(
         "work", f"{len(units)} units over {len(missing)} shards, parts of up to {plan.part_rows:,} rows"
     )
     if plan.advice:
-        _print_field("balance", str(plan.advice))
+        print_field("balance", str(plan.advice))
     if done:
-        _print_field(
+        print_field(
             "resume", f"skips {done:,} rows; {len(found.shards) - len(missing)} shards are not opened"
         )
 
@@ -240,16 +125,16 @@ def print_bundle(bundle: Bundle, *, as_json: bool) -> None:
     if as_json:
         print_json({"digest": bundle.digest, "manifest": manifest.model_dump(), "scorecard": scorecard})
         return
-    _print_field("bundle", _describe_bundle(bundle))
-    _print_field("labels", ", ".join(manifest.labels) or "none: the model only gives features")
+    print_field("bundle", _describe_bundle(bundle))
+    print_field("labels", ", ".join(manifest.labels) or "none: the model only gives features")
     for name, variant in manifest.variants.items():
         size = bundle.graph(name).stat().st_size
-        _print_field("variant", f"{name}: {variant.precision}, {size / 1e6:.1f} MB")
+        print_field("variant", f"{name}: {variant.precision}, {size / 1e6:.1f} MB")
     records = bundle.golden_records()
     raw = "tensors alone, of an older mmray" if records is None else f"{records.num_rows} raw records"
-    _print_field("golden", raw)
+    print_field("golden", raw)
     for source in manifest.sources:
-        _print_field("weights", f"{source.name} {source.version}, {source.licence}")
+        print_field("weights", f"{source.name} {source.version}, {source.licence}")
     if "cross_validation" in scorecard:
         console.print(scorecard_table(scorecard))
 
@@ -267,36 +152,26 @@ def scorecard_table(scorecard: Mapping[str, Any]) -> Table:
     return table
 
 
-def _print_survey(found: Survey, done: int) -> None:
+def print_survey(found: Survey, done: int) -> None:
+    """What a run works with."""
     shares = ", ".join(f"{m} {share:.0%}" for m, share in found.census.modalities.items())
     kinds = " and ".join(found.census.kinds)
     size = f"{number(len(found.shards), 'shard')} of {kinds}, {found.input_bytes / 1e6:,.1f} MB"
     inputs = " ".join(found.config.input)
-    _print_field("input", f"{inputs}: {size}, about {found.expected_rows:,} records ({shares})")
+    print_field("input", f"{inputs}: {size}, about {found.expected_rows:,} records ({shares})")
     for note in found.notes:
-        _print_field("", note)
-    _print_field("bundle", f"{_describe_bundle(found.bundle)}")
-    _print_field("output", f"{found.config.output}" + (f" ({done:,} rows are done)" if done else ""))
+        print_field("", note)
+    print_field("bundle", f"{_describe_bundle(found.bundle)}")
+    print_field("output", f"{found.config.output}" + (f" ({done:,} rows are done)" if done else ""))
 
 
-def _describe_devices(devices: Mapping[str, Any], busy: float) -> str:
-    parts = [f"{number(len(devices), 'device')} busy {busy:.0%}"]
-    if any(device["shapes"] for device in devices.values()):
-        shapes = {shape for device in devices.values() for shape in device["shapes"]}
-        changes = sum(device["changes"] for device in devices.values())
-        planned_s = sum(device["planned_s"] for device in devices.values())
-        parts.append(f"{number(len(shapes), 'shape')}, {number(changes, 'change')}")
-        parts.append(f"{planned_s:.1f} s of planning")
-    return ", ".join(parts)
-
-
-def _describe_cascade(found: dict[str, Any]) -> str:
-    parts = [", ".join(f"{share:.1%} after stage {stage}" for stage, share in found["left"].items())]
-    if found["shadowed"]:
-        parts.append(f"{found['agreed']} of {found['shadowed']} early answers as in full")
-    if found["saved_s"] is not None:
-        parts.append(f"{found['saved_s']:.1f} s of work saved")
-    return "; ".join(parts) + ("; [bold yellow]shifted[/]" if found["shift"] else "")
+def _print_unread(found: Survey) -> None:
+    """What a run would use for nothing: a line for each kind."""
+    for name, tally in (("unread", found.census.unread), ("", found.unread_files)):
+        for kind, count in tally.most_common():
+            remedy = remedy_of(kind)
+            print_field(name, f"{kind}: {count.number:,}, as {count.example}{remedy and f'; {remedy}'}")
+            name = ""
 
 
 def _describe_bundle(bundle: Bundle) -> str:
@@ -305,7 +180,8 @@ def _describe_bundle(bundle: Bundle) -> str:
     return f"{bundle.manifest.name} {bundle.digest[:12]}: {takes} → {gives}"
 
 
-def _describe_machines(plan: Plan) -> str:
+def describe_machines(plan: Plan) -> str:
+    """Where a run works, as in "1 node, 2 CPUs, 0 GPUs: fused topology, 2 actors of fp32"."""
     machines = plan.machines
     where = (
         f"{number(machines.nodes, 'node')}, {number(machines.cpus, 'CPU')}, {number(machines.gpus, 'GPU')}"
@@ -318,13 +194,6 @@ def number(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
-def _print_field(name: str, value: str) -> None:
+def print_field(name: str, value: str) -> None:
+    """A line of a list of names and values."""
     console.print(f"[bold]{name:<8}[/] {escape(value)}", soft_wrap=True)
-
-
-def _shares(seconds: Mapping[str, float]) -> str:
-    """Where the workers' busy time goes: "image 11 %, audio 24 %, model 58 %"."""
-    total = sum(seconds.values())
-    if not total:
-        return ""
-    return ", ".join(f"{stage} {s / total:.0%}" for stage, s in seconds.items() if s)

@@ -23,6 +23,7 @@ from mmray.storage import Location
 from mmray.unread import Tally, remedy_of
 
 _SAMPLED_SHARDS = 3
+_EMPTY_SHARDS = 50  # that are looked at for one that holds records
 _FIELDS_SHOWN = 20
 _KINDS = {"webdataset": "WebDataset", "tfrecord": "TFRecord", "parquet": "Parquet"}
 
@@ -234,7 +235,10 @@ def take_census(shards: Sequence[Shard], options: ReadOptions) -> Census:
     kinds: set[str] = set()
     size, unreadable, faults = 0, "", []
     unread, names = Tally(), set[str]()
-    for shard in shards[:: max(1, len(shards) // _SAMPLED_SHARDS)][:_SAMPLED_SHARDS]:
+    spread = shards[:: max(1, len(shards) // _SAMPLED_SHARDS)][:_SAMPLED_SHARDS]
+    for number, shard in enumerate([*spread, *shards[:_EMPTY_SHARDS]]):
+        if number >= len(spread) and sets:
+            break  # the others are looked at where these hold nothing
         try:
             block = next(read(shard, options))
             kinds.add(
@@ -258,8 +262,9 @@ def take_census(shards: Sequence[Shard], options: ReadOptions) -> Census:
             names.update(name for meta in block["meta"].to_pylist() for name in meta_fields(meta))
         size += sum(pc.sum(column).as_py() or 0 for column in _sizes(shard, block))
     records = sum(sets.values())
-    if not records and unreadable:
-        raise InputError(f"{unreadable}; check permissions")
+    if not records:
+        holds_nothing = f"{shards[0].url}: holds no records, nor do others that were looked at"
+        raise InputError(f"{unreadable}; check permissions" if unreadable else holds_nothing)
     return Census(
         records,
         max(1.0, size / max(1, records)),

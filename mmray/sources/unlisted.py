@@ -47,7 +47,7 @@ def unlisted(name: str, extension: str, head: bytes | None, known: Collection[st
     rest, _, last = extension.rpartition(".")
     if rest and last in known and not all(_WORDS.fullmatch(part) for part in rest.split(".")):
         return Unread(DOTTED, name, modality_of(last, head))
-    return Unread(f".{extension[:40]} member", name, modality_of(last, head))
+    return Unread(f".{extension[:40]} members", name, modality_of(last, head))
 
 
 def modality_of(extension: str, head: bytes | None = None) -> str | None:

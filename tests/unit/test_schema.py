@@ -39,7 +39,8 @@ def test_optional_columns_come_last_and_only_when_asked_for():
 
 def test_outcomes_hold_what_predictions_and_rejects_are_made_of():
     columns = OutputColumns(classes=4, carry=("label",))
-    assert set(outcomes(columns).names) == {*predictions(columns).names, "end", "offset", "length", "error"}
+    others = {"end", "offset", "length", "unread", "error"}
+    assert set(outcomes(columns).names) == {*predictions(columns).names, *others}
     assert {*REJECTS.names} - {"stage", "type", "reason"} <= set(outcomes(columns).names)
 
 

@@ -1,5 +1,6 @@
 """Whatever rows reach a writer become one part that says exactly what it holds, and its rejects."""
 
+import json
 import time
 from pathlib import Path
 
@@ -19,9 +20,9 @@ from support.outcomes import (
     write,
 )
 
-from mmray.pipeline.ledger import Part
+from mmray.pipeline.ledger import FOOTER_KEY, Ledger, Part
 from mmray.pipeline.sink import PartBuffer, write_part
-from mmray.schema import REJECTS, predictions
+from mmray.schema import EMPTY, REJECTS, OutputColumns, error, outcomes, predictions
 
 A, B = shard("train/a.tar", 10), shard("train/b.tar", 4)
 
@@ -141,3 +142,52 @@ def test_closing_an_empty_buffer_writes_nothing(out):
     assert collected.close().rows == 1
     assert collected.close() is None
     assert len(files(out)) == 1
+
+
+def with_columns(outcomes, **columns):
+    for name, values in columns.items():
+        index = outcomes.schema.get_field_index(name)
+        outcomes = outcomes.set_column(index, name, pa.array(values, outcomes.schema.field(name).type))
+    return outcomes
+
+
+def test_an_empty_shard_is_covered_by_no_row_and_is_no_reject(out):
+    empty = shard("train/empty.tar", 0)
+    rows = rows_of(A, [0, 2])
+    one = with_columns(
+        outcomes_of([*rows, (empty, 0)]),
+        error=[None, None, error("read", EMPTY, "the shard holds no records")],
+        end=[False, False, True],
+    )
+    part = write_part(out, one, COLUMNS)
+    assert (part.rows, part.predicted, part.rejected) == (2, 2, 0)
+    assert (part.coverage[empty.id], part.totals[empty.id]) == ([], 0)
+    alone = write_part(out, one.slice(2), COLUMNS)
+    assert (alone.rows, alone.totals) == (0, {empty.id: 0})
+    ledger = Ledger.load(out)
+    assert ledger.missing([empty]) == []
+    assert ledger.rows == 2
+
+
+def test_the_footer_counts_what_was_not_read_and_what_was_carried(out):
+    columns = OutputColumns(classes=2, carry=("a", "b"))
+    made = outcomes_of(rows_of(A, [0, 2, 4]))
+    made = made.append_column("meta_a", pa.array(["x", None, "y"])).append_column(
+        "meta_b", pa.nulls(3, "string")
+    )
+    made = with_columns(made.select(outcomes(columns).names), unread=[["k", "k"], None, ["k", "l"]])
+    part = write_part(out, made, columns)
+    assert Part.read(out.parts / part.name) == part
+    assert part.unread == {"k": (3, "train/a.tar: train/a.tar-0"), "l": (1, "train/a.tar: train/a.tar-4")}
+    assert part.carried == {"meta_a": 1, "meta_b": 0}  # of the two that are predicted
+    assert Ledger.load(out).unread.counts == part.unread
+    assert Ledger.load(out).carried == part.carried
+
+
+def test_a_part_of_an_earlier_version_is_read(out):
+    part = write(out, rows_of(B))
+    footer = json.loads(part.to_footer()[FOOTER_KEY])
+    del footer["unread"], footer["carried"]
+    place = Path(out.parts.path) / part.name
+    pq.write_table(pq.read_table(place).replace_schema_metadata({FOOTER_KEY: json.dumps(footer)}), place)
+    assert Part.read(out.parts / part.name).coverage == part.coverage

@@ -220,6 +220,53 @@ def test_a_changed_config_is_told_before_a_changed_input(data):
 def test_columns_follow_the_config(data):
     bundle = small_bundle()
     full = output_columns(make_config(data, "o", features=True, carry=["number"]), bundle)
-    assert (full.classes, full.features, full.carry) == (4, 3, ("label",))
+    assert (full.classes, full.features, full.carry) == (4, 3, ("number",))
     none = output_columns(make_config(data, "o", scores=False), bundle)
     assert (none.classes, none.features, none.carry) == (0, 0, ())
+
+
+def odd_shard(data):
+    """A shard with things that nothing is used for, among files that are no shards."""
+    members = [("0.jpg", b"x"), ("0.cls", b"7"), ("0.tga", b"x"), ("README", b"x"), ("1.txt", b"a dog")]
+    (data / "0.tar").write_bytes(tar_bytes(members))
+    for name in ("a.json", "b.json", "notes.md", "LICENSE"):
+        (data / name).write_bytes(b"{}")
+
+
+def test_what_is_not_read_is_counted_by_kind_with_an_example(data):
+    odd_shard(data)
+    found = look(data)
+    counts = {kind: tuple(count) for kind, count in found.census.unread.counts.items()}
+    assert counts == {
+        ".cls members": (1, "0.tar: 0.cls"),
+        ".tga members": (1, "0.tar: 0.tga"),
+        "members without an extension": (1, "0.tar: README"),
+    }
+    files = {kind: count.number for kind, count in found.unread_files.counts.items()}
+    assert files == {
+        ".json files beside the shards": 2,
+        ".md files beside the shards": 1,
+        "files without a suffix beside the shards": 1,
+    }
+
+
+def test_what_is_not_read_may_end_a_run_before_it_begins(data):
+    odd_shard(data)
+    with pytest.raises(InputError, match=r"0\.tar.*not read.*on_unread=warn"):
+        look(data, on_unread="fail")
+
+
+def test_a_field_to_carry_must_be_somewhere(data):
+    odd_shard(data)
+    assert look(data, carry=["cls", "number"]).census.fields == {"cls", "number"}
+    with pytest.raises(ConfigError, match=r"carry: 'numbre' is in none of .*did you mean 'number'"):
+        look(data, carry=["numbre"])
+
+
+def test_empty_shards_are_no_records(data):
+    (data / "0.tar").write_bytes(tar_bytes([]))
+    assert look(data).census.sets.keys().isdisjoint({"unreadable", "nothing"})
+    for path in data.glob("[a-d].tar"):
+        path.unlink()
+    with pytest.raises(InputError, match="holds no records"):
+        look(data)

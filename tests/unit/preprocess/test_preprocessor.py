@@ -7,12 +7,14 @@ from support.bundles import SPEC, records_table, small_tokenizer
 from support.damaged import BAD_MEMBERS, ENDLESS_TEXT, bad_record, truncated_jpeg
 from support.media import clip, image_bytes
 
+from mmray.errors import InputError
 from mmray.preprocess import Preprocessor
 from mmray.preprocess.audio import decode_audio, log_mel
 from mmray.preprocess.image import decode_image
 from mmray.preprocess.spec import AudioSpec, ImageSpec, Limits, PreprocessSpec, TextSpec
 from mmray.schema import TENSORS, VIEWS, error
 from mmray.sources import EXTENSIONS
+from mmray.unread import NAMELESS
 
 GOOD = {"image": image_bytes(), "text": b"a red cat", "audio": clip(seconds=1.2)}
 ROWS = [
@@ -171,3 +173,37 @@ def test_the_digest_of_a_spec_tells_any_two_specs_apart():
     ]
     assert len({spec.digest() for spec in specs}) == len(specs)
     assert PreprocessSpec.model_validate_json(SPEC.model_dump_json()).digest() == SPEC.digest()
+
+
+def thing(modality, kind=".tga members"):
+    return {"kind": kind, "name": f"0.{modality}", "modality": modality}
+
+
+UNREAD = [
+    {"text": b"a dog", "unread": [thing("image")]},  # it loses its picture
+    {"text": b"a dog", "image": image_bytes(), "unread": [thing("image")]},  # it has one
+    {"text": b"a dog", "unread": [thing(None)]},
+    {"text": b"a dog", "unread": [thing(None, NAMELESS)]},  # lies beside it
+    {"text": b"a dog"},
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "errors", "damaged"),
+    [
+        ({}, ["image-unread", None, None, None, None], 0),
+        ({"on_damaged": "mask"}, [None] * 5, 1),
+        ({"modalities": ["text"]}, [None] * 5, 0),
+        ({"on_unread": "reject"}, ["unread", "unread", "unread", None, None], 0),
+    ],
+)
+def test_a_modality_that_is_there_but_not_read_is_not_absent(options, errors, damaged):
+    rows = preprocess(UNREAD, **options)
+    assert kinds(rows) == errors
+    assert sum(row["damaged"] == ["image"] and row["error"] is None for row in rows) == damaged
+    assert [row["unread"] for row in rows][2:] == [[".tga members"], [NAMELESS], None]
+
+
+def test_unread_things_may_end_the_run_by_name():
+    with pytest.raises(InputError, match=r"0\.image.*is there, but not read.*on_unread=warn"):
+        preprocess(UNREAD, on_unread="fail")

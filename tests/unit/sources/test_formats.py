@@ -84,7 +84,7 @@ def test_bytes_that_tell_nothing_are_what_their_name_says(name, content):
     ("content", "named"),
     [
         (zipped(), "a zip archive"),
-        (bz2.compress(b"text"), "bz2"),
+        (bz2.compress(parquet()), "a Parquet file in bz2"),
         (lzma.compress(TAR), "xz"),
         (b"\x89HDF\r\n\x1a\n" + bytes(600), "an HDF5 file"),
         (b"ARROW1\0\0" + bytes(600), "an Arrow IPC file"),

@@ -3,10 +3,12 @@
 import os
 
 import pytest
-from support.tars import write_shard
+from support.tars import tar_bytes, write_shard
+from support.tfrecords import tfrecord
 
 from mmray.errors import InputError
 from mmray.sources import Shard, list_shards, take_listing
+from mmray.unread import SYSTEM
 
 
 @pytest.fixture
@@ -75,3 +77,33 @@ def test_shards_of_an_earlier_version_are_read_from_a_plan():
     assert (shard.compressed, shard.state) == (True, None)
     stored = "s3://b/a.tar.zst?endpoint_override=127.0.0.1:1&scheme=http&region=x"
     assert Shard.from_list(["a.tar.zst@9", stored, 9, "webdataset"]).compression == "zstd"
+
+
+def test_pieces_of_tensorflow_datasets_are_shards_by_name_or_by_bytes(tmp_path):
+    data = tfrecord([{"text": b"a dog"}])
+    for i, name in enumerate(("a.tfrecord-00000-of-00002", "a.tfrecord-00001-of-00002", "b-00000-of-00001")):
+        (tmp_path / name).write_bytes(data * (i + 1))
+    (tmp_path / "features.json").write_bytes(b"{}")
+    (tmp_path / "other-00000-of-00001").write_bytes(b"something else")
+    listing = take_listing([str(tmp_path)])
+    assert [shard.format for shard in listing.shards] == ["tfrecord"] * 3
+    assert {kind: count.number for kind, count in listing.unread.counts.items()} == {
+        ".json files beside the shards": 1,
+        "files without a suffix beside the shards": 1,
+    }
+
+
+def test_files_that_macos_left_are_no_shards(tmp_path):
+    (tmp_path / "a.tar").write_bytes(tar_bytes([("0.txt", b"a")]))
+    (tmp_path / "._a.tar").write_bytes(bytes.fromhex("00051607"))
+    listing = take_listing([str(tmp_path)])
+    assert [shard.name for shard in listing.shards] == ["a.tar"]
+    assert list(listing.unread.counts) == [SYSTEM]
+
+
+def test_tables_that_lie_beside_shards_are_counted(tmp_path):
+    (tmp_path / "a.tar").write_bytes(tar_bytes([("0.txt", b"a")]))
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    (tmp_path / "a.tar.mmidx").write_bytes(b"")
+    listing = take_listing([str(tmp_path)])
+    assert list(listing.unread.counts) == [".parquet files beside the shards"]
