@@ -25,14 +25,14 @@ _REMEDIES = {
     DOTTED: "set `key_split: last` if keys go on to the last dot; else name what follows in `extensions`",
     DANGLING: "write the tar with --dereference",
     PACKED_LINK: "unpack the tar, or write it with --hard-dereference --dereference",
-    SPECIAL: "leave it out of the tar",
-    NAMELESS: "give it one, after a dot",
+    SPECIAL: "leave them out of the tar",
+    NAMELESS: "give them one, after a dot",
     SYSTEM: "",  # AppleDouble, .DS_Store: they hold nothing
     OTHERS: "",
 }
-_USUAL = "name it in `extensions` to read it, or in `carry` to keep it beside the predictions"
+_USUAL = "name them in `extensions` to read them, or in `carry` to keep them beside the predictions"
 _FILE = " beside the shards"  # ends the kinds of files
-_OF_FILES = "pack it into a shard, or name it as an input"
+_OF_FILES = "pack them into shards, or name them as inputs"
 _APART = (NAMELESS, SYSTEM, SPECIAL)  # of no record: they lie beside one
 _KINDS = 40  # that are counted by themselves
 

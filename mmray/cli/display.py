@@ -166,12 +166,18 @@ def print_survey(found: Survey, done: int) -> None:
 
 
 def _print_unread(found: Survey) -> None:
-    """What a run would use for nothing: a line for each kind."""
-    for name, tally in (("unread", found.census.unread), ("", found.unread_files)):
+    """What a run would use for nothing: by what to do about it, a line for each kind."""
+    groups: dict[str, list[str]] = {}
+    for tally in (found.census.unread, found.unread_files):
         for kind, count in tally.most_common():
-            remedy = remedy_of(kind)
-            print_field(name, f"{kind}: {count.number:,}, as {count.example}{remedy and f'; {remedy}'}")
-            name = ""
+            said = f"{kind}: {count.number:,}, as {count.example}"
+            groups.setdefault(remedy_of(kind) or "nothing is lost", []).append(said)
+    name = "unread"
+    for remedy, kinds in groups.items():
+        print_field(name, f"{remedy}:")
+        name = ""
+        for said in kinds:
+            print_field("", f"  {said}")
 
 
 def _describe_bundle(bundle: Bundle) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -152,8 +153,10 @@ class RunDisplay:
 
 def _describe_unread(summary: Mapping[str, Any]) -> str:
     """The same in one line, after a run."""
-    kinds = {**summary["unread"], **summary["unread_files"]}
-    said = ", ".join(f"{kind}: {count['number']:,}" for kind, count in list(kinds.items())[:_KINDS])
+    kinds: Counter[str] = Counter()
+    for counts in (summary["unread"], summary["unread_files"]):
+        kinds.update({kind: count["number"] for kind, count in counts.items()})
+    said = ", ".join(f"{kind}: {count:,}" for kind, count in kinds.most_common(_KINDS))
     more = f" and {len(kinds) - _KINDS} kinds more" if len(kinds) > _KINDS else ""
     return f"{said}{more}; `mmray plan` and summary.json say where, and what to do"
 

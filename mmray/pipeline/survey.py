@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from mmray.bundle import Bundle
 from mmray.config import RunConfig
 from mmray.errors import ConfigError, InputError, OutputError
+from mmray.pipeline.census import Census, take_census
 from mmray.pipeline.rundir import WRITTEN
-from mmray.schema import EMPTY, MODALITIES, OutputColumns, meta_fields
-from mmray.sources import EXTENSIONS, ReadOptions, Shard, read, take_listing
+from mmray.schema import OutputColumns
+from mmray.sources import ReadOptions, Shard, take_listing
 from mmray.sources.apart import check_apart
-from mmray.sources.lmdb import layout_of
 from mmray.storage import Location
 from mmray.unread import Tally, remedy_of
 
-_SAMPLED_SHARDS = 3
-_EMPTY_SHARDS = 50  # that are looked at for one that holds records
 _FIELDS_SHOWN = 20
-_KINDS = {"webdataset": "WebDataset", "tfrecord": "TFRecord", "parquet": "Parquet"}
 
 #: Settings that a resume must share with the run that it continues.
 _SHAPES_OUTPUT = (
@@ -33,25 +26,6 @@ _SHAPES_OUTPUT = (
     *("on_damaged", "on_unread", "limits", "extensions", "key_split", "lmdb", "interleaved", "regroup_rows"),
     *("verify_all", "on_shift"),
 )
-
-
-@dataclass(frozen=True)
-class Census:
-    """What the first records of a few shards look like."""
-
-    records: int
-    record_bytes: float  # mean
-    sets: Mapping[str, int]  # "image+text+audio": records; "unreadable" for rows with an error
-    kinds: tuple[str, ...] = ()  # formats of the sampled shards, of an LMDB with its layout
-    fault: str = ""  # why the first of the unreadable records is so
-    unread: Tally = field(default_factory=Tally)  # what is not read of them, by kind
-    fields: Collection[str] = ()  # names that `carry` may ask for
-
-    @property
-    def modalities(self) -> dict[str, float]:
-        """Share of the sampled records that have each modality."""
-        total = max(1, self.records)
-        return {m: sum(n for s, n in self.sets.items() if m in s.split("+")) / total for m in MODALITIES}
 
 
 @dataclass(frozen=True)
@@ -195,10 +169,12 @@ def survey(config: RunConfig, earlier: Mapping[str, Any] | None = None) -> Surve
     census = take_census(shards, read_options(config))
     used = config.modalities or takes
     if not any(census.modalities[m] for m in used):
+        unread = ", ".join(f"{kind} as {count.example}" for kind, count in census.unread.most_common()[:3])
         seen = ", ".join(f"{n} {s}" for s, n in census.sets.items())
         raise InputError(
             f"{config.input[0]}: none of {census.records} sampled records has {' or '.join(used)} "
-            f"(seen: {seen}); check `extensions` in the config{census.fault and f'; {census.fault}'}"
+            f"(seen: {seen}{unread and f'; not read: {unread}'}); check `extensions` in the config"
+            f"{census.fault and f'; {census.fault}'}"
         )
     _check_carried(config, census)
     unread = next(iter(census.unread.most_common()), None)
@@ -223,64 +199,6 @@ def _check_carried(config: RunConfig, census: Census) -> None:
         known = ", ".join(sorted(census.fields)[:_FIELDS_SHOWN]) or "none"
         hint = f"did you mean {near[0]!r}?" if near else f"known: {known}"
         raise ConfigError(f"carry: {missing[0]!r} is in none of {census.records} sampled records ({hint})")
-
-
-def take_census(shards: Sequence[Shard], options: ReadOptions) -> Census:
-    """Read the first block of a few shards, spread over the list.
-
-    Raises:
-        InputError: none of them can be read.
-    """
-    sets: Counter[str] = Counter()
-    kinds: set[str] = set()
-    size, unreadable, faults = 0, "", []
-    unread, names = Tally(), set[str]()
-    spread = shards[:: max(1, len(shards) // _SAMPLED_SHARDS)][:_SAMPLED_SHARDS]
-    for number, shard in enumerate([*spread, *shards[:_EMPTY_SHARDS]]):
-        if number >= len(spread) and sets:
-            break  # the others are looked at where these hold nothing
-        try:
-            block = next(read(shard, options))
-            kinds.add(
-                f"LMDB ({layout_of(shard, options)})" if shard.format == "lmdb" else _KINDS[shard.format]
-            )
-        except OSError as e:  # the run will name it and go on with the others; here one readable is enough
-            unreadable = f"{shard.url}: cannot be read: {e}"
-            continue
-        valid = {m: pc.is_valid(block[m]).to_pylist() for m in MODALITIES}
-        errors = block["error"].to_pylist()
-        for i, failed in enumerate(errors):
-            if failed is None or failed["type"] != EMPTY:
-                seen = "+".join(m for m in MODALITIES if valid[m][i]) or "nothing"
-                sets["unreadable" if failed else seen] += 1
-        faults += [e["reason"] for e in errors if e and e["type"] != EMPTY]
-        for key, things in zip(block["key"].to_pylist(), block["unread"].to_pylist(), strict=True):
-            for thing in things or ():
-                unread.add(thing["kind"], f"{shard.name}: {thing['name'] or key}")
-        names.update(name for row in block["fields"].to_pylist() for name, _ in row or ())
-        if options.carry:
-            names.update(name for meta in block["meta"].to_pylist() for name in meta_fields(meta))
-        size += sum(pc.sum(column).as_py() or 0 for column in _sizes(shard, block))
-    records = sum(sets.values())
-    if not records:
-        holds_nothing = f"{shards[0].url}: holds no records, nor do others that were looked at"
-        raise InputError(f"{unreadable}; check permissions" if unreadable else holds_nothing)
-    return Census(
-        records,
-        max(1.0, size / max(1, records)),
-        dict(sets.most_common()),
-        tuple(sorted(kinds)),
-        next(iter(faults), ""),
-        unread,
-        frozenset(names),
-    )
-
-
-def _sizes(shard: Shard, block: pa.Table) -> list[pa.ChunkedArray]:
-    """Columns whose sum is about the bytes that the records of a block take in their shard."""
-    if shard.format in ("webdataset", "tfrecord"):
-        return [block["length"]]
-    return [pc.binary_length(block[column]) for column in EXTENSIONS]
 
 
 def output_columns(config: RunConfig, bundle: Bundle) -> OutputColumns:

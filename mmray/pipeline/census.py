@@ -1,0 +1,123 @@
+"""What the first records of some shards look like, before anything runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmray.errors import InputError
+from mmray.schema import EMPTY, MODALITIES, meta_fields
+from mmray.sources import EXTENSIONS, ReadOptions, Shard, read
+from mmray.sources.lmdb import layout_of
+from mmray.sources.parallel import in_parallel
+from mmray.unread import Tally
+
+_SHARDS = 12  # that are looked at, spread over the list: each may be of another kind
+_EMPTY_SHARDS = 50  # that are looked at for one that holds records
+_KINDS = {"webdataset": "WebDataset", "tfrecord": "TFRecord", "parquet": "Parquet"}
+
+
+@dataclass(frozen=True)
+class Census:
+    """What the first records of a few shards look like."""
+
+    records: int
+    record_bytes: float  # mean
+    sets: Mapping[str, int]  # "image+text+audio": records; "unreadable" for rows with an error
+    kinds: tuple[str, ...] = ()  # formats of the sampled shards, of an LMDB with its layout
+    fault: str = ""  # why the first of the unreadable records is so
+    unread: Tally = field(default_factory=Tally)  # what is not read of them, by kind
+    fields: Collection[str] = ()  # names that `carry` may ask for
+
+    @property
+    def modalities(self) -> dict[str, float]:
+        """Share of the sampled records that have each modality."""
+        total = max(1, self.records)
+        return {m: sum(n for s, n in self.sets.items() if m in s.split("+")) / total for m in MODALITIES}
+
+
+class _Look(NamedTuple):
+    """The first block of a shard, or why there is none."""
+
+    shard: Shard
+    kind: str = ""
+    block: pa.Table | None = None
+    fault: str = ""
+
+
+def take_census(shards: Sequence[Shard], options: ReadOptions) -> Census:
+    """Read the first block of some shards, spread over the list.
+
+    Raises:
+        InputError: none of them can be read, or none holds a record.
+    """
+    look = partial(_look, options=options)
+    looks = list(in_parallel(look, shards[:: max(1, len(shards) // _SHARDS)][:_SHARDS]))
+    if not any(one.block and one.block.num_rows > _empty(one.block) for one in looks):
+        looks += in_parallel(look, shards[:_EMPTY_SHARDS])
+    found = [(one, one.block) for one in looks if one.block]
+    sets = Counter(name for _, block in found for name in _sets(block))
+    records = sets.total()
+    if not records:
+        faults = [f"{one.shard.url}: cannot be read: {one.fault}" for one in looks if one.fault]
+        empty = f"{shards[0].url}: holds no records, nor do others that were looked at; check --input"
+        raise InputError(f"{faults[0]}; check permissions" if faults else empty)
+    unread, names = Tally(), set[str]()
+    for one, block in found:
+        for key, things in zip(block["key"].to_pylist(), block["unread"].to_pylist(), strict=True):
+            for thing in things or ():
+                unread.add(thing["kind"], f"{one.shard.name}: {thing['name'] or key}")
+        names.update(name for row in block["fields"].to_pylist() for name, _ in row or ())
+        if options.carry:
+            names.update(name for meta in block["meta"].to_pylist() for name in meta_fields(meta))
+    size = sum(pc.sum(column).as_py() or 0 for one, block in found for column in _sizes(one.shard, block))
+    return Census(
+        records,
+        max(1.0, size / records),
+        dict(sets.most_common()),
+        tuple(sorted({one.kind for one, _ in found})),
+        next((e["reason"] for _, block in found for e in _errors(block) if e and e["type"] != EMPTY), ""),
+        unread,
+        frozenset(names),
+    )
+
+
+def _look(shard: Shard, options: ReadOptions) -> _Look:
+    try:
+        block = next(read(shard, options))
+        kind = f"LMDB ({layout_of(shard, options)})" if shard.format == "lmdb" else _KINDS[shard.format]
+    except OSError as e:  # the run will name it and go on with the others; here one readable is enough
+        return _Look(shard, fault=str(e))
+    return _Look(shard, kind, block)
+
+
+def _errors(block: pa.Table) -> list[dict[str, str] | None]:
+    errors: list[dict[str, str] | None] = block["error"].to_pylist()
+    return errors
+
+
+def _empty(block: pa.Table) -> int:
+    return sum(e is not None and e["type"] == EMPTY for e in _errors(block))
+
+
+def _sets(block: pa.Table) -> Iterable[str]:
+    """What each record of a block has: "image+text"."""
+    valid = {m: pc.is_valid(block[m]).to_pylist() for m in MODALITIES}
+    for i, failed in enumerate(_errors(block)):
+        if failed is None:
+            yield "+".join(m for m in MODALITIES if valid[m][i]) or "nothing"
+        elif failed["type"] != EMPTY:
+            yield "unreadable"
+
+
+def _sizes(shard: Shard, block: pa.Table) -> list[pa.ChunkedArray]:
+    """Columns whose sum is about the bytes that the records of a block take in their shard."""
+    if shard.format in ("webdataset", "tfrecord"):
+        return [block["length"]]
+    return [pc.binary_length(block[column]) for column in EXTENSIONS]
