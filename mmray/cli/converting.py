@@ -8,10 +8,11 @@ from operator import attrgetter
 from rich.markup import escape
 from rich.table import Table
 
-from mmray.cli.display import console
+from mmray.cli.display import console, print_line
 from mmray.errors import AuditError
 from mmray.sources.convert import JOURNAL, Conversion, Target, convert
 from mmray.sources.layouts import LayoutName
+from mmray.unread import Tally
 
 _NAMED = 20  # lost records that are printed; the journal names more
 
@@ -33,6 +34,11 @@ def convert_shards(
             status.update(f"{len(done):,} shards are converted: {escape(conversion.output)}")
     done.sort(key=attrgetter("output"))
     console.print(_table(done))
+    unread = Tally()
+    for one in done:
+        unread.add_all({kind: (n, f"{one.source}: {example}") for kind, (n, example) in one.unread.items()})
+    for kind, count in unread.most_common():
+        print_line(f"not carried over, {kind}: {count.number:,}, as {count.example}")
     named = [(one, key, reason) for one in done for key, reason in one.reasons.items()]
     for one, key, reason in named[:_NAMED]:
         console.print(f"[red]✗[/] {escape(f'{one.source}: record {key!r}: {reason}')}", soft_wrap=True)

@@ -177,10 +177,10 @@ def survey(config: RunConfig, earlier: Mapping[str, Any] | None = None) -> Surve
             f"{census.fault and f'; {census.fault}'}"
         )
     _check_carried(config, census)
-    unread = next(iter(census.unread.most_common()), None)
-    if config.on_unread == "fail" and unread:
-        kind, count = unread
-        raise InputError(f"{count.example}: {kind} is not read; {remedy_of(kind)}; or set on_unread=warn")
+    if config.on_unread == "fail":
+        for kind, count in census.unread.most_common():
+            if remedy := remedy_of(kind):
+                raise InputError(f"{count.example}: {kind} are not read; {remedy}; or set on_unread=warn")
     absolute = {"bundle": str(Location.parse(config.bundle)), "output": str(Location.parse(config.output))}
     return Survey(
         config.model_copy(update=absolute),

@@ -12,17 +12,16 @@ import io
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from mmray.coverage import WHOLE, Missing
-from mmray.schema import Stage, error
 from mmray.sources.blocks import empty_row, new_row, to_blocks
 from mmray.sources.links import Links
 from mmray.sources.names import is_meta, of_system, split
-from mmray.sources.options import EXTENSIONS, ReadOptions
+from mmray.sources.open_record import OpenRecord, said
+from mmray.sources.options import ReadOptions
 from mmray.sources.shards import Shard
 from mmray.sources.stream import DecompressedFile
 from mmray.sources.tar import ALL_BYTES, ByteFile, Damage, Member, Other, walk
@@ -81,7 +80,7 @@ class _Records:
         self._payload = options.payload
         self._window = options.regroup_rows if options.interleaved == "regroup" else 1
         self._wanted: Sequence[Missing] = ()
-        self._open: OrderedDict[str, _Open] = OrderedDict()
+        self._open: OrderedDict[str, OpenRecord] = OrderedDict()
         self._open_bytes = 0
         self._row = self._closed = -1  # the last row that was begun, and the last that is complete
         self._recent: OrderedDict[str, tuple[int, set[str]]] = OrderedDict()
@@ -123,7 +122,7 @@ class _Records:
         while self._open:
             yield from self._close()
         if self._row < 0:
-            yield empty_row(self._shard_id, "", shard.size) | {"unread": _said(self._apart)}
+            yield empty_row(self._shard_id, "", shard.size) | {"unread": said(self._apart)}
 
     def _is_wanted(self, name: str) -> int:
         """How much of a member's payload is worth reading. Told by the walk before `_add` sees the member."""
@@ -206,13 +205,12 @@ class _Records:
             opened.size += member.size
             self._open_bytes += member.size
 
-    def _add_unlisted(self, opened: _Open, member: Member, extension: str) -> None:
+    def _add_unlisted(self, opened: OpenRecord, member: Member, extension: str) -> None:
         """A member that no column takes."""
         if extension not in self._carry or member.size > _CARRIED_BYTES:
             opened.unread.append(unlisted(member.name, extension, member.data, self._column_of))
         elif member.data is not None:
-            text = member.data.decode("utf-8", "backslashreplace").strip()
-            opened.fields["fields"] = (opened.fields["fields"] or {}) | {self._carry[extension]: text}
+            opened.add_field(self._carry[extension], member.data)
 
     def _make_room(self) -> Iterator[dict[str, Any]]:
         """Close the oldest records until one more fits."""
@@ -240,7 +238,7 @@ class _Records:
         self._row += 1
         damage, self._after_damage = self._after_damage, None
         start = damage.offset if damage else offset
-        opened = self._open[key] = _Open(new_row(self._shard_id, self._row, key, start, 0))
+        opened = self._open[key] = OpenRecord(new_row(self._shard_id, self._row, key, start, 0))
         opened.unread, self._apart = self._apart, []
         if damage:
             reason = f"may lack members lost just before it: {damage.reason}"
@@ -256,10 +254,10 @@ class _Records:
             opened.fail("interleaved-members", self._lie_apart(earlier_row, earlier))
         self._remember(key, opened)
         if self._row_is_wanted(opened.row):
-            opened.fields["unread"] = _said(opened.unread)
+            opened.fields["unread"] = said(opened.unread)
             yield opened.fields
 
-    def _remember(self, key: str, opened: _Open) -> None:
+    def _remember(self, key: str, opened: OpenRecord) -> None:
         self._forget(key)
         self._recent[key] = (opened.row, opened.extensions)
         self._recent_chars += _chars(key, opened.extensions)
@@ -277,33 +275,5 @@ class _Records:
         return f"{what}; set interleaved=regroup, or rewrite the shard so that they are neighbours"
 
 
-def _said(unread: Sequence[Unread]) -> list[dict[str, Any]] | None:
-    """Value of the column `unread`."""
-    return [one._asdict() for one in unread] or None
-
-
 def _chars(key: str, extensions: set[str]) -> int:
     return len(key) + sum(map(len, extensions))
-
-
-@dataclass
-class _Open:
-    """A record whose members are being collected."""
-
-    fields: dict[str, Any]  # a row of RECORDS
-    extensions: set[str] = field(default_factory=set)  # of all its members
-    columns: set[str] = field(default_factory=set)  # that have a member
-    unread: list[Unread] = field(default_factory=list)
-    size: int = 0  # bytes of payload that were read
-
-    @property
-    def row(self) -> int:
-        return int(self.fields["row"])
-
-    def fail(self, kind: str, reason: str, stage: Stage = "read") -> None:
-        """Make it a row with an error, without payload; the first reason stays, or damage of the shard."""
-        earlier = self.fields["error"]
-        if not earlier or (stage == "shard" and earlier["stage"] != "shard"):
-            self.fields["error"] = error(stage, kind, reason)
-        for column in EXTENSIONS:
-            self.fields[column] = None

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.damaged import MEMBER_BYTES, damaged_shard
+from support.media import image_bytes
 from support.scripts import SHARDS
 from support.tars import write_shard
 
@@ -241,3 +242,22 @@ def test_a_run_that_breaks_off_says_why_in_one_line(shards, bundle, tmp_path):
     assert "variants/fp32.onnx" in message
     assert "\n" not in message
     assert message.endswith("run the same command again to resume")
+
+
+def test_what_is_not_read_is_said_and_empty_shards_are_no_rejects(bundle: Bundle, tmp_path: Path) -> None:
+    records = [(f"{i}", {"tga" if i == 3 else "jpg": image_bytes("JPEG"), "cls": b"7"}) for i in range(6)]
+    write_shard(tmp_path / "in/a.tar", [(key, {**members, "txt": b"a cat"}) for key, members in records])
+    write_shard(tmp_path / "in/b.tar", [])
+    (tmp_path / "in/notes.md").write_text("x")
+    result = execute(tmp_path / "in", bundle, tmp_path / "out", carry=["cls"], max_reject_rate=1.0)
+    summary = result.summary
+    assert (summary["rows"], summary["predicted"], summary["empty_shards"]) == (6, 5, 1)
+    assert summary["rejects"] == {"preprocess/image-unread": 1}
+    unread = {kind: (count["number"], count["example"]) for kind, count in summary["unread"].items()}
+    assert unread == {".tga members": (1, "a.tar: 3")}
+    assert list(summary["unread_files"]) == [".md files beside the shards"]
+    assert summary["null_columns"] == []
+    assert read(tmp_path / "out")["meta_cls"].to_pylist() == ["7"] * 5
+    assert audit(RunDirectory.at(str(tmp_path / "out")), recount=True).ok
+    again = execute(tmp_path / "in", bundle, tmp_path / "out", carry=["cls"], max_reject_rate=1.0)
+    assert again.summary["this_run"] == {}  # the empty shard is done, too

@@ -4,6 +4,7 @@ import gzip
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import msgpack
@@ -26,6 +27,7 @@ from mmray.sources import environment, writers
 from mmray.sources.convert import convert
 from mmray.sources.lmdb import layout_of
 from mmray.sources.raw import Lost, read_raw
+from mmray.unread import NAMELESS, SYSTEM
 
 PNG = image_bytes()
 #: Members that no column takes, in cases and with dots; and one that is empty.
@@ -41,6 +43,20 @@ def records_of(path):
 
 def run(source, target, to="lmdb", layout="members", workers=1):
     return list(convert([str(source)], str(target), to, layout, workers))
+
+
+def test_links_are_carried_over_and_what_is_no_record_is_counted(tmp_path):
+    hard, lost = tarfile.TarInfo("1.jpg"), tarfile.TarInfo("2.jpg")
+    hard.type, hard.linkname = tarfile.LNKTYPE, "0.jpg"
+    lost.type, lost.linkname = tarfile.SYMTYPE, "../../blob"
+    members = [("._0.jpg", b"\0\5\26\7"), ("0.jpg", b"A"), hard, lost, ("2.txt", b"two"), ("README", b"x")]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/s.tar").write_bytes(tar_bytes(members))
+    (one,) = run(tmp_path / "in", tmp_path / "out")
+    assert (one.records, one.lost) == (2, 1)
+    assert "is there, but not read" in one.reasons["2"]
+    assert {kind: count.number for kind, count in one.unread.items()} == {SYSTEM: 1, NAMELESS: 1}
+    assert [row["image"] for row in read_rows(tmp_path / "out/s.lmdb")] == [b"A", b"A"]
 
 
 @pytest.mark.parametrize("layout", ["members", "msgpack"])
