@@ -48,7 +48,9 @@ _NAMES: dict[Format, str] = {
     "tfrecord": "a TFRecord",
     "parquet": "a Parquet file",
 }
-_READ = "tars (plain, gzip, zstd), LMDBs, TFRecords and Parquet files are read"
+#: What is read, in words; the help of --input says the same (`mmray.cli`).
+READABLE = ("tars (plain, gzip, zstd)", "LMDBs", "TFRecords", "Parquet files")
+_READ = f"{', '.join(READABLE[:-1])} and {READABLE[-1]} are read"
 _LOCK = "lock.mdb"  # of an LMDB that is a directory
 
 #: What is often taken for a shard, by its first bytes, and what to do about it.
