@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from mmray import signals
+from mmray import __version__, signals
 from mmray.cli.bundles import AsJson, bundle_app
 from mmray.errors import MmrayError, one_line
 
@@ -31,6 +31,9 @@ app = typer.Typer(
 )
 app.add_typer(bundle_app, name="bundle")
 
+#: As `mmray.sources.formats.READABLE`, which takes a third of a second to import; a test compares them.
+READABLE = "Read are tars (plain, gzip, zstd), LMDBs, TFRecords and Parquet files"
+
 _OUR_FAULT = 70  # EX_SOFTWARE of sysexits.h
 
 ConfigFile = Annotated[
@@ -39,7 +42,8 @@ ConfigFile = Annotated[
 Input = Annotated[
     list[str] | None,
     typer.Option(
-        "--input", help="Directory, glob or brace pattern of .tar shards; may be given several times."
+        "--input",
+        help=f"Path, URL, directory, glob or brace pattern; may be given several times. {READABLE}.",
     ),
 ]
 BundleOption = Annotated[str | None, typer.Option("--bundle", help="Bundle directory.")]
@@ -53,6 +57,21 @@ Set = Annotated[
     ),
 ]
 RunArgument = Annotated[str, typer.Argument(metavar="OUT", help="Run directory.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mmray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> NoReturn:

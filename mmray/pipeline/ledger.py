@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmray.coverage import Interval, Missing, insert, missing, overlaps
+from mmray.pipeline.guide import NONE
 from mmray.pipeline.rundir import RunDirectory
 from mmray.remote import StoreError
 from mmray.sources import Shard
@@ -114,7 +115,7 @@ class Ledger:
         ledger.foreign = [name for name, part in zip(names, parts, strict=True) if part is None]
         kept = {part.name for part in ledger.parts} | set(ledger.superseded)
         for folder, holds in ((out.rejects, "rejected"), (out.faults, "faults")):
-            there = {file.base_name for file in folder.files()}
+            there = {file.base_name for file in folder.files()} - {NONE}
             ledger.orphans += [f"{folder.name}/{name}" for name in sorted(there - kept)]
             ledger.bereft += [p.name for p in ledger.parts if getattr(p, holds) and p.name not in there]
         return ledger

@@ -1,6 +1,7 @@
 """The run directory: one object owns every name in it.
 
 out/  plan.json  parts/*.parquet  rejects/*.parquet  faults/*.parquet  events.jsonl  summary.json
+      README.md and none.parquet for who reads it with other libraries (see `mmray.pipeline.guide`)
       leases/ of whoever writes  broken/ what an audit found unusable and a later run did again
 """
 
@@ -14,9 +15,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from mmray.errors import OutputError, RunError
+from mmray.pipeline.guide import NONE, README, no_rejects
 from mmray.remote import StoreError
 from mmray.storage import Location
 
@@ -87,11 +90,19 @@ class RunDirectory:
         return None
 
     def begin(self, plan: Mapping[str, Any]) -> None:
-        """Make the directories and write the plan, last, so that its presence means that they are there."""
+        """Make the directories and write the plan after them, so that its presence means that they are there.
+
+        What explains the run comes last: before the plan nothing says that a README.md would be ours.
+        """
         with self.writing():
             for place in self.folders:
                 place.make_directory()
             self.plan.write_atomically(json.dumps(plan, indent=1).encode())
+            guides: list[tuple[Location, bytes | pa.Buffer]] = [(self.root / "README.md", README)]
+            guides += [(place / NONE, no_rejects()) for place in (self.rejects, self.faults)]
+            for place, content in guides:
+                if not place.exists():
+                    place.write_atomically(content)
 
     @property
     def folders(self) -> tuple[Location, ...]:

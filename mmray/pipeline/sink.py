@@ -162,7 +162,8 @@ def to_rejects(failed: pa.Table) -> pa.Table:
 def _to_parquet(rows: pa.Table, footer: Mapping[bytes, bytes] | None = None) -> pa.Buffer:
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, rows.schema, compression="zstd", write_page_checksum=True) as writer:
-        writer.write_table(rows)
+        if rows.num_rows:  # `datasets` fails on a row group without rows
+            writer.write_table(rows)
         # As metadata of the schema it would be in the file twice.
         writer.add_key_value_metadata(footer or {})
     return sink.getvalue()

@@ -50,7 +50,9 @@ _NAMES: dict[Format, str] = {
     "tfrecord": "a TFRecord",
     "parquet": "a Parquet file",
 }
-_READ = "tars (plain, gzip, bzip2, zstd), LMDBs, TFRecords and Parquet files are read"
+#: What is read, in words; the help of --input says the same (`mmray.cli`).
+READABLE = ("tars (plain, gzip, bzip2, zstd)", "LMDBs", "TFRecords", "Parquet files")
+_READ = f"{', '.join(READABLE[:-1])} and {READABLE[-1]} are read"
 #: Which piece of a data set it is, as TensorFlow Datasets name them: "….tfrecord-00000-of-00002".
 _PIECE = re.compile(r"-\d{5}-of-\d{5}$")
 _NOTHING = Kind("lmdb")  # a hint that promises nothing: told by identity

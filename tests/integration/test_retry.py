@@ -43,7 +43,7 @@ def test_retry_with_a_mended_config_brings_the_rejects_to_zero(shards, bundle, t
     assert again.audit.ok
     assert again.summary["rejected"] == 0
     assert again.audit.predicted == first.audit.total == 240
-    assert not list((output / "rejects").iterdir())
+    assert [file.name for file in (output / "rejects").iterdir()] == ["none.parquet"]
     execute(shards, bundle, straight)
     for column in ("shard", "row", "key", "label", "modalities"):
         assert rows(output)[column].equals(rows(straight)[column])
@@ -156,7 +156,7 @@ def test_what_the_audit_finds_broken_the_next_run_does_again(shards, bundle, tmp
     data = bytearray(part.read_bytes())
     data[4:40] = bytes(36)
     part.write_bytes(data)
-    gone = max((output / "rejects").iterdir())
+    gone = max(file for file in (output / "rejects").iterdir() if file.name != "none.parquet")
     gone.unlink()
     assert not audit(RunDirectory.at(str(output))).ok
     again = execute(shards, bundle, output, part_rows=30, limits={"image_pixels": 12_000})

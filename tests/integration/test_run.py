@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import duckdb
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -74,6 +75,15 @@ def test_predictions_follow_the_declared_schema_and_are_better_than_chance(finis
 def test_a_stranger_reads_the_same_with_duckdb(finished):
     query = f"select count(*), count(distinct (shard, row)) from '{finished[0]}/parts/*.parquet'"
     assert duckdb.sql(query).fetchall() == [(240, 240)]
+    for folder in ("rejects", "faults"):  # a clean run has none, and yet the query has columns
+        rows = duckdb.sql(f"select stage, reason from '{finished[0]}/{folder}/*.parquet'")
+        assert (rows.columns, rows.fetchall()) == (["stage", "reason"], [])
+
+
+def test_a_stranger_reads_the_same_with_pandas(finished):
+    rows = pd.read_parquet(finished[0] / "parts")
+    assert len(rows.groupby(["shard", "row"])) == len(rows) == 240
+    assert list(pd.read_parquet(finished[0] / "rejects").columns) == REJECTS.names
 
 
 def test_running_again_does_nothing(finished, shards, bundle):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from mmray.coverage import Interval
+from mmray.pipeline.guide import NONE
 from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.sink import write_part
 from mmray.schema import OutputColumns, error, outcomes, table
@@ -74,6 +75,6 @@ def interval(first, last):
 
 
 def files(out):
-    """Names below parts/ and rejects/ with their bytes, of files that are in place."""
-    root = Path(out.root.path)
-    return {f"{p.parent.name}/{p.name}": p.read_bytes() for p in root.glob("*/[!.]*.parquet")}
+    """Names below parts/ and rejects/ with their bytes, of files that are in place and have rows."""
+    files = [file for file in Path(out.root.path).glob("*/[!.]*.parquet") if file.name != NONE]
+    return {f"{file.parent.name}/{file.name}": file.read_bytes() for file in files}

@@ -13,11 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from mmray.config import explain, read_yaml
 from mmray.errors import ConfigError
+from mmray.optimize.importing.files import check_fetched
 from mmray.preprocess.spec import PreprocessSpec
 from mmray.schema import MODALITIES, Modality
 
 #: Axes of an encoder's input: N rows; H x W pixels of C channels; F frames of K mel bins; 1 a single channel.
 Layout = Literal["NHWC", "NCHW", "NFK", "NKF", "N1FK", "N1KF"]
+
+#: mean: of the tokens that are no padding, or of all places; first: the first token.
+Pool = Literal["mean", "first"]
 
 Prompts = Annotated[tuple[str, ...], Field(min_length=1)]
 
@@ -32,12 +36,14 @@ class EncoderFile(_Part):
     graph: Path
     inputs: dict[str, str] = {}  # input_ids, attention_mask: the graph's names, where those are others
     output: str | None = None  # None: the only output
+    pool: Pool | None = None  # how an embedding comes from vectors of tokens or places; None: it is one
     layout: Layout | None = None  # of pixels or log-mel; None: what the graph's own shape says
     scale: float = 1.0  # pixels and log-mel become (x * scale - mean) / std
     mean: tuple[float, ...] = (0.0,)  # one, or one a channel
     std: tuple[float, ...] = (1.0,)
     pad_to: int | None = Field(None, ge=1)  # tokens of every text; None: what the graph's shape says
     pad_id: int = Field(0, ge=0)  # token id of padding
+    positions_from: int | None = Field(None, ge=0)  # first of position_ids, where the graph takes them
 
     @field_validator("mean", "std", mode="before")
     @classmethod
@@ -149,6 +155,7 @@ def read_labels(description: Description) -> tuple[str, ...]:
 
     Raises:
         ConfigError: it cannot be read.
+        ModelError: something else stands in its place, as a pointer of Git LFS.
     """
     if not isinstance(description.labels, Path):
         return description.labels
@@ -156,6 +163,7 @@ def read_labels(description: Description) -> tuple[str, ...]:
         lines = description.labels.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as e:
         raise ConfigError(f"{description.labels}: cannot read these labels: {e}") from e
+    check_fetched(description.labels)
     return tuple(line.strip() for line in lines if line.strip())
 
 

@@ -14,7 +14,8 @@ import transformers
 
 from mmray.errors import ModelError
 from mmray.models.encoder import Encoder
-from mmray.optimize.importing.interface import one_line
+from mmray.optimize.importing.files import check_fetched
+from mmray.optimize.importing.load import one_line
 from mmray.optimize.importing.processors import ast_spec, clap_spec, image_spec, text_spec
 from mmray.optimize.importing.towers import (
     AstAudio,
@@ -104,6 +105,9 @@ def _load(directory: Path, kinds: dict[str, str]) -> tuple[Model, Config]:
     """
     if not (directory / "config.json").is_file():  # the package would look for such a name in its cache
         raise ModelError(f"{directory}: has no config.json; give a directory that save_pretrained(...) wrote")
+    for file in sorted(directory.iterdir()):
+        if file.suffix in (".json", ".safetensors", ".txt", ".model"):
+            check_fetched(file)
     options = {"local_files_only": True, "trust_remote_code": False}
     try:
         config = transformers.AutoConfig.from_pretrained(directory, **options)

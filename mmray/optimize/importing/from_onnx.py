@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from mmray.batching import Feeds
+from mmray.batching import Feeds, pack
 from mmray.bundle import Bundle, check_replaceable
 from mmray.engine import Engine
 from mmray.errors import ConfigError
@@ -22,8 +22,12 @@ from mmray.optimize.importing.finish import Finished, Say, finish, log
 from mmray.optimize.importing.fuse import fuse
 from mmray.optimize.importing.graph import cleaned, to_opset
 from mmray.optimize.importing.heads import Logits, read_head
-from mmray.optimize.importing.interface import check_interface, load_graph
-from mmray.optimize.importing.pieces import Original, read_piece
+from mmray.optimize.importing.interface import check_interface, free_dims
+from mmray.optimize.importing.load import load_graph
+from mmray.optimize.importing.original import Original
+from mmray.optimize.importing.pieces import read_piece
+from mmray.optimize.importing.rows import ROWS
+from mmray.optimize.importing.samples import sample_records
 from mmray.schema import Modality
 
 
@@ -73,20 +77,26 @@ def _card(description: Description) -> Card:
 def _take(source: Path, card: Card, graph: Path) -> Finished:
     """A fused graph, only cleaned and brought to the opset, in one file."""
     check_interface(source, str(source), card.spec, len(card.labels))
-    onnx.save(cleaned(to_opset(load_graph(source), str(source)), str(source)), graph)
-    original = Engine(source, provider="cpu")
+    model, as_it_came = load_graph(source), source
+    if free_dims(model):
+        as_it_came = graph.with_name("original.onnx")
+        onnx.save(model, as_it_came)
+    original = Engine(as_it_came, provider="cpu")
+    onnx.save(cleaned(to_opset(model, str(source)), str(source)), graph)
     return Finished(graph, str(source), lambda g, cases: compare_with(original, str(source), g, cases))
 
 
 def _fuse(given: EncoderFiles, head_file: Path | None, card: Card, graph: Path, say: Say) -> Finished:
     """EncoderFiles, and a head if there is one, as one graph."""
     pieces, originals = {}, {}
+    sample = pack(sample_records(card)[1], card.spec)
     for modality, encoder in given.given.items():
-        pieces[modality], originals[modality] = read_piece(modality, encoder, card.spec)
+        few = {name: sample[name][:ROWS] for name in INPUTS[modality]}
+        pieces[modality], originals[modality] = read_piece(modality, encoder, card.spec, few, say)
     head, logits = None, None
     if head_file:
         width = sum(piece.width for piece in pieces.values())
-        head, logits = read_head(head_file, len(card.labels), width, len(pieces))
+        head, logits = read_head(head_file, card.labels, width, len(pieces))
     onnx.save(fuse(pieces, head, card.spec), graph)
     widths = ", ".join(f"{modality} {piece.width}" for modality, piece in pieces.items())
     say(f"fused into one graph, features of {widths}, {graph.stat().st_size / 1e6:.1f} MB")

@@ -13,7 +13,7 @@ from mmray.models.fused import FEATURES_ONLY, OUTPUTS
 from mmray.optimize.export import check_parity, export_graph
 from mmray.optimize.importing.card import Card
 from mmray.optimize.importing.finish import Finished, Say, finish, log
-from mmray.optimize.importing.interface import one_line
+from mmray.optimize.importing.load import one_line
 
 
 def import_torch(model: nn.Module, card: Card, output: Path, *, say: Say = log.info) -> Bundle:

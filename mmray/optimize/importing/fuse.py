@@ -32,6 +32,10 @@ _ARRANGE: Mapping[Layout, tuple[tuple[int, ...] | None, int | None]] = {
 }
 
 
+#: What stands for a probability of 0: its logarithm is finite.
+SMALLEST = np.float32(1e-30)
+
+
 @dataclass(frozen=True)
 class Adapter:
     """What turns the tensors that travel into those that an encoder takes.
@@ -41,13 +45,14 @@ class Adapter:
     """
 
     kinds: Mapping[str, int]  # ONNX element type of each of the encoder's inputs
-    sources: Mapping[str, str]  # for each of the encoder's inputs, which of ours, or "zeros" (token types)
+    sources: Mapping[str, str]  # for each input, which of ours, "zeros" (token types) or "positions"
     layout: Layout | None = None
     scale: float = 1.0
     mean: tuple[float, ...] = (0.0,)  # one for all, or one a channel
     std: tuple[float, ...] = (1.0,)
     pad_to: int | None = None
     pad_id: int = 0
+    positions_from: int = 0  # position of the first token
 
     @property
     def normalizes(self) -> bool:
@@ -80,12 +85,15 @@ class LinearHead:
 
 @dataclass(frozen=True)
 class GraphHead:
-    """An ONNX model at `OPSET` gives the logits."""
+    """An ONNX model at `OPSET` gives the logits, or the probabilities."""
 
     model: onnx.ModelProto
     classes: int
     features: str  # the model's input [B, D]
     present: str | None = None  # and one that takes bool [B, M], if it has it
+    output: str = ""  # "": the only one
+    kind: int = TensorProto.FLOAT  # of its features
+    probabilities: bool = False  # it gives these, whose logarithms are logits
 
 
 Head = LinearHead | GraphHead
@@ -185,6 +193,12 @@ def _adapt_text(graph: GraphBuilder, adapter: Adapter) -> dict[str, str]:
         tensors["input_ids"] = graph.node("Where", kept, tensors["input_ids"], padding)
     zero = graph.constant(0, np.int32)
     tensors["zeros"] = graph.node("Mul", tensors["input_ids"], zero)
+    if "positions" in adapter.sources.values():
+        ids, start = tensors["input_ids"], np.int32(adapter.positions_from)
+        length = graph.node("Cast", graph.node("Shape", ids, start=1, end=2), to=TensorProto.INT32)
+        end = graph.node("Add", graph.node("Squeeze", length), graph.constant(start, np.int32))
+        each = graph.node("Range", graph.constant(start, np.int32), end, graph.constant(1, np.int32))
+        tensors["positions"] = graph.node("Add", tensors["zeros"], each)
     return {
         name: graph.node("Cast", tensors[source], to=adapter.kinds[name])
         for name, source in adapter.sources.items()
@@ -235,6 +249,10 @@ def _add_head(graph: GraphBuilder, head: Head, features: str) -> str:
         weight = graph.constant(head.weight, np.float32, "head.weight")
         bias = graph.constant(head.bias, np.float32, "head.bias")
         return graph.node("Gemm", features, weight, bias, name="logits", transB=1)
-    inputs = {head.features: features} | ({head.present: "present"} if head.present else {})
-    (output,) = graph.include(head.model, "head", inputs).values()
-    return graph.node("Identity", output, name="logits")
+    taken = features if head.kind == TensorProto.FLOAT else graph.node("Cast", features, to=head.kind)
+    inputs = {head.features: taken} | ({head.present: "present"} if head.present else {})
+    outputs = graph.include(head.model, "head", inputs)
+    found = graph.node("Cast", outputs[head.output or next(iter(outputs))], to=TensorProto.FLOAT)
+    if head.probabilities:
+        found = graph.node("Log", graph.node("Max", found, graph.constant(SMALLEST, np.float32)))
+    return graph.node("Identity", found, name="logits")

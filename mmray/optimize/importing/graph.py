@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,8 +13,10 @@ from onnx import helper, inliner, numpy_helper, version_converter
 
 from mmray.errors import ModelError
 from mmray.optimize.export import OPSET, clean
-from mmray.optimize.importing.interface import one_line
+from mmray.optimize.importing.load import one_line
 
+_NO_ADAPTER = re.compile(r"No Adapter \w+ Version \$?\d+ for (\w+)")
+_MOST_INLINED = 20  # kinds of operators
 _IR_VERSION = 10  # what goes with the opset; ONNX Runtime refuses versions that it does not know
 
 
@@ -124,15 +127,27 @@ def to_opset(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
     """
     if model.functions:
         model = inliner.inline_local_functions(model)
-    versions = {o.domain or "": o.version for o in model.opset_import}  # compose may have left doubles
+    # Compose may have left doubles, and "ai.onnx" is another name of "".
+    versions = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in model.opset_import}
     del model.opset_import[:]
     model.opset_import.extend(helper.make_opsetid(domain, v) for domain, v in versions.items())
     if versions.get("") == OPSET:
         return model
-    try:
-        return version_converter.convert_version(model, OPSET)
-    except Exception as e:  # the converter's C++ errors share no base
-        raise ModelError(
-            f"{where}: cannot be brought from opset {versions.get('')} to {OPSET}: {one_line(e)}; export it "
-            f"at {OPSET}"
-        ) from e
+    if "" not in versions:  # a model of other operators alone, as of ai.onnx.ml
+        model.opset_import.append(helper.make_opsetid("", OPSET))
+        return model
+    for _ in range(_MOST_INLINED):
+        try:
+            return version_converter.convert_version(model, OPSET)
+        except Exception as e:  # the converter's C++ errors share no base
+            new = _NO_ADAPTER.search(str(e))
+            what = f"{new[1]} has no equal there" if new else one_line(e)
+            before = model.ByteSize()
+            if new:  # many an operator is defined by older ones
+                model = inliner.inline_selected_functions(model, [("", new[1])], inline_schema_functions=True)
+            if model.ByteSize() == before:
+                break
+    raise ModelError(
+        f"{where}: cannot be brought from opset {versions['']} to {OPSET}: {what}; export it at {OPSET} "
+        f"(of torch.onnx.export: opset_version={OPSET})"
+    )

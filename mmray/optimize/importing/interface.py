@@ -10,12 +10,12 @@ from onnx import TensorProto
 
 from mmray.errors import ModelError
 from mmray.models.fused import FEATURES_ONLY, OUTPUTS
+from mmray.optimize.importing.load import load_graph
 from mmray.preprocess.spec import PreprocessSpec
 
 #: Sizes of a dimension: a number where it is fixed, None where it must be free.
 Dims = tuple[int | None, ...]
 
-_LONGEST = 400  # characters of a library's message
 _REMEDY = (
     "see docs/your-model.md for what a fused graph takes, or describe one graph for each modality under "
     "`encoders`, which get adapters"
@@ -64,35 +64,44 @@ def check_interface(graph: Path, where: str, spec: PreprocessSpec, labels: int) 
         _same_tensor(f"{where}: output {name!r}", output, TensorProto.FLOAT, (None, width))
 
 
-def load_graph(path: Path, *, weights: bool = True) -> onnx.ModelProto:
-    """Read an ONNX file, with external data where weights are wanted.
-
-    Raises:
-        ModelError: not there, or not ONNX.
-    """
-    try:
-        return onnx.load(path, load_external_data=weights)
-    except OSError as e:
-        raise ModelError(f"{path}: cannot be read: {e.strerror or e}") from e
-    except Exception as e:  # protobuf's errors share no base with onnx's
-        raise ModelError(f"{path}: not an ONNX file: {one_line(e)}") from e
-
-
 def dims_of(value: onnx.ValueInfoProto) -> Dims:
-    """Dimensions as the graph declares them; None for a free one."""
-    return tuple(d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim)
+    """Dimensions as the graph declares them; None for a free one, as which exporters also write 0 and -1."""
+    dims = value.type.tensor_type.shape.dim
+    return tuple(d.dim_value if d.dim_value > 0 else None for d in dims)
+
+
+def free_dims(model: onnx.ModelProto, *, rows: bool = False) -> bool:
+    """Make free, in place, what an export wrote as a size of 0 or -1; whether anything was changed.
+
+    Args:
+        model: its inputs and outputs; what it says of values in between is dropped then.
+        rows: make the first dimension free whatever it is.
+    """
+    changed = False
+    weights = {i.name for i in model.graph.initializer}
+    for value in (*model.graph.input, *model.graph.output):
+        dims = value.type.tensor_type.shape.dim if value.name not in weights else ()
+        for axis, dim in enumerate(dims):
+            if dim.HasField("dim_value") and (dim.dim_value <= 0 or (rows and axis == 0)):
+                dim.Clear()
+                changed = True
+    if changed:
+        del model.graph.value_info[:]
+    return changed
+
+
+def declared(value: onnx.ValueInfoProto) -> str:
+    """What an input or output is, as the graph declares it."""
+    kind = value.type.WhichOneof("value") or "nothing"
+    if kind == "tensor_type":
+        return describe(value.type.tensor_type.elem_type, dims_of(value))
+    return f"a {kind.removesuffix('_type')}, not a tensor"
 
 
 def describe(kind: int, dims: Dims) -> str:
     """Like ``uint8 [*, 224, 224, 3]``."""
     sizes = ", ".join("*" if size is None else str(size) for size in dims)
     return f"{TensorProto.DataType.Name(kind).lower()} [{sizes}]"
-
-
-def one_line(failure: BaseException) -> str:
-    """What a library says, which may be a page, as it fits into an error."""
-    text = " ".join(str(failure).split()) or type(failure).__name__
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _same_names(where: str, what: str, found: Iterable[str], expected: Iterable[str]) -> None:

@@ -17,7 +17,7 @@ from mmray.engine import Engine
 from mmray.errors import ModelError
 from mmray.optimize.cases import mixed_rows
 from mmray.optimize.head import subsets
-from mmray.optimize.importing.interface import one_line
+from mmray.optimize.importing.load import one_line
 from mmray.preprocess.spec import PreprocessSpec
 from mmray.schema import set_name
 

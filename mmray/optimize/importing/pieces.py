@@ -5,26 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import onnx
-import onnxruntime as ort
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from mmray.batching import Feeds
 from mmray.errors import ModelError
 from mmray.models.fused import INPUTS
 from mmray.optimize.importing.description import EncoderFile, Layout
-from mmray.optimize.importing.fuse import Adapter, Piece, adapter_model
+from mmray.optimize.importing.finish import Say
+from mmray.optimize.importing.fuse import Adapter, Piece
 from mmray.optimize.importing.graph import to_opset
 from mmray.optimize.importing.interface import (
     Dims,
-    describe,
+    declared,
     dims_of,
     expected_inputs,
-    load_graph,
-    one_line,
+    free_dims,
 )
+from mmray.optimize.importing.load import load_graph
+from mmray.optimize.importing.original import Original, blank, try_two_rows, width_of
+from mmray.optimize.importing.pooling import add_pooling
+from mmray.optimize.importing.rows import check_rows
 from mmray.preprocess.spec import PreprocessSpec
 from mmray.schema import Modality
 
@@ -33,36 +34,33 @@ _LAYOUTS: Mapping[Modality, tuple[Layout, ...]] = {
     "audio": ("N1FK", "N1KF", "NFK", "NKF"),
 }
 _KINDS: Mapping[Modality, tuple[int, ...]] = {
-    "image": (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8),
+    "image": (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.UINT8),
     "text": (TensorProto.INT64, TensorProto.INT32),
-    "audio": (TensorProto.FLOAT, TensorProto.FLOAT16),
+    "audio": (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE),
 }
+_EMBEDDINGS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+#: What an encoder gets where nothing is scaled.
+_RAW: Mapping[Modality, str] = {"image": "0 to 255", "audio": "log-mel"}
 #: Inputs of text encoders as the field names them; token types are all of the first type.
-_TEXT = {"input_ids": "input_ids", "attention_mask": "attention_mask", "token_type_ids": "zeros"}
+_TEXT = {
+    "input_ids": "input_ids",
+    "attention_mask": "attention_mask",
+    "token_type_ids": "zeros",
+    "position_ids": "positions",
+}
 
 
-class Original:
-    """The encoder as it came, behind its adapter: what the fused graph must be equal to."""
-
-    def __init__(
-        self, graph: Path, output: str, adapter: Adapter, modality: Modality, spec: PreprocessSpec
-    ) -> None:
-        self._output = output
-        *self._names, _ = INPUTS[modality]
-        model = adapter_model(adapter, modality, spec)
-        self._adapter = _session(model.SerializeToString())
-        self._encoder = _session(str(graph))
-        self._inputs = [output.name.removeprefix("to/") for output in model.graph.output]
-
-    def __call__(self, feeds: Feeds) -> npt.NDArray[np.float32]:
-        """Embeddings float32 [N, D] of the modality's rows in a batch. Raises what ONNX Runtime raises."""
-        tensors = self._adapter.run(None, {name: feeds[name] for name in self._names})
-        (embedding,) = self._encoder.run([self._output], dict(zip(self._inputs, tensors, strict=True)))
-        return np.asarray(embedding, np.float32)
-
-
-def read_piece(modality: Modality, given: EncoderFile, spec: PreprocessSpec) -> tuple[Piece, Original]:
+def read_piece(
+    modality: Modality, given: EncoderFile, spec: PreprocessSpec, rows: Feeds, say: Say
+) -> tuple[Piece, Original]:
     """The encoder, ready to be fused, and as it came.
+
+    Args:
+        modality: what it takes.
+        given: its description.
+        spec: what the model takes.
+        rows: of that modality, to try it on, as `mmray.batching.pack` makes them.
+        say: told what a person should know.
 
     Raises:
         ModelError: names the file and what does not fit.
@@ -72,38 +70,67 @@ def read_piece(modality: Modality, given: EncoderFile, spec: PreprocessSpec) -> 
     inputs = {i.name: i for i in model.graph.input if i.name not in weights}
     for name, value in inputs.items():
         _check_input(given.graph, modality, name, value)
+    fixed = _fixed_rows(inputs)
+    changed = free_dims(model, rows=True)
     output = _choose_output(given, model)
     adapter = _describe_adapter(modality, given, inputs, spec)
-    original = Original(given.graph, output, adapter, modality, spec)
-    width = _try(given.graph, original, _blank(modality, spec, 2), output)
+    original = Original(model if changed else given.graph, given, output, adapter, modality, spec)
+    hidden = try_two_rows(given, original, modality, spec, output, fixed)
+    *names, _ = INPUTS[modality]
+    check_rows(
+        given.graph,
+        model,
+        original,
+        {name: rows[name] for name in names},
+        spec.text.max_tokens if spec.text else 0,
+    )
+    if fixed:
+        say(f"{modality}: was exported for a batch of {fixed}; shown to give each row the same in any batch")
+    if modality != "text" and not adapter.normalizes and TensorProto.UINT8 not in adapter.kinds.values():
+        say(f"{modality}: goes in as it is, {_RAW[modality]}, for no scale, mean and std are given")
+    width = width_of(hidden, given.pool)
     try:
-        needs_rows = original(_blank(modality, spec, 0)).shape != (0, width)
+        needs_rows = original(blank(modality, spec, 0)).shape != (0, width)
     except Exception:  # as above; the fused graph gives it a blank row
         needs_rows = True
-    piece = Piece(to_opset(model, str(given.graph)), output, width, adapter, needs_rows)
-    return piece, original
+    model = to_opset(model, str(given.graph))
+    if hidden.ndim != 2:
+        mask = next((name for name, source in adapter.sources.items() if source == "attention_mask"), None)
+        output = add_pooling(model, output, hidden.ndim, width, given.pool, mask)
+    return Piece(model, output, width, adapter, needs_rows), original
 
 
 def _check_input(graph: Path, modality: Modality, name: str, value: onnx.ValueInfoProto) -> None:
     kind, dims = value.type.tensor_type.elem_type, dims_of(value)
-    where = f"{graph}: input {name!r} is {describe(kind, dims)}"
+    where = f"{graph}: input {name!r} is {declared(value)}"
+    if kind == TensorProto.STRING:
+        raise ModelError(
+            f"{where}: its tokenizer is in the graph; export the model without it, to take token ids, and "
+            "give tokenizer.json as `tokenizer`"
+        )
     if kind not in _KINDS[modality]:
         known = " or ".join(TensorProto.DataType.Name(k).lower() for k in _KINDS[modality])
         raise ModelError(f"{where}; an adapter for {modality} gives {known}")
-    if not dims or dims[0] is not None:
-        raise ModelError(f"{where}; the first dimension must be free: export it with a dynamic batch")
+    if not dims:
+        raise ModelError(f"{where}; its first dimension must be that of the rows")
+
+
+def _fixed_rows(inputs: Mapping[str, onnx.ValueInfoProto]) -> int | None:
+    """The batch that the inputs were exported for, where they say one."""
+    return next((dims[0] for value in inputs.values() if (dims := dims_of(value))[0] is not None), None)
 
 
 def _choose_output(given: EncoderFile, model: onnx.ModelProto) -> str:
-    outputs = {o.name: dims_of(o) for o in model.graph.output}
+    outputs = {o.name: o for o in model.graph.output}
+    fitting = [n for n, o in outputs.items() if o.type.tensor_type.elem_type in _EMBEDDINGS]
+    output = given.output or (fitting[0] if len(fitting) == 1 else "")
     names = ", ".join(outputs)
-    output = given.output or (names if len(outputs) == 1 else "")
     if output not in outputs:
         raise ModelError(f"{given.graph}: name one of its outputs as `output`: {names}; not {output!r}")
-    if len(outputs[output]) not in (0, 2):  # 0: the graph does not say
+    if output not in fitting:
         raise ModelError(
-            f"{given.graph}: output {output!r} has {len(outputs[output])} dimensions; an embedding has two, "
-            f"[N, D]: export the pooled one, or name another output: {names}"
+            f"{given.graph}: output {output!r} is {declared(outputs[output])}; an embedding is of floats: "
+            f"name another output: {names}"
         )
     return output
 
@@ -116,7 +143,10 @@ def _describe_adapter(
         sources = _text_sources(given, inputs)
         (ids,) = (name for name, source in sources.items() if source == "input_ids")
         pad_to = _text_length(given, dims_of(inputs[ids]), spec)
-        return Adapter(kinds, sources, pad_to=pad_to, pad_id=given.pad_id)
+        _check_positions(given, sources)
+        return Adapter(
+            kinds, sources, pad_to=pad_to, pad_id=given.pad_id, positions_from=given.positions_from or 0
+        )
     if len(inputs) != 1:
         raise ModelError(
             f"{given.graph}: has the inputs {', '.join(inputs) or 'none'}; an {modality} encoder takes one"
@@ -151,6 +181,20 @@ def _text_sources(given: EncoderFile, inputs: Mapping[str, onnx.ValueInfoProto])
             f"{', '.join(_TEXT)} are called in this graph"
         )
     return found
+
+
+def _check_positions(given: EncoderFile, sources: Mapping[str, str]) -> None:
+    """Where they begin differs from model to model, and no shape tells."""
+    takes = "positions" in sources.values()
+    if takes and given.positions_from is None:
+        raise ModelError(
+            f"{given.graph}: takes position_ids: say where they begin, `positions_from: 0` (BERT, CLIP) or 2 "
+            "(RoBERTa), or export it without this input"
+        )
+    if given.pool == "mean" and "attention_mask" not in sources.values():
+        raise ModelError(
+            f"{given.graph}: has no attention_mask, so a mean would count padding; export it with its mask"
+        )
 
 
 def _text_length(given: EncoderFile, dims: Dims, spec: PreprocessSpec) -> int | None:
@@ -190,33 +234,3 @@ def _choose_layout(modality: Modality, given: EncoderFile, dims: Dims, spec: Pre
             "`layout`, or correct the sizes in `preprocessing`"
         )
     return fitting[0]
-
-
-def _blank(modality: Modality, spec: PreprocessSpec, rows: int) -> Feeds:
-    """Inputs of so many rows."""
-    tokens = min(8, spec.text.max_tokens) if spec.text else 0
-    feeds: Feeds = {}
-    *names, _ = INPUTS[modality]
-    for name in names:
-        kind, dims = expected_inputs(spec)[name]
-        shape = (rows, *(tokens if size is None else size for size in dims[1:]))
-        feeds[name] = np.ones(shape, helper.tensor_dtype_to_np_dtype(kind))
-    return feeds
-
-
-def _try(graph: Path, original: Original, feeds: Feeds, output: str) -> int:
-    """Width of the embeddings."""
-    try:
-        embedding = original(feeds)
-    except Exception as e:  # ONNX Runtime's own exception types share no base
-        raise ModelError(f"{graph}: does not run on what its adapter gives: {one_line(e)}") from e
-    if embedding.ndim != 2 or len(embedding) != 2:
-        raise ModelError(f"{graph}: output {output!r} is {embedding.shape} for two rows, not [2, D]")
-    return int(embedding.shape[1])
-
-
-def _session(model: str | bytes) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # what fails here is expected, or becomes an error of our own
-    options.intra_op_num_threads = 1
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

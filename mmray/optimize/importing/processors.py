@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from transformers import AutoFeatureExtractor, AutoImageProcessor
 
 from mmray.errors import ModelError
-from mmray.optimize.importing.interface import one_line
+from mmray.optimize.importing.load import one_line
 from mmray.preprocess.spec import AudioSpec, ImageSpec, TextSpec
 
 _BICUBIC = 3  # PIL's number

@@ -2,10 +2,14 @@
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from mmray.errors import OutputError
+from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.rundir import RunDirectory
+from mmray.schema import REJECTS
 
 PLAN = {"identity": {"bundle": "0" * 64}, "config": {}, "shards": [["a.tar@1", "/a.tar"]]}
 
@@ -27,7 +31,50 @@ def test_a_plan_comes_back_as_it_was_written(out):
 
 def test_with_the_plan_there_are_the_directories(out, tmp_path):
     out.begin(PLAN)
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"plan.json", "parts", "rejects", "faults"}
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"plan.json", "parts", "rejects", "faults", "README.md"}
+
+
+def test_the_readme_names_the_tables_for_hugging_face(out, tmp_path):
+    """Its `datasets` reads the YAML between the dashes; without it, it takes all files for one table."""
+    out.begin(PLAN)
+    _, head, text = (tmp_path / "run/README.md").read_text().split("---\n", 2)
+    configs = yaml.safe_load(head)["configs"]
+    assert [(c["config_name"], c["data_files"]) for c in configs] == [
+        ("predictions", "parts/*.parquet"),
+        ("rejects", "rejects/*.parquet"),
+        ("faults", "faults/*.parquet"),
+    ]
+    assert [c["config_name"] for c in configs if c.get("default")] == ["predictions"]
+    assert all(f"`{folder}/`" in text for folder in ("parts", "rejects", "faults"))
+
+
+@pytest.mark.parametrize("folder", ["rejects", "faults"])
+def test_there_is_a_table_where_nothing_is_rejected_and_no_run_takes_it_for_its_own(out, tmp_path, folder):
+    out.begin(PLAN)
+    file = tmp_path / "run" / folder / "none.parquet"
+    assert pq.read_table(file).equals(REJECTS.empty_table())
+    assert pq.read_metadata(file).num_row_groups == 0  # `datasets` fails on one without rows
+    ledger = Ledger.load(out)
+    assert (ledger.orphans, ledger.bereft, ledger.foreign) == ([], [], [])
+    ledger.settle(out)
+    assert file.exists()
+
+
+def test_what_a_person_wrote_into_the_readme_stays(out, tmp_path):
+    out.begin(PLAN)
+    (tmp_path / "run/README.md").write_text("mine")
+    out.begin(PLAN)
+    assert (tmp_path / "run/README.md").read_text() == "mine"
+
+
+def test_a_run_of_before_gets_what_explains_it_when_it_goes_on(out, tmp_path):
+    out.begin(PLAN)
+    for name in ("README.md", "rejects/none.parquet"):
+        (tmp_path / "run" / name).unlink()
+    out.begin(PLAN)
+    assert (tmp_path / "run/README.md").exists()
+    assert (tmp_path / "run/rejects/none.parquet").exists()
 
 
 def test_a_crash_before_the_plan_leaves_a_place_that_can_be_begun_again(out, tmp_path):
@@ -40,7 +87,8 @@ def test_a_crash_before_the_plan_leaves_a_place_that_can_be_begun_again(out, tmp
 
 
 @pytest.mark.parametrize(
-    "stray", ["photo.jpg", "events.jsonl", "parts/a-000000000-0123456789ab.parquet", "rejects/a.parquet"]
+    "stray",
+    ["photo.jpg", "README.md", "events.jsonl", "parts/a-000000000-0123456789ab.parquet", "rejects/a.parquet"],
 )
 def test_a_directory_with_foreign_files_is_refused(out, tmp_path, stray):
     """Parts without a plan are of an unknown run: a new run would mix them with its own."""
