@@ -1,8 +1,8 @@
 """AAC, M4A and WebM through FFmpeg (PyAV), the extra `media`.
 
 FFmpeg reads hundreds of formats, and opens files and addresses that a file names. Here it gets bytes in
-memory, the one demuxer that they begin for, no protocol, and the decoders below. What the tables of an MP4 claim
-is bounded first, for FFmpeg makes room by them.
+memory, the one demuxer that they begin for, no protocol, and the decoders below. What the tables of an MP4
+claim is bounded first, for FFmpeg makes room by them.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class _FFmpegClip:
     def _open(self) -> Iterator[tuple[InputContainer, AudioStream]]:
         import av
 
-        with av.open(io.BytesIO(self._data), format=self._container, options=_OPTIONS) as opened:
+        with av.open(io.BytesIO(self._data), "r", format=self._container, options=_OPTIONS) as opened:
             if not opened.streams.audio:
                 raise RecordError(f"{what_is(self._data)} without sound", "audio-unsupported")
             stream = opened.streams.audio[0]
@@ -154,7 +154,7 @@ class _FFmpegClip:
         return joined(heard)
 
     def _decoded(self, opened: InputContainer, stream: AudioStream, start: int) -> Iterator[tuple[int, Wave]]:
-        """Frames of float32 [samples, channels] and the number of their first sample, shortly before `start` on."""
+        """Number of the first sample, and float32 [samples, channels], of frames from before `start` on."""
         tick = _tick(stream)
         origin: int | None = None  # a recording's sound may begin later than its picture
         place: int | None = None

@@ -2,7 +2,8 @@
 
 libsndfile stops where it believes an MP3 to end: after as many frames as the Info (Xing) frame states, which
 covers only the first of several MP3s in one file, or else after an estimate from the first frames, which is
-wrong for variable rates both ways. So an MP3 that does not state its true length gets an Info frame that does.
+wrong for variable rates both ways. So an MP3 that does not state its true length gets an Info frame that
+does.
 """
 
 from __future__ import annotations
