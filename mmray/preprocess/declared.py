@@ -22,8 +22,8 @@ _SEQUENCE_HEADER = 1  # type of an OBU (AV1 specification, 6.2.2)
 _MAX_UNITS = 1_000  # OBUs of one item that are looked at
 _MAX_PARTS = 10_000
 
-# Of a TIFF (6.0): tags that are looked at, and compressions that are read. The others are old, or libraries of
-# their own.
+# Of a TIFF (6.0): tags that are looked at, and compressions that are read. The others are old, or libraries
+# of their own.
 _TIFF_TAGS = {259: "compression", 322: "tile width", 323: "tile height"}
 _OFFSETS = (273, 324)  # of strips, of tiles
 _MAX_STRIPS = 100_000

@@ -106,7 +106,7 @@ class _FFmpegClip:
 
         with av.open(io.BytesIO(self._data), "r", format=self._container, options=_OPTIONS) as opened:
             if not opened.streams.audio:
-                raise RecordError(f"{what_is(self._data)} without sound", "audio-unsupported")
+                raise RecordError(f"{what_is(self._data)} without sound that is read", "audio-unsupported")
             stream = opened.streams.audio[0]
             context = stream.codec_context
             if context is None or context.name not in _DECODERS:

@@ -40,6 +40,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _AVIF = (b"avif", b"avis")
 _HEIF = (*(b"hei" + c for c in (b"c", b"x", b"m", b"s")), *(b"hev" + c for c in (b"c", b"x", b"m", b"s")))
+_MAGIC = (_JPEG, _PNG, b"GIF8", b"RIFF", b"BM", *_TIFF)
 _BLANK = b"\r\n\t \0"
 
 _UNDECODABLE = ("cannot decode the image", "image-undecodable")
@@ -64,8 +65,8 @@ def decode_image(data: bytes, spec: ImageSpec, max_pixels: int) -> npt.NDArray[n
     """
     if not data:
         raise RecordError("the image member is empty", "image-empty")
-    if data[0] in _BLANK and data[4:8] != b"ftyp":  # as a script leaves them that prints a header too many
-        data = data.lstrip(_BLANK) or data
+    if data[0] in _BLANK and (bare := data.lstrip(_BLANK)).startswith(_MAGIC):
+        data = bare  # a script printed an empty line too many
     formats = _checked(data, max_pixels)
     # Also what Pillow allocates as it opens a file is bounded by it: a GIF of 43 bytes had a frame of 3.5 GB.
     Image.MAX_IMAGE_PIXELS = max_pixels
@@ -94,7 +95,7 @@ def _checked(data: bytes, max_pixels: int) -> tuple[str, ...]:
     if data[4:8] == b"ftyp":
         brands = [data[8:12], *(data[i : i + 4] for i in range(16, min(int.from_bytes(data[:4]), 256), 4))]
         if any(brand in _HEIF for brand in brands) and not any(brand in _AVIF for brand in brands):
-            _open_heif()
+            allow_heic()
             formats = ("HEIF",)
         if formats == ("HEIF",) or any(brand in _AVIF for brand in brands):
             size = iso_size(data)
@@ -110,8 +111,12 @@ def _checked(data: bytes, max_pixels: int) -> tuple[str, ...]:
     return formats
 
 
-def _open_heif() -> None:
-    """Let Pillow read HEIC: the picture alone, not its thumbnails, depths and other companions."""
+def allow_heic() -> None:
+    """Let Pillow read HEIC: the picture alone, not its thumbnails, depths and other companions.
+
+    Raises:
+        RecordError: the package for it is not installed.
+    """
     if "HEIF" in Image.OPEN:
         return
     try:

@@ -171,6 +171,8 @@ def _restated(mp3: bytes, tag: int, frames: int, first_bytes: int) -> bytes:
     patched = bytearray(mp3)
     patched[tag + 8 : tag + 12] = frames.to_bytes(4)
     flags = mp3[tag + 7]
+    if flags & 2:
+        patched[tag + 12 : tag + 16] = len(mp3).to_bytes(4)
     lame = tag + 12 + 4 * (flags >> 1 & 1) + 100 * (flags >> 2 & 1) + 4 * (flags >> 3 & 1)
     padding = lame + 22  # 12 bits of delay at the start lie before 12 bits of padding at the end
     if padding + 2 <= first_bytes:  # the frames do not end where LAME padded them
