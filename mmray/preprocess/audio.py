@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import io
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 import soxr
 
 from mmray.align import OutOfStep, Region
 from mmray.errors import RecordError, about_record
+from mmray.magic import what_is
+from mmray.preprocess.clip import Wave as Wave
+from mmray.preprocess.clip import check_sound, open_clip
 from mmray.preprocess.fbank import ast_frames, clap_frames, triangles
 from mmray.preprocess.spec import AudioSpec
 
-Wave = npt.NDArray[np.float32]
-
-# How the formats that records come in begin; libsndfile's other twenty parsers are attack surface. Of MP3, a
-# frame's sync bits (ISO 11172-3, 2.4.1.3) or an ID3 tag.
-_BEGINNINGS = re.compile(rb"RIFF|RIFX|RF64|OggS|fLaC|FORM....AIF[FC]|ID3|\xff[\xe2-\xff]", re.DOTALL)
-_FORMATS = "WAV, Ogg, FLAC, AIFF, MP3"
-_UNDECODABLE = ("cannot decode the audio", "audio-undecodable")
-
-_MAX_CHANNELS = 16  # a header may claim 1,024
-_STEP_SAMPLES = 4 << 20  # of all channels, that are decoded together: more than most clips have
 _LOUDEST = 1e9  # float samples in the wrong byte order reach 3e38, whose spectrum overflows float32
-_RATES = range(1_000, 384_001)  # Hz
+# Float samples are nominally within 1, and no mix goes 24 dB over that. What is beyond was scaled as integers
+# are, and by which factor is not said: a quiet clip of 24 bits looks as a loud one of 16.
+_OVER_FULL_SCALE = 16.0
 _OFF_RATE = 0.01  # share that a recorder's true rate may be off its header's; real ones are within 0.0005
 
 
@@ -45,15 +37,17 @@ def decode_audio(data: bytes, spec: AudioSpec, max_s: float) -> Wave:
     """Decode a clip to mono at the spec's sample rate.
 
     Args:
-        data: an encoded clip (WAV, Ogg Vorbis or Opus, FLAC, AIFF or MP3).
+        data: an encoded clip (WAV, Ogg Vorbis or Opus, FLAC, AIFF, AU or MP3; with the extra `media` also
+            AAC and the sound of M4A, MP4 and WebM), told by its bytes, not by its name.
         spec: sample rate, and how many seconds the model looks at; the rest is not decoded.
-        max_s: refuse clips that claim to be longer, in seconds.
+        max_s: refuse clips that are longer, in seconds: all of them counts, not what is decoded.
 
     Returns:
         float32 [samples], nominally within [-1, 1].
 
     Raises:
-        RecordError: empty, unreadable, too long, or with samples that are not finite.
+        RecordError: empty, unreadable, too long, with samples that are not finite or far beyond full
+            scale; or no clip, whose reason says what it is.
     """
     return decode_region(data, spec, max_s, None).wave
 
@@ -67,26 +61,16 @@ def decode_region(data: bytes, spec: AudioSpec, max_s: float, region: Region | N
     """
     if not data:
         raise RecordError("the audio member is empty", "audio-empty")
-    if not _BEGINNINGS.match(data):
-        raise RecordError(f"not audio of type {_FORMATS}", "audio-undecodable")
-    with about_record(*_UNDECODABLE):
-        clip = soundfile.SoundFile(io.BytesIO(data))
-        rate, channels, seconds = clip.samplerate, clip.channels, clip.frames / clip.samplerate
-    with clip:
-        if seconds > max_s:
-            raise RecordError(f"{seconds:.0f} s, more than limits.audio_s={max_s:g}", "audio-too-long")
-        if channels > _MAX_CHANNELS or rate not in _RATES:
-            raise RecordError(f"{channels} channels at {rate} Hz", "audio-unsupported")
-        cut = _cut(region, clip.frames, rate, spec.max_s)
-        with about_record(*_UNDECODABLE):
-            if cut.start:
-                clip.seek(cut.start)
-            mono = _read_mono(clip, cut.length)
+    clip = open_clip(data)
+    rate, seconds = clip.rate, clip.frames / clip.rate
+    if seconds > max_s:
+        raise RecordError(f"{seconds:.0f} s, more than limits.audio_s={max_s:g}", "audio-too-long")
+    check_sound(clip.channels, rate)
+    cut = _cut(region, clip.frames, rate, spec.max_s)
+    mono = clip.read(cut.start, cut.length)
     if not len(mono):
-        raise RecordError("the clip holds no samples", "audio-empty")
-    if not np.abs(mono).max() <= _LOUDEST:  # also true for NaN
-        reason = f"the clip holds samples that are not finite, or beyond {_LOUDEST:g}"
-        raise RecordError(reason, "audio-not-finite")
+        raise RecordError(f"no samples were found in it: {what_is(data)}", "audio-empty")
+    _check_loudness(float(np.abs(mono).max()))
     missing_s = 0.0
     if region:
         after = cut.after + cut.length - len(mono)  # a header may claim more than is there
@@ -100,26 +84,13 @@ def decode_region(data: bytes, spec: AudioSpec, max_s: float, region: Region | N
     return Excerpt(mono, missing_s)
 
 
-def _read_mono(clip: soundfile.SoundFile, length: int) -> Wave:
-    """Up to so many samples, in one channel; what all channels take together is never held for long."""
-    step = _STEP_SAMPLES // clip.channels
-    parts = []
-    while length > 0:
-        samples = clip.read(min(step, length), dtype="float32", always_2d=True)
-        parts.append(_mono(samples))
-        length -= len(samples)
-        if len(samples) < step:
-            break
-    return parts[0] if len(parts) == 1 else np.concatenate([*parts, np.zeros(0, np.float32)])
-
-
-def _mono(samples: Wave) -> Wave:
-    """Mean of the channels of float32 [samples, channels]; numpy's own is slow along so short an axis."""
-    mono: Wave = samples[:, 0].copy()
-    for channel in range(1, samples.shape[1]):
-        mono += samples[:, channel]
-    mono /= np.float32(samples.shape[1])
-    return mono
+def _check_loudness(peak: float) -> None:
+    if not peak <= _LOUDEST:  # also true for NaN
+        reason = f"the clip holds samples that are not finite, or beyond {_LOUDEST:g}"
+        raise RecordError(reason, "audio-not-finite")
+    if peak > _OVER_FULL_SCALE:
+        reason = f"float samples up to {peak:.0f}, where 1 is full scale: divide them (by 32768, of 16 bits)"
+        raise RecordError(reason, "audio-not-scaled")
 
 
 class _Cut(NamedTuple):

@@ -4,29 +4,44 @@ from __future__ import annotations
 
 import io
 import warnings
-from struct import unpack_from
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from mmray.errors import RecordError, about_record
+from mmray.magic import what_is
+from mmray.preprocess.declared import check_tiff, iso_size, webp_size
+from mmray.preprocess.jpeg import closed_jpeg
+from mmray.preprocess.png import bare_png
 from mmray.preprocess.resize import resize
 from mmray.preprocess.spec import ImageSpec
 
 # Only formats that records come in: every other Pillow plug-in is attack surface.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+_NAMES = (*FORMATS, "HEIC")
 
-# Pillow refuses what is more than twice its own bound, and warns of what we refuse by ourselves.
+# Pillow refuses what is more than twice its own bound, and warns of what we refuse by ourselves. What it says
+# of odd tags that cost no pixel would be a line for each such image.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
-# Of a WebP two canvases, the decoded bytes and Pillow's copy are in memory at once; of others two of these.
-# Of 5,000 x 5,000 pixels, in 34 bytes, they were 390 MB.
-_WEBP_WEIGHT = 2
+# Text that a PNG unpacks to in all: hundreds of small chunks would each be within Pillow's bound for one.
+PngImagePlugin.MAX_TEXT_MEMORY = 4 << 20
+
+# Of a WebP two canvases, the decoded bytes and Pillow's copy are in memory at once, and of an AVIF all planes
+# besides; of others two of these. A WebP of 5,000 x 5,000 pixels, in 34 bytes, took 390 MB.
+_WEIGHT = 2
 
 # Each scan of a progressive JPEG passes over all pixels and takes as few as 75 bytes; ten of them are usual.
 _MAX_SCANS = 100
-_SCAN = b"\xff\xda"
+_JPEG, _SCAN = b"\xff\xd8", b"\xff\xda"
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_AVIF = (b"avif", b"avis")
+_HEIF = (*(b"hei" + c for c in (b"c", b"x", b"m", b"s")), *(b"hev" + c for c in (b"c", b"x", b"m", b"s")))
+_MAGIC = (_JPEG, _PNG, b"GIF8", b"RIFF", b"BM", *_TIFF)
+_BLANK = b"\r\n\t \0"
 
 _UNDECODABLE = ("cannot decode the image", "image-undecodable")
 
@@ -35,64 +50,111 @@ def decode_image(data: bytes, spec: ImageSpec, max_pixels: int) -> npt.NDArray[n
     """Decode, orient by EXIF, flatten transparency, resize and pad or crop.
 
     Args:
-        data: an encoded image (JPEG, PNG, WebP, GIF or BMP; the first frame counts).
+        data: an encoded image (JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF; HEIC with the extra `media`), told by
+            its bytes; its first frame or page counts.
         spec: size and fit.
         max_pixels: refuse larger images; checked on the header, before anything is allocated for them.
-            Those of a WebP count twice: decoding it takes so much more memory.
+            Those of a WebP or AVIF count twice: decoding it takes so much more memory.
 
     Returns:
         uint8 [spec.height, spec.width, 3].
 
     Raises:
-        RecordError: empty, unreadable, truncated, too large, or a JPEG of too many scans.
+        RecordError: empty, unreadable, truncated, too large, or a JPEG of too many scans; or no image, whose
+            reason says what it is.
     """
     if not data:
         raise RecordError("the image member is empty", "image-empty")
-    if (size := _webp_size(data)) and _WEBP_WEIGHT * size[0] * size[1] > max_pixels:
-        raise _too_large(size, max_pixels, f" (each pixel of a WebP counts {_WEBP_WEIGHT} times)")
+    if data[0] in _BLANK and (bare := data.lstrip(_BLANK)).startswith(_MAGIC):
+        data = bare  # a script printed an empty line too many
+    formats = _checked(data, max_pixels)
     # Also what Pillow allocates as it opens a file is bounded by it: a GIF of 43 bytes had a frame of 3.5 GB.
     Image.MAX_IMAGE_PIXELS = max_pixels
-    image = _opened(data, max_pixels)
-    with image:
-        if image.width * image.height > max_pixels:
-            raise _too_large(image.size, max_pixels)
-        if data.startswith(b"\xff\xd8") and data.count(_SCAN) > _MAX_SCANS:
-            raise RecordError(f"a JPEG of more than {_MAX_SCANS} scans", "image-too-complex")
+    try:
+        upright = _decoded(data, formats, spec, max_pixels)
+    except RecordError as e:
+        # Pixels may be sound where the rest is not: text of megabytes, a profile, a checksum, the end.
         with about_record(*_UNDECODABLE):
-            # JPEG only: decode at 1/2, 1/4 or 1/8 scale where that still covers the target.
-            image.draft("RGB", _stored_size(image, spec))
-            upright = _flatten_modes(ImageOps.exif_transpose(image))
+            mended = _mended(data) if e.kind == "image-undecodable" else None
+        if mended is None:
+            raise
+        upright = _decoded(mended, formats, spec, max_pixels)
     return _place(upright, spec)
 
 
-def _opened(data: bytes, max_pixels: int) -> Image.Image:
+def _mended(data: bytes) -> bytes | None:
+    if data.startswith(_PNG):
+        return bare_png(data)
+    return closed_jpeg(data) if data.startswith(_JPEG) else None
+
+
+def _checked(data: bytes, max_pixels: int) -> tuple[str, ...]:
+    """Pillow's formats to try, after a look at the sizes that it would not look at in time."""
+    size = webp_size(data)
+    formats: tuple[str, ...] = FORMATS
+    if data[4:8] == b"ftyp":
+        brands = [data[8:12], *(data[i : i + 4] for i in range(16, min(int.from_bytes(data[:4]), 256), 4))]
+        if any(brand in _HEIF for brand in brands) and not any(brand in _AVIF for brand in brands):
+            allow_heic()
+            formats = ("HEIF",)
+        if formats == ("HEIF",) or any(brand in _AVIF for brand in brands):
+            size = iso_size(data)
+    elif data.startswith(_TIFF):
+        check_tiff(data, max_pixels)
+    elif data.startswith(_JPEG) and data.count(_SCAN) > _MAX_SCANS:
+        raise RecordError(f"a JPEG of more than {_MAX_SCANS} scans", "image-too-complex")
+    weight = 1 if formats == ("HEIF",) else _WEIGHT
+    if size and weight * size[0] * size[1] > max_pixels:
+        name = "WebP" if data.startswith(b"RIFF") else "AVIF"
+        why = f" (each pixel of a {name} counts {weight} times)" if weight > 1 else ""
+        raise _too_large(size, max_pixels, why)
+    return formats
+
+
+def allow_heic() -> None:
+    """Let Pillow read HEIC: the picture alone, not its thumbnails, depths and other companions.
+
+    Raises:
+        RecordError: the package for it is not installed.
+    """
+    if "HEIF" in Image.OPEN:
+        return
+    try:
+        import pillow_heif
+    except ImportError as e:
+        reason = "an HEIC picture, which needs the package pillow-heif: pip install 'mmray[media]'"
+        raise RecordError(reason, "image-needs-extra") from e
+    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
+
+
+def _decoded(data: bytes, formats: tuple[str, ...], spec: ImageSpec, max_pixels: int) -> Image.Image:
+    """The upright picture in RGB, or in RGBA where there is transparency."""
+    with _opened(data, formats, max_pixels) as image:
+        if image.width * image.height > max_pixels:
+            raise _too_large(image.size, max_pixels)
+        with about_record(*_UNDECODABLE):
+            if image.format == "JPEG":
+                # Decode at 1/2, 1/4 or 1/8 scale where that still covers the target.
+                image.draft("RGB", _stored_size(image, spec))
+            return _flatten_modes(ImageOps.exif_transpose(image))
+
+
+def _opened(data: bytes, formats: tuple[str, ...], max_pixels: int) -> Image.Image:
     with about_record(*_UNDECODABLE):
         try:
-            return Image.open(io.BytesIO(data), formats=FORMATS)
+            return Image.open(io.BytesIO(data), formats=formats)
         except Image.DecompressionBombError as e:
             raise _too_large(None, max_pixels) from e
         except UnidentifiedImageError as e:  # its message is the address of our buffer
-            raise RecordError(f"not an image of type {', '.join(FORMATS)}", "image-undecodable") from e
+            reason = (
+                f"not an image of type {', '.join(_NAMES)}, or its header is damaged: it is {what_is(data)}"
+            )
+            raise RecordError(reason, "image-undecodable") from e
 
 
 def _too_large(size: tuple[int, int] | None, max_pixels: int, why: str = "") -> RecordError:
     pixels = f"{size[0]}x{size[1]} pixels" if size else "pixels"
     return RecordError(f"{pixels}, more than limits.image_pixels={max_pixels}{why}", "image-too-large")
-
-
-def _webp_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height of the canvas that is made as soon as Pillow opens a WebP; None of others."""
-    if len(data) < 30 or not data.startswith(b"RIFF") or data[8:12] != b"WEBP":
-        return None
-    kind = data[12:16]
-    if kind == b"VP8X":
-        both = int.from_bytes(data[24:30], "little")
-        return (both & 0xFFFFFF) + 1, (both >> 24) + 1
-    if kind == b"VP8L":
-        (both,) = unpack_from("<I", data, 21)
-        return (both & 0x3FFF) + 1, (both >> 14 & 0x3FFF) + 1
-    width, height = unpack_from("<HH", data, 26)
-    return width & 0x3FFF, height & 0x3FFF
 
 
 def _fitted(size: tuple[int, int], spec: ImageSpec) -> tuple[int, int]:
@@ -116,14 +178,20 @@ def _flatten_modes(image: Image.Image) -> Image.Image:
     """Any Pillow mode → RGB, or RGBA where there is transparency."""
     if image.mode == "RGBA" or (image.mode == "RGB" and "transparency" not in image.info):
         return image
-    if (
-        image.mode.startswith("I") or image.mode == "F"
-    ):  # 16-bit grey: keep the high byte, not the clipped low one
+    if image.mode in ("I", "F"):
+        reason = f"pixels of 32 bits (mode {image.mode}), whose white is not said: convert it to 8 or 16 bits"
+        raise RecordError(reason, "image-unsupported")
+    if image.mode.startswith("I"):  # 16-bit grey: keep the high byte, not the clipped low one
         grey = np.array(image, dtype=np.float32)
+        clear = image.info.get("transparency")
+        alpha = np.where(grey == clear, np.uint8(0), np.uint8(255)) if isinstance(clear, int) else None
         grey /= 257.0  # in place: such an image may be as large as the limit allows
         grey.clip(0, 255, out=grey).round(out=grey)
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-    if image.mode in ("LA", "PA", "La") or "transparency" in image.info:
+        rgb = Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+        if alpha is not None:
+            rgb.putalpha(Image.fromarray(alpha))
+        return rgb
+    if image.mode in ("LA", "PA", "La", "RGBa") or "transparency" in image.info:
         return image.convert("RGBA")
     return image.convert("RGB")
 

@@ -11,9 +11,12 @@ KeySplit = Literal["first", "last"]
 
 #: Member extensions (or field names) of each column of RECORDS.
 EXTENSIONS: Mapping[str, tuple[str, ...]] = {
-    "image": ("jpg", "jpeg", "png", "webp", "bmp", "gif"),
+    "image": ("jpg", "jpeg", "png", "webp", "bmp", "gif", "jfif", "tif", "tiff", "avif", "heic", "heif"),
     "text": ("txt", "caption"),
-    "audio": ("ogg", "wav", "flac", "mp3", "opus"),
+    "audio": (
+        *("ogg", "wav", "flac", "mp3", "opus", "oga", "aif", "aiff", "au"),
+        *("m4a", "aac", "webm", "weba", "mka"),
+    ),
     "meta": ("json",),
 }
 

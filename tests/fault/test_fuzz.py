@@ -69,8 +69,8 @@ HOSTILE = {
     "an empty file": (bytes, "shard/shard-truncated"),
     "an oversized member": (lambda: one(png=bytes(LIMITS.member_bytes + 1)), "read/member-too-large"),
     "a JPEG of many scans": (lambda: one(jpg=many_scans()), "preprocess/image-too-complex"),
-    "an image of another format": (lambda: one(png=image_bytes("TIFF")), "preprocess/image-undecodable"),
-    "a sound of another format": (lambda: one(wav=clip("AU")), "preprocess/audio-undecodable"),
+    "an image of another format": (lambda: one(png=image_bytes("PPM")), "preprocess/image-undecodable"),
+    "a sound of another format": (lambda: one(wav=clip("VOC")), "preprocess/audio-undecodable"),
     "scores of NaN": (lambda: one(txt=b"nan"), "infer/not-finite"),
     "a model that fails": (lambda: one(txt=b"poison"), "infer/model-error"),
 }

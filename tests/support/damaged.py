@@ -102,7 +102,7 @@ BAD_MEMBERS = {
     "jpeg-cut": ("jpg", truncated_jpeg, "image-undecodable"),
     "jpeg-empty": ("jpg", bytes, "image-empty"),
     "jpeg-garbage": ("jpg", garbage, "image-undecodable"),
-    "tiff-as-png": ("png", lambda: image_bytes("TIFF"), "image-undecodable"),
+    "ppm-as-png": ("png", lambda: image_bytes("PPM"), "image-undecodable"),
     "png-bomb": ("png", png_bomb, "image-too-large"),
     "webp-bomb": ("webp", webp_bomb, "image-too-large"),
     "gif-bomb": ("gif", gif_bomb, "image-too-large"),

@@ -1,10 +1,14 @@
 """Small images and clips, encoded for real."""
 
 import io
+import struct
 
+import av
 import numpy as np
 import soundfile
 from PIL import Image
+
+from mmray.preprocess.image import allow_heic
 
 COLOUR = (200, 60, 30)
 
@@ -49,3 +53,52 @@ def encode_audio(wave, rate=16_000, format="WAV", subtype=None):
 def clip(format="WAV", seconds=0.3, rate=16_000, **options):
     """Bytes of a sine."""
     return encode_audio(tone(seconds, rate, **options), rate, format)
+
+
+class _Pipe:
+    """A file that cannot be sought in: a muxer leaves out the lengths that it would go back for."""
+
+    def __init__(self):
+        self.buffer = io.BytesIO()
+
+    def write(self, data):
+        return self.buffer.write(data)
+
+
+def encode_av(wave, rate, container, codec, piped=False, **options):
+    """Bytes of a clip as FFmpeg writes it; `options` are the muxer's, and `bit_rate` the codec's."""
+    out = _Pipe() if piped else io.BytesIO()
+    bit_rate = options.pop("bit_rate", None)
+    layout = {1: "mono", 2: "stereo"}[wave.shape[1]]
+    with av.open(out, "w", format=container, options=options) as opened:
+        stream = opened.add_stream(codec, rate=rate, layout=layout)
+        if bit_rate:
+            stream.bit_rate = bit_rate
+        stream.codec_context.format = stream.codec_context.codec.audio_formats[0]
+        resample = av.AudioResampler(format=stream.codec_context.format, layout=layout, rate=rate)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave.T, np.float32), "fltp", layout)
+        frame.sample_rate = rate
+        frames = [*resample.resample(frame), *resample.resample(None)]
+        for packet in [p for frame in [*frames, None] for p in stream.encode(frame)]:
+            opened.mux(packet)
+    return (out.buffer if piped else out).getvalue()
+
+
+def heic_bytes(image, **options):
+    """Bytes of a HEIC."""
+    allow_heic()
+    return encode(image, "HEIF", **options)
+
+
+def id3(size=200):
+    """An ID3 tag of so many bytes."""
+    return b"ID3\x03\0\0" + bytes([0, 0, size - 10 >> 7, size - 10 & 127]) + bytes(size - 10)
+
+
+def unfinished(wav):
+    """A WAV whose recorder never came to fill in its sizes."""
+    data = bytearray(wav)
+    at = data.index(b"data") + 4
+    data[4:8] = struct.pack("<I", 36)
+    data[at : at + 4] = bytes(4)
+    return bytes(data)

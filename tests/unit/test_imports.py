@@ -25,6 +25,7 @@ FLOORS = [
         "urls",
         "sources",
         "align",
+        "magic",
         "preprocess",
         "batching",
         "shapes",

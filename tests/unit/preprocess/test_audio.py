@@ -75,8 +75,22 @@ def test_opus_is_read():
 
 def test_channels_are_averaged():
     wave = tone(seconds=0.1)
-    assert np.abs(decode(encode_audio(np.hstack([wave, -wave])))).max() < 1e-4
     assert np.allclose(decode(encode_audio(np.hstack([wave, 0 * wave]))), wave[:, 0] / 2, atol=1e-4)
+
+
+@pytest.mark.parametrize("other", [-1, -0.99])
+def test_channels_that_cancel_each_other_out_are_no_silence(other):
+    wave = tone(seconds=0.5)
+    assert np.allclose(decode(encode_audio(np.hstack([wave, other * wave]))), wave[:, 0], atol=1e-3)
+
+
+@pytest.mark.parametrize("peak", [17, 32_767, 8e6])
+def test_floats_that_were_scaled_as_integers_are_refused(peak):
+    """By which factor is not said, and the model would hear noise."""
+    with pytest.raises(RecordError, match="full scale") as e:
+        decode(encode_audio(tone(level=peak), subtype="FLOAT"))
+    assert e.value.kind == "audio-not-scaled"
+    assert np.abs(decode(encode_audio(tone(level=4), subtype="FLOAT"))).max() == pytest.approx(4, abs=0.1)
 
 
 def test_resampling_keeps_loudness_and_drops_what_the_new_rate_cannot_hold():

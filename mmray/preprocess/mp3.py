@@ -1,0 +1,198 @@
+"""The frames of an MP3: where they begin, how many there are, and an Info frame that says so.
+
+libsndfile stops where it believes an MP3 to end: after as many frames as the Info (Xing) frame states, which
+covers only the first of several MP3s in one file, or else after an estimate from the first frames, which is
+wrong for variable rates both ways. So an MP3 that does not state its true length gets an Info frame that
+does.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+from mmray.errors import RecordError
+
+# kbit/s of layers I, II, III by the index 1 to 14 (ISO 11172-3, 2.4.2.3; of MPEG 2: ISO 13818-3, 2.4.2.3).
+_KBITS = {
+    (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (1, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (2, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+_RATES = (44_100, 48_000, 32_000)  # Hz of MPEG 1
+# Sync, version (one is reserved), layer, and bits per second and rate that exist.
+_SYNC = re.compile(
+    b"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff]["
+    + b"".join(re.escape(bytes([b])) for b in range(0x10, 0xF0) if b & 0x0C != 0x0C)
+    + b"]",
+    re.DOTALL,
+)
+_IN_A_ROW = 3  # frames that must follow each other before they are believed
+_MAX_TRIES = 50_000  # places that look like a frame and are none
+_AHEAD = 1 << 16  # bytes before the first frame
+_INFO_BYTES = 64  # that a frame must have to hold an Info tag
+_TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3")
+
+
+class _Frame(NamedTuple):
+    size: int  # bytes
+    layer: int
+    samples: int
+    format: tuple[int, int, int, bool]  # version, layer, Hz, mono: the same throughout a stream
+
+
+@lru_cache(maxsize=4_096)
+def _frame(header: bytes) -> _Frame | None:
+    """What four bytes say of their frame; None where no frame begins so. Free format is not known."""
+    if len(header) < 4 or not _SYNC.match(header):
+        return None
+    version = {3: 1, 2: 2, 0: 3}[header[1] >> 3 & 3]  # 3 stands for 2.5
+    layer = 4 - (header[1] >> 1 & 3)
+    rate = _RATES[header[2] >> 2 & 3] >> version - 1
+    bits = 1_000 * _KBITS[min(version, 2), layer][(header[2] >> 4) - 1]
+    padding = header[2] >> 1 & 1
+    if layer == 1:
+        size, samples = (12 * bits // rate + padding) * 4, 384
+    else:
+        samples = 576 if layer == 3 and version > 1 else 1_152
+        size = samples // 8 * bits // rate + padding
+    return _Frame(size, layer, samples, (version, layer, rate, header[3] >> 6 == 3))
+
+
+@dataclass
+class _Stretch:
+    """Frames of one format without a gap."""
+
+    start: int
+    end: int
+    frames: int
+    info: bool  # whether the first is an Info frame; it is not counted
+
+
+def first_frame(data: bytes) -> int | None:
+    """Where the first of some frames in a row lies near the beginning; None if there is none."""
+    return _next(data, 0, min(len(data), _AHEAD), [0])
+
+
+def states_its_length(data: bytes) -> bool:
+    """Whether a file that begins with a frame begins with an Info frame that covers all of it."""
+    tag = _info_at(data, 0)
+    if tag is None or data[tag + 7] & 3 != 3:
+        return False
+    end = int.from_bytes(data[tag + 12 : tag + 16])
+    return end == len(data) or (end < len(data) and data.startswith(_TAGS[:3], end))
+
+
+def streams(data: bytes) -> list[bytes]:
+    """The MP3s that a file holds one after the other, each with an Info frame of its true length.
+
+    Args:
+        data: begins with a frame. Junk between frames, and frames that follow it, are told apart.
+
+    Raises:
+        RecordError: hardly anything of it is frames.
+    """
+    return [_stated(data, stretch) for stretch in _stretches(data) if stretch.frames]
+
+
+def _stretches(data: bytes) -> list[_Stretch]:
+    found: list[_Stretch] = []
+    tries, at, format = [0], 0, None
+    while at + 4 <= len(data):
+        frame = _frame(data[at : at + 4])
+        if frame is None or (at + frame.size > len(data) and found and found[-1].end == at):
+            # Of a frame that is cut off nothing can be heard. What is no frame may be a tag, or damage.
+            place = None if frame or data.startswith(_TAGS[:3], at) else _next(data, at, len(data), tries)
+            if place is None:
+                break
+            at, format = place, None
+            continue
+        info = _info_at(data, at) is not None or data[at + 36 : at + 40] == b"VBRI"
+        if frame.format != format or info:
+            found.append(_Stretch(at, at, 0, info))
+            format = frame.format
+        found[-1].frames += not info
+        at += frame.size
+        found[-1].end = min(at, len(data))
+    return found
+
+
+def _next(data: bytes, start: int, stop: int, tries: list[int]) -> int | None:
+    """Where, from `start` on, frames of one format follow each other, to the end of the data at least."""
+    for found in _SYNC.finditer(data, start, stop):
+        at = place = found.start()
+        first = _frame(data[at : at + 4])
+        for _ in range(_IN_A_ROW):
+            frame = _frame(data[place : place + 4])
+            if first is None or frame is None or frame.format != first.format:
+                break
+            place += frame.size
+            if place == len(data):
+                return at
+        else:
+            return at
+        tries[0] += 1
+        if tries[0] > _MAX_TRIES:
+            raise RecordError("too much between its MP3 frames is none", "audio-undecodable")
+    return None
+
+
+def _info_at(data: bytes, at: int) -> int | None:
+    """Where the Info tag of a frame lies; None if it has none."""
+    frame = _frame(data[at : at + 4])
+    if frame is None or frame.layer != 3:
+        return None
+    tag = at + _tag_offset(frame)
+    return tag if data[tag : tag + 4] in (b"Xing", b"Info") and tag + 16 <= len(data) else None
+
+
+def _stated(data: bytes, stretch: _Stretch) -> bytes:
+    """A stretch with an Info frame that states its length."""
+    start, first = stretch.start, _frame(data[stretch.start : stretch.start + 4])
+    if stretch.info and first:
+        tag = _info_at(data, start)
+        if tag and data[tag + 7] & 1:
+            return _restated(data[start : stretch.end], tag - start, stretch.frames, first.size)
+        start += first.size  # Fraunhofer's VBRI, or a tag without a count
+    whole = data[start : stretch.end]
+    info = _info_frame(whole[:4], stretch.frames)
+    return info + whole
+
+
+def _restated(mp3: bytes, tag: int, frames: int, first_bytes: int) -> bytes:
+    """The same with its count of frames put right."""
+    if mp3[tag + 8 : tag + 12] == frames.to_bytes(4):
+        return mp3
+    patched = bytearray(mp3)
+    patched[tag + 8 : tag + 12] = frames.to_bytes(4)
+    flags = mp3[tag + 7]
+    if flags & 2:
+        patched[tag + 12 : tag + 16] = len(mp3).to_bytes(4)
+    lame = tag + 12 + 4 * (flags >> 1 & 1) + 100 * (flags >> 2 & 1) + 4 * (flags >> 3 & 1)
+    padding = lame + 22  # 12 bits of delay at the start lie before 12 bits of padding at the end
+    if padding + 2 <= first_bytes:  # the frames do not end where LAME padded them
+        patched[padding] &= 0xF0
+        patched[padding + 1] = 0
+    return bytes(patched)
+
+
+def _info_frame(header: bytes, frames: int) -> bytes:
+    """An Info frame before frames that begin with such a header; nothing where layers I and II have none."""
+    for index in range(1, 15):  # no CRC, no padding, and as many bytes as the tag needs
+        stated = bytes([header[0], header[1] | 1, index << 4 | header[2] & 0x0C, header[3]])
+        frame = _frame(stated)
+        if frame and frame.layer == 3 and frame.size >= _INFO_BYTES:
+            tag = bytes(_tag_offset(frame) - 4) + b"Info" + (1).to_bytes(4) + frames.to_bytes(4)
+            return (stated + tag).ljust(frame.size, b"\0")
+    return b""
+
+
+def _tag_offset(frame: _Frame) -> int:
+    """Bytes of header and side information before the Info tag (ISO 11172-3, 2.4.1.7)."""
+    version, _, _, mono = frame.format
+    return 4 + ((17 if mono else 32) if version == 1 else (9 if mono else 17))
