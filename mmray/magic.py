@@ -1,4 +1,4 @@
-"""What some bytes are, by how they begin: for the reason of a refusal, never for a decision."""
+"""What some bytes are, by how they begin: for refusals and their reasons, never to choose a decoder."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "a JPEG XL picture"),
     (rb"8BPS", "a Photoshop document"),
     (rb"\0\0\x01\0", "an ICO picture"),
-    (rb"BM", "a BMP picture"),
+    (rb"BM....\0\0\0\0", "a BMP picture"),
     (rb"\0\x05\x16\x07", "an AppleDouble file of macOS"),
     (rb"%PDF", "a PDF document"),
     (rb"%!PS", "a PostScript document"),
@@ -61,8 +61,20 @@ _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (rb"\{|\[", "JSON text"),
 )
 _KNOWN = [(re.compile(begin, re.DOTALL | re.IGNORECASE), name) for begin, name in _BEGINNINGS]
+_OF_MODALITY = {  # in one expression each: it is asked of every member that no column takes
+    modality: re.compile(
+        b"|".join(b"(?:%b)" % begin for begin, name in _BEGINNINGS if word in name and "video" not in name),
+        re.DOTALL,
+    )
+    for modality, word in (("image", "picture"), ("audio", "sound"))
+}
 _BLANK = b"\0\r\n\t \xef\xbb\xbf"
 _TEXT_BYTES = 64
+
+
+def modality_of(head: bytes) -> str | None:
+    """The modality that begins so: "image" or "audio"; None of anything else, videos too."""
+    return next((modality for modality, magic in _OF_MODALITY.items() if magic.match(head)), None)
 
 
 def what_is(head: bytes) -> str:

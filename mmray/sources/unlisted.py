@@ -6,6 +6,7 @@ import mimetypes
 import re
 from collections.abc import Collection
 
+from mmray import magic
 from mmray.schema import MODALITIES
 from mmray.unread import DOTTED, Unread
 
@@ -17,21 +18,6 @@ _EXTENSIONS = {
     **dict.fromkeys(("aac", "m4a", "m4b", "mka", "oga", "opus", "weba", "amr", "caf", "wma", "aif"), "audio"),
     **dict.fromkeys(("text", "cap", "captions", "prompt"), "text"),
 }
-_BEGINNINGS: tuple[tuple[re.Pattern[bytes], str], ...] = (
-    (
-        re.compile(
-            rb"\xff\xd8\xff|\x89PNG|GIF8|BM.{4}\0{4}|RIFF.{4}WEBP|II\*\0|MM\0\*|.{4}ftyp(?:avif|heic|heix|mif1)",
-            re.DOTALL,
-        ),
-        "image",
-    ),
-    (
-        re.compile(
-            rb"RIFF.{4}WAVE|RF64|OggS|fLaC|ID3|FORM.{4}AIF|.{4}ftypM4A|\xff[\xf1\xf9\xfa\xfb]", re.DOTALL
-        ),
-        "audio",
-    ),
-)
 _WORDS = re.compile(r"[a-z][a-z_-]*")  # parts of an extension that somebody chose, such as "left.jpg"
 
 
@@ -57,4 +43,4 @@ def modality_of(extension: str, head: bytes | None = None) -> str | None:
     kind = (mimetypes.guess_type(f"x.{extension}", strict=False)[0] or "").partition("/")[0]
     if kind in MODALITIES and (kind != "text" or extension in ("txt",)):
         return kind
-    return next((modality for magic, modality in _BEGINNINGS if head and magic.match(head)), None)
+    return magic.modality_of(head) if head else None
