@@ -66,6 +66,13 @@ def _packages() -> Iterator[Finding]:
         yield Finding("bad", "onnxruntime", "is not installed; pip install mmray brings it")
     else:
         yield Finding("good", "onnxruntime", engines[0])
+    for package, reads in (("av", "AAC, M4A and WebM"), ("pillow-heif", "HEIC")):
+        if version := _version(package):
+            yield Finding("good", "media", f"{package} {version} reads {reads}")
+        else:
+            yield Finding(
+                "note", "media", f"no {package}: {reads} are rejects; pip install 'mmray[media]' brings it"
+            )
 
 
 def _engines() -> Iterator[Finding]:

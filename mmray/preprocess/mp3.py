@@ -36,6 +36,7 @@ _IN_A_ROW = 3  # frames that must follow each other before they are believed
 _MAX_TRIES = 50_000  # places that look like a frame and are none
 _AHEAD = 1 << 16  # bytes before the first frame
 _INFO_BYTES = 64  # that a frame must have to hold an Info tag
+_INFO_TAGS = (b"Xing", b"Info")
 _TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3")
 
 
@@ -44,6 +45,7 @@ class _Frame(NamedTuple):
     layer: int
     samples: int
     format: tuple[int, int, int, bool]  # version, layer, Hz, mono: the same throughout a stream
+    tag: int  # bytes of header and side information before an Info tag (ISO 11172-3, 2.4.1.7)
 
 
 @lru_cache(maxsize=4_096)
@@ -61,7 +63,9 @@ def _frame(header: bytes) -> _Frame | None:
     else:
         samples = 576 if layer == 3 and version > 1 else 1_152
         size = samples // 8 * bits // rate + padding
-    return _Frame(size, layer, samples, (version, layer, rate, header[3] >> 6 == 3))
+    mono = header[3] >> 6 == 3
+    tag = 4 + ((17 if mono else 32) if version == 1 else (9 if mono else 17))
+    return _Frame(size, layer, samples, (version, layer, rate, mono), tag)
 
 
 @dataclass
@@ -107,12 +111,13 @@ def _stretches(data: bytes) -> list[_Stretch]:
         frame = _frame(data[at : at + 4])
         if frame is None or (at + frame.size > len(data) and found and found[-1].end == at):
             # Of a frame that is cut off nothing can be heard. What is no frame may be a tag, or damage.
-            place = None if frame or data.startswith(_TAGS[:3], at) else _next(data, at, len(data), tries)
-            if place is None:
+            found_at = None if frame or data.startswith(_TAGS[:3], at) else _next(data, at, len(data), tries)
+            if found_at is None:
                 break
-            at, format = place, None
+            at, format = found_at, None
             continue
-        info = _info_at(data, at) is not None or data[at + 36 : at + 40] == b"VBRI"
+        place = at + frame.tag
+        info = data[place : place + 4] in _INFO_TAGS or data[at + 36 : at + 40] == b"VBRI"
         if frame.format != format or info:
             found.append(_Stretch(at, at, 0, info))
             format = frame.format
@@ -147,8 +152,8 @@ def _info_at(data: bytes, at: int) -> int | None:
     frame = _frame(data[at : at + 4])
     if frame is None or frame.layer != 3:
         return None
-    tag = at + _tag_offset(frame)
-    return tag if data[tag : tag + 4] in (b"Xing", b"Info") and tag + 16 <= len(data) else None
+    tag = at + frame.tag
+    return tag if data[tag : tag + 4] in _INFO_TAGS and tag + 16 <= len(data) else None
 
 
 def _stated(data: bytes, stretch: _Stretch) -> bytes:
@@ -187,12 +192,6 @@ def _info_frame(header: bytes, frames: int) -> bytes:
         stated = bytes([header[0], header[1] | 1, index << 4 | header[2] & 0x0C, header[3]])
         frame = _frame(stated)
         if frame and frame.layer == 3 and frame.size >= _INFO_BYTES:
-            tag = bytes(_tag_offset(frame) - 4) + b"Info" + (1).to_bytes(4) + frames.to_bytes(4)
+            tag = bytes(frame.tag - 4) + b"Info" + (1).to_bytes(4) + frames.to_bytes(4)
             return (stated + tag).ljust(frame.size, b"\0")
     return b""
-
-
-def _tag_offset(frame: _Frame) -> int:
-    """Bytes of header and side information before the Info tag (ISO 11172-3, 2.4.1.7)."""
-    version, _, _, mono = frame.format
-    return 4 + ((17 if mono else 32) if version == 1 else (9 if mono else 17))

@@ -1,7 +1,7 @@
 """Floors and fences: nothing imports upward, and the heavy libraries stay in their rooms.
 
 0  errors, schema, coverage, bounds, signals, unread
-1  client, digests, storage, remote, urls, sources, align, preprocess, batching
+1  client, digests, storage, remote, urls, sources, align, magic, preprocess, batching
 2  config, bundle, golden, engine, loading, cascade, outcomes, race, predictor, models
 3  pipeline, serve, optimize: three wings that never import each other
 4  cli
