@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from urllib.parse import parse_qs
 
 from mmray.errors import OutputError
@@ -42,10 +41,7 @@ def _clashes(pattern: Pattern, out: _Parts, written: Sequence[_Parts]) -> bool:
     named = _real(pattern.place)
     if pattern.is_glob:  # takes files of one depth only
         folder = named[:-1]
-        return any(
-            len(folder) == len(each) and all(fnmatchcase(n, p) for n, p in zip(each, folder, strict=True))
-            for each in written
-        )
+        return any(pattern.matches(each, folder) for each in written)
     return _holds(named, out) or any(_holds(each, named) for each in written)
 
 

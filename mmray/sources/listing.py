@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from mmray.errors import InputError
 from mmray.remote import RefusedError, StoreError
-from mmray.sources.expand import Found, expand
+from mmray.sources.expand import Found, expand, shadowed
 from mmray.sources.formats import SUFFIXES, Kind, by_bytes, recognized
 from mmray.sources.lmdb_check import check_all
 from mmray.sources.parallel import in_parallel
@@ -75,6 +75,10 @@ def take_listing(inputs: Sequence[str], known: Iterable[Shard] = ()) -> Listing:
     notes = [
         *_note(doubles, "further names of files, left out"),
         *_note(others, "files that are read as what they are, not as what their names say"),
+        *_note(
+            [said for text in inputs if (said := shadowed(text))],
+            "paths that exist as they are written, so they are no patterns; name the others on their own",
+        ),
     ]
     return Listing([shards[id] for id in sorted(shards)], notes, expanded.unread)
 
