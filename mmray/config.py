@@ -15,7 +15,7 @@ from mmray.align import AlignSpec
 from mmray.errors import ConfigError
 from mmray.preprocess.spec import Limits
 from mmray.schema import MODALITIES, Modality
-from mmray.sources.options import EXTENSIONS, Interleaved
+from mmray.sources.options import EXTENSIONS, FetchOptions, FileOptions, Interleaved
 
 
 class Extensions(BaseModel):
@@ -27,6 +27,31 @@ class Extensions(BaseModel):
     text: tuple[str, ...] = EXTENSIONS["text"]
     audio: tuple[str, ...] = EXTENSIONS["audio"]
     meta: tuple[str, ...] = EXTENSIONS["meta"]
+
+
+class Columns(BaseModel):
+    """Which columns (of Parquet, Arrow, CSV), fields (of JSONL) or features (of TFRecord) hold what.
+
+    One name or several, the first that is there counts; none: the built-in names. Case does not matter.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()
+    audio: tuple[str, ...] = ()
+    meta: tuple[str, ...] = ()
+    key: tuple[str, ...] = ()
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("*")
+    @classmethod
+    def _lower(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name.lower() for name in value)
 
 
 class LmdbOptions(BaseModel):
@@ -66,6 +91,9 @@ class RunConfig(BaseModel):
     max_reject_rate: float = Field(0.05, ge=0, le=1)  # beyond it the run ends with exit 1; nothing is lost
     limits: Limits = Limits()
     extensions: Extensions = Extensions()
+    columns: Columns = Columns()
+    files: FileOptions = FileOptions()
+    fetch: FetchOptions = FetchOptions()
     lmdb: LmdbOptions = LmdbOptions()
     interleaved: Interleaved = "strict"  # members of a tar's record that lie apart: reject, or bring together
     regroup_rows: int = Field(256, ge=2, le=100_000)  # records that are open at once meanwhile

@@ -21,12 +21,20 @@ from mmray.sources.lmdb import layout_of
 from mmray.storage import Location
 
 _SAMPLED_SHARDS = 3
-_KINDS = {"webdataset": "WebDataset", "tfrecord": "TFRecord", "parquet": "Parquet"}
+_KINDS = {
+    "webdataset": "WebDataset",
+    "tfrecord": "TFRecord",
+    "parquet": "Parquet",
+    "arrow": "Arrow",
+    "csv": "CSV",
+    "jsonl": "JSONL",
+    "folder": "folder of files",
+}
 
 #: Settings that a resume must share with the run that it continues.
 _SHAPES_OUTPUT = (
     *("variant", "modalities", "align", "scores", "features", "carry"),
-    *("on_damaged", "limits", "extensions", "lmdb", "interleaved", "regroup_rows"),
+    *("on_damaged", "limits", "extensions", "columns", "files", "lmdb", "interleaved", "regroup_rows"),
     *("verify_all", "on_shift"),
 )
 
@@ -104,8 +112,9 @@ class Survey:
             return []
         place = self.config.output
         identity: dict[str, Any] = earlier.get("identity", {})
+        unset = RunConfig(input=("",), bundle="", output="").model_dump(mode="json")  # in an earlier version
         for key, value in self.identity().items():
-            before = identity.get(key)
+            before = identity.get(key, unset.get(key))
             if before != value and key not in cures:
                 remedy = "choose another --output, or the same settings to resume"
                 if cures:
@@ -229,7 +238,7 @@ def take_census(shards: Sequence[Shard], options: ReadOptions) -> Census:
 
 def _sizes(shard: Shard, block: pa.Table) -> list[pa.ChunkedArray]:
     """Columns whose sum is about the bytes that the records of a block take in their shard."""
-    if shard.format in ("webdataset", "tfrecord"):
+    if shard.format in ("webdataset", "tfrecord", "csv", "jsonl"):
         return [block["length"]]
     return [pc.binary_length(block[column]) for column in EXTENSIONS]
 
@@ -251,6 +260,9 @@ def read_options(config: RunConfig) -> ReadOptions:
     """How the config wants shards to be read."""
     return ReadOptions(
         extensions=config.extensions.model_dump(),
+        columns={name: names for name, names in config.columns.model_dump().items() if names},
+        files=config.files,
+        fetch=config.fetch,
         member_bytes=config.limits.member_bytes,
         block_rows=config.block_rows,
         block_bytes=config.block_bytes,

@@ -17,10 +17,21 @@ import pyarrow.fs as pafs
 from braceexpand import braceexpand
 
 from mmray.errors import InputError
+from mmray.sources.folder_files import folders_among
 from mmray.sources.formats import SUFFIXES, Kind, by_name
+from mmray.sources.manifests import is_manifest
 from mmray.sources.parallel import in_parallel
+from mmray.sources.state import State
 from mmray.storage import Location
 
+#: Formats of which only the first that is there counts, where a directory is the input.
+_RANKS = (
+    frozenset(("webdataset", "lmdb", "tfrecord")),
+    frozenset(("parquet",)),
+    frozenset(("arrow",)),
+    frozenset(("csv", "jsonl", "folder")),
+)
+_MANIFESTS = (Kind("csv"), Kind("jsonl"))
 INDEX_SUFFIX = ".mmidx"  # of an index beside its shard (see mmray.sources.index)
 _LMDB_DATA = "data.mdb"  # of an LMDB that is a directory, which is then the shard
 _ASKED = 4  # names in a directory of a store that are asked for one by one; for more it is listed
@@ -38,6 +49,7 @@ class Found:
     mtime_ns: int  # 0: not told
     hint: Kind | None  # what its name promises
     indexed: bool  # whether an index lies beside it
+    state: State | None = None  # of a folder of files, which its listing tells
 
 
 @dataclass(frozen=True)
@@ -141,6 +153,9 @@ def _list(folder: _Folder) -> list[Found]:
             continue
         path = _directory(file.path) if file.base_name == _LMDB_DATA else file.path
         found.append(_found(base.path, replace(base, path=path), file, hint, path + INDEX_SUFFIX in paths))
+    if folder.recursive and all(one.hint in _MANIFESTS for one in found):
+        for place, state in folders_among(base, files):
+            found.append(Found(base.path, place, place, state.size, 0, Kind("folder"), False, state))
     return found
 
 
@@ -152,10 +167,20 @@ def _found(root: str, place: Location, info: pafs.FileInfo, hint: Kind | None, i
 def _matching(pattern: Pattern, below: Sequence[Found]) -> Iterator[Found]:
     """Those that match a glob, on any filesystem."""
     parts = pattern.place.path.split("/")
+    several = any(
+        one.hint not in (*_MANIFESTS, Kind("folder")) and _matches(one.place.path.split("/"), parts)
+        for one in below
+    )
     for found in below:
         names = found.place.path.split("/")
-        if len(names) == len(parts) and all(fnmatchcase(n, p) for n, p in zip(names, parts, strict=True)):
+        if several and found.hint in _MANIFESTS:  # a table beside the shards
+            continue
+        if found.hint != Kind("folder") and _matches(names, parts):
             yield replace(found, root=pattern.root or found.root)
+
+
+def _matches(names: Sequence[str], parts: Sequence[str]) -> bool:
+    return len(names) == len(parts) and all(fnmatchcase(n, p) for n, p in zip(names, parts, strict=True))
 
 
 def _named(pattern: Pattern, asked: tuple[pafs.FileInfo, bool], below: Sequence[Found]) -> Iterator[Found]:
@@ -167,11 +192,34 @@ def _named(pattern: Pattern, asked: tuple[pafs.FileInfo, bool], below: Sequence[
     if info.type == pafs.FileType.File:
         yield _found(pattern.root or _directory(place.path), place, info, by_name(place.path), indexed)
         return
-    if alone := next((found for found in below if found.place.path == place.path), None):  # an LMDB
+    lmdbs = (found for found in below if found.place.path == place.path and not found.state)
+    if alone := next(lmdbs, None):
         yield replace(alone, root=pattern.root or _directory(place.path), indexed=indexed)
         return
-    for found in [found for found in below if found.hint != Kind("parquet")] or below:
+    for found in _shards_among(below):
         yield replace(found, root=pattern.root or found.root)
+
+
+def _shards_among(below: Sequence[Found]) -> Sequence[Found]:
+    """What in a directory is a shard: tables beside shards are about them, and manifests beside tables too.
+
+    Loose files are records where there is nothing else. A manifest beside them counts if it names some,
+    unless it is the table that Hugging Face's ImageFolder has, which its folder reads.
+    """
+    kinds = {found.hint.format if found.hint else "" for found in below}
+    for ranked in _RANKS:
+        if kinds & ranked:
+            chosen = [found for found in below if found.hint and found.hint.format in ranked]
+            break
+    else:
+        return below
+    if "arrow" in kinds:  # what Hugging Face's datasets computed earlier lies beside what it did so from
+        chosen = [found for found in chosen if not found.place.name.startswith("cache-")] or chosen
+    if ranked is not _RANKS[-1] or (len(kinds) == 1 and "folder" in kinds):
+        return chosen
+    loose = [found for found in chosen if found.state]
+    manifests = [f for f in chosen if not f.state and is_manifest(f.file, among_files=bool(loose))]
+    return manifests or loose or chosen
 
 
 def _ask(places: Sequence[Location]) -> dict[str, tuple[pafs.FileInfo, bool]]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from mmray.sources.crc import masked_crc
 
-Format = Literal["webdataset", "lmdb", "tfrecord", "parquet"]
+Format = Literal["webdataset", "lmdb", "tfrecord", "parquet", "arrow", "csv", "jsonl", "folder"]
 Compression = Literal["", "gzip", "zstd"]
 
 
@@ -40,6 +40,10 @@ SUFFIXES: dict[str, Kind] = {
     ".tfrecord": Kind("tfrecord"),
     ".tfrecords": Kind("tfrecord"),
     ".parquet": Kind("parquet"),
+    ".csv": Kind("csv"),
+    ".tsv": Kind("csv"),
+    ".jsonl": Kind("jsonl"),
+    ".ndjson": Kind("jsonl"),
 }
 
 _NAMES: dict[Format, str] = {
@@ -47,8 +51,12 @@ _NAMES: dict[Format, str] = {
     "lmdb": "an LMDB",
     "tfrecord": "a TFRecord",
     "parquet": "a Parquet file",
+    "arrow": "an Arrow file",
+    "csv": "a CSV",
+    "jsonl": "JSON Lines",
+    "folder": "a folder of files",
 }
-_READ = "tars (plain, gzip, zstd), LMDBs, TFRecords and Parquet files are read"
+_READ = "tars (plain, gzip, zstd), LMDBs, TFRecords, Parquet, CSV and JSONL files are read"
 _LOCK = "lock.mdb"  # of an LMDB that is a directory
 
 #: What is often taken for a shard, by its first bytes, and what to do about it.

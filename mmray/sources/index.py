@@ -17,9 +17,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmray.coverage import Missing
-from mmray.errors import InputError, of_machine
+from mmray.errors import InputError, ShardError, of_machine
 from mmray.sources import ReadOptions, Shard, read
 from mmray.sources.expand import INDEX_SUFFIX
+from mmray.sources.folder import count_rows
+from mmray.sources.manifest import starts
 from mmray.sources.parquet import read_integers
 from mmray.storage import Location
 
@@ -137,11 +139,26 @@ def index_of(shard: Shard, options: ReadOptions) -> Index | None:
         return None
     if shard.indexed and options.database is None:  # an index beside an LMDB is of its main database
         return Index.load(shard)
+    if shard.format in ("csv", "jsonl", "folder"):
+        with suppress(OSError, ShardError):
+            return _quick_index(shard, options)
+        return None
     if shard.format != "lmdb":  # whose addresses cost little beside reading it
         return None
     with suppress(OSError):  # whoever reads the shard will name it
         return build_index(shard, options)
     return None
+
+
+def _quick_index(shard: Shard, options: ReadOptions) -> Index:
+    """An index of a manifest or a folder, whose rows are found without what they name."""
+    if shard.format == "folder":
+        rows = count_rows(shard, options)
+        every = np.arange(0, rows, _STRIDE)
+        return Index(shard.id, rows, np.stack([every, every], axis=1))
+    offsets = np.fromiter(starts(shard), np.int64)
+    every = np.arange(0, len(offsets), _STRIDE)
+    return Index(shard.id, len(offsets), np.stack([every, offsets[every]], axis=1))
 
 
 def write_index(shard: Shard) -> Index:
