@@ -17,6 +17,7 @@ from mmray.pipeline.rundir import WRITTEN
 from mmray.schema import MODALITIES, OutputColumns
 from mmray.sources import EXTENSIONS, ReadOptions, Shard, read, take_listing
 from mmray.sources.apart import check_apart
+from mmray.sources.hints import hints
 from mmray.sources.lmdb import layout_of
 from mmray.storage import Location
 
@@ -196,14 +197,22 @@ def survey(config: RunConfig, earlier: Mapping[str, Any] | None = None) -> Surve
     shards = listing.shards
     census = take_census(shards, read_options(config))
     used = config.modalities or takes
+    missed = [m for m in used if not census.modalities[m]]
+    found = hints(_sample(shards), read_options(config), missed) if missed else []
     if not any(census.modalities[m] for m in used):
         seen = ", ".join(f"{n} {s}" for s, n in census.sets.items())
+        remedy = "; ".join(found) or f"check `extensions` in the config{census.fault and f'; {census.fault}'}"
         raise InputError(
             f"{config.input[0]}: none of {census.records} sampled records has {' or '.join(used)} "
-            f"(seen: {seen}); check `extensions` in the config{census.fault and f'; {census.fault}'}"
+            f"(seen: {seen}); {remedy}"
         )
     absolute = {"bundle": str(Location.parse(config.bundle)), "output": str(Location.parse(config.output))}
-    return Survey(config.model_copy(update=absolute), bundle, tuple(shards), census, tuple(listing.notes))
+    return Survey(config.model_copy(update=absolute), bundle, tuple(shards), census, (*listing.notes, *found))
+
+
+def _sample(shards: Sequence[Shard]) -> Sequence[Shard]:
+    """A few shards, spread over the list."""
+    return shards[:: max(1, len(shards) // _SAMPLED_SHARDS)][:_SAMPLED_SHARDS]
 
 
 def take_census(shards: Sequence[Shard], options: ReadOptions) -> Census:
@@ -215,7 +224,7 @@ def take_census(shards: Sequence[Shard], options: ReadOptions) -> Census:
     sets: Counter[str] = Counter()
     kinds: set[str] = set()
     size, unreadable, faults = 0, "", []
-    for shard in shards[:: max(1, len(shards) // _SAMPLED_SHARDS)][:_SAMPLED_SHARDS]:
+    for shard in _sample(shards):
         try:
             block = next(read(shard, options))
             kinds.add(

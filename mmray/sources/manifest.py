@@ -49,6 +49,30 @@ def read_manifest(
         yield from to_blocks(_Records(shard, place, options).read(file, wanted), options)
 
 
+def first_rows(shard: Shard) -> list[dict[str, Any]]:
+    """What the first rows say; nothing where they cannot be read.
+
+    Raises:
+        OSError: the shard cannot be opened or read.
+    """
+    place = shard.open()
+    with place.open_input() as raw, io.BufferedReader(raw, _BUFFER_BYTES) as file:
+        try:
+            walk = Rows(file, place.name).walk()
+            return [row.values for row, _ in zip(walk, range(_HEAD_ROWS), strict=False)]
+        except ShardError:
+            return []
+
+
+def _names(rows: Rows) -> dict[str, None]:
+    """Names of the columns, or of the fields of the first rows, in order."""
+    names = dict.fromkeys(rows.names)
+    if not names:
+        for row, _ in zip(rows.walk(), range(_HEAD_ROWS), strict=False):
+            names |= dict.fromkeys(row.values)
+    return names
+
+
 def starts(shard: Shard) -> Iterator[int]:
     """Where each row begins, without its being looked at.
 
@@ -95,10 +119,7 @@ class _Records:
 
     def _columns_fault(self, rows: Rows) -> dict[str, str] | None:
         """Why no row can have anything, by the names of the first ones."""
-        names = dict.fromkeys(rows.names)
-        if not names:
-            for row, _ in zip(rows.walk(), range(_HEAD_ROWS), strict=False):
-                names |= dict.fromkeys(row.values)
+        names = _names(rows)
         if not names:
             return None  # no rows, or none that can be parsed: each says so
         seen = ", ".join(names)
