@@ -12,7 +12,13 @@ R = TypeVar("R")
 
 
 def in_order(
-    items: Iterable[T], load: Callable[[T], R], cost: Callable[[T], int], *, threads: int, most: int
+    items: Iterable[T],
+    load: Callable[[T], R],
+    cost: Callable[[T], int],
+    size: Callable[[R], int],
+    *,
+    threads: int,
+    most: int,
 ) -> Iterator[tuple[T, R]]:
     """Each item with what was loaded for it, in order.
 
@@ -21,24 +27,26 @@ def in_order(
     Args:
         items: are taken by the caller's thread.
         load: is called in the threads.
-        cost: bytes that an item may take.
+        cost: bytes that an item is thought to take, before it is loaded.
+        size: bytes that it takes.
         threads: that load.
-        most: bytes of all that is loaded and not taken; one item goes always.
+        most: bytes of all that is loaded or loading, and not taken; one item goes always.
     """
-    waiting: deque[tuple[T, int, Future[R]]] = deque()
-    held = 0
+    waiting: deque[tuple[T, Future[R]]] = deque()
+
+    def held() -> int:
+        done = (future.done() and not future.exception() for _, future in waiting)
+        return sum(size(f.result()) if d else cost(item) for d, (item, f) in zip(done, waiting, strict=True))
+
     pool = ThreadPoolExecutor(threads, "ahead")
     try:
         for item in items:
-            size = cost(item)
-            while waiting and (held + size > most or len(waiting) >= 2 * threads):
-                first, done, future = waiting.popleft()
-                held -= done
+            while waiting and (len(waiting) >= 2 * threads or held() + cost(item) > most):
+                first, future = waiting.popleft()
                 yield first, future.result()
-            waiting.append((item, size, pool.submit(load, item)))
-            held += size
+            waiting.append((item, pool.submit(load, item)))
         while waiting:
-            first, _, future = waiting.popleft()
+            first, future = waiting.popleft()
             yield first, future.result()
     finally:
         pool.shutdown(cancel_futures=True)

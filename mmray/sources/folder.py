@@ -194,7 +194,7 @@ class _Records:
         def cost(row: int) -> int:
             return sum(self._listed[name].size for name in entries[row].group.names.values())
 
-        for row, payload in in_order(rows, load, cost, threads=_THREADS, most=_AHEAD_BYTES):
+        for row, payload in in_order(rows, load, cost, _size, threads=_THREADS, most=_AHEAD_BYTES):
             end = row == len(entries) - 1
             yield new_row(self._shard.id, row, self._key(entries[row]), row, 1) | {"end": end} | payload
 
@@ -262,6 +262,10 @@ class _Records:
         if not isinstance(own, dict):
             return member
         return Fields(None, meta={**fields.meta, **own}).meta_bytes(more)
+
+
+def _size(payload: dict[str, Any]) -> int:
+    return sum(len(value) for value in payload.values() if isinstance(value, bytes))
 
 
 def _malformed(byte: int, why: str) -> Entry:

@@ -18,6 +18,7 @@ from mmray.errors import RecordError, ShardError
 from mmray.schema import MODALITIES, error
 from mmray.sources.ahead import in_order
 from mmray.sources.blocks import empty_row, new_row, to_blocks
+from mmray.sources.fetch import Fetcher
 from mmray.sources.fields import Fields, fields_of, load
 from mmray.sources.files import Files
 from mmray.sources.lines import Row, Rows
@@ -27,7 +28,7 @@ from mmray.sources.shards import Shard
 from mmray.storage import Location
 
 _BUFFER_BYTES = 1 << 20
-_THREADS = 4
+_THREADS = 8  # that read or fetch; of each host as many as fetch.connections_per_host says
 _AHEAD_BYTES = 128 << 20  # of files that are loaded and not yet taken
 _GUESS_BYTES = 2 << 20  # that a file may take, before anything is known of it
 _HEAD_ROWS = 64
@@ -102,6 +103,7 @@ class _Records:
         self._naming = Naming(options)
         root = replace(place, path=place.path.removesuffix(shard.name).rstrip("/") or "/", version="")
         self._files = Files(place.parent, root, options)
+        self._fetcher = Fetcher(options)
         self._name = place.name
 
     def read(self, file: io.BufferedReader, wanted: Sequence[Missing]) -> Iterator[dict[str, Any]]:
@@ -114,7 +116,7 @@ class _Records:
             return
         drafts = self._drafts(rows, wanted, self._columns_fault(rows))
         cost = self._cost
-        for draft, payload in in_order(drafts, self._load, cost, threads=_THREADS, most=_AHEAD_BYTES):
+        for draft, payload in in_order(drafts, self._load, cost, _size, threads=_THREADS, most=_AHEAD_BYTES):
             yield draft.row | payload
 
     def _columns_fault(self, rows: Rows) -> dict[str, str] | None:
@@ -186,6 +188,8 @@ class _Records:
         return found
 
     def _read(self, path: str) -> bytes:
-        if is_url(path):
-            raise RecordError("URLs are not fetched", "fetch-refused")
-        return self._files.read(path)
+        return self._fetcher.get(path) if is_url(path) else self._files.read(path)
+
+
+def _size(payload: dict[str, Any]) -> int:
+    return sum(len(value) for value in payload.values() if isinstance(value, bytes))

@@ -35,8 +35,8 @@ class FetchOptions(BaseModel):
     allow_private: bool = False  # addresses of this machine and of private networks
     connections_per_host: int = Field(4, ge=1, le=64)  # of one worker
     timeout_s: float = Field(20.0, gt=0, le=600)  # to connect, and for each read
-    total_s: float = Field(120.0, gt=0, le=3600)  # for one file, at each attempt
-    attempts: int = Field(4, ge=1, le=10)
+    total_s: float = Field(60.0, gt=0, le=3600)  # for one file, at each attempt
+    attempts: int = Field(3, ge=1, le=10)
     redirects: int = Field(5, ge=0, le=20)
     cache_bytes: int = Field(4 << 30, ge=0)  # of this machine, in mmray's cache directory
 
