@@ -40,6 +40,7 @@ SUFFIXES: dict[str, Kind] = {
     ".tfrecord": Kind("tfrecord"),
     ".tfrecords": Kind("tfrecord"),
     ".parquet": Kind("parquet"),
+    ".arrow": Kind("arrow"),
     ".csv": Kind("csv"),
     ".tsv": Kind("csv"),
     ".jsonl": Kind("jsonl"),
@@ -56,7 +57,7 @@ _NAMES: dict[Format, str] = {
     "jsonl": "JSON Lines",
     "folder": "a folder of files",
 }
-_READ = "tars (plain, gzip, zstd), LMDBs, TFRecords, Parquet, CSV and JSONL files are read"
+_READ = "tars (plain, gzip, zstd), LMDBs, TFRecords, Parquet, Arrow, CSV and JSONL files are read"
 _LOCK = "lock.mdb"  # of an LMDB that is a directory
 
 #: What is often taken for a shard, by its first bytes, and what to do about it.
@@ -68,13 +69,13 @@ _OTHERS: dict[bytes, str] = {
     b"\x04\x22\x4d\x18": "compressed with lz4; unpack it",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive; repack it as a tar",
     b"\x89HDF\r\n\x1a\n": "an HDF5 file; write its records as a tar",
-    b"ARROW1\x00\x00": "an Arrow IPC file; write it as Parquet",
     b"Obj\x01": "an Avro file; write it as Parquet",
     b"ORC": "an ORC file; write it as Parquet",
     b"\x93NUMPY": "a NumPy array; write its records as a tar",
     b"SQLite format 3\x00": "an SQLite database; write its records as a tar",
     b"version https://git-lfs.github.com/": "a pointer of Git LFS, not the file; fetch it by `git lfs pull`",
 }
+_ARROW = b"ARROW1\x00\x00"  # of an IPC file; a stream begins as many things do
 _GZIP = b"\x1f\x8b\x08"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # after a byte of 0x50 to 0x5f: pzstd begins with such a frame
@@ -119,6 +120,8 @@ def _plain(head: bytes) -> Kind | str:
         return Kind("webdataset")
     if head.startswith((b"PAR1", b"PARE")):
         return Kind("parquet")
+    if head.startswith(_ARROW):
+        return Kind("arrow")
     if any(head[at : at + 4] == _MDB_MAGIC for at in _MDB_AT):
         return Kind("lmdb")
     if len(head) >= 12 and masked_crc(head[:8]) == int.from_bytes(head[8:12], "little"):

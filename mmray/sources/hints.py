@@ -22,6 +22,7 @@ _MANIFESTS = ("csv", "jsonl")  # whose paths are followed
 #: How to learn the names in a shard of each other format that has any.
 _NAMES_IN: Mapping[Format, str] = {
     "parquet": "mmray.sources.parquet:names_in",
+    "arrow": "mmray.sources.arrow:names_in",
     "tfrecord": "mmray.sources.tfrecord:names_in",
 }
 _WORDS = {"image": "pictures", "audio": "sound", "text": "text"}

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -57,10 +57,8 @@ def serving() -> Iterator[Web]:
             with web.lock:
                 web.asked[self.path] += 1
                 web.hosts.add(self.headers["Host"])
-            try:
+            with suppress(BrokenPipeError, ConnectionResetError):
                 self.page(web.pages.get(self.path, status(404)))
-            except (BrokenPipeError, ConnectionResetError):
-                pass
 
         def slow(self, page: Any, seconds: float) -> None:
             """Think for a while; ends before the answer does, so that who waits for it is not counted."""
