@@ -29,7 +29,7 @@ _KINDS = {
     "arrow": "Arrow",
     "csv": "CSV",
     "jsonl": "JSONL",
-    "folder": "folder of files",
+    "folder": "loose files",
 }
 
 #: Settings that a resume must share with the run that it continues.

@@ -94,7 +94,7 @@ def _content(name: str, value: pa.Scalar, column: str) -> pa.Buffer | None:
         path, scalar = scalar.get("path"), _plain(scalar["bytes"])
         only_path = not scalar.is_valid and path is not None and path.is_valid
     if only_path:
-        reason = f"{name!r} holds a path or URL, which is not followed; put the bytes into the file"
+        reason = f"{name!r} holds a path or URL, which is not followed; write the table as CSV or JSONL"
         raise RecordError(reason, "parquet-path")
     return scalar.as_buffer() if scalar.is_valid else None
 
