@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
@@ -86,7 +87,9 @@ def expand(inputs: Sequence[str]) -> list[Found]:
             else:
                 found += _named(pattern, asked[pattern.place.url], below)
         if len(found) == before:
-            raise InputError(f"{text}: no shards ({', '.join(SUFFIXES)}) there; check --input")
+            raise InputError(
+                f"{text}: no shards ({', '.join(SUFFIXES)}) nor loose media there; check --input"
+            )
     return found
 
 
@@ -218,7 +221,10 @@ def _shards_among(below: Sequence[Found]) -> Sequence[Found]:
     if ranked is not _RANKS[-1] or (len(kinds) == 1 and "folder" in kinds):
         return chosen
     loose = [found for found in chosen if found.state]
-    manifests = [f for f in chosen if not f.state and is_manifest(f.file, among_files=bool(loose))]
+    tables = [found for found in chosen if not found.state]
+    look = partial(is_manifest, among_files=bool(loose))
+    looks = in_parallel(look, [found.file for found in tables])
+    manifests = [found for found, is_one in zip(tables, looks, strict=True) if is_one]
     return manifests or loose or chosen
 
 

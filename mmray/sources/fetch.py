@@ -27,9 +27,10 @@ from urllib.parse import quote, urljoin, urlsplit
 from mmray import __version__
 from mmray.errors import RecordError
 from mmray.sources.addresses import resolve
-from mmray.sources.fetched import Fetched
+from mmray.sources.fetched import Fetched, shared
 from mmray.sources.naming import medium_of
 from mmray.sources.options import ReadOptions
+from mmray.storage import cache_directory
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -77,7 +78,7 @@ class Fetcher:
     def __init__(self, options: ReadOptions, cache: Fetched | None = None) -> None:
         self._options = options.fetch
         self._max_bytes = options.member_bytes
-        self._cache = cache or Fetched(options.fetch.cache_bytes)
+        self._cache = cache or shared(options.fetch.cache_bytes, cache_directory() / "fetched")
 
     def get(self, url: str) -> bytes:
         """The body of a URL, from the cache or from where it leads.

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from threading import Lock
 
-from mmray.storage import TEMPORARY, cache_directory
+from mmray.storage import TEMPORARY
 
 _DIGEST_BYTES = 16
 _SCAN_SHARE = 1 / 64  # of the bound, written by a process until it looks at all entries again
@@ -24,12 +25,12 @@ class Fetched:
 
     Args:
         most_bytes: of all entries; several processes may be over it for a while. 0: nothing is kept.
-        folder: where they lie; None: below mmray's cache directory.
+        folder: where they lie.
     """
 
-    def __init__(self, most_bytes: int, folder: Path | None = None) -> None:
+    def __init__(self, most_bytes: int, folder: Path) -> None:
         self._most = most_bytes
-        self._folder = folder or cache_directory() / "fetched"
+        self._folder = folder
         self._written = most_bytes  # so that the first one written looks at what is there
         self._lock = Lock()
 
@@ -94,6 +95,12 @@ class Fetched:
     def _path(self, url: str) -> Path:
         name = blake2b(url.encode(errors="surrogatepass"), digest_size=_DIGEST_BYTES).hexdigest()
         return self._folder / name[:2] / name
+
+
+@lru_cache(maxsize=4)
+def shared(most_bytes: int, folder: Path) -> Fetched:
+    """The cache of this process: it counts what it wrote."""
+    return Fetched(most_bytes, folder)
 
 
 def _digest(body: bytes) -> bytes:

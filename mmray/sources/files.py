@@ -20,6 +20,9 @@ from mmray.storage import Location
 
 # What the system says of a path that cannot be one.
 _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EILSEQ)
+_HOW = os.O_RDONLY | sum(
+    getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOFOLLOW", "O_CLOEXEC", "O_BINARY")
+)
 _SHOWN = 120  # characters of a path, in a reason
 
 
@@ -81,7 +84,7 @@ class Files:
             _refuse_outside(path)
         try:
             # Without blocking: whoever opens a pipe waits for its writer. No link: it was resolved.
-            handle = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            handle = os.open(real, _HOW)
         except (FileNotFoundError, NotADirectoryError) as e:
             raise RecordError(f"{_short(path)}: not found", "file-missing") from e
         except OSError as e:

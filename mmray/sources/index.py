@@ -30,6 +30,7 @@ _MAX_ANCHORS = 4 << 20  # into a quarter of a billion rows
 _MAX_BYTES = 128 << 20  # of an index: twice what so many anchors have before they are compressed
 _BLOCK_ROWS = 4096  # of addresses, which are small
 _METADATA = b"mmray"
+_QUICK = ("csv", "jsonl", "folder")  # formats whose rows are found without what they name
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def index_of(shard: Shard, options: ReadOptions) -> Index | None:
         return None
     if shard.indexed and options.database is None:  # an index beside an LMDB is of its main database
         return Index.load(shard)
-    if shard.format in ("csv", "jsonl", "folder"):
+    if shard.format in _QUICK:
         with suppress(OSError, ShardError):
             return _quick_index(shard, options)
         return None
@@ -167,6 +168,11 @@ def write_index(shard: Shard) -> Index:
     Raises:
         InputError, OSError: as `build_index`.
     """
+    if shard.format in _QUICK:  # they need none
+        try:
+            return _quick_index(shard, ReadOptions())
+        except ShardError as e:
+            raise InputError(f"{shard.url}: {e.reason}") from e
     if shard.indexed:
         with suppress(InputError):  # of what the shard was before
             return Index.load(shard)

@@ -143,6 +143,8 @@ class Rows:
                 text = _decoded(line)
                 with about_record("not JSON", "row-malformed"):
                     values = json.loads(text)
+                    if "\\u" in text:  # half a character, which no column of text can hold
+                        json.dumps(values, ensure_ascii=False).encode()
             except RecordError as e:
                 return Row(start, stop, {}, self._malformed(start, e.reason))
             if not isinstance(values, dict):

@@ -46,7 +46,7 @@ class ReadOptions:
     """How a shard is cut into blocks, and what a record may hold."""
 
     extensions: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: EXTENSIONS)
-    #: Columns, fields or features that are image, text, audio, meta or key, in the place of built-in names.
+    #: Columns or features (lower-case) that are image, text, audio, meta or key; before built-in names.
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     files: FileOptions = field(default_factory=FileOptions)
     fetch: FetchOptions = field(default_factory=FetchOptions)

@@ -273,6 +273,6 @@ class TestCache:
 
     def test_a_disk_that_is_full_costs_the_cache_alone(self, tmp_path):
         (tmp_path / "file").write_text("")
-        cache = Fetched(1000, tmp_path / "file")
+        cache = Fetched(1000, tmp_path / "file" / "below")
         cache.put("u", b"abc")
         assert cache.get("u", 1000) is None

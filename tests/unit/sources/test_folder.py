@@ -9,7 +9,7 @@ from support.reading import columns, fault, read_rows, shard_at
 from mmray.coverage import Missing
 from mmray.errors import ChangedError, InputError
 from mmray.sources import ReadOptions, changes, list_shards, read
-from mmray.sources.index import index_of
+from mmray.sources.index import index_of, write_index
 from mmray.sources.options import FileOptions
 from mmray.storage import Location
 
@@ -245,3 +245,9 @@ def test_a_manifest_of_a_store(s3):
         (None, "path-outside"),
         (None, "file-missing"),
     ]
+
+
+def test_what_is_indexed_quickly_gets_no_file(tmp_path):
+    folder = only(tmp_path / "a", {"1.png": PNG})
+    assert write_index(shard_at(folder)).rows == 1
+    assert [file.name for file in tmp_path.rglob("*")] == ["a", "1.png"]

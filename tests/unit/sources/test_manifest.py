@@ -151,7 +151,8 @@ def test_a_bad_row_is_a_reject_and_the_next_is_read(write, tmp_path, line, kind,
 
 
 @pytest.mark.parametrize(
-    "line", ["{", "[1]", "7", '{"image": 7}', '{"image": ["a.png", "b.png"]}', '{"text": {}}']
+    "line",
+    ["{", "[1]", "7", '{"image": 7}', '{"image": ["a.png", "b.png"]}', '{"text": {}}', '{"id": "\\ud800"}'],
 )
 def test_a_bad_line_of_json_is_a_reject(write, line):
     good = '{"image": "media/1.png"}\n'
