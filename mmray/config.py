@@ -15,7 +15,7 @@ from mmray.align import AlignSpec
 from mmray.errors import ConfigError
 from mmray.preprocess.spec import Limits
 from mmray.schema import MODALITIES, Modality
-from mmray.sources.options import EXTENSIONS, Interleaved, KeySplit
+from mmray.sources.options import EXTENSIONS, FetchOptions, FileOptions, Interleaved, KeySplit
 from mmray.unread import OnUnread
 
 
@@ -28,6 +28,31 @@ class Extensions(BaseModel):
     text: tuple[str, ...] = EXTENSIONS["text"]
     audio: tuple[str, ...] = EXTENSIONS["audio"]
     meta: tuple[str, ...] = EXTENSIONS["meta"]
+
+
+class Columns(BaseModel):
+    """Which columns (of Parquet, Arrow, CSV), fields (of JSONL) or features (of TFRecord) hold what.
+
+    One name or several, the first that is there counts; none: the built-in names. Case does not matter.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()
+    audio: tuple[str, ...] = ()
+    meta: tuple[str, ...] = ()
+    key: tuple[str, ...] = ()
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("*")
+    @classmethod
+    def _lower(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name.lower() for name in value)
 
 
 class LmdbOptions(BaseModel):
@@ -72,6 +97,9 @@ class RunConfig(BaseModel):
     limits: Limits = Limits()
     extensions: Extensions = Extensions()
     key_split: KeySplit = "first"  # dot of a file name that ends the key
+    columns: Columns = Columns()
+    files: FileOptions = FileOptions()
+    fetch: FetchOptions = FetchOptions()
     lmdb: LmdbOptions = LmdbOptions()
     interleaved: Interleaved = "strict"  # members of a tar's record that lie apart: reject, or bring together
     regroup_rows: int = Field(256, ge=2, le=100_000)  # records that are open at once meanwhile

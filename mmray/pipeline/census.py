@@ -20,7 +20,15 @@ from mmray.unread import Tally
 
 _SHARDS = 12  # that are looked at, spread over the list: each may be of another kind
 _EMPTY_SHARDS = 50  # that are looked at for one that holds records
-_KINDS = {"webdataset": "WebDataset", "tfrecord": "TFRecord", "parquet": "Parquet"}
+_KINDS = {
+    "webdataset": "WebDataset",
+    "tfrecord": "TFRecord",
+    "parquet": "Parquet",
+    "arrow": "Arrow",
+    "csv": "CSV",
+    "jsonl": "JSONL",
+    "folder": "loose files",
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ def take_census(shards: Sequence[Shard], options: ReadOptions) -> Census:
         InputError: none of them can be read, or none holds a record.
     """
     look = partial(_look, options=options)
-    looks = list(in_parallel(look, shards[:: max(1, len(shards) // _SHARDS)][:_SHARDS]))
+    looks = list(in_parallel(look, spread(shards)))
     if not any(one.block and one.block.num_rows > _empty(one.block) for one in looks):
         looks += in_parallel(look, shards[:_EMPTY_SHARDS])
     found = [(one, one.block) for one in looks if one.block]
@@ -86,6 +94,11 @@ def take_census(shards: Sequence[Shard], options: ReadOptions) -> Census:
         unread,
         frozenset(names),
     )
+
+
+def spread(shards: Sequence[Shard]) -> Sequence[Shard]:
+    """Some shards, from all over the list."""
+    return shards[:: max(1, len(shards) // _SHARDS)][:_SHARDS]
 
 
 def _look(shard: Shard, options: ReadOptions) -> _Look:
@@ -118,6 +131,6 @@ def _sets(block: pa.Table) -> Iterable[str]:
 
 def _sizes(shard: Shard, block: pa.Table) -> list[pa.ChunkedArray]:
     """Columns whose sum is about the bytes that the records of a block take in their shard."""
-    if shard.format in ("webdataset", "tfrecord"):
+    if shard.format in ("webdataset", "tfrecord", "csv", "jsonl"):
         return [block["length"]]
     return [pc.binary_length(block[column]) for column in EXTENSIONS]

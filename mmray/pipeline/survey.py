@@ -10,11 +10,12 @@ from typing import Any
 from mmray.bundle import Bundle
 from mmray.config import RunConfig
 from mmray.errors import ConfigError, InputError, OutputError
-from mmray.pipeline.census import Census, take_census
+from mmray.pipeline.census import Census, spread, take_census
 from mmray.pipeline.rundir import WRITTEN
 from mmray.schema import OutputColumns
 from mmray.sources import ReadOptions, Shard, take_listing
 from mmray.sources.apart import check_apart
+from mmray.sources.hints import hints
 from mmray.storage import Location
 from mmray.unread import Tally, remedy_of
 
@@ -23,7 +24,8 @@ _FIELDS_SHOWN = 20
 #: Settings that a resume must share with the run that it continues.
 _SHAPES_OUTPUT = (
     *("variant", "modalities", "align", "scores", "features", "carry"),
-    *("on_damaged", "on_unread", "limits", "extensions", "key_split", "lmdb", "interleaved", "regroup_rows"),
+    *("on_damaged", "on_unread", "limits", "extensions", "columns", "files", "key_split", "lmdb"),
+    *("interleaved", "regroup_rows"),
     *("verify_all", "on_shift"),
 )
 
@@ -85,8 +87,9 @@ class Survey:
             return []
         place = self.config.output
         identity: dict[str, Any] = earlier.get("identity", {})
+        unset = RunConfig(input=("",), bundle="", output="").model_dump(mode="json")  # in an earlier version
         for key, value in self.identity().items():
-            before = identity.get(key)
+            before = identity.get(key, unset.get(key))
             if before != value and key not in cures:
                 remedy = "choose another --output, or the same settings to resume"
                 if cures:
@@ -168,13 +171,15 @@ def survey(config: RunConfig, earlier: Mapping[str, Any] | None = None) -> Surve
     shards = listing.shards
     census = take_census(shards, read_options(config))
     used = config.modalities or takes
+    missed = [m for m in used if not census.modalities[m]]
+    found = hints(spread(shards), read_options(config), missed) if missed else []
     if not any(census.modalities[m] for m in used):
         unread = ", ".join(f"{kind} as {count.example}" for kind, count in census.unread.most_common()[:3])
         seen = ", ".join(f"{n} {s}" for s, n in census.sets.items())
+        remedy = "; ".join(found) or f"check `extensions` in the config{census.fault and f'; {census.fault}'}"
         raise InputError(
             f"{config.input[0]}: none of {census.records} sampled records has {' or '.join(used)} "
-            f"(seen: {seen}{unread and f'; not read: {unread}'}); check `extensions` in the config"
-            f"{census.fault and f'; {census.fault}'}"
+            f"(seen: {seen}{unread and f'; not read: {unread}'}); {remedy}"
         )
     _check_carried(config, census)
     if config.on_unread == "fail":
@@ -187,7 +192,7 @@ def survey(config: RunConfig, earlier: Mapping[str, Any] | None = None) -> Surve
         bundle,
         tuple(shards),
         census,
-        tuple(listing.notes),
+        (*listing.notes, *found),
         listing.unread,
     )
 
@@ -218,6 +223,9 @@ def read_options(config: RunConfig) -> ReadOptions:
     """How the config wants shards to be read."""
     return ReadOptions(
         extensions=config.extensions.model_dump(),
+        columns={name: names for name, names in config.columns.model_dump().items() if names},
+        files=config.files,
+        fetch=config.fetch,
         member_bytes=config.limits.member_bytes,
         block_rows=config.block_rows,
         block_bytes=config.block_bytes,

@@ -34,6 +34,10 @@ _READERS: dict[Format, str] = {
     "lmdb": "mmray.sources.lmdb:read_lmdb",
     "tfrecord": "mmray.sources.tfrecord:read_tfrecord",
     "parquet": "mmray.sources.parquet:read_parquet",
+    "arrow": "mmray.sources.arrow:read_arrow",
+    "csv": "mmray.sources.manifest:read_manifest",
+    "jsonl": "mmray.sources.manifest:read_manifest",
+    "folder": "mmray.sources.folder:read_folder",
 }
 
 

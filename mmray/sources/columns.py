@@ -32,8 +32,8 @@ Values = list[tuple[str, Any]]  # names and scalars of a row; a name may come tw
 class Columns:
     """Which columns of a file are read, and as what.
 
-    They are chosen by name and type: columns of other types, such as lists, are left out. Where one has the
-    name of an extension, the built-in names do not count.
+    They are chosen by name and type: columns of other types, such as lists, are left out. Where one is named
+    in `columns`, or has the name of an extension, the built-in names do not count.
     """
 
     def __init__(self, schema: pa.Schema, options: ReadOptions) -> None:
@@ -41,16 +41,22 @@ class Columns:
         fitting = {name.lower(): name for name, kind in kinds.items() if kind and kind != "scalar"}
         self._max_bytes = options.member_bytes
         self._column_of: dict[str, str] = {}
+        self.fault: dict[str, str] | None = None  # why no row has anything
+        seen = ", ".join(schema.names)
         for column in EXTENSIONS:
             built_in = [name for name in NAMES[column] if name not in options.column_of]
-            ranks = (options.extensions.get(column, ()), built_in)
+            configured = options.columns.get(column)
+            ranks = [configured] if configured else [options.extensions.get(column, ()), built_in]
             there = ([fitting[name] for name in names if name in fitting] for names in ranks)
-            self._column_of |= dict.fromkeys(next(filter(None, there), []), column)
-        self._key = next((name for name in KEYS if kinds.get(name) not in (None, "struct")), None)
-        self.fault: dict[str, str] | None = None  # why no row has anything
-        if not set(self._column_of.values()) & set(MODALITIES):
-            seen = ", ".join(schema.names)
-            reason = f"no image, text or audio among the columns {seen}; name one in `extensions`"
+            found = next(filter(None, there), [])
+            self._column_of |= dict.fromkeys(found[:1] if configured else found, column)
+            if configured and not found:
+                reason = f"columns.{column}: none of {', '.join(configured)} is a column that fits, of {seen}"
+                self.fault = error("read", "columns-missing", reason)
+        keys = {name.lower(): name for name, kind in kinds.items() if kind not in (None, "struct")}
+        self._key = next((keys[name] for name in options.columns.get("key") or KEYS if name in keys), None)
+        if not self.fault and not set(self._column_of.values()) & set(MODALITIES):
+            reason = f"no image, text or audio among the columns {seen}; name one in `columns`"
             self.fault = error("read", "columns-missing", reason)
         self.paths = [self._key] if self._key else []  # what to read: without payload, keys only
         for name in self._column_of if options.payload else ():
@@ -88,7 +94,7 @@ def _content(name: str, value: pa.Scalar, column: str) -> pa.Buffer | None:
         path, scalar = scalar.get("path"), _plain(scalar["bytes"])
         only_path = not scalar.is_valid and path is not None and path.is_valid
     if only_path:
-        reason = f"{name!r} holds a path or URL, which is not followed; put the bytes into the file"
+        reason = f"{name!r} holds a path or URL, which is not followed; write the table as CSV or JSONL"
         raise RecordError(reason, "parquet-path")
     return scalar.as_buffer() if scalar.is_valid else None
 

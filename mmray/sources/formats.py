@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from mmray.sources.crc import masked_crc
 
-Format = Literal["webdataset", "lmdb", "tfrecord", "parquet"]
+Format = Literal["webdataset", "lmdb", "tfrecord", "parquet", "arrow", "csv", "jsonl", "folder"]
 Compression = Literal["", "gzip", "bz2", "zstd"]
 
 
@@ -42,6 +42,11 @@ SUFFIXES: dict[str, Kind] = {
     ".tfrecord": Kind("tfrecord"),
     ".tfrecords": Kind("tfrecord"),
     ".parquet": Kind("parquet"),
+    ".arrow": Kind("arrow"),
+    ".csv": Kind("csv"),
+    ".tsv": Kind("csv"),
+    ".jsonl": Kind("jsonl"),
+    ".ndjson": Kind("jsonl"),
 }
 
 _NAMES: dict[Format, str] = {
@@ -49,9 +54,13 @@ _NAMES: dict[Format, str] = {
     "lmdb": "an LMDB",
     "tfrecord": "a TFRecord",
     "parquet": "a Parquet file",
+    "arrow": "an Arrow file",
+    "csv": "a CSV",
+    "jsonl": "JSON Lines",
+    "folder": "a folder of files",
 }
 #: What is read, in words; the help of --input says the same (`mmray.cli`).
-READABLE = ("tars (plain, gzip, bzip2, zstd)", "LMDBs", "TFRecords", "Parquet files")
+READABLE = ("tars (plain, gzip, bzip2, zstd)", "LMDBs", "TFRecords", "Parquet, Arrow, CSV and JSONL files")
 _READ = f"{', '.join(READABLE[:-1])} and {READABLE[-1]} are read"
 #: Which piece of a data set it is, as TensorFlow Datasets name them: "….tfrecord-00000-of-00002".
 _PIECE = re.compile(r"-\d{5}-of-\d{5}$")
@@ -66,13 +75,13 @@ _OTHERS: dict[bytes, str] = {
     b"\x04\x22\x4d\x18": "compressed with lz4; unpack it",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive; repack it as a tar",
     b"\x89HDF\r\n\x1a\n": "an HDF5 file; write its records as a tar",
-    b"ARROW1\x00\x00": "an Arrow IPC file; write it as Parquet",
     b"Obj\x01": "an Avro file; write it as Parquet",
     b"ORC": "an ORC file; write it as Parquet",
     b"\x93NUMPY": "a NumPy array; write its records as a tar",
     b"SQLite format 3\x00": "an SQLite database; write its records as a tar",
     b"version https://git-lfs.github.com/": "a pointer of Git LFS, not the file; fetch it by `git lfs pull`",
 }
+_ARROW = b"ARROW1\x00\x00"  # of an IPC file; a stream begins as many things do
 _GZIP = b"\x1f\x8b\x08"
 _BZIP2 = re.compile(rb"BZh[1-9]1AY&SY")
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -131,6 +140,8 @@ def _plain(head: bytes) -> Kind | str:
         return Kind("webdataset")
     if head.startswith((b"PAR1", b"PARE")):
         return Kind("parquet")
+    if head.startswith(_ARROW):
+        return Kind("arrow")
     if any(head[at : at + 4] == _MDB_MAGIC for at in _MDB_AT):
         return Kind("lmdb")
     if len(head) >= 12 and masked_crc(head[:8]) == int.from_bytes(head[8:12], "little"):

@@ -17,9 +17,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmray.coverage import Missing
-from mmray.errors import InputError, of_machine
+from mmray.errors import InputError, ShardError, of_machine
 from mmray.sources import ReadOptions, Shard, read
 from mmray.sources.expand import INDEX_SUFFIX
+from mmray.sources.folder import count_rows
+from mmray.sources.manifest import starts
 from mmray.sources.parquet import read_integers
 from mmray.storage import Location
 
@@ -28,6 +30,7 @@ _MAX_ANCHORS = 4 << 20  # into a quarter of a billion rows
 _MAX_BYTES = 128 << 20  # of an index: twice what so many anchors have before they are compressed
 _BLOCK_ROWS = 4096  # of addresses, which are small
 _METADATA = b"mmray"
+_QUICK = ("csv", "jsonl", "folder")  # formats whose rows are found without what they name
 
 
 @dataclass(frozen=True)
@@ -137,11 +140,26 @@ def index_of(shard: Shard, options: ReadOptions) -> Index | None:
         return None
     if shard.indexed and options.database is None:  # an index beside an LMDB is of its main database
         return Index.load(shard)
+    if shard.format in _QUICK:
+        with suppress(OSError, ShardError):
+            return _quick_index(shard, options)
+        return None
     if shard.format != "lmdb":  # whose addresses cost little beside reading it
         return None
     with suppress(OSError):  # whoever reads the shard will name it
         return build_index(shard, options)
     return None
+
+
+def _quick_index(shard: Shard, options: ReadOptions) -> Index:
+    """An index of a manifest or a folder, whose rows are found without what they name."""
+    if shard.format == "folder":
+        rows = count_rows(shard, options)
+        every = np.arange(0, rows, _STRIDE)
+        return Index(shard.id, rows, np.stack([every, every], axis=1))
+    offsets = np.fromiter(starts(shard), np.int64)
+    every = np.arange(0, len(offsets), _STRIDE)
+    return Index(shard.id, len(offsets), np.stack([every, offsets[every]], axis=1))
 
 
 def write_index(shard: Shard) -> Index:
@@ -150,6 +168,11 @@ def write_index(shard: Shard) -> Index:
     Raises:
         InputError, OSError: as `build_index`.
     """
+    if shard.format in _QUICK:  # they need none
+        try:
+            return _quick_index(shard, ReadOptions())
+        except ShardError as e:
+            raise InputError(f"{shard.url}: {e.reason}") from e
     if shard.indexed:
         with suppress(InputError):  # of what the shard was before
             return Index.load(shard)

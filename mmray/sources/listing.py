@@ -110,6 +110,9 @@ def _see(found: Found, known: Mapping[str, Shard]) -> _Seen:
     place, file = found.place, found.file
     earlier = known.get(place.url)
     hint = found.hint or _DEFAULT
+    if found.state:  # a folder of files: its listing tells all
+        path = os.path.realpath(place.path) if place.is_local else _spelled(place.path)
+        return _Seen(found, ("folder", place.filesystem.type_name, path), hint, found.state)
     key: tuple[object, ...] = (place.filesystem.type_name, _spelled(place.path), found.size, found.mtime_ns)
     try:
         now = State(found.size, settled(found.mtime_ns))
@@ -174,7 +177,8 @@ def _shards(seen: Sequence[_Seen]) -> Iterable[Shard]:
             one = _anew(one)  # a state from before a commit would not be that of the transaction
             transaction = "" if wrong else f"t{number}"
             fault = fault or (wrong and f"{found.place}: {wrong}")
-        id = f"{found.place.path[len(found.root) :].lstrip('/')}@{one.size}{transaction}"
+        name = found.place.path[len(found.root) :].lstrip("/") or "."  # the input itself, a folder of files
+        id = f"{name}@{one.size}{transaction}"
         url = found.place.url
         yield Shard(id, url, one.size, kind.format, kind.compression, one.state, found.indexed, fault)
 

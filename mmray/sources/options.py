@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pydantic import BaseModel, ConfigDict, Field
+
 Interleaved = Literal["strict", "regroup"]
 KeySplit = Literal["first", "last"]
 
@@ -21,11 +23,37 @@ EXTENSIONS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+class FileOptions(BaseModel):
+    """Which files a folder or a manifest may lead to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    allow_outside: bool = False  # of the input: absolute paths, "..", links, and URLs of stores
+
+
+class FetchOptions(BaseModel):
+    """How what a manifest names by http and https is fetched."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    allow_private: bool = False  # addresses of this machine and of private networks
+    connections_per_host: int = Field(4, ge=1, le=64)  # of one worker
+    timeout_s: float = Field(20.0, gt=0, le=600)  # to connect, and for each read
+    total_s: float = Field(60.0, gt=0, le=3600)  # for one file, at each attempt
+    attempts: int = Field(3, ge=1, le=10)
+    redirects: int = Field(5, ge=0, le=20)
+    cache_bytes: int = Field(4 << 30, ge=0)  # of this machine, in mmray's cache directory
+
+
 @dataclass(frozen=True)
 class ReadOptions:
     """How a shard is cut into blocks, and what a record may hold."""
 
     extensions: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: EXTENSIONS)
+    #: Columns or features (lower-case) that are image, text, audio, meta or key; before built-in names.
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    files: FileOptions = field(default_factory=FileOptions)
+    fetch: FetchOptions = field(default_factory=FetchOptions)
     member_bytes: int = 64 << 20
     block_rows: int = 64
     block_bytes: int = 32 << 20

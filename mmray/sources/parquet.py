@@ -55,6 +55,20 @@ def read_parquet(
         yield from to_blocks(_Records(shard, _Watched(raw), options).read(wanted), options)
 
 
+def names_in(shard: Shard) -> list[str]:
+    """Names of its columns; none where they cannot be read.
+
+    Raises:
+        OSError: the shard cannot be opened or read.
+    """
+    with shard.open().open_input() as raw:
+        try:
+            _, schema, _ = _Records(shard, _Watched(raw), ReadOptions())._footer()
+        except ShardError:
+            return []
+    return list(schema.names)
+
+
 def read_integers(
     data: bytes, names: Sequence[str], max_rows: int
 ) -> tuple[Mapping[bytes, bytes], list[npt.NDArray[np.int64]]]:

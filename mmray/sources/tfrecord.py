@@ -34,6 +34,7 @@ _HEAD = struct.Struct("<QI")  # length of the data, masked CRC of these eight by
 _TAIL = struct.Struct("<I")  # masked CRC of the data
 _GZIP = b"\x1f\x8b"
 _BUFFER_BYTES = 1 << 20  # one request to an object store serves many small records
+_NAMING_BYTES = 64 << 20  # of a record whose names are looked at
 _KEY_BYTES = 1 << 10  # longer keys are cut: blocks are not bounded by them
 _MAX_FIELDS = 100_000  # of one Example, unneeded ones included: a quarter of a second
 _VARINT, _LEN = 0, 2  # wire types
@@ -67,9 +68,16 @@ class _Records:
         self._payload = options.payload
         taken = options.column_of
         built_in = {column: [name for name in NAMES[column] if name not in taken] for column in EXTENSIONS}
-        self._names = {name: (options.extensions.get(name, ()), built_in[name]) for name in EXTENSIONS}
+        self._names: dict[str, tuple[Sequence[str], ...]] = {
+            name: (options.columns[name],)
+            if name in options.columns
+            else (options.extensions.get(name, ()), built_in[name])
+            for name in EXTENSIONS
+        }
+        self._configured = options.columns
+        self._keys = options.columns.get("key", KEYS)
         wanted = [name for ranks in self._names.values() for names in ranks for name in names]
-        self._features = {name.encode(): name for name in (*wanted, *KEYS)}
+        self._features = {name.encode(): name for name in (*wanted, *self._keys)}
 
     def read(self, file: io.BufferedReader, wanted: Sequence[Missing]) -> Iterator[dict[str, Any]]:
         row = offset = 0
@@ -115,11 +123,13 @@ class _Records:
         if _TAIL.pack(masked_crc(data)) != tail:
             raise RecordError("the data does not have its checksum", "record-damaged")
         values = _values(data, self._features)
-        record["key"] = next((_text(values[name]) for name in KEYS if name in values), record["key"])
+        record["key"] = next((_text(values[name]) for name in self._keys if name in values), record["key"])
         found: dict[str, bytes] = {}
         for column, ranks in self._names.items():
             by_rank = ({n: v for n in names if isinstance(v := values.get(n), bytes)} for names in ranks)
             there = next(filter(None, by_rank), {})
+            if column in self._configured:  # the first of them
+                there = dict(list(there.items())[:1])
             if len(there) > 1:
                 reason = f"more than one {column}: {', '.join(there)}; name the right one in `extensions`"
                 raise RecordError(reason, "repeated-member")
@@ -158,6 +168,24 @@ def _frame(file: io.BufferedReader, offset: int, size: int) -> int:
         reason = f"the file breaks off at byte {size}, in a record that ends at byte {end}"
         raise ShardError(reason, "shard-truncated")
     return int(data_bytes)
+
+
+def names_in(shard: Shard) -> list[str]:
+    """Names of the features of the first record; none where it cannot be read.
+
+    Raises:
+        OSError: the shard cannot be opened or read.
+    """
+    with shard.open().open_input() as raw, io.BufferedReader(raw, _BUFFER_BYTES) as file:
+        try:
+            data = file.read(min(_frame(file, 0, shard.size), _NAMING_BYTES))
+            wire, found = _Wire(data), []
+            for _, features in wire.fields((0, len(data)), 1):
+                for _, entry in wire.fields(features, 1):
+                    found += [data[slice(*span)] for number, span in wire.fields(entry, 1) if number == 1]
+        except (ShardError, RecordError):
+            return []
+    return [name.decode(errors="replace") for name in found]
 
 
 def _values(data: bytes, names: Mapping[bytes, str]) -> dict[str, bytes | int]:

@@ -11,6 +11,8 @@ import pyarrow.fs as pafs
 from mmray.coverage import Missing
 from mmray.remote import RefusedError
 from mmray.sources.expand import infos_of
+from mmray.sources.folder import check_unchanged, look_at_folder
+from mmray.sources.folder_files import state_of
 from mmray.sources.parallel import in_parallel
 from mmray.sources.shards import Shard
 from mmray.sources.state import State, Watch, look, settled, stat_file
@@ -35,6 +37,9 @@ def while_unchanged(
     if shard.state is None:
         yield from blocks
         return
+    if shard.format == "folder":  # its reader compares it when it lists its files
+        yield from _while_listed(shard, blocks, wanted)
+        return
     file = shard.file
     watch, begun = Watch(file, shard.state), False
     if shard.format != "lmdb" and not shard.state.version:
@@ -43,6 +48,14 @@ def while_unchanged(
         if not begun if shard.format == "lmdb" else file.is_local or _is_last(block, wanted):
             watch.check()
         begun = True
+        yield block
+
+
+def _while_listed(shard: Shard, blocks: Iterator[pa.Table], wanted: Sequence[Missing]) -> Iterator[pa.Table]:
+    """The blocks of a folder, compared once more before the last: each file is when it is read."""
+    for block in blocks:
+        if _is_last(block, wanted):
+            check_unchanged(shard)
         yield block
 
 
@@ -62,7 +75,8 @@ def changes(shards: Iterable[Shard]) -> dict[str, str]:
         StoreError: a store does not answer.
     """
     stated = [shard for shard in shards if shard.state]
-    stored = infos_of([place for shard in stated if not (place := Location.parse(shard.url)).is_local])
+    files = [shard for shard in stated if shard.format != "folder"]
+    stored = infos_of([place for shard in files if not (place := Location.parse(shard.url)).is_local])
     found = in_parallel(partial(_change, stored=stored), stated)
     return {shard.id: why for shard, why in zip(stated, found, strict=True) if why}
 
@@ -71,6 +85,8 @@ def _change(shard: Shard, stored: Mapping[str, pafs.FileInfo]) -> str:
     state, file = shard.state, shard.file
     assert state is not None
     try:
+        if shard.format == "folder":
+            return state.difference(state_of(look_at_folder(shard)))
         if file.is_local:
             mtime_ns, now = 0, stat_file(file.path)[0]
         else:

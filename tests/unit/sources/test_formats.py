@@ -87,7 +87,6 @@ def test_bytes_that_tell_nothing_are_what_their_name_says(name, content):
         (bz2.compress(parquet()), "a Parquet file in bz2"),
         (lzma.compress(TAR), "xz"),
         (b"\x89HDF\r\n\x1a\n" + bytes(600), "an HDF5 file"),
-        (b"ARROW1\0\0" + bytes(600), "an Arrow IPC file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
         (gzip.compress(parquet()), "a Parquet file in gzip"),
         (zstd(tfrecord([{"text": b"x"}])), "a TFRecord in zstd"),

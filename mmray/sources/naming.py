@@ -1,0 +1,119 @@
+"""Which field of a row holds which modality: by configured names, then known ones, then near ones.
+
+Columns of Parquet and features of TFRecords are taken by known names only. In a CSV, a JSONL or the table of
+a folder near names count as well, because their values are paths and URLs, which tell what they lead to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from urllib.parse import urlsplit
+
+from mmray.sources.columns import KEYS, NAMES
+from mmray.sources.folder_files import FILMS, PICTURES, SOUNDS
+from mmray.sources.options import EXTENSIONS, ReadOptions
+
+#: Names that people give; of those that a row has, the first counts. What lies on a disk comes before URLs.
+NEAR: Mapping[str, tuple[str, ...]] = {
+    "image": (
+        *("image_path", "img_path", "image_file", "image_file_name", "image_filename", "img_file", "img"),
+        *("picture", "photo", "images", "image_url", "img_url", "image_uri"),
+    ),
+    "audio": (
+        *("audio_path", "audio_filepath", "audio_file", "audio_file_name", "audio_filename", "wav_path"),
+        *("sound", "audios", "audio_url", "audio_uri"),
+    ),
+    "text": ("title", "captions", "sentence", "transcription", "transcript", "description", "alt_text"),
+}
+#: Names of a file of any kind, where no field is picture or sound by its name.
+ANY_FILE = ("file_name", "filename", "file", "file_path", "filepath", "path", "url", "uri")
+
+_MANY = 256  # sets of names that are remembered: rows of a JSONL may each have others
+
+#: Columns of RECORDS, "key", or "file" for what its extension or its bytes make a picture or a sound.
+Roles = Mapping[str, str]
+
+
+class Naming:
+    """Says of the names of a row's fields what each is."""
+
+    def __init__(self, options: ReadOptions) -> None:
+        self._options = options
+        self._column_of = options.column_of
+        self._known: dict[tuple[str, ...], Roles] = {}
+
+    def roles(self, names: Iterable[str]) -> Roles:
+        """The role of each field that has one, by its name as it is written."""
+        key = tuple(names)
+        if key not in self._known:
+            if len(self._known) >= _MANY:
+                self._known.clear()
+            self._known[key] = self._find(key)
+        return self._known[key]
+
+    def _find(self, names: Sequence[str]) -> Roles:
+        written: dict[str, str] = {}
+        for name in names:
+            written.setdefault(name.strip().lower(), name)
+        roles: dict[str, str] = {}
+        for column in EXTENSIONS:
+            configured = self._options.columns.get(column)
+            ranks = [configured] if configured else self._ranks(column)
+            there = (next((written[n] for n in rank if n in written), None) for rank in ranks)
+            if found := next((name for name in there if name and name not in roles), None):
+                roles[found] = column
+        if "image" not in roles.values() and "audio" not in roles.values():
+            file = next((written[n] for n in ANY_FILE if n in written and written[n] not in roles), None)
+            roles |= {file: "file"} if file else {}
+        keys = self._options.columns.get("key") or KEYS
+        key = next((written[n] for n in keys if n in written and written[n] not in roles), None)
+        return {**roles, **({key: "key"} if key else {})}
+
+    def _ranks(self, column: str) -> list[tuple[str, ...]]:
+        built_in = tuple(name for name in NAMES[column] if name not in self._column_of)
+        return [self._options.extensions.get(column, ()), built_in, NEAR.get(column, ())]
+
+    def kind_of(self, path: str) -> str | None:
+        """Column of RECORDS by the extension of a path or URL; "unread" for other media; None: not known."""
+        extension = extension_of(path)
+        column = self._column_of.get(extension)
+        if column in ("image", "audio"):
+            return column
+        return "unread" if extension in PICTURES | SOUNDS | FILMS else None
+
+
+def extension_of(path: str) -> str:
+    """Lower-case extension of a path or URL, without its dot; options of a URL are passed over."""
+    name = path
+    if is_url(path):
+        try:
+            name = urlsplit(path).path
+        except ValueError:
+            return ""
+    base = name.replace("\\", "/").rpartition("/")[2]
+    return base.rpartition(".")[2].lower() if "." in base else ""
+
+
+def is_url(text: str) -> bool:
+    """Whether a value is to be fetched."""
+    return text[:8].lower().startswith(("http://", "https://"))
+
+
+def medium_of(head: bytes) -> str | None:
+    """Whether bytes begin as a picture or a sound does: "image", "audio" or None."""
+    if head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")):
+        return "image"
+    if head.startswith(b"BM") and head[6:10] == bytes(4):  # a caption may begin so, but for the zeros
+        return "image"
+    if head[:4] == b"RIFF":
+        return {b"WEBP": "image", b"WAVE": "audio"}.get(head[8:12])
+    if head[4:8] == b"ftyp":
+        brands = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
+        return "image" if head[8:12] in brands else "audio" if head[8:11] in (b"M4A", b"M4B") else None
+    if head.startswith((b"OggS\0", b"fLaC\0", b"ID3\2", b"ID3\3", b"ID3\4")) or head[8:12] in (
+        b"AIFF",
+        b"AIFC",
+    ):
+        return "audio"
+    is_mpeg = len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and head[1] & 0x06
+    return "audio" if is_mpeg else None
