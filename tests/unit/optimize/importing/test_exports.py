@@ -12,6 +12,7 @@ from mmray.batching import pack
 from mmray.engine import Engine
 from mmray.errors import ModelError
 from mmray.optimize.importing.description import read_description
+from mmray.optimize.importing.directories import read_audio
 from mmray.optimize.importing.from_onnx import import_onnx
 from mmray.preprocess import Preprocessor
 
@@ -385,6 +386,22 @@ def test_what_stands_in_the_place_of_a_tokenizer_or_a_head_is_named(folder, plac
     changes = {"tokenizer": folder / place} if place == "tokenizer.json" else {"head": place}
     with pytest.raises(ModelError, match=rf"{place}: is (a pointer of Git LFS|a web page)"):
         make(folder, **changes)
+
+
+def test_a_pointer_in_the_place_of_labels_is_no_list_of_classes(folder):
+    (folder / "labels.txt").write_bytes(LFS)
+    describe(folder)
+    values = yaml.safe_load((folder / "model.yaml").read_text())
+    (folder / "model.yaml").write_text(yaml.safe_dump(values | {"labels": "labels.txt", "head": "h.npz"}))
+    with pytest.raises(ModelError, match=r"labels\.txt: is a pointer of Git LFS"):
+        import_onnx(read_description(folder / "model.yaml"), folder / "bundle")
+
+
+def test_a_pointer_in_a_directory_of_transformers_is_named(folder):
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(LFS)
+    with pytest.raises(ModelError, match=r"model\.safetensors: is a pointer of Git LFS"):
+        read_audio(folder)
 
 
 @pytest.mark.parametrize(
