@@ -142,13 +142,18 @@ def index_of(shard: Shard, options: ReadOptions) -> Index | None:
         return Index.load(shard)
     if shard.format in _QUICK:
         with suppress(OSError, ShardError):
-            return _quick_index(shard, options)
+            return _of_some_rows(_quick_index(shard, options))
         return None
     if shard.format != "lmdb":  # whose addresses cost little beside reading it
         return None
     with suppress(OSError):  # whoever reads the shard will name it
-        return build_index(shard, options)
+        return _of_some_rows(build_index(shard, options))
     return None
+
+
+def _of_some_rows(index: Index) -> Index | None:
+    """An index of nothing splits nothing."""
+    return index if index.rows else None
 
 
 def _quick_index(shard: Shard, options: ReadOptions) -> Index:

@@ -215,3 +215,7 @@ class TestWhatIsAShard:
         for named in (tmp_path / "m", f"{tmp_path}/m/*"):
             assert [shard.name for shard in list_shards([str(named)])] == ["a.parquet"]
         assert [shard.format for shard in list_shards([f"{tmp_path}/m/*.csv"])] == ["csv"]
+
+
+def test_a_manifest_without_rows_is_not_cut(write):
+    assert index_of(shard_at(write("image,text\n")), ReadOptions()) is None
