@@ -31,7 +31,7 @@ _REMEDIES = {
     OTHERS: "",
 }
 _USUAL = "name them in `extensions` to read them, or in `carry` to keep them beside the predictions"
-_FILE = " beside the shards"  # ends the kinds of files
+_FILE = " of no record"  # ends the kinds of files
 _OF_FILES = "pack them into shards, or name them as inputs"
 _APART = (NAMELESS, SYSTEM, SPECIAL)  # of no record: they lie beside one
 _KINDS = 40  # that are counted by themselves
@@ -46,7 +46,7 @@ class Unread(NamedTuple):
 
     @property
     def is_of_record(self) -> bool:
-        return self.kind not in _APART
+        return self.kind not in _APART and not self.kind.endswith(_FILE)
 
     @property
     def reason(self) -> str:
@@ -62,7 +62,7 @@ def remedy_of(kind: str) -> str:
 
 
 def kind_of_file(name: str) -> str:
-    """Kind of a file that lies among shards and is none."""
+    """Kind of a file that lies among shards or records and is part of none."""
     _, dot, suffix = name.rpartition("/")[2].lstrip(".").rpartition(".")
     return f".{suffix.lower()[:20]} files{_FILE}" if dot else f"files without a suffix{_FILE}"
 

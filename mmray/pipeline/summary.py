@@ -105,7 +105,7 @@ def conclude(
         # Rows in whose place a shard is damaged: how many records are lost there, nobody knows.
         "shard_faults": dict(faults.most_common()),
         "faulty_shards": len(ledger.faulty),
-        # What lay in the input and was used for nothing, by kind: in records, and files beside the shards.
+        # What lay in the input and was used for nothing, by kind: in records, and files of no record.
         "unread": ledger.unread.to_json(),
         "unread_files": found.unread_files.to_json(),
         "empty_shards": sum(total == 0 for total in ledger.totals.values()),

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
@@ -19,23 +18,14 @@ import pyarrow.fs as pafs
 from braceexpand import braceexpand
 
 from mmray.errors import InputError, UsageError
-from mmray.sources.folder_files import folders_among
+from mmray.sources.among import MANIFESTS, Found, shards_among
+from mmray.sources.folder_files import folders_among, is_medium
 from mmray.sources.formats import SUFFIXES, Kind, by_name, may_be_shard
-from mmray.sources.manifests import is_manifest
 from mmray.sources.names import of_system
 from mmray.sources.parallel import in_parallel
-from mmray.sources.state import State
 from mmray.storage import Location
 from mmray.unread import SYSTEM, Tally, kind_of_file
 
-#: Formats of which only the first that is there counts, where a directory is the input.
-_RANKS = (
-    frozenset(("webdataset", "lmdb", "tfrecord")),
-    frozenset(("parquet",)),
-    frozenset(("arrow",)),
-    frozenset(("csv", "jsonl", "folder")),
-)
-_MANIFESTS = (Kind("csv"), Kind("jsonl"))
 INDEX_SUFFIX = ".mmidx"  # of an index beside its shard (see mmray.sources.index)
 _BESIDE = (INDEX_SUFFIX, "lock.mdb", ".captions.tsv", ".crc", "/_SUCCESS")  # files that belong to shards
 _LMDB_DATA = "data.mdb"  # of an LMDB that is a directory, which is then the shard
@@ -43,21 +33,6 @@ _ASKED = 4  # names in a directory of a store that are asked for one by one; for
 _MAGIC = re.compile(r"[*?\[\]{}\\]")  # of globs and of brace patterns
 _SURELY = re.compile(r"\*|\{\d+\.\.\d+\}")  # what names of files on a store do not have
 _WEB = ("http:", "https:")  # whose listings, if there are any, tell no sizes
-
-
-@dataclass(frozen=True)
-class Found:
-    """A shard's place, before anything is known of its content."""
-
-    root: str  # path of the input's fixed directory: an id does not change when other inputs come or go
-    place: Location
-    file: Location  # that holds the bytes: of an LMDB that is a directory, one in it
-    size: int
-    mtime_ns: int  # 0: not told
-    hint: Kind | None  # what its name promises
-    indexed: bool  # whether an index lies beside it
-    state: State | None = None  # of a folder of files, which its listing tells
-    doubtful: bool = False  # met in a directory, under a name that promises nothing: its bytes tell
 
 
 @dataclass(frozen=True)
@@ -112,8 +87,12 @@ def expand(inputs: Sequence[str]) -> Expanded:
                 named = list(_named(pattern, asked[pattern.place.url], below))
                 found += named
                 kept = {one.place.path for one in named}
-                for path in [*others, *(one.place.path for one in below if one.place.path not in kept)]:
-                    unread.add(SYSTEM if of_system(path) else kind_of_file(path), path)
+                tables = any(one.hint in MANIFESTS for one in named)
+                others += [one.place.path for one in below if one.place.path not in kept and not one.state]
+                for path in others:
+                    # A folder's reader counts its own; what a manifest names is known when it is read.
+                    if _directory(path) not in kept and not (tables and is_medium(path)):
+                        unread.add(SYSTEM if of_system(path) else kind_of_file(path), path)
         if len(found) == before:
             raise InputError(
                 f"{text}: no shards ({', '.join(SUFFIXES)}) nor loose media there; check --input"
@@ -249,7 +228,7 @@ def _list(folder: _Folder) -> tuple[list[Found], list[str]]:
         path = _directory(file.path) if file.base_name == _LMDB_DATA else file.path
         one = _found(base.path, replace(base, path=path), file, hint, path + INDEX_SUFFIX in paths)
         found.append(replace(one, doubtful=doubtful))
-    if folder.recursive and all(one.hint in _MANIFESTS or one.doubtful for one in found):
+    if folder.recursive and all(one.hint in MANIFESTS or one.doubtful for one in found):
         for place, state in folders_among(base, files):
             found.append(Found(base.path, place, place, state.size, 0, Kind("folder"), False, state))
     return found, others
@@ -264,12 +243,12 @@ def _matching(pattern: Pattern, below: Sequence[Found]) -> Iterator[Found]:
     """Those that match a glob, on any filesystem."""
     parts = pattern.place.path.split("/")
     several = any(
-        one.hint not in (*_MANIFESTS, Kind("folder")) and pattern.matches(one.place.path.split("/"), parts)
+        one.hint not in (*MANIFESTS, Kind("folder")) and pattern.matches(one.place.path.split("/"), parts)
         for one in below
     )
     for found in below:
         names = found.place.path.split("/")
-        if several and found.hint in _MANIFESTS:  # a table beside the shards
+        if several and found.hint in MANIFESTS:  # a table beside the shards
             continue
         if found.hint != Kind("folder") and pattern.matches(names, parts):
             yield replace(found, root=pattern.root or found.root)
@@ -289,33 +268,8 @@ def _named(pattern: Pattern, asked: tuple[pafs.FileInfo, bool], below: Sequence[
         yield replace(alone, root=pattern.root or _directory(place.path), indexed=indexed)
         return
     doubtful = [found for found in below if found.doubtful]
-    for found in [*_shards_among([found for found in below if not found.doubtful]), *doubtful]:
+    for found in [*shards_among([found for found in below if not found.doubtful]), *doubtful]:
         yield replace(found, root=pattern.root or found.root)
-
-
-def _shards_among(below: Sequence[Found]) -> Sequence[Found]:
-    """What in a directory is a shard: tables beside shards are about them, and manifests beside tables too.
-
-    Loose files are records where there is nothing else. A manifest beside them counts if it names some,
-    unless it is the table that Hugging Face's ImageFolder has, which its folder reads.
-    """
-    kinds = {found.hint.format if found.hint else "" for found in below}
-    for ranked in _RANKS:
-        if kinds & ranked:
-            chosen = [found for found in below if found.hint and found.hint.format in ranked]
-            break
-    else:
-        return below
-    if "arrow" in kinds:  # what Hugging Face's datasets computed earlier lies beside what it did so from
-        chosen = [found for found in chosen if not found.place.name.startswith("cache-")] or chosen
-    if ranked is not _RANKS[-1] or (len(kinds) == 1 and "folder" in kinds):
-        return chosen
-    loose = [found for found in chosen if found.state]
-    tables = [found for found in chosen if not found.state]
-    look = partial(is_manifest, among_files=bool(loose))
-    looks = in_parallel(look, [found.file for found in tables])
-    manifests = [found for found, is_one in zip(tables, looks, strict=True) if is_one]
-    return manifests or loose or chosen
 
 
 def _ask(places: Sequence[Location]) -> dict[str, tuple[pafs.FileInfo, bool]]:

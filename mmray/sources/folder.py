@@ -23,8 +23,6 @@ from mmray.sources.files import Files, Listed
 from mmray.sources.folder_files import (
     FILMS,
     METADATA,
-    PICTURES,
-    SOUNDS,
     Group,
     groups,
     look,
@@ -33,12 +31,16 @@ from mmray.sources.folder_files import (
     stem,
 )
 from mmray.sources.naming import Naming
+from mmray.sources.open_record import CARRIED_BYTES, said
 from mmray.sources.options import ReadOptions
 from mmray.sources.shards import Shard
 from mmray.sources.table import Described, Table, read_table
+from mmray.sources.unlisted import modality_of
 from mmray.storage import Location
+from mmray.unread import Unread, kind_of_file
 
 _THREADS = 4
+_APART = 10_000  # files of no record that are counted one by one
 _AHEAD_BYTES = 128 << 20  # of files that are loaded and not yet taken
 
 
@@ -113,6 +115,7 @@ class _Records:
         self._shard = shard
         self._options = options
         self._naming = Naming(options)
+        self._carry = {name.lower(): name for name in options.carry}
         self._place = replace(shard.open(), version="")
         self._root = root_of(shard, self._place)
         self._files = Files(self._place, self._root, options)
@@ -189,7 +192,10 @@ class _Records:
         )
 
         def load(row: int) -> dict[str, Any]:
-            return self._load(entries[row])
+            payload = self._load(entries[row])
+            if row == 0 and (apart := self._of_no_record(entries)):
+                payload["unread"] = [*(payload.get("unread") or []), *apart]
+            return payload
 
         def cost(row: int) -> int:
             return sum(self._listed[name].size for name in entries[row].group.names.values())
@@ -197,6 +203,12 @@ class _Records:
         for row, payload in in_order(rows, load, cost, _size, threads=_THREADS, most=_AHEAD_BYTES):
             end = row == len(entries) - 1
             yield new_row(self._shard.id, row, self._key(entries[row]), row, 1) | {"end": end} | payload
+
+    def _of_no_record(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+        """Files of the directory that belong to none of its records; they are said with the first one."""
+        used = {name for entry in entries for name in entry.group.names.values()}
+        others = (n for n in self._listed if n not in used and n.rpartition("/")[2] not in METADATA)
+        return said([Unread(kind_of_file(name), name) for name in others][:_APART]) or []
 
     def _key(self, entry: Entry) -> str:
         folder = "" if self._shard.name == "." else f"{self._shard.name}/"
@@ -209,7 +221,7 @@ class _Records:
                 kind, reason = entry.fault or ("repeated-member", entry.group.fault)
                 raise RecordError(reason, kind)
             fields = fields_of(entry.described.values, self._naming) if entry.described else Fields(None)
-            found = self._members(entry.group)
+            found, unread, small = self._members(entry.group)
             if not self._options.payload:
                 return {}
             loaded = {column: self._files.read(name, self._listed[name]) for column, name in found.items()}
@@ -223,15 +235,17 @@ class _Records:
             elif fields.text is not None:
                 loaded["text"] = fields.text
             loaded["meta"] = self._meta(loaded.get("meta"), fields)
+            texts = {name: self._files.read(file, self._listed[file]) for name, file in small.items()}
         except RecordError as e:
             return {"error": error("read", e.kind, e.reason)}
-        return loaded
+        carried = {name: text.decode("utf-8", "backslashreplace").strip() for name, text in texts.items()}
+        return {**loaded, "fields": carried or None, "unread": said(unread)}
 
-    def _members(self, group: Group) -> dict[str, str]:
-        """The file of each column.
+    def _members(self, group: Group) -> tuple[dict[str, str], list[Unread], dict[str, str]]:
+        """The file of each column, those that are not read, and small ones to carry over, by name.
 
         Raises:
-            RecordError: two of one column, or one that is of no listed extension and would be missed.
+            RecordError: two of one column.
         """
         found: dict[str, str] = {}
         for extension, name in group.names.items():
@@ -240,15 +254,18 @@ class _Records:
                 raise RecordError(f"more than one {column}: {name!r} comes second", "repeated-member")
             if column:
                 found[column] = name
+        unread, small = [], {}
         for extension, name in group.names.items():
             if extension in self._options.column_of:
                 continue
-            picture = extension in PICTURES and "image" not in found
-            sound = extension in SOUNDS and "audio" not in found
-            if picture or sound or (extension in FILMS and not {"image", "audio"} & found.keys()):
-                reason = f"{name!r}: .{extension} is not listed in `extensions`, and is not read"
-                raise RecordError(reason, "media-unlisted")
-        return found
+            if extension in self._carry and self._listed[name].size <= CARRIED_BYTES:
+                small[self._carry[extension]] = name
+                continue
+            modality = modality_of(extension)
+            if extension in FILMS and not {"image", "audio"} & found.keys():
+                modality = "image"
+            unread.append(Unread(f".{extension[:40]} files", name, modality))
+        return found, unread, small
 
     def _meta(self, member: bytes | None, fields: Fields) -> bytes:
         """The JSON member with the folder's name and the table's columns; its own fields come first."""

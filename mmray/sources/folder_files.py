@@ -90,6 +90,11 @@ def state_of(files: Mapping[str, Listed]) -> State:
     return State(total, version=all_of_it.hexdigest(), digest=kept.hexdigest())
 
 
+def is_medium(path: str) -> bool:
+    """Whether a file is a picture, a sound or a film, by its name."""
+    return path.rpartition(".")[2].lower() in MEDIA
+
+
 def groups(names: Iterable[str], column_of: Mapping[str, str]) -> list[Group]:
     """The records among files, sorted by key.
 

@@ -60,7 +60,13 @@ _NAMES: dict[Format, str] = {
     "folder": "a folder of files",
 }
 #: What is read, in words; the help of --input says the same (`mmray.cli`).
-READABLE = ("tars (plain, gzip, bzip2, zstd)", "LMDBs", "TFRecords", "Parquet, Arrow, CSV and JSONL files")
+READABLE = (
+    "tars (plain, gzip, bzip2, zstd)",
+    "LMDBs",
+    "TFRecords (plain, gzip)",
+    "Parquet, Arrow, CSV, TSV and JSONL files",
+    "folders of loose files",
+)
 _READ = f"{', '.join(READABLE[:-1])} and {READABLE[-1]} are read"
 #: Which piece of a data set it is, as TensorFlow Datasets name them: "….tfrecord-00000-of-00002".
 _PIECE = re.compile(r"-\d{5}-of-\d{5}$")

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 from mmray.errors import InputError
 from mmray.remote import RefusedError, StoreError
-from mmray.sources.expand import Found, expand, shadowed
+from mmray.sources.among import Found
+from mmray.sources.expand import expand, shadowed
 from mmray.sources.formats import SUFFIXES, Kind, by_bytes, recognized
 from mmray.sources.lmdb_check import check_all
 from mmray.sources.parallel import in_parallel

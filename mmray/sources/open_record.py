@@ -10,6 +10,8 @@ from mmray.schema import Stage, error
 from mmray.sources.options import EXTENSIONS
 from mmray.unread import Unread
 
+CARRIED_BYTES = 64 << 10  # of a small member that is carried over as text
+
 
 @dataclass
 class OpenRecord:

@@ -20,7 +20,7 @@ from mmray.coverage import WHOLE, Missing
 from mmray.sources.blocks import empty_row, new_row, to_blocks
 from mmray.sources.links import Links
 from mmray.sources.names import is_meta, of_system, split
-from mmray.sources.open_record import OpenRecord, said
+from mmray.sources.open_record import CARRIED_BYTES, OpenRecord, said
 from mmray.sources.options import ReadOptions
 from mmray.sources.shards import Shard
 from mmray.sources.stream import DecompressedFile
@@ -31,7 +31,6 @@ from mmray.unread import DANGLING, NAMELESS, PACKED_LINK, SPECIAL, SYSTEM, Unrea
 _RECENT_KEYS, _RECENT_CHARS = 10_000, 4 << 20  # how far back a key is remembered; bounds the memory
 _MEMBERS = 1024  # of one record, of any extension
 _APART = 10_000  # members in a row that belong to no record, which are counted one by one
-_CARRIED_BYTES = 64 << 10  # of a small member that is carried over as text
 _REGROUP_BYTES = 256 << 20  # of records that are open at once while members are brought together
 _BUFFER_BYTES = 1 << 20  # one request to an object store serves many small members
 
@@ -133,7 +132,7 @@ class _Records:
             return 0
         if extension in self._column_of:
             return ALL_BYTES
-        return _CARRIED_BYTES if extension in self._carry else HEAD_BYTES
+        return CARRIED_BYTES if extension in self._carry else HEAD_BYTES
 
     def _row_is_wanted(self, row: int) -> bool:
         return any(m.first <= row and (m.last is None or row <= m.last) for m in self._wanted)
@@ -207,7 +206,7 @@ class _Records:
 
     def _add_unlisted(self, opened: OpenRecord, member: Member, extension: str) -> None:
         """A member that no column takes."""
-        if extension not in self._carry or member.size > _CARRIED_BYTES:
+        if extension not in self._carry or member.size > CARRIED_BYTES:
             opened.unread.append(unlisted(member.name, extension, member.data, self._column_of))
         elif member.data is not None:
             opened.add_field(self._carry[extension], member.data)

@@ -265,7 +265,7 @@ def test_what_is_not_read_is_said_and_empty_shards_are_no_rejects(bundle: Bundle
     assert summary["rejects"] == {"preprocess/image-unread": 1}
     unread = {kind: (count["number"], count["example"]) for kind, count in summary["unread"].items()}
     assert unread == {".tga members": (1, "a.tar: 3")}
-    assert list(summary["unread_files"]) == [".md files beside the shards"]
+    assert list(summary["unread_files"]) == [".md files of no record"]
     assert summary["null_columns"] == []
     assert read(tmp_path / "out")["meta_cls"].to_pylist() == ["7"] * 5
     assert audit(RunDirectory.at(str(tmp_path / "out")), recount=True).ok

@@ -31,11 +31,9 @@ def test_each_kind_has_its_remedy():
     assert "key_split" in remedy_of(DOTTED)
     assert remedy_of(SYSTEM) == ""
     assert "shard" in remedy_of(kind_of_file("data/a.JSON"))
-    assert kind_of_file("data/a.JSON") == ".json files beside the shards"
+    assert kind_of_file("data/a.JSON") == ".json files of no record"
     assert (
-        kind_of_file("data/README")
-        == kind_of_file("data/.hidden")
-        == "files without a suffix beside the shards"
+        kind_of_file("data/README") == kind_of_file("data/.hidden") == "files without a suffix of no record"
     )
 
 

@@ -245,9 +245,9 @@ def test_what_is_not_read_is_counted_by_kind_with_an_example(data):
     }
     files = {kind: count.number for kind, count in found.unread_files.counts.items()}
     assert files == {
-        ".json files beside the shards": 2,
-        ".md files beside the shards": 1,
-        "files without a suffix beside the shards": 1,
+        ".json files of no record": 2,
+        ".md files of no record": 1,
+        "files without a suffix of no record": 1,
     }
 
 

@@ -88,8 +88,8 @@ def test_pieces_of_tensorflow_datasets_are_shards_by_name_or_by_bytes(tmp_path):
     listing = take_listing([str(tmp_path)])
     assert [shard.format for shard in listing.shards] == ["tfrecord"] * 3
     assert {kind: count.number for kind, count in listing.unread.counts.items()} == {
-        ".json files beside the shards": 1,
-        "files without a suffix beside the shards": 1,
+        ".json files of no record": 1,
+        "files without a suffix of no record": 1,
     }
 
 
@@ -106,4 +106,4 @@ def test_tables_that_lie_beside_shards_are_counted(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     (tmp_path / "a.tar.mmidx").write_bytes(b"")
     listing = take_listing([str(tmp_path)])
-    assert list(listing.unread.counts) == [".parquet files beside the shards"]
+    assert list(listing.unread.counts) == [".parquet files of no record"]
