@@ -46,7 +46,7 @@ _BLANK = b"\0\r\n\t "
 
 # Energy of the channels' mean as a share of their energies' mean: 1 where they are alike, 1/n where unlike.
 _CANCELLED = 1e-3
-_LOOKED_AT = 2_048  # samples, spread evenly: looking at each would cost as much as the mean
+_LOOKED_AT = 512  # samples, spread evenly: looking at each would cost as much as the mean
 
 
 class Clip(Protocol):
@@ -246,7 +246,7 @@ def mono(samples: Wave) -> Wave:
         mean += samples[:, channel]
     mean /= np.float32(channels)
     every = max(1, len(samples) // _LOOKED_AT)
-    energies = np.square(samples[::every], dtype=np.float64).sum(axis=0)
-    if np.square(mean[::every], dtype=np.float64).sum() < _CANCELLED * energies.mean():
-        mean = samples[:, int(energies.argmax())].copy()
+    few, left = samples[::every], mean[::every]
+    if np.vdot(left, left) < _CANCELLED * np.vdot(few, few) / channels:
+        mean = samples[:, int(np.square(few).sum(axis=0).argmax())].copy()
     return mean

@@ -28,3 +28,8 @@ def test_without_a_bundle_nothing_is_said_of_placement():
 def test_a_directory_that_is_no_bundle_is_an_error(tmp_path):
     with pytest.raises(BundleError):
         diagnose(str(tmp_path))
+
+
+def test_what_reads_the_formats_of_phones_is_named():
+    said = [finding.message for finding in diagnose() if finding.subject == "media"]
+    assert [message.rpartition(" reads ")[2] for message in said] == ["AAC, M4A and WebM", "HEIC"]
