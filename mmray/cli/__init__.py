@@ -33,8 +33,8 @@ app.add_typer(bundle_app, name="bundle")
 
 #: As `mmray.sources.formats.READABLE`, which takes a third of a second to import; a test compares them.
 READABLE = (
-    "It reads tars (plain, gzip, bzip2, zstd), LMDBs, TFRecords (plain, gzip), Parquet, Arrow, CSV, TSV and JSONL "
-    "files and folders of loose files"
+    "It reads tars (plain, gzip, bzip2, zstd), LMDBs, TFRecords (plain, gzip), Parquet, Arrow, CSV, TSV and "
+    "JSONL files and folders of loose files"
 )
 
 _OUR_FAULT = 70  # EX_SOFTWARE of sysexits.h

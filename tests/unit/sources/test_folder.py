@@ -92,18 +92,37 @@ def test_a_directory_without_media_holds_no_shards(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("files", "kind"),
+    ("files", "modality"),
     [
-        ({"a.heic": "x"}, "media-unlisted"),
-        ({"a.png": PNG, "a.m4a": "x"}, "media-unlisted"),
-        ({"a.mp4": "x", "a.txt": "x"}, "media-unlisted"),
-        ({"a.png": PNG, "a.jpg": PNG}, "repeated-member"),
-        ({"a.png": PNG, "a.PNG": PNG}, "repeated-member"),
+        ({"a.jp2": "x"}, "image"),
+        ({"a.png": PNG, "a.wma": "x"}, "audio"),
+        ({"a.mp4": "x", "a.txt": "x"}, "image"),
+        ({"a.png": PNG, "a.mp4": "x"}, None),
+        ({"a.png": PNG, "a.cls": "7"}, None),
     ],
 )
-def test_a_medium_that_would_be_missed_rejects_its_record(tmp_path, files, kind):
+def test_a_file_that_is_not_read_is_said_with_the_modality_that_it_would_be(tmp_path, files, modality):
     (row,) = rows_of(only(tmp_path / "a", {**files, "b.png": PNG}))[:1]
-    assert (row["key"], fault(row)) == ("a", kind)
+    (other,) = row["unread"]
+    assert (row["key"], fault(row), other["modality"]) == ("a", None, modality)
+    assert other["kind"] == f".{other['name'][2:]} files"
+
+
+def test_small_files_are_carried(tmp_path):
+    (row,) = rows_of(only(tmp_path / "a", {"a.png": PNG, "a.cls": "7\n"}), carry=("cls",))
+    assert (dict(row["fields"]), row["unread"]) == ({"cls": "7"}, None)
+
+
+def test_files_of_no_record_are_said_with_the_first_one(tmp_path):
+    rows = rows_of(only(tmp_path / "a", {"1.png": PNG, "2.png": PNG, "README.md": "x", "n.xml": "x"}))
+    kinds = [sorted(thing["kind"] for thing in row["unread"] or ()) for row in rows]
+    assert kinds == [[".md files of no record", ".xml files of no record"], []]
+
+
+@pytest.mark.parametrize("files", [{"a.png": PNG, "a.jpg": PNG}, {"a.png": PNG, "a.PNG": PNG}])
+def test_two_files_of_one_modality_reject_their_record(tmp_path, files):
+    (row,) = rows_of(only(tmp_path / "a", {**files, "b.png": PNG}))[:1]
+    assert (row["key"], fault(row)) == ("a", "repeated-member")
 
 
 def test_a_large_file_is_a_reject(tmp_path):
