@@ -90,6 +90,7 @@ def test_a_killed_run_is_taken_over_with_a_word_and_can_write_no_more(holder, pl
     stale = RunDirectory.at(str(place), str(claim))
     stale.check_claim()
     holder.send_signal(signal.SIGKILL)
+    os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # a zombie, whose parent was not told yet
     said = []
     with held(RunDirectory.at(str(place)), said.append) as out:
         assert said == [f"took over from {out_of(claim, said)}, which is gone"]
