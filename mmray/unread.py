@@ -19,7 +19,11 @@ PACKED_LINK = "link in a compressed tar"
 SPECIAL = "device or pipe"
 NAMELESS = "member without an extension"
 SYSTEM = "file of an operating system"
+FURTHER = "further captions"
 OTHERS = "other kinds"
+#: In kinds of columns and features: what is wrong with what they hold.
+OF_TYPE = " of type "
+SEVERAL = " of several values"
 
 _REMEDIES = {
     DOTTED: "set `key_split: last` if keys go on to the last dot; else name what follows in `extensions`",
@@ -28,7 +32,12 @@ _REMEDIES = {
     SPECIAL: "leave it out of the tar",
     NAMELESS: "give it one, after a dot",
     SYSTEM: "",  # AppleDouble, .DS_Store: they hold nothing
+    FURTHER: "set `captions: join` to read them all",
     OTHERS: "",
+}
+_REMEDIES_OF_PARTS = {
+    OF_TYPE: "write it as encoded bytes, text as strings",
+    SEVERAL: "keep one of them in each record",
 }
 _USUAL = "name it in `extensions` to read it, or in `carry` to keep it beside the predictions"
 _FILE = " beside the shards"  # ends the kinds of files
@@ -58,6 +67,9 @@ def remedy_of(kind: str) -> str:
     """What to do about things of a kind; "" where nothing is to be done."""
     if kind.endswith(_FILE):
         return _OF_FILES
+    for part, remedy in _REMEDIES_OF_PARTS.items():
+        if part in kind:
+            return remedy
     return _REMEDIES.get(kind, _USUAL)
 
 

@@ -29,7 +29,8 @@ _KINDS = {"webdataset": "WebDataset", "tfrecord": "TFRecord", "parquet": "Parque
 #: Settings that a resume must share with the run that it continues.
 _SHAPES_OUTPUT = (
     *("variant", "modalities", "align", "scores", "features", "carry"),
-    *("on_damaged", "on_unread", "limits", "extensions", "key_split", "lmdb", "interleaved", "regroup_rows"),
+    *("on_damaged", "on_unread", "limits", "extensions", "key_split", "captions", "lmdb"),
+    *("interleaved", "regroup_rows"),
     *("verify_all", "on_shift"),
 )
 
@@ -301,6 +302,7 @@ def read_options(config: RunConfig) -> ReadOptions:
         interleaved=config.interleaved,
         regroup_rows=config.regroup_rows,
         key_split=config.key_split,
+        captions=config.captions,
         carry=config.carry,
         database=config.lmdb.database,
     )

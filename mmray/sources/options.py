@@ -8,6 +8,7 @@ from typing import Literal
 
 Interleaved = Literal["strict", "regroup"]
 KeySplit = Literal["first", "last"]
+Captions = Literal["first", "join"]
 
 #: Member extensions (or field names) of each column of RECORDS.
 EXTENSIONS: Mapping[str, tuple[str, ...]] = {
@@ -31,6 +32,7 @@ class ReadOptions:
     )
     regroup_rows: int = 256  # records that are open at once while members are brought together
     key_split: KeySplit = "first"  # dot of a file name that ends the key; webdataset takes the first
+    captions: Captions = "first"  # of several in one column or feature; join: all, with spaces between them
     carry: tuple[str, ...] = ()  # names of small members, columns or features to keep as `fields`
     database: str | None = None  # of an LMDB, by its name; None: the main one
     payload: bool = True  # False: addresses and errors only, to count or to index records
