@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mmray.unread import Unread
+from mmray.sources.options import Captions
+from mmray.unread import FURTHER, Unread
 
 CARRIED_BYTES = 64 << 10  # of a value that is carried
 _NAMED = 8  # things of a row that are counted by their names; more of them are counted together
@@ -27,6 +28,16 @@ def plain(what: str, names: Sequence[str]) -> list[Unread]:
 def listed(things: Iterable[Unread]) -> list[dict[str, Any]] | None:
     """Value of the column `unread`; rows may share one."""
     return [thing._asdict() for thing in things] or None
+
+
+def several_captions(
+    name: str, found: Sequence[bytes], captions: Captions
+) -> tuple[bytes | None, Unread | None]:
+    """The text of a record that has several, and what is not read of them."""
+    if captions == "join":
+        return (b" ".join(found) if found else None), None
+    further = Unread(FURTHER, name) if len(found) > 1 else None
+    return (found[0] if found else None), further
 
 
 def as_text(value: object) -> str | None:

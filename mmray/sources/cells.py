@@ -14,10 +14,10 @@ import pyarrow.types as pat
 
 from mmray.errors import RecordError, about_record, of_machine
 from mmray.schema import META_BYTES
-from mmray.sources.beside import as_text
+from mmray.sources.beside import as_text, several_captions
 from mmray.sources.options import Captions
 from mmray.sources.unlisted import HEAD_BYTES, modality_of
-from mmray.unread import FURTHER, SEVERAL, Unread
+from mmray.unread import SEVERAL, Unread
 
 #: Which types of columns each column of RECORDS takes, by what `kind_of` calls them.
 FITS: Mapping[str, tuple[str, ...]] = {
@@ -224,16 +224,6 @@ def _one_of(
     if not there:
         return None, None
     return content_of(name, there[0], kind_of(there[0].type), column, captions, max_bytes)
-
-
-def several_captions(
-    name: str, found: list[bytes], captions: Captions
-) -> tuple[bytes | None, Unread | None]:
-    """The caption of a record that has several, and what is not read of them."""
-    if captions == "join":
-        return (b" ".join(found) if found else None), None
-    further = Unread(FURTHER, name) if len(found) > 1 else None
-    return (found[0] if found else None), further
 
 
 def _octets(name: str, scalar: Any) -> bytes:  # noqa: ANN401  (pyarrow's types lack ListScalar.values)

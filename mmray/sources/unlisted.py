@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mimetypes
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from mmray.schema import MODALITIES
 from mmray.unread import DOTTED, Unread
@@ -58,3 +58,29 @@ def modality_of(extension: str, head: bytes | None = None) -> str | None:
     if kind in MODALITIES and (kind != "text" or extension in ("txt",)):
         return kind
     return next((modality for magic, modality in _BEGINNINGS if head and magic.match(head)), None)
+
+
+#: What values and files often are that cannot be read, by their first bytes.
+_OTHERS: Mapping[bytes, str] = {
+    b"\x1f\x8b": "data compressed with gzip",
+    b"\x28\xb5\x2f\xfd": "data compressed with zstd",
+    b"BZh": "data compressed with bzip2",
+    b"\xfd7zXZ\x00": "data compressed with xz",
+    b"\x04\x22\x4d\x18": "data compressed with lz4",
+    b"PK\x03\x04": "a zip archive, as NumPy's .npz is",
+    b"\x93NUMPY": "a NumPy array",
+    b"\x89HDF": "an HDF5 file",
+    b"\xff\xff\xff\xff": "an Arrow message",
+    b"{": "JSON",
+    b"[": "JSON",
+    **{bytes((0x80, protocol)): "a Python pickle" for protocol in range(2, 6)},
+}
+
+
+def what_is(head: bytes) -> str:
+    """What something is, in words, by its first bytes; "" where they do not tell."""
+    if modality := modality_of("", head):
+        return f"an encoded {modality}"
+    if head[:1] == b"\x78" and len(head) > 1 and int.from_bytes(head[:2], "big") % 31 == 0:
+        return "data compressed with zlib"
+    return next((what for magic, what in _OTHERS.items() if head.startswith(magic)), "")
