@@ -6,7 +6,7 @@ import base64
 import json
 import struct
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -41,7 +41,8 @@ _SAMPLES: Mapping[pa.DataType, tuple[int, str]] = {
     **dict.fromkeys((pa.float16(), pa.float32(), pa.float64()), (3, "<f4")),
 }
 
-Content = bytes | pa.Buffer
+Content: TypeAlias = "bytes | pa.Buffer"
+_List: TypeAlias = Any  # pyarrow's types lack ListScalar.values
 
 
 def kind_of(type: pa.DataType) -> str:
@@ -79,6 +80,7 @@ def kind_of(type: pa.DataType) -> str:
 
 
 def is_list(type: pa.DataType) -> bool:
+    """Whether it is one of Arrow's types of lists."""
     return any(test(type) for test in _LISTS)
 
 
@@ -191,7 +193,9 @@ def carried(value: pa.Scalar, max_bytes: int) -> str | None:
             scalar = scalar.cast(pa.string())  # Python's times are coarser, and end at the year 9999
         if kind_of(scalar.type) in ("string", "bytes") and scalar.is_valid:
             return as_text(bytes(scalar.as_buffer()))
-        return as_text(scalar.as_py(maps_as_pydicts="lossy") if pat.is_nested(scalar.type) else scalar.as_py())
+        return as_text(
+            scalar.as_py(maps_as_pydicts="lossy") if pat.is_nested(scalar.type) else scalar.as_py()
+        )
 
 
 def nested_json(name: str, scalar: pa.Scalar) -> bytes:
@@ -208,17 +212,15 @@ def nested_json(name: str, scalar: pa.Scalar) -> bytes:
 
 
 def _one_of(
-    name: str, scalar: Any, column: str, captions: Captions, max_bytes: int  # noqa: ANN401
+    name: str, scalar: _List, column: str, captions: Captions, max_bytes: int
 ) -> tuple[Content | None, Unread | None]:
     """The one value of a list; of captions the first, or all of them."""
-    size = _size(scalar)
-    if size > max_bytes:
-        raise RecordError(f"{name!r}: {size} bytes, more than limits.member_bytes={max_bytes}", "member-too-large")
+    _check_size(name, _size(scalar), max_bytes)
     there = [one for one in scalar.values if is_there(one)]
     if column == "text":
         kind = kind_of(scalar.type.value_type)
         texts = (content_of(name, one, kind, column, captions, max_bytes)[0] for one in there)
-        return several_captions(name, [bytes(text) for text in texts if text is not None], captions)
+        return several_captions(name, [bytes(text or b"") for text in texts], captions)
     if len(there) > 1:
         return None, Unread(f"column {name[:40]}{SEVERAL}", name, column)
     if not there:
@@ -226,7 +228,7 @@ def _one_of(
     return content_of(name, there[0], kind_of(there[0].type), column, captions, max_bytes)
 
 
-def _octets(name: str, scalar: Any) -> bytes:  # noqa: ANN401  (pyarrow's types lack ListScalar.values)
+def _octets(name: str, scalar: _List) -> bytes:
     values = scalar.values
     if values.null_count:
         raise RecordError(f"{name!r} is a list of bytes with nulls among them", "record-damaged")
@@ -240,37 +242,37 @@ def _wav(name: str, scalar: pa.Scalar, max_bytes: int) -> bytes | None:
         return None
     samples = array.values
     form, width = _SAMPLES[array.type.value_type]
-    size = len(samples) * np.dtype(width).itemsize
-    if size > max_bytes:
-        raise RecordError(f"{name!r}: {size} bytes, more than limits.member_bytes={max_bytes}", "member-too-large")
+    _check_size(name, len(samples) * np.dtype(width).itemsize, max_bytes)
     if samples.null_count or not rate.is_valid or not 0 < rate.as_py() < 1 << 31:
         reason = f"{name!r} has nulls among its samples, or a sampling_rate of {rate.as_py()}"
         raise RecordError(reason, "record-damaged")
     with np.errstate(over="ignore"):  # what becomes infinite is for the decoder to say
         data = samples.to_numpy(zero_copy_only=False).astype(width).tobytes()
     step = np.dtype(width).itemsize
-    return (
-        struct.pack("<4sI4s", b"RIFF", 36 + len(data), b"WAVE")
-        + struct.pack("<4sIHHIIHH", b"fmt ", 16, form, 1, rate.as_py(), step * rate.as_py(), step, 8 * step)
-        + struct.pack("<4sI", b"data", len(data))
-        + data
-    )
+    hz = int(rate.as_py())
+    head = struct.pack("<4sI8s", b"RIFF", 36 + len(data), b"WAVEfmt ")
+    head += struct.pack("<IHHIIHH4sI", 16, form, 1, hz, step * hz, step, 8 * step, b"data", len(data))
+    return bytes(head + data)
 
 
 def _from_base64(name: str, data: pa.Buffer, column: str, max_bytes: int) -> bytes:
     """What a string stands for; paths, URLs and all other strings are refused."""
-    text = bytes(data[:2 * max_bytes]).split(b";base64,", 1)
-    text = b"".join(text[-1].split()) if len(text) == 1 or text[0].startswith(b"data:") else b"."
+    before, comma, text = bytes(data[: 2 * max_bytes]).partition(b";base64,")  # of a data URL
+    text = b"".join((text if comma and before.startswith(b"data:") else before).split())
     try:
         head = base64.b64decode(text[: HEAD_BYTES // 3 * 4], validate=True)
         if modality_of("", head) != column:
             raise _is_path(name)
-        if len(text) // 4 * 3 > max_bytes + 2:
-            reason = f"{name!r}: {len(text) // 4 * 3} bytes, more than limits.member_bytes={max_bytes}"
-            raise RecordError(reason, "member-too-large")
+        _check_size(name, len(text) // 4 * 3 - 2, max_bytes)
         return base64.b64decode(text, validate=True)
     except ValueError as e:
         raise _is_path(name) from e
+
+
+def _check_size(name: str, size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        reason = f"{name!r}: {size} bytes, more than limits.member_bytes={max_bytes}"
+        raise RecordError(reason, "member-too-large")
 
 
 def _is_path(name: str) -> RecordError:

@@ -150,7 +150,9 @@ class Columns:
                 self._plain.append(name)
             elif modality:
                 fits = kind in FITS[modality]
-                self._watched[name] = Unread(_typed(name, None if fits else self._types[name]), name, modality)
+                self._watched[name] = Unread(
+                    _typed(name, None if fits else self._types[name]), name, modality
+                )
             elif kind in MAY_BE_MEDIA and not chosen.issuperset(("image", "audio")):
                 self.doubtful = [*self.doubtful, name]
             else:

@@ -155,9 +155,7 @@ class _Records:
                 fault = error("read", e.kind, f"row group {group}: {e.reason}")
         yield from repeat({"error": fault})
 
-    def _head(
-        self, footer: pq.FileMetaData, chunks: list[list[Chunk]], columns: Columns, name: str
-    ) -> bytes:
+    def _head(self, footer: pq.FileMetaData, chunks: list[list[Chunk]], columns: Columns, name: str) -> bytes:
         """The first bytes of the first value of a column that is among the first rows of the file."""
         group = next((i for i in range(footer.num_row_groups) if footer.row_group(i).num_rows), None)
         if group is None:
