@@ -48,8 +48,8 @@ _SAMPLE_ENTRIES = 64  # that tell the layout
 class Numbered(Layout):
     """Entries `<prefix>-<number>` of one number are a record; it lies where the first of them does.
 
-    What a prefix stands for is told by its name. A label whose image or sound is not there is an error, for it
-    was made of one; and so is a number of samples that is larger than what is there.
+    What a prefix stands for is told by its name. A label whose image or sound is not there is an error, for
+    it was made of one; and so is a number of samples that is larger than what is there.
     """
 
     def __init__(self, snapshot: Snapshot, options: ReadOptions, captions: Captions, *, whole: bool) -> None:
@@ -59,13 +59,21 @@ class Numbered(Layout):
         self._prefixes = dict(sorted(found.items(), key=lambda item: order.index(item[1])))
 
     def group(self, first: int) -> Iterator[Found]:
+        self.apart = []
+        last: Found | None = None
         for number, (name, value) in enumerate(self._snapshot.walk(first, values=self._payload), first):
             prefix, _, digits = name.rpartition(b"-")
             if prefix not in self._prefixes or not digits.isdigit():
                 if name not in _COUNTS:
                     self.pass_over(name)
             elif self._is_first(prefix, digits):
-                yield digits, number, number + 1, self._record(prefix, digits, value)
+                if last:
+                    yield last
+                last = digits, number, number + 1, self._record(prefix, digits, value)
+        if last:
+            if isinstance(last[3], dict):
+                self.take_apart(last[3])
+            yield last
         self._check_count()
 
     def _is_first(self, prefix: bytes, digits: bytes) -> bool:
@@ -230,8 +238,8 @@ def detect(snapshot: Snapshot, options: ReadOptions) -> AnyLayout:
     what = what_is(head)
     raise InputError(
         f"{snapshot.path}: key {name!r} holds {len(value)} bytes{what and f', {what},'} that begin with "
-        f"{head[:12].hex()!r} ({head[:12]!r}): not a member <key>.<extension>, nor a msgpack map with a field "
-        "such as image or jpg, nor an image; check `extensions` and `lmdb.database` in the config, or "
+        f"{head[:12].hex()!r} ({head[:12]!r}): not a member <key>.<extension>, nor a msgpack map with a "
+        "field such as image or jpg, nor an image; check `extensions` and `lmdb.database` in the config, or "
         "rewrite the records as one of these"
     )
 

@@ -19,7 +19,7 @@ from mmray.sources.beside import CARRIED_BYTES, as_text, listed, plain
 from mmray.sources.captions import Captions
 from mmray.sources.environment import Snapshot
 from mmray.sources.maps import KIND, Field, fields
-from mmray.sources.names import COLUMNS, is_note, of_system, split_name, text_of
+from mmray.sources.names import COLUMNS, encoded, is_note, of_system, split_name, text_of
 from mmray.sources.options import ReadOptions
 from mmray.sources.unlisted import HEAD_BYTES, modality_of, unlisted, what_is
 from mmray.unread import NAMELESS, SYSTEM, Unread
@@ -144,7 +144,7 @@ class Members(Layout):
     def group(self, first: int) -> Iterator[Found]:
         entries = self._snapshot.walk(max(0, first - 1), values=self._payload)
         before = b"".join(name for name, _ in islice(entries, min(first, 1)))
-        key, begin, stop = None, first, first
+        key, begin, stop, self.apart = None, first, first, []
         members: Contents = {}
         fault: Fault | None = None
         columns, limit, payload = self._columns, self._limit, self._payload
@@ -201,7 +201,7 @@ class Members(Layout):
         if thing.modality is None:  # then one for all records alike
             if len(self._tiny) >= _SUFFIXES:
                 self._tiny.clear()
-            thing = Unread(thing.kind, f".{extension}")
+            thing = Unread(thing.kind, f".{text_of(encoded(extension))}")
             said = self._tiny.setdefault(suffix, listed([thing]) or [])
         else:
             said = listed([thing]) or []
