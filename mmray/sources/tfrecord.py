@@ -173,9 +173,11 @@ class Examples:
                 found[name] = [value for value in values if isinstance(value, bytes)]
             elif column in MODALITIES and kind and (len(values) > 1 or kind == FLOATS):
                 beside.append(Unread(f"feature {name[:40]}{OF_TYPE}{KINDS[kind]}", name, column))
-            elif kind and name not in KEYS:
+            elif kind and name not in keys and feature.name not in self._carried:
                 others.append(feature.name)
-        record["key"] = next((keys[name] for name in KEYS if name in keys), record["key"])
+        chosen = next((name for name in KEYS if name in keys), None)
+        if chosen:
+            record["key"] = keys.pop(chosen)
         payload: dict[str, bytes] = {}
         for column in EXTENSIONS:
             content = self._choose(column, found, beside)
@@ -183,7 +185,7 @@ class Examples:
                 payload[column] = content
         if self._payload:
             record.update(payload)
-        others += (name.encode() for name in found)  # those that were not chosen
+        others += (name.encode() for name in (*found, *keys) if name not in small)  # that were not chosen
         record["fields"] = small or None
         record["unread"] = self._unread(tuple(others), beside)
 
