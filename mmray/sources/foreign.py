@@ -265,16 +265,14 @@ def prefixes_of(snapshot: Snapshot) -> list[bytes]:
 
 def _is_numbered(snapshot: Snapshot, names: Sequence[bytes], column_of: Mapping[str, str]) -> bool:
     """Whether there are entries of two kinds with one number, or a number of samples beside one kind."""
-    numbered = next((name for name in names if name.rpartition(b"-")[2].isdigit()), None)
-    if numbered is None:
+    if not any(name.rpartition(b"-")[2].isdigit() for name in names):
         return False
-    prefix, _, digits = numbered.rpartition(b"-")
-    if _column_of_prefix(prefix, column_of) is None:
-        return False
-    if any(snapshot.get(name) is not None for name in _COUNTS):
+    known = [prefix for prefix in prefixes_of(snapshot) if _column_of_prefix(prefix, column_of)]
+    if known and any(snapshot.get(name) is not None for name in _COUNTS):
         return True
-    others = [p for p in prefixes_of(snapshot) if p != prefix and _column_of_prefix(p, column_of)]
-    return any(snapshot.get(b"%b-%b" % (other, digits)) is not None for other in others)
+    first = next(snapshot.keys_from(known[0] + b"-"), b"") if known else b""
+    digits = first.rpartition(b"-")[2]
+    return any(snapshot.get(b"%b-%b" % (other, digits)) is not None for other in known[1:])
 
 
 def _column_of_prefix(prefix: bytes, column_of: Mapping[str, str]) -> str | None:
