@@ -15,7 +15,14 @@ from mmray.align import AlignSpec
 from mmray.errors import ConfigError
 from mmray.preprocess.spec import Limits
 from mmray.schema import MODALITIES, Modality
-from mmray.sources.options import EXTENSIONS, FetchOptions, FileOptions, Interleaved, KeySplit
+from mmray.sources.options import (
+    EXTENSIONS,
+    Captions,
+    FetchOptions,
+    FileOptions,
+    Interleaved,
+    KeySplit,
+)
 from mmray.unread import OnUnread
 
 
@@ -100,6 +107,7 @@ class RunConfig(BaseModel):
     columns: Columns = Columns()
     files: FileOptions = FileOptions()
     fetch: FetchOptions = FetchOptions()
+    captions: Captions = "first"  # of several in one column or feature; join: all of them, in one text
     lmdb: LmdbOptions = LmdbOptions()
     interleaved: Interleaved = "strict"  # members of a tar's record that lie apart: reject, or bring together
     regroup_rows: int = Field(256, ge=2, le=100_000)  # records that are open at once meanwhile

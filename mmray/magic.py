@@ -30,6 +30,7 @@ _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (rb"0&\xb2\x75\x8e\x66\xcf\x11", "a WMA or WMV file"),
     (rb"MThd", "a MIDI file"),
     (rb"ID3", "an MP3 sound with an ID3 tag"),
+    (rb"\xff\xff\xff\xff", "an Arrow message"),
     (rb"\xff[\xf0\xf1\xf8\xf9]", "an AAC sound"),
     (rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff]", "an MP3 sound"),
     (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "a JPEG 2000 picture"),
@@ -43,6 +44,8 @@ _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (rb"PK\x03\x04|PK\x05\x06", "a ZIP archive"),
     (rb"\x1f\x8b", "gzip data"),
     (rb"BZh", "bzip2 data"),
+    (rb"\x78[\x01\x5e\x9c\xda]", "zlib data"),
+    (rb"\x04\x22\x4d\x18", "LZ4 data"),
     (rb"\xfd7zXZ", "xz data"),
     (rb"\x28\xb5\x2f\xfd", "Zstandard data"),
     (rb"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
@@ -77,6 +80,15 @@ def modality_of(head: bytes) -> str | None:
     return next((modality for modality, magic in _OF_MODALITY.items() if magic.match(head)), None)
 
 
+def named(head: bytes) -> str:
+    """A name for what begins so, if it is known; "" for anything else."""
+    for beginning in (head, head.lstrip(_BLANK)):
+        for pattern, name in _KNOWN:
+            if pattern.match(beginning):
+                return name
+    return ""
+
+
 def what_is(head: bytes) -> str:
     """A name for what begins so, such as "an HTML page", with its article.
 
@@ -84,10 +96,8 @@ def what_is(head: bytes) -> str:
         head: the first `HEAD_BYTES` of it, or all.
     """
     head = head[:HEAD_BYTES]
-    for beginning in (head, head.lstrip(_BLANK)):
-        for pattern, name in _KNOWN:
-            if pattern.match(beginning):
-                return name
+    if name := named(head):
+        return name
     if not head.strip(b"\0"):
         return "nothing but zeros" if head else "nothing: it is empty"
     start = head[:_TEXT_BYTES]

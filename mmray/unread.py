@@ -19,7 +19,11 @@ PACKED_LINK = "links in a compressed tar"
 SPECIAL = "devices or pipes"
 NAMELESS = "members without an extension"
 SYSTEM = "files of an operating system"
+FURTHER = "further captions"
 OTHERS = "other kinds"
+#: In kinds of columns and features: what is wrong with what they hold.
+OF_TYPE = " of type "
+SEVERAL = " of several values"
 
 _REMEDIES = {
     DOTTED: "set `key_split: last` if keys go on to the last dot; else name what follows in `extensions`",
@@ -28,7 +32,12 @@ _REMEDIES = {
     SPECIAL: "leave them out of the tar",
     NAMELESS: "give them one, after a dot",
     SYSTEM: "",  # AppleDouble, .DS_Store: they hold nothing
+    FURTHER: "set `captions: join` to read them all",
     OTHERS: "",
+}
+_REMEDIES_OF_PARTS = {
+    OF_TYPE: "write it as encoded bytes, text as strings",
+    SEVERAL: "keep one of them in each record",
 }
 _USUAL = "name them in `extensions` to read them, or in `carry` to keep them beside the predictions"
 _FILE = " of no record"  # ends the kinds of files
@@ -58,6 +67,9 @@ def remedy_of(kind: str) -> str:
     """What to do about things of a kind; "" where nothing is to be done."""
     if kind.endswith(_FILE):
         return _OF_FILES
+    for part, remedy in _REMEDIES_OF_PARTS.items():
+        if part in kind:
+            return remedy
     return _REMEDIES.get(kind, _USUAL)
 
 

@@ -24,7 +24,7 @@ _FIELDS_SHOWN = 20
 #: Settings that a resume must share with the run that it continues.
 _SHAPES_OUTPUT = (
     *("variant", "modalities", "align", "scores", "features", "carry"),
-    *("on_damaged", "on_unread", "limits", "extensions", "columns", "files", "key_split", "lmdb"),
+    *("on_damaged", "on_unread", "limits", "extensions", "columns", "files", "key_split", "captions", "lmdb"),
     *("interleaved", "regroup_rows"),
     *("verify_all", "on_shift"),
 )
@@ -232,6 +232,7 @@ def read_options(config: RunConfig) -> ReadOptions:
         interleaved=config.interleaved,
         regroup_rows=config.regroup_rows,
         key_split=config.key_split,
+        captions=config.captions,
         carry=config.carry,
         database=config.lmdb.database,
     )

@@ -49,13 +49,22 @@ def to_blocks(records: Iterable[dict[str, Any]], options: ReadOptions) -> Iterat
 
 
 def _to_table(records: list[dict[str, Any]]) -> pa.Table:
-    columns = {name: [record[name] for record in records] for name in RECORDS.names}
+    columns: dict[str, Any] = {name: [record[name] for record in records] for name in RECORDS.names}
     for name in _SELDOM:
         if not any(columns[name]):
             del columns[name]
-        elif name == "fields":
-            columns[name] = [fields and list(fields.items()) for fields in columns[name]]
+        elif name != "error":
+            columns[name] = beside_column(name, columns[name])
     return table(columns, RECORDS)
+
+
+def beside_column(name: str, values: Sequence[Any]) -> pa.Array:
+    """The column `fields` of maps, or `unread` of lists; what rows share is made once."""
+    distinct = {id(value): value for value in values if value is not None}
+    places = dict(zip(distinct, range(len(distinct)), strict=True))
+    made = [list(value.items()) if name == "fields" else value for value in distinct.values()]
+    indices = [None if value is None else places[id(value)] for value in values]
+    return pa.array(made, RECORDS.field(name).type).take(pa.array(indices, pa.int32()))
 
 
 def payload_column(

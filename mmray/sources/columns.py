@@ -1,16 +1,30 @@
-"""Which columns of a Parquet file are read, and what a row of them holds."""
+"""Which columns of a Parquet file are read, what a row of them holds, and what it holds besides."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.types as pat
 
-from mmray.errors import RecordError, of_machine
+from mmray.errors import RecordError
 from mmray.schema import MODALITIES, error
+from mmray.sources.beside import CARRIED_BYTES, listed, plain
+from mmray.sources.cells import (
+    FITS,
+    MAY_BE_MEDIA,
+    carried,
+    content_of,
+    has_lists,
+    is_there,
+    kind_of,
+    paths_of,
+    resolved,
+)
+from mmray.sources.names import is_meta
 from mmray.sources.options import EXTENSIONS, ReadOptions
+from mmray.sources.unlisted import modality_of
+from mmray.unread import OF_TYPE, Unread
 
 #: Columns that count where none has the name of an extension.
 NAMES: Mapping[str, tuple[str, ...]] = {
@@ -22,9 +36,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 KEYS = ("key", "__key__", "id")  # the first that is there
 
 _KEY_BYTES = 1 << 10  # longer keys are cut: blocks are not bounded by them
-_MEDIA = ("image", "audio")  # columns of bytes, not of text
-_BYTES = (pat.is_binary, pat.is_large_binary, pat.is_binary_view, pat.is_fixed_size_binary)
-_STRINGS = (pat.is_string, pat.is_large_string, pat.is_string_view)
+_KEY_KINDS = ("bytes", "string", "scalar")
 
 Values = list[tuple[str, Any]]  # names and scalars of a row; a name may come twice
 
@@ -32,18 +44,21 @@ Values = list[tuple[str, Any]]  # names and scalars of a row; a name may come tw
 class Columns:
     """Which columns of a file are read, and as what.
 
-    They are chosen by name and type: columns of other types, such as lists, are left out. Where one is named
-    in `columns`, or has the name of an extension, the built-in names do not count.
+    They are chosen by name and type. Where one is named in `columns`, or has the name of an extension, the
+    built-in names do not count. What is not chosen is said of each row; a column that would be a modality
+    which no chosen one gives is looked at, row by row, for a row where it is empty lacks nothing.
     """
 
     def __init__(self, schema: pa.Schema, options: ReadOptions) -> None:
-        kinds = {column.name: _kind(column.type) for column in schema}
-        fitting = {name.lower(): name for name, kind in kinds.items() if kind and kind != "scalar"}
+        self._types = {column.name: column.type for column in schema}
+        self._kinds = kinds = {name: kind_of(type) for name, type in self._types.items()}
+        self._options = options
         self._max_bytes = options.member_bytes
         self._column_of: dict[str, str] = {}
         self.fault: dict[str, str] | None = None  # why no row has anything
         seen = ", ".join(schema.names)
         for column in EXTENSIONS:
+            fitting = {name.lower(): name for name, kind in kinds.items() if kind in FITS[column]}
             built_in = [name for name in NAMES[column] if name not in options.column_of]
             configured = options.columns.get(column)
             ranks = [configured] if configured else [options.extensions.get(column, ()), built_in]
@@ -53,86 +68,130 @@ class Columns:
             if configured and not found:
                 reason = f"columns.{column}: none of {', '.join(configured)} is a column that fits, of {seen}"
                 self.fault = error("read", "columns-missing", reason)
-        keys = {name.lower(): name for name, kind in kinds.items() if kind not in (None, "struct")}
+        keys = {name.lower(): name for name, kind in kinds.items() if kind in _KEY_KINDS}
         self._key = next((keys[name] for name in options.columns.get("key") or KEYS if name in keys), None)
+        self._key_kind = kinds[self._key] if self._key else ""
         if not self.fault and not set(self._column_of.values()) & set(MODALITIES):
             reason = f"no image, text or audio among the columns {seen}; name one in `columns`"
             self.fault = error("read", "columns-missing", reason)
-        self.paths = [self._key] if self._key else []  # what to read: without payload, keys only
-        for name in self._column_of if options.payload else ():
-            self.paths += [f"{name}.bytes", f"{name}.path"] if kinds[name] == "struct" else [name]
+        self._carried = [name for name in options.carry if name in kinds]
+        self._watched: dict[str, Unread] = {}  # said of the rows in which they hold something
+        self._plain: list[str] = []
+        #: Of unknown names, whose bytes tell what they are: see `settle`.
+        self.doubtful: Sequence[str] = []
+        if options.payload and not self.fault:
+            self._sort_others()
+        self._unread = listed(plain("column", self._plain))  # of each row
+
+    @property
+    def paths(self) -> list[str]:
+        """What to read; without payload, keys only."""
+        paths = [self._key] if self._key else []
+        if self._options.payload:
+            for name in (*self._column_of, *self._watched):
+                paths += paths_of(name, self._kinds[name])
+            paths += [name for name in self._carried if name not in paths]
+        return paths
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether a row may have any number of values."""
+        read = (*self._column_of, *self._watched, *self._carried, *self.doubtful)
+        return any(has_lists(self._types[name]) for name in read)
+
+    def settle(self, name: str, head: bytes) -> None:
+        """Decide about a doubtful column by the first bytes of the first value that it holds."""
+        modality = modality_of("", head)
+        if modality is None or modality in self._column_of.values():
+            self._plain.append(name)
+            self._unread = listed(plain("column", self._plain))
+        else:
+            self._watched[name] = Unread(f"column {name[:40]}", name, modality)
 
     def fields(self, values: Values) -> dict[str, Any]:
-        """Key and payload of a row, or what is wrong with it."""
-        key: dict[str, str] = {}
+        """Key and payload of a row, or what is wrong with it, and what it holds besides."""
+        fields: dict[str, Any] = {}
         found: dict[str, bytes] = {}
+        beside: list[Unread] = []
+        captions, max_bytes = self._options.captions, self._max_bytes
         try:
-            keys = [_plain(value) for name, value in values if name == self._key]
-            key = next(({"key": _text(scalar)} for scalar in keys if scalar.is_valid), {})
+            keys = [resolved(value) for name, value in values if name == self._key]
+            fields = next(({"key": _text(scalar, self._key_kind)} for scalar in keys if scalar.is_valid), {})
             for name, value in values:
                 column = self._column_of.get(name)
-                data = _content(name, value, column) if column else None
-                if column is None or data is None:
+                if column is None:
+                    if name in self._watched and is_there(value):
+                        beside.append(self._watched[name])
+                    continue
+                data, unread = content_of(name, value, self._kinds[name], column, captions, max_bytes)
+                if unread:
+                    beside.append(unread)
+                if data is None:
                     continue
                 if column in found:
                     reason = f"more than one {column}: {name!r} comes second; name one in `extensions`"
                     raise RecordError(reason, "repeated-member")
-                if data.size > self._max_bytes:
-                    reason = f"{name!r}: {data.size} bytes, more than limits.member_bytes={self._max_bytes}"
+                if len(data) > max_bytes:
+                    reason = f"{name!r}: {len(data)} bytes, more than limits.member_bytes={max_bytes}"
                     raise RecordError(reason, "member-too-large")
-                found[column] = data.to_pybytes()
+                found[column] = data if isinstance(data, bytes) else data.to_pybytes()
+            if self._carried:
+                fields["fields"] = self._carry(values, beside)
         except RecordError as e:
-            return key | {"error": error("read", e.kind, e.reason)}
-        return key | found
+            return fields | {"error": error("read", e.kind, e.reason)}
+        if beside:
+            fields["unread"] = (self._unread or []) + (listed(beside) or [])
+        elif self._unread:
+            fields["unread"] = self._unread
+        return fields | found
+
+    def _sort_others(self) -> None:
+        """Decide what is said of the columns that are not chosen."""
+        chosen = set(self._column_of.values())
+        for name, kind in self._kinds.items():
+            if name in (*self._column_of, self._key, *self._carried) or kind == "null" or is_meta(name):
+                continue
+            modality = _modality_named(name, self._options) or ("audio" if kind == "samples" else None)
+            if kind in ("scalar", "time") or modality in chosen:
+                self._plain.append(name)
+            elif modality:
+                fits = kind in FITS[modality]
+                self._watched[name] = Unread(
+                    _typed(name, None if fits else self._types[name]), name, modality
+                )
+            elif kind in MAY_BE_MEDIA and not chosen.issuperset(("image", "audio")):
+                self.doubtful = [*self.doubtful, name]
+            else:
+                self._plain.append(name)
+
+    def _carry(self, values: Values, beside: list[Unread]) -> dict[str, str | None]:
+        """What is carried of a row, by name; what cannot be is said."""
+        small: dict[str, str | None] = {}
+        for name, value in values:
+            if name in self._carried:
+                try:
+                    small[name] = carried(value, CARRIED_BYTES)
+                except RecordError:
+                    beside.append(Unread(_typed(name, f"more than {CARRIED_BYTES} bytes"), name))
+        return small
 
 
-def _content(name: str, value: pa.Scalar, column: str) -> pa.Buffer | None:
-    """Bytes of a value, where they lie; None of a null."""
-    scalar = _plain(value)
-    only_path = column in _MEDIA and scalar.is_valid and _kind(scalar.type) == "string"
-    if isinstance(scalar, pa.StructScalar):
-        path, scalar = scalar.get("path"), _plain(scalar["bytes"])
-        only_path = not scalar.is_valid and path is not None and path.is_valid
-    if only_path:
-        reason = f"{name!r} holds a path or URL, which is not followed; write the table as CSV or JSONL"
-        raise RecordError(reason, "parquet-path")
-    return scalar.as_buffer() if scalar.is_valid else None
+def _typed(name: str, type: object) -> str:
+    """The kind of a column by its name and, where that is why it is not read, its type."""
+    return f"column {name[:40]}" + (f"{OF_TYPE}{str(type)[:60]}" if type else "")
 
 
-def _kind(type: pa.DataType) -> str | None:
-    """What a column's type is good for; None if for nothing."""
-    if isinstance(type, pa.BaseExtensionType):
-        return _kind(type.storage_type)
-    if pat.is_dictionary(type):
-        return _kind(type.value_type)
-    if any(test(type) for test in _BYTES):
-        return "bytes"
-    if any(test(type) for test in _STRINGS):
-        return "string"
-    if pat.is_struct(type):
-        index = type.get_field_index("bytes")
-        return "struct" if index >= 0 and _kind(type.field(index).type) == "bytes" else None
-    return None if pat.is_nested(type) or pat.is_temporal(type) else "scalar"
+def _modality_named(name: str, options: ReadOptions) -> str | None:
+    """The modality that a column's name promises, in the singular or plural."""
+    name = name.lower()
+    for modality in MODALITIES:
+        names = (*options.extensions.get(modality, ()), *NAMES[modality])
+        if name in names or name.removesuffix("s") in names:
+            return modality
+    return modality_of(name)
 
 
-def _plain(scalar: pa.Scalar) -> pa.Scalar:
-    """The value of a dictionary or of an extension type.
-
-    Raises:
-        RecordError: a damaged dictionary has no such value.
-    """
-    if not scalar.is_valid or not isinstance(scalar, pa.DictionaryScalar | pa.ExtensionScalar):
-        return scalar
-    try:
-        value = scalar.value
-    except Exception as e:
-        if of_machine(e):
-            raise
-        raise RecordError(f"{e} ({type(e).__name__})", "record-damaged") from e
-    return _plain(value)
-
-
-def _text(key: pa.Scalar) -> str:
-    if _kind(key.type) == "scalar":
+def _text(key: pa.Scalar, kind: str) -> str:
+    if kind == "scalar":
         return str(key.as_py())
     return bytes(key.as_buffer()[:_KEY_BYTES]).decode(errors="backslashreplace")

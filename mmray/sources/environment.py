@@ -79,6 +79,14 @@ class Snapshot:
         """
         return chain.from_iterable(self._chunks(first, values=values))
 
+    def get(self, key: bytes) -> bytes | memoryview | None:
+        """The value of a key; None where there is none."""
+        try:
+            value: Any = self._transaction.get(key) if key else None
+        except Exception as e:
+            self._refuse(e)
+        return bytes(value) if value is not None and len(value) <= _BESIDE_BYTES else value
+
     def keys_from(self, key: bytes) -> Iterator[bytes]:
         """The first key that is not before this one, and all that follow."""
         try:

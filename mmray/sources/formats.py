@@ -40,7 +40,9 @@ SUFFIXES: dict[str, Kind] = {
     ".lmdb": Kind("lmdb"),
     ".mdb": Kind("lmdb"),
     ".tfrecord": Kind("tfrecord"),
+    ".tfrecord.gz": Kind("tfrecord", "gzip"),
     ".tfrecords": Kind("tfrecord"),
+    ".tfrecords.gz": Kind("tfrecord", "gzip"),
     ".parquet": Kind("parquet"),
     ".arrow": Kind("arrow"),
     ".csv": Kind("csv"),
@@ -68,6 +70,7 @@ READABLE = (
     "folders of loose files",
 )
 _READ = f"{', '.join(READABLE[:-1])} and {READABLE[-1]} are read"
+_STREAMS: tuple[Format, ...] = ("webdataset", "tfrecord")  # that are read compressed, too
 #: Which piece of a data set it is, as TensorFlow Datasets name them: "….tfrecord-00000-of-00002".
 _PIECE = re.compile(r"-\d{5}-of-\d{5}$")
 _NOTHING = Kind("lmdb")  # a hint that promises nothing: told by identity
@@ -133,11 +136,12 @@ def by_bytes(head: bytes, hint: Kind) -> tuple[Kind, str]:
     if not compression:
         return (found, "") if isinstance(found, Kind) else (hint, found and f"is {found}; {_READ}")
     # The first block of a stream may be larger than the head, and then does not tell.
-    if found == Kind("webdataset") or (not found and hint.format == "webdataset"):
-        return Kind("webdataset", compression), ""
-    if hint.format == "tfrecord" and found in (Kind("tfrecord"), ""):
-        return hint, ""  # its reader says so, in the place of its records
-    return hint, f"is {found or 'something'} in {compression}; only tars are read compressed: unpack it"
+    if isinstance(found, Kind) and found.format in _STREAMS:
+        return Kind(found.format, compression), ""
+    if not found and hint.format in _STREAMS:
+        return Kind(hint.format, compression), ""
+    what = f"is {found or 'something'} in {compression}"
+    return hint, f"{what}; only tars and TFRecords are read compressed: unpack it"
 
 
 def _plain(head: bytes) -> Kind | str:

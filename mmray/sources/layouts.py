@@ -4,34 +4,41 @@ members  a record is neighbouring entries `<key>.<extension>`, named as the memb
 msgpack  a record is one entry: a map of fields named by column or extension
 images   a record is one entry: an encoded image; captions lie beside the environment
 
-Entries named `__…__` are notes of whoever wrote the environment: they are passed over. Pickles are refused.
+Others are in `foreign`. Entries named `__…__` are notes of whoever wrote the environment: they are passed
+over. Pickles are refused. What else lies in an entry, or beside it, is carried or said to be unread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from mmray.errors import InputError, RecordError
-from mmray.sources.captions import Captions, captions_beside
+from mmray.errors import RecordError
+from mmray.magic import named
+from mmray.sources.beside import CARRIED_BYTES, as_text, listed, plain
+from mmray.sources.captions import Captions
 from mmray.sources.environment import Snapshot
-from mmray.sources.maps import KIND, fields
-from mmray.sources.names import COLUMNS, is_note, split_name, text_of
+from mmray.sources.maps import KIND, Field, fields
+from mmray.sources.names import COLUMNS, encoded, is_note, of_system, split_name, text_of
 from mmray.sources.options import ReadOptions
+from mmray.sources.unlisted import HEAD_BYTES, modality_of, unlisted
+from mmray.unread import NAMELESS, SYSTEM, Unread
 
-LayoutName = Literal["members", "msgpack", "images"]
+LayoutName = Literal["members", "msgpack", "images"]  # that are written, too
 Payload = bytes | memoryview
-#: The entries of one record: its key, the number of the first, the one past the last, and what they hold: by
-#: column, or one value that nobody has looked at, or what is wrong with it.
-Found = tuple[bytes, int, int, "dict[str, Payload] | Payload | Fault"]
+#: What a record holds: payload by column, and the values of `fields` and `unread` where there are any.
+Contents = dict[str, Any]
+#: The entries of one record: its key, the number of the first, the one past the last, and what they hold, or
+#: one value that nobody has looked at, or what is wrong with it.
+Found = tuple[bytes, int, int, "Contents | Payload | Fault"]
 
 _PICKLES = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 _IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")  # and WebP, which begins as other files do
 _UNKNOWN = "unknown"  # column of an extension that was not met before
 _SUFFIXES = 4096  # that are remembered
-_SAMPLE_ENTRIES = 64  # that tell the layout
+_TINY_BYTES = 16  # a member of at most so many is no image, nor a sound
+_APART = 10_000  # entries in a row that belong to no record, which are counted one by one
 
 
 class Fault(NamedTuple):
@@ -58,7 +65,13 @@ class Layout:
         self._limit = options.member_bytes
         self._captions = captions
         self._column_of = options.column_of
-        self._columns: dict[bytes, str | None] = {}  # by what follows after the first dot of a plain name
+        self._carried = {name.lower(): name for name in options.carry}
+        self._split_at = options.key_split
+        #: Entries of no record: they are said with the next one, or by whoever takes them from here.
+        self.apart: list[Unread] = []
+        self._plain: dict[tuple[str, ...], list[dict[str, Any]] | None] = {}  # one for all records alike
+        self._columns: dict[bytes, str | None] = {}  # by what follows after that dot of a plain name
+        self._tiny: dict[bytes, list[dict[str, Any]]] = {}  # what is said of small members, by the same
         self._first: tuple[bytes, bytes] | None = None  # a key that lies apart, and its first name
 
     def group(self, first: int) -> Iterator[Found]:
@@ -67,7 +80,7 @@ class Layout:
             if not is_note(name):
                 yield name, number, number + 1, value if self._payload else {}
 
-    def contents(self, found: Found) -> dict[str, Payload]:
+    def contents(self, found: Found) -> Contents:
         """What a record holds, by column; nothing where no payload is asked for.
 
         Raises:
@@ -82,7 +95,7 @@ class Layout:
             raise RecordError("a Python pickle, which could run any code and is never loaded", "lmdb-pickle")
         return self._parse(key, contents)
 
-    def _parse(self, key: bytes, value: Payload) -> dict[str, Payload]:
+    def _parse(self, key: bytes, value: Payload) -> Contents:
         """What the one entry of a record holds, by column."""
         raise NotImplementedError
 
@@ -91,6 +104,40 @@ class Layout:
         if size > members * self._limit:
             raise RecordError(*_too_large(what, size, members * self._limit))
 
+    def pass_over(self, name: bytes) -> None:
+        """An entry that belongs to no record."""
+        if len(self.apart) < _APART and not is_note(name):
+            text = text_of(name)
+            self.apart.append(Unread(SYSTEM if of_system(text) else NAMELESS, text))
+
+    def take_apart(self, contents: Contents) -> None:
+        """What was passed over is said of this record."""
+        if self.apart and self._payload and not self.whole:
+            said = listed(self.apart) or []
+            contents["unread"] = (contents.get("unread") or []) + said
+            self.apart = []
+
+    def carry(self, contents: Contents, name: str, value: object) -> bool:
+        """Keep a small value of a record, if it is asked for by this name."""
+        carried = self._carried.get(name.lower())
+        if carried is None or self.whole:
+            return False
+        contents.setdefault("fields", {})[carried] = as_text(value)
+        return True
+
+    def say(self, contents: Contents, what: str, names: Sequence[str], media: Sequence[Unread] = ()) -> None:
+        """Things of a record that are not read: plain ones by their names, and what could be a modality."""
+        key = tuple(names)
+        if key not in self._plain:
+            if len(self._plain) >= _SUFFIXES:
+                self._plain.clear()
+            self._plain[key] = listed(plain(what, names))
+        said = self._plain[key]
+        if media:
+            said = (said or []) + (listed(media) or [])
+        if said:
+            contents["unread"] = said
+
 
 class Members(Layout):
     """Neighbouring entries `<key>.<extension>` are a record."""
@@ -98,26 +145,35 @@ class Members(Layout):
     def group(self, first: int) -> Iterator[Found]:
         entries = self._snapshot.walk(max(0, first - 1), values=self._payload)
         before = b"".join(name for name, _ in islice(entries, min(first, 1)))
-        key, begin, stop = None, first, first
-        members: dict[str, Payload] = {}
+        key, begin, stop, self.apart = None, first, first, []
+        members: Contents = {}
         fault: Fault | None = None
-        columns, limit = self._columns, self._limit
+        columns, limit, payload = self._columns, self._limit, self._payload
+        last = self._split_at == "last"
+        split = bytes.rpartition if last else bytes.partition
         for number, (name, value) in enumerate(entries, first):
-            stem, _, suffix = name.partition(b".")
+            stem, _, suffix = split(name, b".")
             column = columns.get(suffix, _UNKNOWN)
-            # Whether it cannot just be split at its first dot; nothing is in b"/", too.
-            odd = column is _UNKNOWN or (stem != key and (stem[-1:] in b"/" or stem[:2] == b"__"))
+            # Whether it cannot just be split at that dot; nothing is in b"/", too.
+            odd = column is _UNKNOWN or (
+                stem != key and (stem[-1:] in b"/" or stem[:2] == b"__" or (last and b"._" in name))
+            )
             if odd:
                 stem, column = self._split(name)
                 if column is _UNKNOWN:
+                    self.pass_over(name)
                     before = name
                     continue
             if stem != key:
                 if key is not None:
                     yield key, begin, stop, fault or members
                 key, begin, members, fault = stem, number, {}, None
+                if self.apart:
+                    self.take_apart(members)
                 if before and before.startswith(stem + b".") and self._first_name(stem) != name:
-                    between = f"entries in the folder {text_of(stem)}.… lie between them; rename that folder"
+                    between = (
+                        f"entries whose names begin with {text_of(stem)}.… lie between them; rename those"
+                    )
                     fault = Fault(f"members of this key lie apart: {between}", "interleaved-members")
             stop = number + 1
             if column is not None:
@@ -127,18 +183,39 @@ class Members(Layout):
                 elif len(value) > limit:
                     fault = fault or _too_large(f"member {text_of(name)!r}", len(value), limit)
                 members[column] = value
-            before = name if odd else b""  # no other can lie among the entries of another's record
+            elif payload:
+                self._add_unlisted(members, name, suffix, value)
+            before = name if odd or last else b""  # no other can lie among the entries of another's record
         if key is not None:
+            self.take_apart(members)
             yield key, begin, stop, fault or members
+
+    def _add_unlisted(self, members: Contents, name: bytes, suffix: bytes, value: Payload) -> None:
+        """A member that no column takes."""
+        if len(value) <= _TINY_BYTES and not self._carried and (tiny := self._tiny.get(suffix)):
+            members["unread"] = members["unread"] + tiny if "unread" in members else tiny
+            return
+        extension = split_name(name, self._split_at)[1]
+        if len(value) <= CARRIED_BYTES and self.carry(members, extension, _stripped(value)):
+            return
+        thing = unlisted(text_of(name), extension, bytes(value[:HEAD_BYTES]), self._column_of)
+        if thing.modality is None:  # then one for all records alike
+            if len(self._tiny) >= _SUFFIXES:
+                self._tiny.clear()
+            thing = Unread(thing.kind, f".{text_of(encoded(extension))}")
+            said = self._tiny.setdefault(suffix, listed([thing]) or [])
+        else:
+            said = listed([thing]) or []
+        members["unread"] = members["unread"] + said if "unread" in members else said
 
     def _split(self, name: bytes) -> tuple[bytes, str | None]:
         """Key and column: _UNKNOWN for what belongs to no record, None where no column takes it."""
-        key, extension = split_name(name)
-        if not extension:
+        key, extension = split_name(name, self._split_at)
+        if not extension or of_system(text_of(name)):
             return key, _UNKNOWN
         suffix = name[len(key) + 1 :]
         column = suffix.decode("utf-8", "surrogateescape") if self.whole else self._column_of.get(extension)
-        if b"." not in key:
+        if b"." not in key or self._split_at == "last":
             if len(self._columns) >= _SUFFIXES:
                 self._columns.clear()
             self._columns[suffix] = column
@@ -148,19 +225,20 @@ class Members(Layout):
         """The first of the names with a key."""
         if self._first is None or self._first[0] != key:
             names = self._snapshot.keys_from(key + b".")
-            named = (n for n in names if split_name(n)[0] == key and split_name(n)[1])
-            self._first = key, next(named, b"")
+            parts = ((name, *split_name(name, self._split_at)) for name in names)
+            self._first = key, next((n for n, stem, extension in parts if stem == key and extension), b"")
         return self._first[1]
 
 
 class Images(Layout):
     """Each entry is an encoded image; captions lie beside the environment."""
 
-    def _parse(self, key: bytes, value: Payload) -> dict[str, Payload]:
+    def _parse(self, key: bytes, value: Payload) -> Contents:
         head = bytes(value[:12])
         self.check_size(repr(text_of(key)), len(value))
         if not is_image(head):
-            raise RecordError(f"not an image: {len(value)} bytes that begin with {head.hex()!r}", KIND)
+            what = named(head) or f"{len(value)} bytes that begin with {head.hex()!r}"
+            raise RecordError(f"not an image: {what}", KIND)
         caption = self._captions.find(key)
         if caption is None:
             return {"image": value}
@@ -171,13 +249,24 @@ class Images(Layout):
 class Maps(Layout):
     """Each entry is a msgpack map."""
 
-    def _parse(self, key: bytes, value: Payload) -> dict[str, Payload]:
+    def _parse(self, key: bytes, value: Payload) -> Contents:
         # Fields that are each allowed may add up to more.
         self.check_size(f"the map of key {text_of(key)!r}", len(value), len(COLUMNS))
-        contents: dict[str, Payload] = {}
+        contents: Contents = {}
+        others: list[str] = []
+        media: list[Unread] = []
         for one in fields(memoryview(value)):
             column = column_named(one.name, self._column_of)
-            if one.is_nil or (column is None and not self.whole):
+            if column is None and not self.whole:
+                if (self._carried and self._carry_field(contents, one)) or one.is_nil:
+                    continue
+                modality = _modality_of(one)
+                if modality:
+                    media.append(Unread(f"field {one.name[:40]}", one.name, modality))
+                else:
+                    others.append(one.name)
+                continue
+            if one.is_nil:
                 continue
             content: Payload | None = one.content
             if content is None and (column is None or (column == "meta" and one.is_map)):
@@ -189,46 +278,22 @@ class Maps(Layout):
             if name in contents:
                 raise RecordError(f"more than one {name} field: {one.name!r} comes second", "repeated-member")
             contents[name] = content
+        if others or media:
+            self.say(contents, "field", others, media)
         return contents
 
+    def _carry_field(self, contents: Contents, one: Field) -> bool:
+        content: Payload | None = None
+        if not one.is_nil:
+            content = one.content if one.content is not None else one.to_json()
+        return (content is None or len(content) <= CARRIED_BYTES) and self.carry(contents, one.name, content)
 
-LAYOUTS: Mapping[LayoutName, type[Layout]] = {"members": Members, "msgpack": Maps, "images": Images}
 
-
-def detect(snapshot: Snapshot, options: ReadOptions) -> LayoutName:
-    """The layout of an environment, from its first entries. One of nothing but notes counts as members.
-
-    Args:
-        snapshot: its entries.
-        options: which extensions there are.
-
-    Raises:
-        InputError: pickles, or no layout that is known.
-    """
-    column_of = options.column_of
-    sample = list(islice((entry for entry in snapshot.walk() if not is_note(entry[0])), _SAMPLE_ENTRIES))
-    if not sample:
-        return "members"
-    member = next((entry for entry in sample if split_name(entry[0])[1] in column_of), None)
-    name, value = member or sample[0]
-    head = bytes(value[:12])
-    if is_pickle(head):
-        raise InputError(
-            f"{snapshot.path}: key {name!r} holds a Python pickle, which could run any code and is never "
-            "loaded; rewrite the records as members, msgpack maps or images with a program that trusts them"
-        )
-    if _is_record(value, column_of):
-        return "msgpack"
-    captioned = captions_beside(Path(snapshot.path)).exists()
-    if member is not None and not (captioned and is_image(head)):
-        return "members"
-    if is_image(head):
-        return "images"
-    raise InputError(
-        f"{snapshot.path}: key {name!r} holds {len(value)} bytes that begin with {head.hex()!r} ({head!r}): "
-        "not a member <key>.<extension>, nor a msgpack map with a field such as image or jpg, nor an image; "
-        "check `extensions` and `lmdb.database` in the config, or rewrite the records as one of these"
-    )
+def _modality_of(one: Field) -> str | None:
+    """The modality that a field would be; one that is no string, and no bytes, is none."""
+    if one.content is None:
+        return None
+    return modality_of(one.name.lower(), bytes(one.content[:HEAD_BYTES]))
 
 
 def column_named(name: str, column_of: Mapping[str, str]) -> str | None:
@@ -251,8 +316,6 @@ def _too_large(what: str, size: int, limit: int) -> Fault:
     return Fault(reason, "member-too-large")
 
 
-def _is_record(value: Payload, column_of: Mapping[str, str]) -> bool:
-    try:
-        return any(column_named(one.name, column_of) for one in fields(memoryview(value)))
-    except RecordError:
-        return False
+def _stripped(value: Payload) -> bytes:
+    """A small member as it is carried: without the newline at its end."""
+    return bytes(value).strip()

@@ -1,7 +1,8 @@
 """An LMDB → Arrow blocks of RECORDS, in bounded memory.
 
 Environments are on local disks, and mapped; how their records are laid out is told by the first entries (see
-`layouts`). Rows are in the order of the keys. Offsets and lengths are entries, notes of the writer included.
+`layouts` and `foreign`). Rows are in the order of the keys. Offsets and lengths are entries, notes of the
+writer included.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from mmray.coverage import WHOLE, Missing
 from mmray.errors import InputError, RecordError, ShardError
 from mmray.schema import ERROR, RECORDS, VIEWS, error, table
 from mmray.sources import captions, environment
-from mmray.sources.blocks import empty_row, new_row, payload_column
+from mmray.sources.blocks import beside_column, empty_row, new_row, payload_column
 from mmray.sources.captions import captions_beside
 from mmray.sources.environment import Snapshot
-from mmray.sources.layouts import LAYOUTS, Found, Layout, LayoutName, Payload, detect
+from mmray.sources.foreign import LAYOUTS, AnyLayout, detect
+from mmray.sources.layouts import Contents, Found, Layout
 from mmray.sources.lmdb_check import Checked, check_all, is_damage
 from mmray.sources.names import texts_of
 from mmray.sources.options import ReadOptions
@@ -58,7 +60,7 @@ def read_lmdb(shard: Shard, options: ReadOptions, wanted: Sequence[Missing] = (W
         raise OSError(str(e)) from e
 
 
-def layout_of(shard: Shard, options: ReadOptions | None = None) -> LayoutName:
+def layout_of(shard: Shard, options: ReadOptions | None = None) -> AnyLayout:
     """How the records of an LMDB are laid out, from its first entries. An empty one counts as members.
 
     Raises:
@@ -74,7 +76,7 @@ def layout_of(shard: Shard, options: ReadOptions | None = None) -> LayoutName:
 
 @contextmanager
 def open_layout(
-    shard: Shard, options: ReadOptions, name: LayoutName | None = None, *, whole: bool = False
+    shard: Shard, options: ReadOptions, name: AnyLayout | None = None, *, whole: bool = False
 ) -> Iterator[tuple[Snapshot, Layout]]:
     """What is in an LMDB, and how to read its records.
 
@@ -133,10 +135,10 @@ class _Rows:
     """Consecutive rows: where they are, what they hold and, by their place here, what is wrong with them."""
 
     found: list[Found] = field(default_factory=list)
-    contents: list[dict[str, Payload]] = field(default_factory=list)
+    contents: list[Contents] = field(default_factory=list)
     errors: dict[int, dict[str, str]] = field(default_factory=dict)
 
-    def parse(self, found: Found, layout: Layout) -> dict[str, Payload]:
+    def parse(self, found: Found, layout: Layout) -> Contents:
         """What the next one holds."""
         try:
             return layout.contents(found)
@@ -227,6 +229,9 @@ class _Reader:
         if self._options.payload:
             for name in set().union(*rows.contents):
                 values = [contents.get(name) for contents in rows.contents]
+                if name in ("fields", "unread"):
+                    columns[name] = beside_column(name, values)
+                    continue
                 columns[name] = payload_column(values, self._snapshot, views=self._options.views)
         made = table(columns, self._schema)
         for at in range(0, count, self._options.block_rows):

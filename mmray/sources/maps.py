@@ -7,7 +7,7 @@ passed over, or read where it has at most a megabyte. Extension types, timestamp
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import msgpack
@@ -21,6 +21,7 @@ _NIL = 0xC0
 #: Bytes of the length that follows the type (msgpack's spec, "str", "bin" and "map format family").
 _LENGTH_BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
 _MAP_LENGTH_BYTES = {**dict.fromkeys(range(0x80, 0x90), 0), 0xDE: 2, 0xDF: 4}
+_LIST_LENGTH_BYTES = {**dict.fromkeys(range(0x90, 0xA0), 0), 0xDC: 2, 0xDD: 4}
 
 
 class Field(NamedTuple):
@@ -37,6 +38,11 @@ class Field(NamedTuple):
     @property
     def is_map(self) -> bool:
         return self.packed[0] in _MAP_LENGTH_BYTES
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a string, and not bytes."""
+        return self.content is not None and not 0xC4 <= self.packed[0] <= 0xC6
 
     def to_json(self) -> bytes:
         """A map, list, number or boolean as JSON.
@@ -59,13 +65,7 @@ def fields(value: memoryview) -> Iterator[Field]:
     Raises:
         RecordError: the value is no map, breaks off, or goes on after its map.
     """
-    width = _MAP_LENGTH_BYTES.get(value[0]) if value else None
-    if width is None:
-        raise RecordError(f"not a msgpack map: begins with {bytes(value[:8]).hex()!r}", KIND)
-    at = 1 + width
-    count = int.from_bytes(value[1:at], "big") if width else value[0] & 0x0F
-    if count > _MAX_FIELDS:
-        raise RecordError(f"a map of {count} fields, more than {_MAX_FIELDS}", KIND)
+    count, at = _head(value, _MAP_LENGTH_BYTES, "map")
     for _ in range(count):
         label, begin = _string(value, at)
         if label is None:
@@ -74,12 +74,47 @@ def fields(value: memoryview) -> Iterator[Field]:
             name = str(label, "utf-8")
         except UnicodeDecodeError as e:
             raise RecordError(f"the name at byte {at} is not UTF-8", KIND) from e
-        content, at = _string(value, begin)
-        if content is None:
-            at += _nested_bytes(value[begin : begin + _NESTED_BYTES], name)
-        yield Field(name, content, value[begin:at])
+        one = _field(value, begin, name)
+        at = begin + len(one.packed)
+        yield one
+    _check_end(value, at, "map")
+
+
+def items(value: memoryview) -> Iterator[Field]:
+    """The items of a list, in order; their names are their places, from 0.
+
+    Raises:
+        RecordError: the value is no list, breaks off, or goes on after its list.
+    """
+    count, at = _head(value, _LIST_LENGTH_BYTES, "list")
+    for place in range(count):
+        one = _field(value, at, str(place))
+        at += len(one.packed)
+        yield one
+    _check_end(value, at, "list")
+
+
+def _head(value: memoryview, length_bytes: Mapping[int, int], what: str) -> tuple[int, int]:
+    """How many fields or items there are, and where the first begins."""
+    width = length_bytes.get(value[0]) if value else None
+    if width is None:
+        raise RecordError(f"not a msgpack {what}: begins with {bytes(value[:8]).hex()!r}", KIND)
+    count = int.from_bytes(value[1 : 1 + width], "big") if width else value[0] & 0x0F
+    if count > _MAX_FIELDS:
+        raise RecordError(f"a {what} of {count} fields, more than {_MAX_FIELDS}", KIND)
+    return count, 1 + width
+
+
+def _field(value: memoryview, begin: int, name: str) -> Field:
+    content, end = _string(value, begin)
+    if content is None:
+        end += _nested_bytes(value[begin : begin + _NESTED_BYTES], name)
+    return Field(name, content, value[begin:end])
+
+
+def _check_end(value: memoryview, at: int, what: str) -> None:
     if at != len(value):
-        raise RecordError(f"the map ends at byte {at}, the value at byte {len(value)}", KIND)
+        raise RecordError(f"the {what} ends at byte {at}, the value at byte {len(value)}", KIND)
 
 
 def _string(value: memoryview, at: int) -> tuple[memoryview | None, int]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Interleaved = Literal["strict", "regroup"]
 KeySplit = Literal["first", "last"]
+Captions = Literal["first", "join"]
 
 #: Member extensions (or field names) of each column of RECORDS.
 EXTENSIONS: Mapping[str, tuple[str, ...]] = {
@@ -62,6 +63,7 @@ class ReadOptions:
     )
     regroup_rows: int = 256  # records that are open at once while members are brought together
     key_split: KeySplit = "first"  # dot of a file name that ends the key; webdataset takes the first
+    captions: Captions = "first"  # of several in one column or feature; join: all, with spaces between them
     carry: tuple[str, ...] = ()  # names of small members, columns or features to keep as `fields`
     database: str | None = None  # of an LMDB, by its name; None: the main one
     payload: bool = True  # False: addresses and errors only, to count or to index records

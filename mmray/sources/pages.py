@@ -7,7 +7,7 @@ process where one that is damaged is asked for the sizes of columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mmray.errors import RecordError, ShardError
@@ -21,8 +21,14 @@ _VALUE_BYTES = 16  # that Arrow holds of each value of a dictionary besides its 
 _GROUPS, _COLUMNS, _META = 4, 1, 3
 _COMPRESSED, _DATA_AT, _DICTIONARY_AT = 7, 9, 11
 _FOOTER: Shape = {_GROUPS: [{_COLUMNS: [{_META: {_COMPRESSED: int, _DATA_AT: int, _DICTIONARY_AT: int}}]}]}
-_PAGE_BYTES, _PAGE_COMPRESSED, _DICTIONARY, _VALUES = 2, 3, 7, 1
-_PAGE: Shape = {_PAGE_BYTES: int, _PAGE_COMPRESSED: int, _DICTIONARY: {_VALUES: int}}
+_PAGE_BYTES, _PAGE_COMPRESSED, _DATA, _DICTIONARY, _DATA_2, _VALUES = 2, 3, 5, 7, 8, 1
+_PAGE: Shape = {
+    _PAGE_BYTES: int,
+    _PAGE_COMPRESSED: int,
+    **{kind: {_VALUES: int} for kind in (_DATA, _DICTIONARY, _DATA_2)},
+}
+#: Of a list, which has as many values as pages state: runs of equal ones take no room in the file.
+_LIST_VALUES, _VALUES_PER_BYTE = 4 << 20, 16
 
 
 class Chunk(NamedTuple):
@@ -57,12 +63,27 @@ class Gate:
         columns: where its columns lie.
         inflated_bytes: that the largest pages of all columns together may have beyond four times what they
             have as they are stored.
+        lists: the columns that hold lists, by their places.
+        list_values: that one row of such a column may have, and some.
     """
 
-    def __init__(self, columns: list[Chunk], inflated_bytes: int) -> None:
+    def __init__(
+        self,
+        columns: list[Chunk],
+        inflated_bytes: int,
+        lists: Collection[int] = (),
+        list_values: int = 0,
+    ) -> None:
         self._columns = [_Column(chunk) for chunk in columns]
         self._most = inflated_bytes
+        self._lists = [self._columns[place] for place in lists]
+        self._list_values = list_values + _LIST_VALUES
         self.largest = 0  # bytes of the largest page that has passed, its dictionary's bookkeeping included
+
+    def begin_row(self) -> None:
+        """The pages that pass from now on are those of the next row, and some that follow."""
+        for column in self._lists:
+            column.values = column.stored = 0
 
     def see(self, position: int, data: bytes) -> None:
         """Look at bytes that were read.
@@ -84,6 +105,16 @@ class Gate:
                         f"a page of {stored} bytes would become {size}, more than {self._most} with others"
                     )
                     raise RecordError(f"{reason}; write smaller pages", "page-too-large")
+                if column in self._lists:
+                    self._count(column, page, stored)
+
+    def _count(self, column: _Column, page: Mapping[int, Any], stored: int) -> None:
+        column.stored += stored
+        column.values += sum(max(0, page.get(kind, {}).get(_VALUES, 0)) for kind in (_DATA, _DATA_2))
+        most = min(self._list_values, max(_LIST_VALUES, _VALUES_PER_BYTE * column.stored))
+        if column.values > most:
+            reason = f"a list may have {column.values} values in {column.stored} bytes, more than {most}"
+            raise RecordError(f"{reason}; write smaller pages", "page-too-large")
 
 
 class _Column:
@@ -92,6 +123,7 @@ class _Column:
     def __init__(self, chunk: Chunk) -> None:
         self._next, self._stop = chunk.start, chunk.start + chunk.size  # the next header; the end
         self._begun = b""  # of a header
+        self.values = self.stored = 0  # of the pages that passed since a row began
         self.inflated = [0, 0]  # by the largest data page, and by the dictionary
 
     def pages(self, position: int, data: bytes) -> Iterator[dict[int, Any]]:

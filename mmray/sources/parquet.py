@@ -1,6 +1,6 @@
 """A Parquet file of records → Arrow blocks of RECORDS, row group by row group.
 
-Columns are plain, or structs of `bytes` and `path` as Hugging Face's datasets have them; a path is never
+Columns are plain, or structs and lists as Hugging Face's datasets have them (see `cells`); a path is never
 followed. Pages are decoded whole, and a dictionary is one page: their size, not that of rows, bounds the
 memory (see `pages`).
 """
@@ -12,7 +12,7 @@ import math
 import re
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from mmray.coverage import WHOLE, Missing
 from mmray.errors import RecordError, ShardError, of_machine
 from mmray.schema import error
 from mmray.sources.blocks import empty_row, new_row, to_blocks
+from mmray.sources.cells import head_of
 from mmray.sources.columns import Columns, Values
 from mmray.sources.options import ReadOptions
 from mmray.sources.pages import Chunk, Gate, chunks
@@ -32,6 +33,8 @@ from mmray.sources.stream import Watched
 
 _GROUP_BYTES = 128 << 20  # a row group up to this size is read at once
 _BUFFER_BYTES = 1 << 20  # of each column, while a larger one is read
+_LIST_BUFFER_BYTES = 1 << 16  # with lists among them: how many values a page states is seen as it is read
+_SAMPLED_ROWS = 8  # that tell what a column of an unknown name holds
 _TAIL_BYTES = 8  # the size of the footer, and the end mark
 _FOOTER_BYTES = 64 << 20
 _FOOTER_ITEMS = 100_000  # of one list in it: Arrow makes room of some 400 bytes for each that is stated
@@ -108,6 +111,8 @@ class _Records:
         if not footer.num_rows and wanted[0].first == 0:
             yield empty_row(self._shard_id, "0", 1)
         columns = Columns(schema, self._options)
+        for name in columns.doubtful:
+            columns.settle(name, self._head(footer, chunks, columns, name))
         gaps, first = deque(wanted), 0
         for group in range(footer.num_row_groups):
             rows = range(first, first + footer.row_group(group).num_rows)
@@ -156,7 +161,7 @@ class _Records:
         fault = columns.fault
         if columns.paths and not fault:
             try:
-                for batch in self._batches(footer, group, chunks, columns.paths):
+                for batch in self._batches(footer, group, chunks, columns.paths, columns.has_lists):
                     yield [(name, batch.column(j)[0]) for j, name in enumerate(batch.schema.names)]
             except ShardError as e:
                 fault = error("shard", e.kind, f"row group {group}: {e.reason}")
@@ -164,8 +169,21 @@ class _Records:
                 fault = error("read", e.kind, f"row group {group}: {e.reason}")
         yield from repeat({"error": fault})
 
+    def _head(self, footer: pq.FileMetaData, chunks: list[list[Chunk]], columns: Columns, name: str) -> bytes:
+        """The first bytes of the first value of a column that is among the first rows of the file."""
+        group = next((i for i in range(footer.num_row_groups) if footer.row_group(i).num_rows), None)
+        if group is None:
+            return b""
+        rows = min(_SAMPLED_ROWS, footer.row_group(group).num_rows)
+        try:
+            batches = self._batches(footer, group, chunks[group], [name], columns.has_lists)
+            heads = (head_of(batch.column(0)[0]) for batch in islice(batches, rows))
+            return next(filter(None, heads), b"")
+        except (ShardError, RecordError):  # whoever reads the column meets it again
+            return b""
+
     def _batches(
-        self, footer: pq.FileMetaData, group: int, chunks: list[Chunk], paths: list[str]
+        self, footer: pq.FileMetaData, group: int, chunks: list[Chunk], paths: list[str], has_lists: bool
     ) -> Iterator[pa.RecordBatch]:
         """The rows of a row group, one by one, without end.
 
@@ -175,12 +193,15 @@ class _Records:
         """
         # One of usual size is read in one request for each column, a larger one as a stream.
         large = sum(chunk.size for chunk in chunks) > _GROUP_BYTES
-        self._source.gate = Gate(chunks, max(_INFLATED_BYTES, 2 * self._options.member_bytes))
+        lists = {j for j in range(len(chunks)) if footer.schema.column(j).max_repetition_level}
+        most = max(_INFLATED_BYTES, 2 * self._options.member_bytes)
+        gate = self._source.gate = Gate(chunks, most, lists, self._options.member_bytes)
+        buffer_bytes = _LIST_BUFFER_BYTES if has_lists else _BUFFER_BYTES if large else 0
         try:
             file = pq.ParquetFile(
                 self._source,
                 metadata=footer,
-                buffer_size=_BUFFER_BYTES if large else 0,
+                buffer_size=buffer_bytes,
                 pre_buffer=False,
                 page_checksum_verification=True,
             )
@@ -188,6 +209,7 @@ class _Records:
         except Exception as e:
             raise self._blame(e, "it cannot be opened") from e
         while True:
+            gate.begin_row()
             try:
                 batch = next(batches, None)
             except Exception as e:

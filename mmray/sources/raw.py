@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mmray.errors import InputError, RecordError, ShardError
-from mmray.sources.layouts import LayoutName, Members
+from mmray.sources.foreign import AnyLayout
+from mmray.sources.layouts import Members
 from mmray.sources.links import Links, Payload
 from mmray.sources.lmdb import open_layout
 from mmray.sources.names import COLUMNS, encoded, is_meta, of_system, split, text_of
@@ -60,7 +61,7 @@ class Lost:
     reason: str
 
 
-def read_raw(shard: Shard, layout: LayoutName | None = None) -> Iterator[Record | Lost | Unread]:
+def read_raw(shard: Shard, layout: AnyLayout | None = None) -> Iterator[Record | Lost | Unread]:
     """The records of a tar or an LMDB, in order, and between them what belongs to none.
 
     Args:
@@ -149,7 +150,7 @@ def _wanted(name: str) -> int:
     return ALL_BYTES if split(name)[1] and not of_system(name) else 0
 
 
-def _of_lmdb(shard: Shard, layout: LayoutName | None) -> Iterator[Record | Lost]:
+def _of_lmdb(shard: Shard, layout: AnyLayout | None) -> Iterator[Record | Lost | Unread]:
     options = ReadOptions(member_bytes=MEMBER_BYTES)
     try:
         with open_layout(shard, options, layout, whole=True) as (_, opened):
@@ -162,5 +163,7 @@ def _of_lmdb(shard: Shard, layout: LayoutName | None) -> Iterator[Record | Lost]
                 except RecordError as e:
                     record.fault = e.reason
                 yield record.close()
+                yield from opened.apart
+                opened.apart = []
     except ShardError as e:  # part of a database would pass for the whole
         raise OSError(f"{shard.url}: {e.reason}") from e

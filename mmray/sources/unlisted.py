@@ -5,6 +5,7 @@ from __future__ import annotations
 import mimetypes
 import re
 from collections.abc import Collection
+from functools import lru_cache
 
 from mmray import magic
 from mmray.schema import MODALITIES
@@ -30,6 +31,8 @@ def unlisted(name: str, extension: str, head: bytes | None, known: Collection[st
         head: its first bytes, if they are known.
         known: extensions that are read.
     """
+    if not extension.isascii():  # bytes of names that are not UTF-8, in Python's own way
+        extension = extension.encode("utf-8", "backslashreplace").decode()
     rest, _, last = extension.rpartition(".")
     if rest and last in known and not all(_WORDS.fullmatch(part) for part in rest.split(".")):
         return Unread(DOTTED, name, modality_of(last, head))
@@ -38,9 +41,14 @@ def unlisted(name: str, extension: str, head: bytes | None, known: Collection[st
 
 def modality_of(extension: str, head: bytes | None = None) -> str | None:
     """The modality that something would be, as far as its extension and first bytes tell."""
+    if extension and (modality := _modality_by_extension(extension)):
+        return modality
+    return magic.modality_of(head) if head else None
+
+
+@lru_cache(4096)
+def _modality_by_extension(extension: str) -> str | None:
     if extension in _EXTENSIONS:
         return _EXTENSIONS[extension]
     kind = (mimetypes.guess_type(f"x.{extension}", strict=False)[0] or "").partition("/")[0]
-    if kind in MODALITIES and (kind != "text" or extension in ("txt",)):
-        return kind
-    return magic.modality_of(head) if head else None
+    return kind if kind in MODALITIES and (kind != "text" or extension == "txt") else None

@@ -3,6 +3,7 @@
 As a script it prints, for each, the types of its rows' errors, and by how many MB the process grew.
 """
 
+import gzip
 import json
 import resource
 import struct
@@ -10,6 +11,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -35,6 +37,13 @@ def parquet(columns, **options):
 def inflated_page(**options):
     """A value of 200 MiB in 7 KB."""
     return parquet({"image": pa.array([bytes(HUGE)], pa.large_binary()), "text": ["a"]}, **options)
+
+
+def long_list():
+    """A list of 2^24 equal values, which take no room in the file."""
+    values = pa.array(np.zeros(1 << 24, np.uint8))
+    cell = pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)
+    return parquet({"image": cell, "text": ["a"]})
 
 
 def lying_delta():
@@ -84,12 +93,20 @@ def sparse_tfrecord(path):
         file.truncate(12 + (1 << 30) + 4)
 
 
+def packed_record():
+    """A record of 300 MiB in 300 KB."""
+    size = struct.pack("<Q", 300 << 20)
+    head = gzip.compress(size + masked_crc(size))
+    return head + gzip.compress(bytes(100 << 20)) * 3 + gzip.compress(bytes(4))
+
+
 MIB, ONE = bytes(1 << 20), tar_bytes([("a.txt", b"a dog")])
 BOMBS = {
     "page.parquet": lambda: inflated_page(use_dictionary=False),
     "dictionary.parquet": inflated_page,
     "second.parquet": lambda: inflated_page(data_page_version="2.0"),
     "delta.parquet": lying_delta,
+    "values.parquet": long_list,
     "rows.parquet": lambda: parquet({"text": pa.nulls(300_000, pa.string())}),
     "list.parquet": lambda: long_footer(b"\x15\x02\x19\xfc\xff\xff\xff\xff\x07" + bytes(100)),
     "nested.parquet": lambda: long_footer(b"\x1c" * 200_000),
@@ -98,6 +115,7 @@ BOMBS = {
     "names.tar.zst": lambda: zstd(*long_names(3000), (bytes(1024), 1)),
     "window.tar.zst": lambda: b"\x28\xb5\x2f\xfd\x00\xa8" + b"\x01\x00\x00" * 20,
     "length.tfrecord": sparse_tfrecord,
+    "record.tfrecord.gz": packed_record,
     "fields.tfrecord": lambda: tfrecord([b"\x0a\x00" * 300_000]),
     "maps.lmdb": lambda: [
         ("a", b"\x82\xa3png\xc4\x08" + PNG + b"\xa4meta\xdd\x7f\xff\xff\xff"),

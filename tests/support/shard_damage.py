@@ -14,12 +14,13 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 
+import msgpack
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmray.sources import ReadOptions, list_shards, read
 from support.checker import memory_mb
-from support.lmdbs import write_images, write_maps, write_members
+from support.lmdbs import write_images, write_lmdb, write_maps, write_members
 from support.reading import hides_others
 from support.tars import members_of, tar_bytes
 from support.tfrecords import tfrecord
@@ -45,16 +46,23 @@ def seeds():
         "packed.tar.gz": gzip.compress(pax, mtime=0),
         "packed.tar.zst": pa.compress(gnu, codec="zstd", asbytes=True),
         "examples.tfrecord": tfrecord(examples),
+        "packed.tfrecord.gz": gzip.compress(tfrecord(examples), mtime=0),
     }
     plain = {"key": [k for k, _ in records], "image": [v["png"] for _, v in records], "text": ["a dog"] * 9}
     struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     images = pa.array([{"bytes": bytes(i), "path": None} for i in range(9)], struct)
     captions = pa.array(["a", "b", "c"] * 3).dictionary_encode()
+    lists = {
+        "image": pa.array([[int(b) for b in v["png"]] for _, v in records], pa.list_(pa.uint8())),
+        "caption": [["a", "b"], [], None] * 3,
+        "json": [{"a": [1, 2]}] * 9,
+    }
     delta = dict.fromkeys(("key", "text"), "DELTA_BYTE_ARRAY") | {"image": "DELTA_LENGTH_BYTE_ARRAY"}
     tables = {
         "plain": (plain, {"row_group_size": 4}),
         "second": (plain, {"data_page_version": "2.0", "compression": "zstd", "write_page_checksum": True}),
         "faces": ({"image": images, "caption": captions}, {"write_batch_size": 3, "data_page_size": 1}),
+        "lists": (lists, {"row_group_size": 4}),
         "delta": (plain, {"use_dictionary": False, "compression": "none", "column_encoding": delta}),
     }
     for name, (columns, options) in tables.items():
@@ -67,6 +75,14 @@ def seeds():
             for write in (write_members, write_maps):
                 made = write(path, records, lib_version=version)
                 found[f"{write.__name__[6:]}{version}.lmdb"] = made.read_bytes()
+        png = [b"\x89PNG\r\n\x1a\n" + v["png"] for _, v in records]
+        numbered = {f"image-{i:09d}": data for i, data in enumerate(png, 1)}
+        numbered |= {f"label-{i:09d}": b"a dog" for i in range(1, 10)} | {"num-samples": b"9"}
+        found["numbered.lmdb"] = write_lmdb(path, numbered.items()).read_bytes()
+        raw = b"\x08\x03\x10\x05\x18\x08\x22\x78" + noise(120) + b"\x28\x01"
+        found["datum.lmdb"] = write_lmdb(path, [(f"{i:08d}", raw) for i in range(9)]).read_bytes()
+        listed = [(f"{i}", msgpack.packb((data, i))) for i, data in enumerate(png)]
+        found["listed.lmdb"] = write_lmdb(path, listed).read_bytes()
         found["images.lmdb"] = write_images(
             path, [(k, b"\x89PNG\r\n\x1a\n" + v["png"]) for k, v in records]
         ).read_bytes()

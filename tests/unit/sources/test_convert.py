@@ -112,6 +112,32 @@ def test_maps_named_by_column_become_members_with_extensions(tmp_path):
     }
 
 
+def test_lmdbs_of_other_programs_become_tars(tmp_path):
+    """Numbered entries, Datums and lists: what they hold, under the extensions that it has."""
+    jpeg = image_bytes("JPEG")
+    entries = [("image-1", PNG), ("label-1", b"a dog"), ("mask-1", b"m"), ("num-samples", b"1"), ("zz", b"1")]
+    write_lmdb(tmp_path / "in/ocr.lmdb", entries)
+    write_lmdb(tmp_path / "in/datum.lmdb", [("a", b"\x22%b%b\x28\x03\x38\x01" % (varint(len(jpeg)), jpeg))])
+    raw = b"\x08\x01\x10\x02\x18\x02\x22\x04\x01\x02\x03\x04"
+    write_lmdb(tmp_path / "in/raw.lmdb", [("a", raw), ("b", raw[:-1])])
+    write_lmdb(tmp_path / "in/list.lmdb", [("a", msgpack.packb((jpeg, 3)))])
+    done = {one.output: one for one in run(tmp_path / "in", tmp_path / "out", "webdataset")}
+    made = {path.name: records_of(path) for path in (tmp_path / "out").glob("*.tar")}
+    (bitmap,) = made["raw.tar"]["a"].values()
+    assert (made["raw.tar"], bitmap[:2]) == ({"a": {"bmp": bitmap}}, b"BM")
+    assert made["ocr.tar"] == {"1": {"png": PNG, "txt": b"a dog", "mask": b"m"}}
+    assert made["datum.tar"] == {"a": {"jpg": jpeg, "cls": b"3"}}
+    assert made["list.tar"] == {"a": {"jpg": jpeg, "1": b"3"}}
+    assert (done["raw.tar"].lost, list(done["raw.tar"].reasons)) == (1, ["b"])
+    assert {kind: count.example for kind, count in done["ocr.tar"].unread.items()} == {
+        "members without an extension": "zz"
+    }
+
+
+def varint(number):
+    return bytes([number & 127 | 128, number >> 7])
+
+
 def test_an_lmdb_becomes_one_of_another_layout(tmp_path):
     records = good_records(6)
     write_members(tmp_path / "in/s.lmdb", records, subdir=True)

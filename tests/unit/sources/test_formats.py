@@ -63,6 +63,7 @@ KINDS = {
     "pzstd": (b"\x50\x2a\x4d\x18\x04\0\0\0abcd" + zstd(TAR), Kind("webdataset", "zstd")),
     "parquet": (parquet(), Kind("parquet")),
     "tfrecord": (tfrecord([{"text": b"x"}]), Kind("tfrecord")),
+    "tfrecord.gz": (gzip.compress(tfrecord([{"text": b"x"}])), Kind("tfrecord", "gzip")),
 }
 
 
@@ -85,11 +86,12 @@ def test_bytes_that_tell_nothing_are_what_their_name_says(name, content):
     [
         (zipped(), "a zip archive"),
         (bz2.compress(parquet()), "a Parquet file in bz2"),
+        (bz2.compress(zipped()), "a zip archive; repack it as a tar in bz2"),
         (lzma.compress(TAR), "xz"),
         (b"\x89HDF\r\n\x1a\n" + bytes(600), "an HDF5 file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
         (gzip.compress(parquet()), "a Parquet file in gzip"),
-        (zstd(tfrecord([{"text": b"x"}])), "a TFRecord in zstd"),
+        (zstd(parquet()), "a Parquet file in zstd"),
         (gzip.compress(zipped()), "a zip archive; repack it as a tar in gzip"),
     ],
 )

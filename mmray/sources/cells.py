@@ -1,0 +1,305 @@
+"""One value of a Parquet file → the bytes of a modality; and what types of columns are good for."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.types as pat
+
+from mmray.errors import RecordError, about_record, of_machine
+from mmray.schema import META_BYTES
+from mmray.sources.beside import as_text, several_captions
+from mmray.sources.options import Captions
+from mmray.sources.unlisted import HEAD_BYTES, modality_of
+from mmray.unread import SEVERAL, Unread
+
+#: Which types of columns each column of RECORDS takes, by what `kind_of` calls them.
+FITS: Mapping[str, tuple[str, ...]] = {
+    "image": ("bytes", "string", "embedded", "octets", "list"),
+    "audio": ("bytes", "string", "embedded", "octets", "list", "samples"),
+    "text": ("bytes", "string", "embedded", "list"),
+    "meta": ("bytes", "string", "embedded", "samples", "nested"),
+}
+MAY_BE_MEDIA = ("bytes", "embedded", "octets", "list", "samples")  # whatever their name is
+
+_MEDIA = ("image", "audio")  # columns of bytes, not of text
+_BYTES = (pat.is_binary, pat.is_large_binary, pat.is_binary_view, pat.is_fixed_size_binary)
+_STRINGS = (pat.is_string, pat.is_large_string, pat.is_string_view)
+_LISTS = (
+    *(pat.is_list, pat.is_large_list, pat.is_fixed_size_list),
+    *(pat.is_list_view, pat.is_large_list_view),
+)
+#: Sample types of `{array, sampling_rate}` and, of a WAV that holds them, format and bytes a sample.
+_SAMPLES: Mapping[pa.DataType, tuple[int, str]] = {
+    pa.int16(): (1, "<i2"),
+    **dict.fromkeys((pa.float16(), pa.float32(), pa.float64()), (3, "<f4")),
+}
+
+Content: TypeAlias = "bytes | pa.Buffer"
+_List: TypeAlias = Any  # pyarrow's types lack ListScalar.values
+
+
+def kind_of(type: pa.DataType) -> str:
+    """What a column's type is good for.
+
+    bytes, string   as they say; also of a dictionary, or of an extension type
+    embedded        a struct with `bytes`, as Hugging Face's datasets have images and sounds
+    samples         a struct of `array` and `sampling_rate`, as they have decoded sounds
+    octets          a list of 8-bit integers
+    list            of strings, bytes or embedded
+    scalar, time    numbers and such; null: no value at all; nested: all else
+    """
+    if isinstance(type, pa.BaseExtensionType):
+        return kind_of(type.storage_type)
+    if pat.is_dictionary(type):
+        return kind_of(type.value_type)
+    if any(test(type) for test in _BYTES):
+        return "bytes"
+    if any(test(type) for test in _STRINGS):
+        return "string"
+    if pat.is_null(type):
+        return "null"
+    if pat.is_struct(type):
+        if _kind_of_field(type, "bytes") == "bytes":
+            return "embedded"
+        return "samples" if _has_samples(type) else "nested"
+    if is_list(type):
+        if type.value_type in (pa.uint8(), pa.int8()):
+            return "octets"
+        kind = kind_of(type.value_type)
+        return kind if kind == "null" else "list" if kind in ("bytes", "string", "embedded") else "nested"
+    if pat.is_temporal(type):
+        return "time"
+    return "nested" if pat.is_nested(type) else "scalar"
+
+
+def is_list(type: pa.DataType) -> bool:
+    """Whether it is one of Arrow's types of lists."""
+    return any(test(type) for test in _LISTS)
+
+
+def has_lists(type: pa.DataType) -> bool:
+    """Whether there are lists in it, or maps, which are lists of pairs."""
+    if isinstance(type, pa.BaseExtensionType):
+        return has_lists(type.storage_type)
+    if pat.is_struct(type):
+        return any(has_lists(field.type) for field in type)
+    return is_list(type) or pat.is_map(type)
+
+
+def paths_of(name: str, kind: str) -> list[str]:
+    """What to read of a column."""
+    parts = {"embedded": ("bytes", "path"), "samples": ("array", "sampling_rate")}
+    return [f"{name}.{part}" for part in parts[kind]] if kind in parts else [name]
+
+
+def content_of(
+    name: str, value: pa.Scalar, kind: str, column: str, captions: Captions, max_bytes: int
+) -> tuple[Content | None, Unread | None]:
+    """What a value holds for a column of RECORDS, None of a null; and what of it is not read.
+
+    Args:
+        name: of its column in the file.
+        value: a scalar.
+        kind: of its type.
+        column: of RECORDS.
+        captions: which of several count.
+        max_bytes: of the content.
+
+    Raises:
+        RecordError: it is a path, too large, or not what its type promises.
+    """
+    scalar = resolved(value)
+    if not scalar.is_valid:
+        return None, None
+    if kind == "bytes" or (kind == "string" and column not in _MEDIA):  # most values
+        return scalar.as_buffer(), None
+    if kind == "embedded":
+        inner = resolved(scalar["bytes"])
+        if inner.is_valid:
+            return inner.as_buffer(), None
+        path = scalar.get("path")
+        if path is not None and path.is_valid:
+            raise _is_path(name)
+        return None, None
+    if kind == "string":
+        return _from_base64(name, scalar.as_buffer(), column, max_bytes), None
+    if kind == "list":
+        return _one_of(name, scalar, column, captions, max_bytes)
+    if kind == "octets":
+        return _octets(name, scalar), None
+    if column == "meta" and kind in ("nested", "samples"):
+        return nested_json(name, scalar), None
+    return _wav(name, scalar, max_bytes), None
+
+
+def resolved(scalar: pa.Scalar) -> pa.Scalar:
+    """The value of a dictionary or of an extension type.
+
+    Raises:
+        RecordError: a damaged dictionary has no such value.
+    """
+    if not scalar.is_valid or not isinstance(scalar, pa.DictionaryScalar | pa.ExtensionScalar):
+        return scalar
+    try:
+        value = scalar.value
+    except Exception as e:
+        if of_machine(e):
+            raise
+        raise RecordError(f"{e} ({type(e).__name__})", "record-damaged") from e
+    return resolved(value)
+
+
+def is_there(value: pa.Scalar) -> bool:
+    """Whether a value holds anything: no null, nor an empty list, nor a struct of nulls."""
+    scalar = resolved(value)
+    if not scalar.is_valid:
+        return False
+    if is_list(scalar.type):
+        return len(scalar.values) > 0
+    return not pat.is_struct(scalar.type) or any(part.is_valid for part in scalar.values())
+
+
+def head_of(value: pa.Scalar) -> bytes:
+    """The first bytes of what may be an image or a sound; none of anything else."""
+    scalar = resolved(value)
+    if scalar.is_valid and is_list(scalar.type) and len(scalar.values):
+        if kind_of(scalar.type) == "octets":
+            return bytes(byte & 0xFF for byte in scalar.values[:HEAD_BYTES].to_pylist() if byte is not None)
+        return head_of(scalar.values[0])
+    kind = kind_of(scalar.type)
+    if scalar.is_valid and kind == "embedded":
+        scalar, kind = resolved(scalar["bytes"]), "bytes"
+    return bytes(scalar.as_buffer()[:HEAD_BYTES]) if scalar.is_valid and kind == "bytes" else b""
+
+
+def carried(value: pa.Scalar, max_bytes: int) -> str | None:
+    """A value as text.
+
+    Raises:
+        RecordError: it is too large, or cannot be text.
+    """
+    scalar = resolved(value)
+    if scalar.is_valid and (size := _size(scalar)) > max_bytes:
+        raise RecordError(f"{size} bytes, more than {max_bytes}", "member-too-large")
+    with about_record("cannot be carried", "record-damaged"):
+        if pat.is_temporal(scalar.type):
+            scalar = scalar.cast(pa.string())  # Python's times are coarser, and end at the year 9999
+        if kind_of(scalar.type) in ("string", "bytes") and scalar.is_valid:
+            return as_text(bytes(scalar.as_buffer()))
+        return as_text(
+            scalar.as_py(maps_as_pydicts="lossy") if pat.is_nested(scalar.type) else scalar.as_py()
+        )
+
+
+def nested_json(name: str, scalar: pa.Scalar) -> bytes:
+    """A struct, map or list as JSON.
+
+    Raises:
+        RecordError: it is too large, or cannot be JSON.
+    """
+    if (size := _size(scalar)) > META_BYTES:
+        raise RecordError(f"{name!r}: {size} bytes, more than {META_BYTES} of metadata", "member-too-large")
+    with about_record(f"{name!r} cannot be JSON", "record-damaged"):
+        value = scalar.as_py(maps_as_pydicts="lossy")
+        return json.dumps(value, ensure_ascii=False, default=as_text).encode("utf-8", "backslashreplace")
+
+
+def _one_of(
+    name: str, scalar: _List, column: str, captions: Captions, max_bytes: int
+) -> tuple[Content | None, Unread | None]:
+    """The one value of a list; of captions the first, or all of them."""
+    _check_size(name, _size(scalar), max_bytes)
+    there = [one for one in scalar.values if is_there(one)]
+    if column == "text":
+        kind = kind_of(scalar.type.value_type)
+        texts = (content_of(name, one, kind, column, captions, max_bytes)[0] for one in there)
+        return several_captions(name, [bytes(text or b"") for text in texts], captions)
+    if len(there) > 1:
+        return None, Unread(f"column {name[:40]}{SEVERAL}", name, column)
+    if not there:
+        return None, None
+    return content_of(name, there[0], kind_of(there[0].type), column, captions, max_bytes)
+
+
+def _octets(name: str, scalar: _List) -> bytes:
+    values = scalar.values
+    if values.null_count:
+        raise RecordError(f"{name!r} is a list of bytes with nulls among them", "record-damaged")
+    return bytes(values.to_numpy(zero_copy_only=False).astype(np.uint8, copy=False).tobytes())
+
+
+def _wav(name: str, scalar: pa.Scalar, max_bytes: int) -> bytes | None:
+    """Samples as a WAV of one channel, of 32-bit floats or 16-bit integers."""
+    array, rate = scalar["array"], scalar["sampling_rate"]
+    if not array.is_valid:
+        return None
+    samples = array.values
+    form, width = _SAMPLES[array.type.value_type]
+    _check_size(name, len(samples) * np.dtype(width).itemsize, max_bytes)
+    if samples.null_count or not rate.is_valid or not 0 < rate.as_py() < 1 << 31:
+        reason = f"{name!r} has nulls among its samples, or a sampling_rate of {rate.as_py()}"
+        raise RecordError(reason, "record-damaged")
+    with np.errstate(over="ignore"):  # what becomes infinite is for the decoder to say
+        data = samples.to_numpy(zero_copy_only=False).astype(width).tobytes()
+    step = np.dtype(width).itemsize
+    hz = int(rate.as_py())
+    head = struct.pack("<4sI8s", b"RIFF", 36 + len(data), b"WAVEfmt ")
+    head += struct.pack("<IHHIIHH4sI", 16, form, 1, hz, step * hz, step, 8 * step, b"data", len(data))
+    return bytes(head + data)
+
+
+def _from_base64(name: str, data: pa.Buffer, column: str, max_bytes: int) -> bytes:
+    """What a string stands for; paths, URLs and all other strings are refused."""
+    before, comma, text = bytes(data[: 2 * max_bytes]).partition(b";base64,")  # of a data URL
+    text = b"".join((text if comma and before.startswith(b"data:") else before).split())
+    try:
+        head = base64.b64decode(text[: HEAD_BYTES // 3 * 4], validate=True)
+        if modality_of("", head) != column:
+            raise _is_path(name)
+        _check_size(name, len(text) // 4 * 3 - 2, max_bytes)
+        return base64.b64decode(text, validate=True)
+    except ValueError as e:
+        raise _is_path(name) from e
+
+
+def _check_size(name: str, size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        reason = f"{name!r}: {size} bytes, more than limits.member_bytes={max_bytes}"
+        raise RecordError(reason, "member-too-large")
+
+
+def _is_path(name: str) -> RecordError:
+    reason = f"{name!r} holds a path or URL, which is not followed; put the bytes into the file"
+    return RecordError(reason, "parquet-path")
+
+
+def _size(scalar: Any) -> int:  # noqa: ANN401
+    """About how many bytes a value has."""
+    scalar = resolved(scalar)
+    if not scalar.is_valid:
+        return 0
+    if is_list(scalar.type) or pat.is_map(scalar.type):
+        return int(scalar.values.nbytes)
+    if pat.is_struct(scalar.type):
+        return sum(map(_size, scalar.values()))
+    return len(scalar.as_buffer()) if kind_of(scalar.type) in ("bytes", "string") else 8
+
+
+def _kind_of_field(type: pa.DataType, name: str) -> str:
+    index = type.get_field_index(name)
+    return kind_of(type.field(index).type) if index >= 0 else ""
+
+
+def _has_samples(type: pa.DataType) -> bool:
+    array, rate = type.get_field_index("array"), type.get_field_index("sampling_rate")
+    if array < 0 or rate < 0 or not pat.is_integer(type.field(rate).type):
+        return False
+    values = type.field(array).type
+    return is_list(values) and values.value_type in _SAMPLES
