@@ -16,7 +16,7 @@ from mmray.errors import InputError, RecordError, ShardError
 from mmray.magic import named
 from mmray.schema import MODALITIES
 from mmray.sources.beside import CARRIED_BYTES
-from mmray.sources.captions import Captions, captions_beside
+from mmray.sources.captions import KEY_BYTES, Captions, captions_beside
 from mmray.sources.datum import Datum, datum_of
 from mmray.sources.environment import Snapshot
 from mmray.sources.layouts import (
@@ -42,7 +42,7 @@ AnyLayout = Literal["members", "msgpack", "images", "numbered", "datum", "lists"
 
 _PREFIXES: Mapping[str, str] = {"img": "image", "label": "text", "caption": "text", "text": "text"}
 _COUNTS = (b"num-samples", b"num_samples")
-_MOST_PREFIXES = 64
+_STEPS = 256  # prefixes, and keys between them, that are looked at
 _SAMPLE_ENTRIES = 64  # that tell the layout
 
 
@@ -249,7 +249,7 @@ def prefixes_of(snapshot: Snapshot) -> list[bytes]:
     """What stands before the numbers in an environment's keys; all keys of a kind are passed over at once."""
     found: list[bytes] = []
     key = b""
-    while len(found) < _MOST_PREFIXES:
+    for _ in range(_STEPS):
         name = next(snapshot.keys_from(key), None)
         if name is None:
             break
@@ -258,15 +258,15 @@ def prefixes_of(snapshot: Snapshot) -> list[bytes]:
             found.append(prefix)
             key = prefix + b"."  # which comes next after "-"
         else:
-            key = name + b"\0"
-            if len(key) > 511:
+            key = name + b"\0" * (len(name) < KEY_BYTES)
+            if key == name:  # no key comes between
                 break
     return found
 
 
 def _is_numbered(snapshot: Snapshot, names: Sequence[bytes], column_of: Mapping[str, str]) -> bool:
     """Whether there are entries of two kinds with one number, or a number of samples beside one kind."""
-    if not any(name.rpartition(b"-")[2].isdigit() for name in names):
+    if not any(prefix and number.isdigit() for prefix, _, number in (n.rpartition(b"-") for n in names)):
         return False
     known = [prefix for prefix in prefixes_of(snapshot) if _column_of_prefix(prefix, column_of)]
     if known and any(snapshot.get(name) is not None for name in _COUNTS):

@@ -150,9 +150,8 @@ class Members(Layout):
         fault: Fault | None = None
         columns, limit, payload = self._columns, self._limit, self._payload
         last = self._split_at == "last"
-        split = bytes.rpartition if last else bytes.partition
         for number, (name, value) in enumerate(entries, first):
-            stem, _, suffix = split(name, b".")
+            stem, _, suffix = name.rpartition(b".") if last else name.partition(b".")
             column = columns.get(suffix, _UNKNOWN)
             # Whether it cannot just be split at that dot; nothing is in b"/", too.
             odd = column is _UNKNOWN or (
@@ -258,13 +257,7 @@ class Maps(Layout):
         for one in fields(memoryview(value)):
             column = column_named(one.name, self._column_of)
             if column is None and not self.whole:
-                if (self._carried and self._carry_field(contents, one)) or one.is_nil:
-                    continue
-                modality = _modality_of(one)
-                if modality:
-                    media.append(Unread(f"field {one.name[:40]}", one.name, modality))
-                else:
-                    others.append(one.name)
+                self._add_unlisted(contents, one, others, media)
                 continue
             if one.is_nil:
                 continue
@@ -281,6 +274,15 @@ class Maps(Layout):
         if others or media:
             self.say(contents, "field", others, media)
         return contents
+
+    def _add_unlisted(self, contents: Contents, one: Field, others: list[str], media: list[Unread]) -> None:
+        """A field that no column takes."""
+        if (self._carried and self._carry_field(contents, one)) or one.is_nil:
+            return
+        if modality := _modality_of(one):
+            media.append(Unread(f"field {one.name[:40]}", one.name, modality))
+        else:
+            others.append(one.name)
 
     def _carry_field(self, contents: Contents, one: Field) -> bool:
         content: Payload | None = None

@@ -74,9 +74,10 @@ def fields(value: memoryview) -> Iterator[Field]:
             name = str(label, "utf-8")
         except UnicodeDecodeError as e:
             raise RecordError(f"the name at byte {at} is not UTF-8", KIND) from e
-        one = _field(value, begin, name)
-        at = begin + len(one.packed)
-        yield one
+        content, at = _string(value, begin)
+        if content is None:
+            at += _nested_bytes(value[begin : begin + _NESTED_BYTES], name)
+        yield Field(name, content, value[begin:at])
     _check_end(value, at, "map")
 
 
@@ -88,9 +89,11 @@ def items(value: memoryview) -> Iterator[Field]:
     """
     count, at = _head(value, _LIST_LENGTH_BYTES, "list")
     for place in range(count):
-        one = _field(value, at, str(place))
-        at += len(one.packed)
-        yield one
+        begin = at
+        content, at = _string(value, begin)
+        if content is None:
+            at += _nested_bytes(value[begin : begin + _NESTED_BYTES], str(place))
+        yield Field(str(place), content, value[begin:at])
     _check_end(value, at, "list")
 
 
@@ -103,13 +106,6 @@ def _head(value: memoryview, length_bytes: Mapping[int, int], what: str) -> tupl
     if count > _MAX_FIELDS:
         raise RecordError(f"a {what} of {count} fields, more than {_MAX_FIELDS}", KIND)
     return count, 1 + width
-
-
-def _field(value: memoryview, begin: int, name: str) -> Field:
-    content, end = _string(value, begin)
-    if content is None:
-        end += _nested_bytes(value[begin : begin + _NESTED_BYTES], name)
-    return Field(name, content, value[begin:end])
 
 
 def _check_end(value: memoryview, at: int, what: str) -> None:

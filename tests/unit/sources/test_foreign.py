@@ -113,6 +113,12 @@ def test_other_keys_with_numbers_are_those_of_images(path, names):
     assert columns(rows, "key", "image") == [(name, PNG) for name in names]
 
 
+@pytest.mark.parametrize("name", ["-1", "k" * 511, "k" * 509 + "-1", "image-" + "1" * 505])
+def test_keys_of_any_length_may_have_numbers(path, name):
+    rows = read_rows(write_lmdb(path, [(name, PNG), ("z-1", PNG)]))
+    assert columns(rows, "key", "image") == [(name, PNG), ("z-1", PNG)]
+
+
 def test_what_lies_beside_numbered_entries_is_said(path):
     entries = numbered(2, image=PNG, label=b"x") | {"aaa": b"1", "notes": b"2"}
     rows = read_rows(write_lmdb(path, entries.items()))
