@@ -29,7 +29,7 @@ _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (rb"#!AMR", "an AMR sound"),
     (rb"0&\xb2\x75\x8e\x66\xcf\x11", "a WMA or WMV file"),
     (rb"MThd", "a MIDI file"),
-    (rb"ID3", "an MP3 sound with an ID3 tag"),
+    (rb"ID3[\x02-\x04]", "an MP3 sound with an ID3 tag"),
     (rb"\xff\xff\xff\xff", "an Arrow message"),
     (rb"\xff[\xf0\xf1\xf8\xf9]", "an AAC sound"),
     (rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff]", "an MP3 sound"),

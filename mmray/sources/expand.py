@@ -9,6 +9,7 @@ import glob
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import chain
@@ -18,6 +19,7 @@ import pyarrow.fs as pafs
 from braceexpand import braceexpand
 
 from mmray.errors import InputError, UsageError
+from mmray.magic import HEAD_BYTES, what_is
 from mmray.sources.among import MANIFESTS, Found, shards_among
 from mmray.sources.folder_files import folders_among, is_medium
 from mmray.sources.formats import SUFFIXES, Kind, by_name, may_be_shard
@@ -28,6 +30,7 @@ from mmray.unread import SYSTEM, Tally, kind_of_file
 
 INDEX_SUFFIX = ".mmidx"  # of an index beside its shard (see mmray.sources.index)
 _BESIDE = (INDEX_SUFFIX, "lock.mdb", ".captions.tsv", ".crc", "/_SUCCESS")  # files that belong to shards
+_KINDS = 5  # of files that are no shards, which are named where there is no shard
 _LMDB_DATA = "data.mdb"  # of an LMDB that is a directory, which is then the shard
 _ASKED = 4  # names in a directory of a store that are asked for one by one; for more it is listed
 _MAGIC = re.compile(r"[*?\[\]{}\\]")  # of globs and of brace patterns
@@ -92,12 +95,22 @@ def expand(inputs: Sequence[str]) -> Expanded:
                 for path in others:
                     # A folder's reader counts its own; what a manifest names is known when it is read.
                     if _directory(path) not in kept and not (tables and is_medium(path)):
-                        unread.add(SYSTEM if of_system(path) else kind_of_file(path), path)
+                        kind = SYSTEM if of_system(path) else kind_of_file(path)
+                        unread.add(kind, replace(pattern.place, path=path).url)
         if len(found) == before:
-            raise InputError(
-                f"{text}: no shards ({', '.join(SUFFIXES)}) nor loose media there; check --input"
-            )
+            raise InputError(_nothing_in(text, unread))
     return Expanded(found, unread)
+
+
+def _nothing_in(text: str, unread: Tally) -> str:
+    """What to say of an input without a shard: what is there instead, the first of each kind by its bytes."""
+    said = []
+    for kind, count in unread.most_common()[:_KINDS]:
+        with suppress(OSError), Location.parse(count.example).open_input() as file:
+            kind = f"{kind} ({what_is(bytes(file.read(HEAD_BYTES)))})"
+        said.append(f"{kind}: {count.number}, as {count.example}")
+    there = f"; what is there: {'; '.join(said)}" if said else ""
+    return f"{text}: no shards ({', '.join(SUFFIXES)}) nor loose media there; check --input{there}"
 
 
 def patterns_of(text: str) -> list[Pattern]:

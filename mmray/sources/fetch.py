@@ -26,9 +26,9 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from mmray import __version__
 from mmray.errors import RecordError
+from mmray.magic import HEAD_BYTES, modality_of
 from mmray.sources.addresses import resolve
 from mmray.sources.fetched import Fetched, shared
-from mmray.sources.naming import medium_of
 from mmray.sources.options import ReadOptions
 from mmray.storage import cache_directory
 
@@ -110,7 +110,8 @@ class Fetcher:
                 _hosts.failures.pop(host, None)
                 break
         assert body is not None
-        if medium_of(body[:16]):  # not a page that says so in words, which retry should ask for anew
+        # Not a page that says so in words, which retry should ask for anew.
+        if modality_of(body[:HEAD_BYTES]):
             self._cache.put(url, body)
         return body
 

@@ -9,9 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mmray import magic
 from mmray.errors import RecordError
 from mmray.schema import META_BYTES
-from mmray.sources.naming import Naming, is_url, medium_of
+from mmray.sources.naming import Naming, extension_of, is_url
+from mmray.sources.unlisted import HEAD_BYTES, modality_of
+from mmray.unread import Unread
 
 KEY_CHARS = 1 << 10  # longer keys are cut: blocks are not bounded by them
 _SHOWN = 80
@@ -71,8 +74,10 @@ def fields_of(values: Mapping[str, Any], naming: Naming) -> Fields:
     return Fields(key, files, text, text_name, {**meta, **whole})
 
 
-def load(fields: Fields, read: Callable[[str], bytes], naming: Naming) -> dict[str, bytes]:
-    """The payload of the files that a row names, by column of RECORDS.
+def load(
+    fields: Fields, read: Callable[[str], bytes], naming: Naming
+) -> tuple[dict[str, bytes], list[Unread]]:
+    """The payload of the files that a row names, by column of RECORDS, and those that are not read.
 
     Args:
         fields: of the row.
@@ -83,18 +88,21 @@ def load(fields: Fields, read: Callable[[str], bytes], naming: Naming) -> dict[s
         RecordError: one of them cannot be had, or is no picture or sound.
     """
     found: dict[str, bytes] = {}
+    unread: list[Unread] = []
     for role, name, path in fields.files:
         kind = naming.kind_of(path) if role == "file" else role
         if kind == "unread":
-            raise RecordError(f"{name!r}: {path[:_SHOWN]}: not listed in `extensions`", "media-unlisted")
+            extension = extension_of(path)
+            unread.append(Unread(f".{extension} files", path[:_SHOWN], modality_of(extension) or "image"))
+            continue
         data = _inline(path) if path.startswith("data:") else read(path)
-        column = kind or medium_of(data[:16])
+        column = kind or magic.modality_of(data[:HEAD_BYTES])
         if column is None:
             raise RecordError(f"{name!r}: {path[:_SHOWN]}: neither a picture nor a sound", "media-unknown")
         if column in found:
             raise RecordError(f"more than one {column}: {name!r} comes second", "repeated-member")
         found[column] = data
-    return found
+    return found, unread
 
 
 def _path(name: str, value: object) -> str | None:

@@ -8,11 +8,12 @@ from importlib import import_module
 from itertools import islice
 
 from mmray.coverage import Missing
+from mmray.magic import HEAD_BYTES, modality_of
 from mmray.sources import ReadOptions, Shard, read
 from mmray.sources.columns import NAMES
 from mmray.sources.formats import Format
 from mmray.sources.manifest import first_rows
-from mmray.sources.naming import NEAR, Naming, is_url, medium_of
+from mmray.sources.naming import NEAR, Naming, is_url
 
 _NAMES = 64  # of columns that are looked at
 _ROWS = 8
@@ -76,7 +77,7 @@ def _samples(shard: Shard, options: ReadOptions) -> Iterator[tuple[str, list[byt
 
 def _holds(name: str, values: Sequence[bytes], followed: bool, naming: Naming) -> dict[str, str]:
     """The column of RECORDS that one of a table could be, and what to say of it."""
-    media = {medium for value in values if (medium := medium_of(value[:16]))}
+    media = {medium for value in values if (medium := modality_of(value[:HEAD_BYTES]))}
     if len(media) == 1:
         column = media.pop()
         return {column: f"holds {_WORDS[column]}: set `columns: {{{column}: {name}}}`"}

@@ -167,14 +167,14 @@ class Members(Layout):
                 if key is not None:
                     yield key, begin, stop, fault or members
                 key, begin, members, fault = stem, number, {}, None
-                if self.apart:
-                    self.take_apart(members)
                 if before and before.startswith(stem + b".") and self._first_name(stem) != name:
                     between = (
                         f"entries whose names begin with {text_of(stem)}.… lie between them; rename those"
                     )
                     fault = Fault(f"members of this key lie apart: {between}", "interleaved-members")
             stop = number + 1
+            if self.apart:  # it lies before the record, or among its entries
+                self.take_apart(members)
             if column is not None:
                 if column in members:
                     reason = f"more than one {column} member: {text_of(name)} comes second"

@@ -23,6 +23,7 @@ from mmray.sources.fields import Fields, fields_of, load
 from mmray.sources.files import Files
 from mmray.sources.lines import Row, Rows
 from mmray.sources.naming import Naming, extension_of, is_url
+from mmray.sources.open_record import said
 from mmray.sources.options import EXTENSIONS, ReadOptions
 from mmray.sources.shards import Shard
 from mmray.storage import Location
@@ -175,7 +176,7 @@ class _Records:
         if draft.fields is None or draft.row["error"] or not self._options.payload:
             return {}
         try:
-            found = load(draft.fields, self._read, self._naming)
+            found, unread = load(draft.fields, self._read, self._naming)
             found |= {"meta": draft.fields.meta_bytes()}
             if draft.fields.text is not None:
                 found["text"] = draft.fields.text
@@ -185,7 +186,7 @@ class _Records:
                     raise RecordError(f"its {column} has {size} bytes, more than {limit}", "member-too-large")
         except RecordError as e:
             return {"error": error("read", e.kind, e.reason)}
-        return found
+        return {**found, "unread": said(unread)}
 
     def _read(self, path: str) -> bytes:
         return self._fetcher.get(path) if is_url(path) else self._files.read(path)

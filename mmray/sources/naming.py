@@ -97,23 +97,3 @@ def extension_of(path: str) -> str:
 def is_url(text: str) -> bool:
     """Whether a value is to be fetched."""
     return text[:8].lower().startswith(("http://", "https://"))
-
-
-def medium_of(head: bytes) -> str | None:
-    """Whether bytes begin as a picture or a sound does: "image", "audio" or None."""
-    if head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")):
-        return "image"
-    if head.startswith(b"BM") and head[6:10] == bytes(4):  # a caption may begin so, but for the zeros
-        return "image"
-    if head[:4] == b"RIFF":
-        return {b"WEBP": "image", b"WAVE": "audio"}.get(head[8:12])
-    if head[4:8] == b"ftyp":
-        brands = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
-        return "image" if head[8:12] in brands else "audio" if head[8:11] in (b"M4A", b"M4B") else None
-    if head.startswith((b"OggS\0", b"fLaC\0", b"ID3\2", b"ID3\3", b"ID3\4")) or head[8:12] in (
-        b"AIFF",
-        b"AIFC",
-    ):
-        return "audio"
-    is_mpeg = len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and head[1] & 0x06
-    return "audio" if is_mpeg else None

@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from mmray.errors import of_machine
-
 ALL_BYTES = sys.maxsize  # of a payload
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -115,13 +113,13 @@ def walk(
             if found is None:
                 return
             continue
-        if not info.isreg():
+        if info.type not in tarfile.REGULAR_TYPES:
             # Directories and links may state a size but have no payload (POSIX.1-2001, pax, ustar Interchange
             # Format); members of unknown types have one.
             # A size beyond the file, of up to 2^95, must not become a place to seek to.
             has_payload = info.type not in tarfile.SUPPORTED_TYPES
             offset = min(limit, payload + _padded(info.size)) if has_payload else payload
-            if not info.isdir():
+            if info.type != tarfile.DIRTYPE:
                 yield Other(info.name, begin, offset, _target(info))
             continue
         offset = payload + _padded(info.size)
@@ -136,10 +134,10 @@ def walk(
             end = end if size is None else size
             yield Damage(begin, end, "shard-truncated", _fault(file) or reason, info.name)
             return
-        yield Member(info.name, begin, offset, info.size, data, payload, _is_sparse(info))
+        yield Member(info.name, begin, offset, info.size, data, payload, info.is_sparse)
 
 
-def _header(file: ByteFile, offset: int) -> tuple[tarfile.TarInfo | None, int]:
+def _header(file: ByteFile, offset: int) -> tuple[_Header | None, int]:
     """Parse the header at `offset` with the long-name and pax headers before it.
 
     Returns:
@@ -166,7 +164,7 @@ def _header(file: ByteFile, offset: int) -> tuple[tarfile.TarInfo | None, int]:
             info.name = overrides.get("GNU.sparse.name", overrides.get("path", info.name))
             info.linkname = overrides.get("linkpath", info.linkname)
             info.size = int(overrides.get("size", info.size))
-            info.pax_headers = overrides
+            info.is_sparse |= any(key.startswith("GNU.sparse.") for key in overrides)
             return info, _past_sparse_map(file, block, info, offset)
         if info.size > _MAX_NAME_BYTES:
             raise tarfile.HeaderError(f"a name of {info.size} bytes")
@@ -183,7 +181,7 @@ def _header(file: ByteFile, offset: int) -> tuple[tarfile.TarInfo | None, int]:
     raise tarfile.HeaderError(f"more than {_MAX_NAMES} names for one member")
 
 
-def _past_sparse_map(file: ByteFile, block: bytes, info: tarfile.TarInfo, offset: int) -> int:
+def _past_sparse_map(file: ByteFile, block: bytes, info: _Header, offset: int) -> int:
     """Where the payload begins: of GNU's sparse files, after blocks that go on with the map of their holes.
 
     As in GNU tar's manual, "Storing Sparse Files": a flag in each block says whether another follows.
@@ -198,14 +196,10 @@ def _past_sparse_map(file: ByteFile, block: bytes, info: tarfile.TarInfo, offset
     return offset
 
 
-def _is_sparse(info: tarfile.TarInfo) -> bool:
-    return info.type == tarfile.GNUTYPE_SPARSE or any(k.startswith("GNU.sparse.") for k in info.pax_headers)
-
-
-def _target(info: tarfile.TarInfo) -> str | None:
-    if info.islnk():
+def _target(info: _Header) -> str | None:
+    if info.type == tarfile.LNKTYPE:
         return info.linkname
-    if not info.issym():
+    if info.type != tarfile.SYMTYPE:
         return None
     path = posixpath.normpath(posixpath.join(posixpath.dirname(info.name), info.linkname))
     return "" if path.startswith(("/", "../")) else path
@@ -244,20 +238,51 @@ def _pax(data: bytes) -> dict[str, str]:
     return found
 
 
-def _parse(block: bytes) -> tarfile.TarInfo:
-    """A header, as the standard library reads it.
+@dataclass(slots=True)
+class _Header:
+    """What a header says, as far as it matters here."""
+
+    name: str
+    size: int
+    type: bytes
+    linkname: str
+    is_sparse: bool = False
+
+
+def _parse(block: bytes) -> _Header:
+    """A header, as the standard library's `TarInfo.frombuf` reads it, but for owners, rights and times.
+
+    That takes three quarters of its time, and half of that of reading small members.
 
     Raises:
-        tarfile.HeaderError: it is none, whatever the library says of it.
+        tarfile.HeaderError: it is none.
     """
+    stated, others = _number(block[148:156]), block[:148] + block[156:]
+    if (total := 256 + sum(others)) != stated and total - 256 * sum(b > 127 for b in others) != stated:
+        raise tarfile.HeaderError("bad checksum")  # as signed bytes neither, which old tars added up
+    name, type = _string(block[:100]), block[156:157]
+    if type == tarfile.AREGTYPE and name.endswith("/"):  # as before POSIX
+        type = tarfile.DIRTYPE
+    prefix = _string(block[345:500])
+    if prefix and type not in tarfile.GNU_TYPES:
+        name = f"{prefix}/{name}"
+    sparse = type == tarfile.GNUTYPE_SPARSE
+    return _Header(name, _number(block[124:136]), type, _string(block[157:257]), sparse)
+
+
+def _string(field: bytes) -> str:
+    return field.partition(b"\0")[0].decode("utf-8", "backslashreplace")
+
+
+def _number(field: bytes) -> int:
+    """Octal digits, or in base 256 where the first byte says so (GNU tar's manual, "Basic Tar Format")."""
+    if field[0] in (0o200, 0o377):
+        number = int.from_bytes(field[1:], "big")
+        return number if field[0] == 0o200 else number - 256 ** (len(field) - 1)
     try:
-        return tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
-    except tarfile.HeaderError:
-        raise
-    except Exception as e:
-        if of_machine(e):
-            raise
-        raise tarfile.HeaderError(f"{e} ({type(e).__name__})") from e
+        return int(field.partition(b"\0")[0].strip() or b"0", 8)
+    except ValueError as e:
+        raise tarfile.HeaderError("invalid header") from e
 
 
 def _resync(file: ByteFile, start: int, stop: int) -> int | None:

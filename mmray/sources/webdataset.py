@@ -169,7 +169,10 @@ class _Records:
             self._begin(key, part.offset)
         elif self._window == 1:
             self._after_damage = None  # the record goes on, so the damage lay within it
-        self._open[key].fields["length"] = part.end - self._open[key].fields["offset"]
+        opened = self._open[key]
+        opened.fields["length"] = part.end - opened.fields["offset"]
+        opened.unread += self._apart  # it lies within the record's bytes now
+        self._apart = []
 
     def _add(self, member: Member) -> Iterator[dict[str, Any]]:
         key, extension = split(member.name, self._split_at)
@@ -218,7 +221,7 @@ class _Records:
 
     def _add_damage(self, damage: Damage) -> Iterator[dict[str, Any]]:
         """The records that the damage may lie in are lost, and so may members of the next one be."""
-        key = split(damage.name)[0] if damage.name else None
+        key = split(damage.name, self._split_at)[0] if damage.name else None
         if not self._open and key is None and self._row >= 0:
             self._after_damage = damage
             return  # the walk began here: the damage belongs to the row before it, which is done
@@ -231,7 +234,8 @@ class _Records:
         for opened in [self._open[key]] if key is not None else self._open.values():
             opened.fields["length"] = end - opened.fields["offset"]
             opened.fail(damage.kind, damage.reason, "shard")
-        self._after_damage = damage
+        next(reversed(self._open.values())).unread += self._apart
+        self._after_damage, self._apart = damage, []
 
     def _begin(self, key: str, offset: int) -> None:
         self._row += 1

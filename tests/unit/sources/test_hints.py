@@ -10,10 +10,10 @@ from support.tfrecords import example, tfrecord
 
 from mmray.config import RunConfig
 from mmray.errors import InputError
+from mmray.magic import modality_of
 from mmray.pipeline.survey import read_options, survey
 from mmray.sources import ReadOptions
 from mmray.sources.hints import hints
-from mmray.sources.naming import medium_of
 
 PNG = image_bytes()
 EMBEDDED = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -110,4 +110,4 @@ def test_the_survey_says_so(parquet, tmp_path):
     "text", [b"BM is short", b"RIFF raff", b"FORM it", b"GIF8 of it", b"ID3 tags", b"", b"\xff"]
 )
 def test_words_are_no_medium(text):
-    assert medium_of(text) is None
+    assert modality_of(text) is None

@@ -138,6 +138,14 @@ def test_what_belongs_to_no_record_is_said_once(rows):
     assert rows(*members, wanted=[Missing(1, None, stop)]) == whole[1:]
 
 
+def test_what_lies_between_the_members_of_a_record_is_said_with_it(rows):
+    members = [("0.jpg", b"A"), ("README", b"x"), ("0.txt", b"a"), ("1.txt", b"b")]
+    first, second = rows(*members)
+    assert ([kind for kind, _, _ in unread(first)], unread(second)) == ([NAMELESS], [])
+    stop = first["offset"] + first["length"]
+    assert rows(*members, wanted=[Missing(1, None, stop)]) == [second]
+
+
 def test_a_shard_of_nothing_but_others_is_empty_and_says_what_they_are(rows):
     (row,) = rows(("README", b"x"))
     assert (fault(row), [kind for kind, _, _ in unread(row)]) == ("shard-empty", [NAMELESS])
