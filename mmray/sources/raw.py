@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mmray.errors import InputError, RecordError, ShardError
+from mmray.magic import HEAD_BYTES, named
 from mmray.sources.foreign import AnyLayout
 from mmray.sources.layouts import Members
 from mmray.sources.links import Links, Payload
@@ -23,13 +24,26 @@ from mmray.unread import DANGLING, NAMELESS, PACKED_LINK, SPECIAL, SYSTEM, Unrea
 
 MEMBER_BYTES = 1 << 30  # of one member; records are held in memory
 
-#: Extensions of what is stored without one, by how it begins; the last of a column is for anything else.
-_BEGINNINGS: dict[str, tuple[tuple[bytes, str], ...]] = {
-    "image": ((b"\x89PNG", "png"), (b"RIFF", "webp"), (b"GIF8", "gif"), (b"BM", "bmp"), (b"", "jpg")),
-    "text": ((b"", "txt"),),
-    "audio": ((b"RIFF", "wav"), (b"fLaC", "flac"), (b"ID3", "mp3"), (b"\xff", "mp3"), (b"", "ogg")),
-    "meta": ((b"", "json"),),
+#: Extensions of what is stored without one, by what it is; of anything else by the column.
+_EXTENSIONS = {
+    "a PNG picture": "png",
+    "a WebP picture": "webp",
+    "a GIF picture": "gif",
+    "a BMP picture": "bmp",
+    "a TIFF picture": "tif",
+    "an AVIF picture": "avif",
+    "an HEIC picture": "heic",
+    "a WAV sound": "wav",
+    "a FLAC sound": "flac",
+    "an MP3 sound": "mp3",
+    "an MP3 sound with an ID3 tag": "mp3",
+    "an AIFF sound": "aiff",
+    "an AU sound": "au",
+    "an AAC sound": "aac",
+    "an M4A sound": "m4a",
+    "a WebM or Matroska video or sound": "webm",
 }
+_OF_COLUMNS = {"image": "jpg", "text": "txt", "audio": "ogg", "meta": "json"}
 
 
 @dataclass(frozen=True)
@@ -81,8 +95,8 @@ def read_raw(shard: Shard, layout: AnyLayout | None = None) -> Iterator[Record |
 
 def extension_of(column: str, data: bytes | memoryview) -> str:
     """Extension for payload of a column of RECORDS, by how it begins."""
-    head = bytes(data[:4])
-    return next(extension for begin, extension in _BEGINNINGS[column] if head.startswith(begin))
+    known = named(bytes(data[:HEAD_BYTES])) if column in ("image", "audio") else ""
+    return _EXTENSIONS.get(known, _OF_COLUMNS[column])
 
 
 @dataclass

@@ -1,8 +1,7 @@
 """Members of a tar, one after the other, in bounded memory, with what is damaged named instead of raised.
 
 Python's `tarfile` ends in silence at a damaged header in mid-archive, and takes a tar that breaks off between
-two members for complete; both would lose records without a word. So the walk is our own, over the standard
-library's header parser.
+two members for complete; both would lose records without a word. So the walk is our own.
 """
 
 from __future__ import annotations
