@@ -136,7 +136,7 @@ def walk(
         yield Member(info.name, begin, offset, info.size, data, payload, info.is_sparse)
 
 
-def _header(file: ByteFile, offset: int) -> tuple[_Header | None, int]:
+def _header(file: ByteFile, offset: int) -> tuple[Header | None, int]:
     """Parse the header at `offset` with the long-name and pax headers before it.
 
     Returns:
@@ -154,7 +154,7 @@ def _header(file: ByteFile, offset: int) -> tuple[_Header | None, int]:
             raise EOFError
         if block == _ZEROS:
             return None, offset
-        info = _parse(block)
+        info = parse_header(block)
         if info.size < 0:
             raise tarfile.HeaderError(f"{info.name!r} has a negative size")
         offset += _BLOCK
@@ -180,7 +180,7 @@ def _header(file: ByteFile, offset: int) -> tuple[_Header | None, int]:
     raise tarfile.HeaderError(f"more than {_MAX_NAMES} names for one member")
 
 
-def _past_sparse_map(file: ByteFile, block: bytes, info: _Header, offset: int) -> int:
+def _past_sparse_map(file: ByteFile, block: bytes, info: Header, offset: int) -> int:
     """Where the payload begins: of GNU's sparse files, after blocks that go on with the map of their holes.
 
     As in GNU tar's manual, "Storing Sparse Files": a flag in each block says whether another follows.
@@ -195,7 +195,7 @@ def _past_sparse_map(file: ByteFile, block: bytes, info: _Header, offset: int) -
     return offset
 
 
-def _target(info: _Header) -> str | None:
+def _target(info: Header) -> str | None:
     if info.type == tarfile.LNKTYPE:
         return info.linkname
     if info.type != tarfile.SYMTYPE:
@@ -238,7 +238,7 @@ def _pax(data: bytes) -> dict[str, str]:
 
 
 @dataclass(slots=True)
-class _Header:
+class Header:
     """What a header says, as far as it matters here."""
 
     name: str
@@ -248,7 +248,7 @@ class _Header:
     is_sparse: bool = False
 
 
-def _parse(block: bytes) -> _Header:
+def parse_header(block: bytes) -> Header:
     """A header, as the standard library's `TarInfo.frombuf` reads it, but for owners, rights and times.
 
     That takes three quarters of its time, and half of that of reading small members.
@@ -256,6 +256,8 @@ def _parse(block: bytes) -> _Header:
     Raises:
         tarfile.HeaderError: it is none.
     """
+    if len(block) != _BLOCK:
+        raise tarfile.HeaderError("truncated header")
     stated, others = _number(block[148:156]), block[:148] + block[156:]
     if (total := 256 + sum(others)) != stated and total - 256 * sum(b > 127 for b in others) != stated:
         raise tarfile.HeaderError("bad checksum")  # as signed bytes neither, which old tars added up
@@ -266,7 +268,7 @@ def _parse(block: bytes) -> _Header:
     if prefix and type not in tarfile.GNU_TYPES:
         name = f"{prefix}/{name}"
     sparse = type == tarfile.GNUTYPE_SPARSE
-    return _Header(name, _number(block[124:136]), type, _string(block[157:257]), sparse)
+    return Header(name, _number(block[124:136]), type, _string(block[157:257]), sparse)
 
 
 def _string(field: bytes) -> str:
@@ -307,7 +309,7 @@ def _resync(file: ByteFile, start: int, stop: int) -> int | None:
 
 def _is_header(block: bytes) -> bool:
     try:
-        _parse(block)
+        parse_header(block)
     except tarfile.HeaderError:  # also of one that breaks off
         return False
     return True

@@ -14,6 +14,7 @@ from support.tars import BLOCK, members_of, smashed_header, tar_bytes
 
 from mmray.coverage import Missing
 from mmray.sources import EXTENSIONS
+from mmray.sources.tar import parse_header
 
 COLUMN_OF = {extension: column for column, extensions in EXTENSIONS.items() for extension in extensions}
 
@@ -189,3 +190,26 @@ def test_no_damage_raises_or_hangs_or_costs_a_record_that_it_does_not_touch(dama
         after = whole[i - 1]["offset"] if i else -1
         if first >= before or last < after:
             assert found.get(row["key"]) == (row["image"], row["text"])
+
+
+TYPES = [b"0", b"\0", b"1", b"2", b"5", b"6", b"7", b"S"]
+NAME = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=90)
+
+
+@settings(deadline=None, max_examples=200)
+@given(NAME, st.integers(0, 1 << 80), st.sampled_from(TYPES), NAME, st.data())
+def test_headers_are_read_as_the_standard_library_reads_them(name, size, type, linkname, data):
+    """Also damaged ones: what it refuses because of a number that is of no use here may be read."""
+    info = tarfile.TarInfo(name[:40])
+    info.size, info.type, info.linkname = size, type, linkname[:40]
+    block = bytearray(info.tobuf(tarfile.GNU_FORMAT, errors="surrogateescape")[-512:])
+    for _ in range(data.draw(st.integers(0, 2), label="damage")):
+        block[data.draw(st.integers(0, 511))] = data.draw(st.integers(0, 255))
+    block = bytes(block)
+    try:
+        expected = tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
+    except (tarfile.HeaderError, ValueError):
+        return
+    header = parse_header(block)
+    found = (header.name.rstrip("/"), header.size, header.type, header.linkname)
+    assert found == (expected.name.rstrip("/"), expected.size, expected.type, expected.linkname)
