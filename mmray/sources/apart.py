@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from urllib.parse import parse_qs
 
 from mmray.errors import OutputError
-from mmray.sources.expand import Pattern, patterns_of
+from mmray.sources.patterns import Pattern, patterns_of
 from mmray.storage import Location
 
 _Parts = list[str]

@@ -6,25 +6,23 @@ Few requests, many at a time: of a store, what lies in one directory is listed o
 from __future__ import annotations
 
 import glob
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from itertools import chain
 from typing import NamedTuple
 
 import pyarrow.fs as pafs
-from braceexpand import braceexpand
 
-from mmray.errors import InputError, UsageError
+from mmray.errors import InputError
 from mmray.magic import HEAD_BYTES, what_is
 from mmray.sources.among import MANIFESTS, Found, shards_among
 from mmray.sources.folder_files import folders_among, is_medium
 from mmray.sources.formats import SUFFIXES, Kind, by_name, may_be_shard
 from mmray.sources.names import of_system
 from mmray.sources.parallel import in_parallel
+from mmray.sources.patterns import Pattern, patterns_of
 from mmray.storage import Location
 from mmray.unread import SYSTEM, Tally, kind_of_file
 
@@ -33,8 +31,6 @@ _BESIDE = (INDEX_SUFFIX, "lock.mdb", ".captions.tsv", ".crc", "/_SUCCESS")  # fi
 _KINDS = 5  # of files that are no shards, which are named where there is no shard
 _LMDB_DATA = "data.mdb"  # of an LMDB that is a directory, which is then the shard
 _ASKED = 4  # names in a directory of a store that are asked for one by one; for more it is listed
-_MAGIC = re.compile(r"[*?\[\]{}\\]")  # of globs and of brace patterns
-_SURELY = re.compile(r"\*|\{\d+\.\.\d+\}")  # what names of files on a store do not have
 _WEB = ("http:", "https:")  # whose listings, if there are any, tell no sizes
 
 
@@ -44,27 +40,6 @@ class Expanded:
 
     found: list[Found]  # shards, in the order of the inputs; one may be named more than once
     unread: Tally  # files in the directories that are none
-
-
-@dataclass(frozen=True)
-class Pattern:
-    """One name, without braces, that an input stands for."""
-
-    text: str
-    place: Location
-    root: str | None  # where the braces tell it
-    literal: int = 0  # so many parts of the path exist as they are written, wildcards and all
-
-    @property
-    def is_glob(self) -> bool:
-        return any(map(glob.has_magic, self.place.path.split("/")[self.literal :]))
-
-    def matches(self, names: Sequence[str], parts: Sequence[str]) -> bool:
-        """Whether the parts of a path match those of this pattern, or of the beginning of it."""
-        if len(names) != len(parts):
-            return False
-        pairs = enumerate(zip(names, parts, strict=True))
-        return all(n == p if i < self.literal else fnmatchcase(n, p) for i, (n, p) in pairs)
 
 
 def expand(inputs: Sequence[str]) -> Expanded:
@@ -111,86 +86,6 @@ def _nothing_in(text: str, unread: Tally) -> str:
         said.append(f"{kind}: {count.number}, as {count.example}")
     there = f"; what is there: {'; '.join(said)}" if said else ""
     return f"{text}: no shards ({', '.join(SUFFIXES)}) nor loose media there; check --input{there}"
-
-
-def patterns_of(text: str) -> list[Pattern]:
-    """What one input stands for: a path that exists wins over the pattern that it would be.
-
-    Raises:
-        InputError: unbalanced braces.
-    """
-    whole, literal = _as_written(text)
-    if whole and literal:
-        return _below_literal(text, whole, literal)
-    try:
-        names = list(braceexpand(text))
-    except ValueError as e:
-        raise InputError(f"{text}: unbalanced braces in the pattern") from e
-    root = None
-    if len(names) > 1:
-        # Any name in the place of the first brace lies in the directory that all the patterns share.
-        fixed = f"{text[: text.index('{')]}_{Location.parse(names[0]).query}"
-        root = _directory(Location.parse(fixed).path)
-    return [_pattern(name, root, several=len(names) > 1) for name in names]
-
-
-def shadowed(text: str) -> str:
-    """What to say of a local input that exists as it is written, and as a pattern would match others, too."""
-    if "://" in text:
-        return ""
-    whole, literal = _as_written(text)
-    if not whole or not literal:
-        return ""
-    head = "/".join(whole.path.split("/")[:literal])
-    try:
-        names = list(braceexpand(whole.path))
-    except ValueError:
-        return ""
-    others = sorted({path for name in names for path in glob.glob(name)} - {head})  # noqa: PTH207  (absolute)
-    others = [path for path in others if not path.startswith(f"{head}/")]
-    return f"{head}, not {others[0]}" if others else ""
-
-
-def _pattern(name: str, root: str | None, *, several: bool) -> Pattern:
-    place = Location.parse(name)
-    # Of a store each would be a request; one whole pattern was asked for already.
-    literal = _literal_parts(place) if several and place.is_local else 0
-    return Pattern(name, place, root, literal)
-
-
-def _as_written(text: str) -> tuple[Location | None, int]:
-    """Where an input leads without any pattern, and how many parts of that path exist."""
-    if not _MAGIC.search(text):
-        return None, 0
-    try:
-        place = Location.parse(text)
-    except UsageError:  # a URL of a file takes no braces
-        return None, 0
-    return place, _literal_parts(place)
-
-
-def _literal_parts(place: Location) -> int:
-    """How many parts of a path, up to the last that looks like a pattern, exist as they are written; or 0.
-
-    Of a store each is a request, so a part with a star or a range of numbers is not asked for there.
-    """
-    parts = place.path.split("/")
-    magic = [i + 1 for i, part in enumerate(parts) if _MAGIC.search(part)]
-    if not place.is_local:
-        magic = [n for n in magic if not _SURELY.search(parts[n - 1])]
-    return next((n for n in reversed(magic) if replace(place, path="/".join(parts[:n])).exists()), 0)
-
-
-def _below_literal(text: str, whole: Location, literal: int) -> list[Pattern]:
-    parts = whole.path.split("/")
-    head, tail = "/".join(parts[:literal]), "/".join(parts[literal:])
-    try:
-        names = list(braceexpand(tail)) if "{" in tail else [tail]
-    except ValueError as e:
-        raise InputError(f"{text}: unbalanced braces in the pattern") from e
-    root = _directory(f"{head}/{tail[: tail.index('{')]}_") if len(names) > 1 else None
-    places = [replace(whole, path=f"{head}/{name}" if name else head) for name in names]
-    return [Pattern(place.url, place, root, literal) for place in places]
 
 
 def infos_of(places: Sequence[Location]) -> dict[str, pafs.FileInfo]:

@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 from mmray.errors import InputError
 from mmray.remote import RefusedError, StoreError
 from mmray.sources.among import Found
-from mmray.sources.expand import expand, shadowed
+from mmray.sources.expand import expand
 from mmray.sources.formats import SUFFIXES, Kind, by_bytes, recognized
 from mmray.sources.lmdb_check import check_all
 from mmray.sources.parallel import in_parallel
+from mmray.sources.patterns import shadowed
 from mmray.sources.shards import Shard
 from mmray.sources.state import State, look, settled, stat_file
 from mmray.unread import Tally, kind_of_file
