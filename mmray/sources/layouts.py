@@ -11,7 +11,6 @@ over. Pickles are refused. What else lies in an entry, or beside it, is carried 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 from mmray.errors import RecordError
@@ -20,9 +19,9 @@ from mmray.sources.beside import CARRIED_BYTES, as_text, listed, plain
 from mmray.sources.captions import Captions
 from mmray.sources.environment import Snapshot
 from mmray.sources.maps import KIND, Field, fields
-from mmray.sources.names import COLUMNS, encoded, is_note, of_system, split_name, text_of
+from mmray.sources.names import COLUMNS, is_note, of_system, text_of
 from mmray.sources.options import ReadOptions
-from mmray.sources.unlisted import HEAD_BYTES, modality_of, unlisted
+from mmray.sources.unlisted import HEAD_BYTES, modality_of
 from mmray.unread import NAMELESS, SYSTEM, Unread
 
 LayoutName = Literal["members", "msgpack", "images"]  # that are written, too
@@ -35,9 +34,7 @@ Found = tuple[bytes, int, int, "Contents | Payload | Fault"]
 
 _PICKLES = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 _IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")  # and WebP, which begins as other files do
-_UNKNOWN = "unknown"  # column of an extension that was not met before
-_SUFFIXES = 4096  # that are remembered
-_TINY_BYTES = 16  # a member of at most so many is no image, nor a sound
+SUFFIXES = 4096  # that are remembered
 _APART = 10_000  # entries in a row that belong to no record, which are counted one by one
 
 
@@ -102,7 +99,7 @@ class Layout:
     def check_size(self, what: str, size: int, members: int = 1) -> None:
         """Raise a RecordError where something is larger than so many members may be."""
         if size > members * self._limit:
-            raise RecordError(*_too_large(what, size, members * self._limit))
+            raise RecordError(*too_large(what, size, members * self._limit))
 
     def pass_over(self, name: bytes) -> None:
         """An entry that belongs to no record."""
@@ -129,7 +126,7 @@ class Layout:
         """Things of a record that are not read: plain ones by their names, and what could be a modality."""
         key = tuple(names)
         if key not in self._plain:
-            if len(self._plain) >= _SUFFIXES:
+            if len(self._plain) >= SUFFIXES:
                 self._plain.clear()
             self._plain[key] = listed(plain(what, names))
         said = self._plain[key]
@@ -137,96 +134,6 @@ class Layout:
             said = (said or []) + (listed(media) or [])
         if said:
             contents["unread"] = said
-
-
-class Members(Layout):
-    """Neighbouring entries `<key>.<extension>` are a record."""
-
-    def group(self, first: int) -> Iterator[Found]:
-        entries = self._snapshot.walk(max(0, first - 1), values=self._payload)
-        before = b"".join(name for name, _ in islice(entries, min(first, 1)))
-        key, begin, stop, self.apart = None, first, first, []
-        members: Contents = {}
-        fault: Fault | None = None
-        columns, limit, payload = self._columns, self._limit, self._payload
-        last = self._split_at == "last"
-        for number, (name, value) in enumerate(entries, first):
-            stem, _, suffix = name.rpartition(b".") if last else name.partition(b".")
-            column = columns.get(suffix, _UNKNOWN)
-            # Whether it cannot just be split at that dot; nothing is in b"/", too.
-            odd = column is _UNKNOWN or (
-                stem != key and (stem[-1:] in b"/" or stem[:2] == b"__" or (last and b"._" in name))
-            )
-            if odd:
-                stem, column = self._split(name)
-                if column is _UNKNOWN:
-                    self.pass_over(name)
-                    before = name
-                    continue
-            if stem != key:
-                if key is not None:
-                    yield key, begin, stop, fault or members
-                key, begin, members, fault = stem, number, {}, None
-                if before and before.startswith(stem + b".") and self._first_name(stem) != name:
-                    between = (
-                        f"entries whose names begin with {text_of(stem)}.… lie between them; rename those"
-                    )
-                    fault = Fault(f"members of this key lie apart: {between}", "interleaved-members")
-            stop = number + 1
-            if self.apart:  # it lies before the record, or among its entries
-                self.take_apart(members)
-            if column is not None:
-                if column in members:
-                    reason = f"more than one {column} member: {text_of(name)} comes second"
-                    fault = fault or Fault(reason, "repeated-member")
-                elif len(value) > limit:
-                    fault = fault or _too_large(f"member {text_of(name)!r}", len(value), limit)
-                members[column] = value
-            elif payload:
-                self._add_unlisted(members, name, suffix, value)
-            before = name if odd or last else b""  # no other can lie among the entries of another's record
-        if key is not None:
-            self.take_apart(members)
-            yield key, begin, stop, fault or members
-
-    def _add_unlisted(self, members: Contents, name: bytes, suffix: bytes, value: Payload) -> None:
-        """A member that no column takes."""
-        if len(value) <= _TINY_BYTES and not self._carried and (tiny := self._tiny.get(suffix)):
-            members["unread"] = members["unread"] + tiny if "unread" in members else tiny
-            return
-        extension = split_name(name, self._split_at)[1]
-        if len(value) <= CARRIED_BYTES and self.carry(members, extension, _stripped(value)):
-            return
-        thing = unlisted(text_of(name), extension, bytes(value[:HEAD_BYTES]), self._column_of)
-        if thing.modality is None:  # then one for all records alike
-            if len(self._tiny) >= _SUFFIXES:
-                self._tiny.clear()
-            thing = Unread(thing.kind, f".{text_of(encoded(extension))}")
-            said = self._tiny.setdefault(suffix, listed([thing]) or [])
-        else:
-            said = listed([thing]) or []
-        members["unread"] = members["unread"] + said if "unread" in members else said
-
-    def _split(self, name: bytes) -> tuple[bytes, str | None]:
-        """Key and column: _UNKNOWN for what belongs to no record, None where no column takes it."""
-        key, extension = split_name(name, self._split_at)
-        if not extension or of_system(text_of(name)):
-            return key, _UNKNOWN
-        suffix = name[len(key) + 1 :]
-        column = suffix.decode("utf-8", "surrogateescape") if self.whole else self._column_of.get(extension)
-        if b"." not in key or self._split_at == "last":
-            if len(self._columns) >= _SUFFIXES:
-                self._columns.clear()
-            self._columns[suffix] = column
-        return key, column
-
-    def _first_name(self, key: bytes) -> bytes:
-        """The first of the names with a key."""
-        if self._first is None or self._first[0] != key:
-            names = self._snapshot.keys_from(key + b".")
-            parts = ((name, *split_name(name, self._split_at)) for name in names)
-            self._first = key, next((n for n, stem, extension in parts if stem == key and extension), b"")
-        return self._first[1]
 
 
 class Images(Layout):
@@ -313,11 +220,7 @@ def is_image(head: bytes) -> bool:
     return head.startswith(_IMAGES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
-def _too_large(what: str, size: int, limit: int) -> Fault:
+def too_large(what: str, size: int, limit: int) -> Fault:
+    """That something is larger than it may be."""
     reason = f"{what} has {size} bytes, more than the {limit} that limits.member_bytes allows"
     return Fault(reason, "member-too-large")
-
-
-def _stripped(value: Payload) -> bytes:
-    """A small member as it is carried: without the newline at its end."""
-    return bytes(value).strip()

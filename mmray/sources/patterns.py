@@ -1,4 +1,4 @@
-"""What an input stands for as it is written: a path, globs, brace patterns. A path that exists is that path."""
+"""What an input stands for: a path, a glob, a brace pattern. A path that exists is that path in any case."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from mmray.errors import InputError, RecordError, ShardError
 from mmray.magic import HEAD_BYTES, named
 from mmray.sources.foreign import AnyLayout
-from mmray.sources.layouts import Members
 from mmray.sources.links import Links, Payload
 from mmray.sources.lmdb import open_layout
+from mmray.sources.members import Members
 from mmray.sources.names import COLUMNS, encoded, is_meta, of_system, split, text_of
 from mmray.sources.options import ReadOptions
 from mmray.sources.shards import Shard
