@@ -1,4 +1,4 @@
-"""Records of an LMDB that are entries `<prefix>-<number>`, as programs that read text in pictures write them."""
+"""Records of an LMDB that are entries `<prefix>-<number>`, as those who read text in pictures write them."""
 
 from __future__ import annotations
 
