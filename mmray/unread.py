@@ -6,6 +6,7 @@ been a modality which the record lacks otherwise is damage of that modality; all
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -40,6 +41,8 @@ _REMEDIES_OF_PARTS = {
     SEVERAL: "keep one of them in each record",
 }
 _USUAL = "name them in `extensions` to read them, or in `carry` to keep them beside the predictions"
+_COLUMN = re.compile(r"(\d+ more )?(column|feature)")
+_OF_COLUMNS = "name them in `columns` to read them, or in `carry` to keep them beside the predictions"
 _FILE = " of no record"  # ends the kinds of files
 _OF_FILES = "pack them into shards, or name them as inputs"
 _APART = (NAMELESS, SYSTEM, SPECIAL)  # of no record: they lie beside one
@@ -70,7 +73,7 @@ def remedy_of(kind: str) -> str:
     for part, remedy in _REMEDIES_OF_PARTS.items():
         if part in kind:
             return remedy
-    return _REMEDIES.get(kind, _USUAL)
+    return _REMEDIES.get(kind, _OF_COLUMNS if _COLUMN.match(kind) else _USUAL)
 
 
 def kind_of_file(name: str) -> str:

@@ -33,7 +33,6 @@ Contents = dict[str, Any]
 Found = tuple[bytes, int, int, "Contents | Payload | Fault"]
 
 _PICKLES = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
-_IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")  # and WebP, which begins as other files do
 SUFFIXES = 4096  # that are remembered
 _APART = 10_000  # entries in a row that belong to no record, which are counted one by one
 
@@ -216,8 +215,8 @@ def is_pickle(value: Payload) -> bool:
 
 
 def is_image(head: bytes) -> bool:
-    """Whether the first 12 bytes are those of a JPEG, PNG, GIF, BMP or WebP."""
-    return head.startswith(_IMAGES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+    """Whether the first 12 bytes are those of a picture."""
+    return modality_of("", head) == "image"
 
 
 def too_large(what: str, size: int, limit: int) -> Fault:

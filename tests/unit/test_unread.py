@@ -29,6 +29,7 @@ def test_there_are_never_many_kinds():
 def test_each_kind_has_its_remedy():
     assert "extensions" in remedy_of(".tga members")
     assert "key_split" in remedy_of(DOTTED)
+    assert all("`columns`" in remedy_of(kind) for kind in ("column url", "9 more columns", "feature a/b"))
     assert remedy_of(SYSTEM) == ""
     assert "shard" in remedy_of(kind_of_file("data/a.JSON"))
     assert kind_of_file("data/a.JSON") == ".json files of no record"

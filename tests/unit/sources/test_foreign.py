@@ -258,6 +258,12 @@ def test_a_refusal_names_what_the_values_are(path, value, what):
         list(read(shard_at(path), ReadOptions()))
 
 
+@pytest.mark.parametrize("kind", ["TIFF", "AVIF", "BMP"])
+def test_values_are_images_of_any_format_that_is_read(path, kind):
+    write_lmdb(path, [(name, image_bytes(kind)) for name in ("x", "y")])
+    assert columns(read_rows(path), "image", "error") == [(image_bytes(kind), None)] * 2
+
+
 def test_a_list_of_databases_is_refused_with_their_names(path):
     with (
         lmdb.open(str(path), subdir=False, map_size=1 << 24, max_dbs=4) as environment,
