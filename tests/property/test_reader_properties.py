@@ -14,7 +14,7 @@ from support.tars import BLOCK, members_of, smashed_header, tar_bytes
 
 from mmray.coverage import Missing
 from mmray.sources import EXTENSIONS
-from mmray.sources.tar import parse_header
+from mmray.sources.tar_header import parse_header
 
 COLUMN_OF = {extension: column for column, extensions in EXTENSIONS.items() for extension in extensions}
 

@@ -5,16 +5,14 @@ import onnx
 import pytest
 import yaml
 from onnx import TensorProto, helper
-from support.bundles import GOLDEN_ROWS, LABELS, SPEC, records_table, small_tokenizer
-from support.encoders import HEAD_WEIGHT, IMAGE, TEXT, WEIGHTS, by_hand, random, save, save_encoders
+from support.bundles import LABELS, SPEC, small_tokenizer
+from support.encoders import HEAD_WEIGHT, IMAGE, TEXT, WEIGHTS, by_hand, random, save
 
-from mmray.batching import pack
 from mmray.engine import Engine
 from mmray.errors import ModelError
 from mmray.optimize.importing.description import read_description
 from mmray.optimize.importing.directories import read_audio
 from mmray.optimize.importing.from_onnx import import_onnx
-from mmray.preprocess import Preprocessor
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 90387606\n"
 HTML = b"\n<!DOCTYPE html><html><body>Sign in</body></html>"
@@ -36,18 +34,6 @@ def describe(folder, head=None, labels=None, tokenizer=None, **encoders):
 
 def make(folder, **changes):
     return import_onnx(describe(folder, **changes), folder / "bundle")
-
-
-@pytest.fixture
-def folder(tmp_path):
-    save_encoders(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def feeds():
-    rows = [*GOLDEN_ROWS, {"text": b"a red red dog"}, GOLDEN_ROWS[0]]
-    return pack(Preprocessor(SPEC, small_tokenizer())(records_table(rows)), SPEC)
 
 
 def outputs(bundle, feeds):

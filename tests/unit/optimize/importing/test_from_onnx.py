@@ -17,18 +17,15 @@ from support.encoders import (
     by_hand,
     random,
     save,
-    save_encoders,
 )
 from support.graphs import run_by_hand, write_graph
 from support.tars import write_shard
 
-from mmray.batching import pack
 from mmray.engine import Engine
 from mmray.errors import BundleError, ModelError
 from mmray.optimize.importing.description import read_description
 from mmray.optimize.importing.from_onnx import import_onnx
 from mmray.predictor import Predictor, open_preprocessor
-from mmray.preprocess import Preprocessor
 
 PREPROCESSING = SPEC.model_dump(mode="json")
 ENCODERS = {name: {"graph": f"{name}.onnx"} for name in ("image", "text", "audio")}
@@ -46,19 +43,6 @@ def describe(folder, **changes):
 def encoder(**changes):
     """ENCODERS, with more keys for some."""
     return {name: {**keys, **changes.get(name, {})} for name, keys in ENCODERS.items()}
-
-
-@pytest.fixture
-def folder(tmp_path):
-    save_encoders(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def feeds():
-    """Records of every kind."""
-    rows = [*GOLDEN_ROWS, {"text": b"a red red dog"}, GOLDEN_ROWS[0]]
-    return pack(Preprocessor(SPEC, small_tokenizer())(records_table(rows)), SPEC)
 
 
 def outputs(bundle, feeds):
