@@ -274,11 +274,14 @@ def optimize(
         Path, typer.Option("--recipe", help="Which variants, judged on what: docs/variants.md.")
     ],
     output: Annotated[Path, typer.Option("--output", help="Directory of the new bundle.")],
+    again: Annotated[
+        str | None, typer.Option(help="Why variants may be judged on the same test records once more.")
+    ] = None,
 ) -> None:
     """Make smaller or faster variants of a bundle, and keep those that decide as it does; exit 1 if none."""
     from mmray.cli.optimizing import optimize_bundle
 
-    optimize_bundle(bundle, recipe, output)
+    optimize_bundle(bundle, recipe, output, again)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from mmray.errors import AuditError, UsageError
 from mmray.optimize.compare import COLUMNS, Entry, cells, describe, entries, subset_rows, to_html
 
 
-def optimize_bundle(directory: str, recipe_file: Path, output: Path) -> None:
+def optimize_bundle(directory: str, recipe_file: Path, output: Path, again: str | None = None) -> None:
     """Make the recipe's variants; show what became of them.
 
     Raises:
@@ -27,7 +27,7 @@ def optimize_bundle(directory: str, recipe_file: Path, output: Path) -> None:
     except ModuleNotFoundError as e:
         raise UsageError(f"making variants needs the package {e.name}: pip install 'mmray[optimize]'") from e
     recipe = load_recipe(recipe_file)
-    bundle = optimize(Bundle.open(directory), recipe, output, say=print_line)
+    bundle = optimize(Bundle.open(directory), recipe, output, again=again, say=print_line)
     _print_variants(entries({"": bundle}))
     if not any(step.variant in bundle.passing() for step in recipe.steps):
         raise AuditError(f"{output}: none of the {len(recipe.steps)} variants passed its gate")

@@ -14,22 +14,23 @@ from mmray.errors import ConfigError
 from mmray.optimize.gate import Thresholds
 from mmray.optimize.histogram import Method
 from mmray.optimize.policy import Budget
+from mmray.optimize.splits import Split
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Records(_Model):
-    """Which records to use: an equal share from the beginning of each shard."""
+class Rows(_Model):
+    """How many records of each split are used, at most; they are spread evenly over all that there are."""
 
-    input: tuple[str, ...] = Field(min_length=1)  # as in a run's config
-    rows: int = Field(1000, ge=1)  # at most; held-out ones are held in memory, about 0.2 MB each
+    train: int = Field(256, ge=1)  # for ranges of static int8; read as they are needed
+    tune: int = Field(1500, ge=1)  # for every choice; held in memory, about 0.2 MB each
+    test: int = Field(5000, ge=1)  # for the verdict; the same
 
-    @field_validator("input", mode="before")
-    @classmethod
-    def _one_is_a_list(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
+    def as_dict(self) -> dict[Split, int]:
+        """By split."""
+        return {"train": self.train, "tune": self.tune, "test": self.test}
 
 
 class Half(_Model):
@@ -70,7 +71,6 @@ class CascadeStep(_Model):
     accuracy_loss: float | None = Field(None, gt=0, lt=1)  # share of records, right in full and wrong early
     disagreement: float | None = Field(None, gt=0, lt=1)  # or: decided otherwise
     confidence: float = Field(0.95, gt=0, lt=1)  # of the bound that must keep within that
-    evidence: Records | None = None  # records that the model never saw; None: the bundle's own
 
     mixed: ClassVar[bool] = False
     precision: ClassVar[str] = "fp32"
@@ -119,17 +119,18 @@ class Step(_Model):
 class VariantRecipe(_Model):
     """Which variants to make, from what, and what they must keep."""
 
-    held_out: (
-        Records  # that variants are judged on; records that say they are of the train split are left out
-    )
-    calibration: Records | None = (
-        None  # for static int8 and mixed steps; those of the test split are left out
-    )
+    input: tuple[str, ...] = Field(min_length=1)  # shards with records of all splits
+    rows: Rows = Rows()
     steps: tuple[Step, ...] = Field(min_length=1)
     thresholds: Thresholds = Thresholds()
     batch_rows: int = Field(8, ge=1, le=4096)  # the job's: for judging, and for one of the two latencies
     timing_rounds: int = Field(2, ge=0)  # processes in which each graph is timed and weighed; 0: not at all
     keep_failed: bool = False  # also write the graphs that failed, to look into them
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
 
 
 def load_recipe(path: Path) -> VariantRecipe:
@@ -160,7 +161,5 @@ def _faults(recipe: VariantRecipe) -> Iterator[str]:
             yield f"'{where}.int8': TensorRT takes static int8 only; set method: static"
         elif step.cascade and (step.cascade.accuracy_loss is None) == (step.cascade.disagreement is None):
             yield f"'{where}.cascade': give exactly one of accuracy_loss and disagreement"
-        elif not recipe.calibration and (step.kind.mixed or (step.int8 and step.int8.method == "static")):
-            yield f"'{where}': {step.variant} needs records to try or calibrate on; give `calibration`"
         else:
             seen.add(step.variant)
