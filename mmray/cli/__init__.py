@@ -244,7 +244,7 @@ def predict(
     from mmray.cli.predicting import Given, predict_record
 
     given = Given(image, text, audio)
-    predict_record(bundle, given, explain=explain, foreign_text=foreign_text, as_json=json)
+    predict_record(bundle, given, explain=explain, as_json=json, foreign_text=foreign_text)
 
 
 @app.command()

@@ -35,7 +35,7 @@ class Given:
 
 
 def predict_record(
-    directory: str, given: Given, *, explain: bool, foreign_text: OnForeignText, as_json: bool
+    directory: str, given: Given, *, explain: bool, as_json: bool, foreign_text: OnForeignText = "keep"
 ) -> None:
     """Predict one record and show the answer.
 
@@ -43,8 +43,8 @@ def predict_record(
         directory: of the bundle.
         given: at least one modality that the bundle takes.
         explain: also decide with each modality left out.
-        foreign_text: whether a text that the model does not read counts as missing.
         as_json: print what the server would answer.
+        foreign_text: whether a text that the model does not read counts as missing.
 
     Raises:
         InputError: a file cannot be read or decoded, or the bundle takes nothing of what is given.
