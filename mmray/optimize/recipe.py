@@ -19,7 +19,9 @@ from mmray.sources import Shard
 REVISION = 2
 
 #: Preprocessing that the pretrained encoders were trained with.
-PRETRAINED_SPEC = PreprocessSpec(image=ImageSpec(), text=TextSpec(), audio=AudioSpec())
+PRETRAINED_SPEC = PreprocessSpec(
+    image=ImageSpec(), text=TextSpec(languages=("en",), scripts=("Latn",)), audio=AudioSpec()
+)
 
 
 def _digest(*parts: str) -> str:
