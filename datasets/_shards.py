@@ -1,9 +1,9 @@
 """Write records as WebDataset shards: the same bytes for the same options, or nothing at all.
 
 Owns the layout of a data set (`train-000000.tar`, `tune-000000.tar`, …, `dataset.json`), the split by caption
-group where the source has none of its own, the dropping of modalities and the check whether a data set is already there. A set is made in a
-temporary folder beside its place, `dataset.json` last, and then moved. Refuses to replace a folder that it
-did not make. Knows nothing of where records come from.
+group where the source has none of its own, the dropping of modalities and the check whether a data set is
+already there. A set is made in a temporary folder beside its place, `dataset.json` last, and then moved.
+Refuses to replace a folder that it did not make. Knows nothing of where records come from.
 """
 
 from __future__ import annotations

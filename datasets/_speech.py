@@ -27,7 +27,8 @@ SECONDS = 1.0  # the shortest clip; the word lies anywhere in it
 BLOCK = 128  # words of a process
 SPEEDS = (130, 150, 170, 190)  # words a minute
 PITCHES = (35, 50, 65)  # of eSpeak's 0 to 99
-TIMBRES = ("", "+m3", "+m7", "+f2", "+f4")  # eSpeak's variants: men's and women's voices
+#: eSpeak's variants, men's and women's. None with `breath`: that is noise which is never twice the same.
+TIMBRES = ("", "+m3", "+m7", "+f1", "+f4")
 
 #: eSpeak's voices of each language that can be spoken.
 VOICES = {
@@ -72,22 +73,32 @@ def draw(word: str, language: str, rng: random.Random) -> Utterance:
     )
 
 
-def speak(utterances: Sequence[Utterance]) -> list[bytes]:
-    """An Ogg Vorbis file of each: mono, 22,050 Hz, at least a second. 5,000 take a minute on two cores.
+def speak(lists: Sequence[Sequence[Utterance]]) -> list[list[bytes]]:
+    """An Ogg Vorbis file of each word, mono, 22,050 Hz, at least a second; made on all cores.
+
+    What is made of a list depends on that list alone. 5,200 words take 45 s of a core's time.
 
     Raises:
-        InputError: the library is not installed, or has no such voice.
+        InputError: the library is not installed, has no such voice, or says nothing for a word.
     """
     try:
         import espeakng_loader  # noqa: F401
     except ImportError as e:
         raise InputError(
-            "espeakng-loader is not installed, and it speaks the words: pip install -e '.[emoji]'"
+            "espeakng-loader, which speaks the words, is missing: pip install -e '.[emoji]'"
         ) from e
-    blocks = [utterances[start : start + BLOCK] for start in range(0, len(utterances), BLOCK)]
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(min(len(blocks) or 1, os.cpu_count() or 1), maxtasksperchild=1) as pool:
-        return [sound for block in pool.imap(_speak_block, blocks) for sound in block]
+    blocks = [
+        (number, words[start : start + BLOCK])
+        for number, words in enumerate(lists)
+        for start in range(0, len(words), BLOCK)
+    ]
+    sounds: list[list[bytes]] = [[] for _ in lists]
+    processes = min(len(blocks), os.cpu_count() or 1) or 1
+    with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
+        spoken = pool.imap(_speak_block, [words for _, words in blocks])
+        for (number, _), found in zip(blocks, spoken, strict=True):
+            sounds[number] += found
+    return sounds
 
 
 def _speak_block(utterances: Sequence[Utterance]) -> list[bytes]:
@@ -105,11 +116,11 @@ class _Voice:
         data = espeakng_loader.get_data_path().encode()
         rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, data, _DONT_EXIT)
         if rate != RATE:
-            raise InputError(f"espeak_Initialize answered {rate}, expected {RATE} Hz; reinstall espeakng-loader")
+            raise InputError(
+                f"espeak_Initialize answered {rate}, expected {RATE} Hz; reinstall espeakng-loader"
+            )
         self._heard = bytearray()
-        kind = ctypes.CFUNCTYPE(
-            ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
-        )
+        kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
         self._hear = kind(self._keep)  # held here: the library has only a pointer to it
         self._library.espeak_SetSynthCallback(self._hear)
 
@@ -123,7 +134,7 @@ class _Voice:
         text = utterance.word.encode() + b"\0"
         self._library.espeak_Synth(text, ctypes.c_size_t(len(text)), 0, _CHARACTERS, 0, _UTF8, None, None)
         self._library.espeak_Synchronize()
-        wave = np.frombuffer(bytes(self._heard), np.int16).astype(np.float32) / 32_768
+        wave: Wave = np.frombuffer(bytes(self._heard), np.int16).astype(np.float32) / np.float32(32_768)
         if not wave.any():
             raise InputError(f"eSpeak says nothing for {utterance.word!r} in voice {utterance.voice!r}")
         return wave
