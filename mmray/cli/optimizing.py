@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 
 from rich import table as rich_table
+from rich.console import JustifyMethod
 from rich.markup import escape
+from rich.measure import Measurement
 
 from mmray.bundle import Bundle
 from mmray.cli.display import console, print_line
@@ -46,17 +49,25 @@ def compare_bundles(directories: Sequence[str], html: Path | None) -> None:
 
 
 def _print(known: Known) -> None:
-    for table in (tradeoff_table(known), variants_table(known)):
+    """The tables of the page that fit on a terminal."""
+    tradeoff = tradeoff_table(known).without("kind", "threshold", "time")
+    told = ["accuracy"] if all(c.tradeoff for c in known.scorecards.values()) else []  # with interval, above
+    variants = variants_table(known).without("split", "ms, 1 record", "peak MB", *told)
+    for table in (tradeoff, variants):
         if table.rows:
-            console.print(_for_terminal(table))
+            console.print(_for_terminal(table), crop=False)
     for reason in reasons(known):
         print_line(f"  {reason}")
 
 
 def _for_terminal(table: Table) -> rich_table.Table:
+    """As wide as it needs: a terminal breaks lines that are too long, rich would leave out figures."""
     shown = rich_table.Table(box=None, padding=(0, 1, 0, 0))
     for name in table.header:
-        shown.add_column(name, justify="left" if name in table.text else "right")
+        heading = "\n".join(wrap(name, 10))
+        justify: JustifyMethod = "left" if name in table.text else "right"
+        shown.add_column(heading, justify=justify, no_wrap=True)
     for row in table.rows:
         shown.add_row(*map(escape, row))
+    shown.width = Measurement.get(console, console.options.update(width=1000), shown).maximum
     return shown

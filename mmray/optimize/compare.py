@@ -19,7 +19,13 @@ class Table:
 
     def trimmed(self) -> Table:
         """Without the columns that are empty in every row."""
-        kept = [i for i in range(len(self.header)) if any(row[i] for row in self.rows)]
+        return self._only([i for i in range(len(self.header)) if any(row[i] for row in self.rows)])
+
+    def without(self, *names: str) -> Table:
+        """Without columns of these names."""
+        return self._only([i for i, name in enumerate(self.header) if name not in names])
+
+    def _only(self, kept: Sequence[int]) -> Table:
         return Table(
             tuple(self.header[i] for i in kept), [tuple(row[i] for i in kept) for row in self.rows], self.text
         )
@@ -92,6 +98,11 @@ def know(*bundles: Bundle) -> Known:
     return Known(sides, scorecards, sorted(found, key=lambda entry: order.index(entry.variant)))
 
 
+def share(value: float | None, form: str = ".3f") -> str:
+    """A number of at most 1, as in ".976"."""
+    return "" if value is None else f"{value:{form}}".replace("0.", ".", 1)
+
+
 def describe(known: Known) -> list[str]:
     """Which bundle each side is, in one line."""
     return [_describe(side, known.bundles) for side in known.bundles]
@@ -108,16 +119,16 @@ def tradeoff_table(known: Known, *, settings: bool = False) -> Table:
     found.sort(key=lambda item: item[1].ms)
     split = " or ".join(dict.fromkeys(p.split for _, p in found))
     header = (
-        "name", "side", "kind", "threshold", "ms", "time",
-        f"accuracy on {split}", "records / groups",
-        "accuracy on test", "test records / groups", "offered",
+        "name", "", "kind", "threshold", "ms", "time",
+        f"accuracy on {split}", "n / groups",
+        "accuracy on test", "test n / groups", "offered",
     )  # fmt: skip
     rows = [
         (
             p.name,
             side,
             p.kind,
-            "" if p.threshold is None else f"{p.threshold:g}",
+            share(p.threshold, "g"),
             f"{p.ms:.1f}",
             "" if p.measured else "expected",
             _accuracy(p),
@@ -128,13 +139,13 @@ def tradeoff_table(known: Known, *, settings: bool = False) -> Table:
         )
         for side, p in found
     ]
-    return Table(header, rows, frozenset({"name", "side", "kind", "time", "offered"})).trimmed()
+    return Table(header, rows, frozenset({"name", "", "kind", "time", "offered"})).trimmed()
 
 
 def variants_table(known: Known) -> Table:
     """What is known of each variant."""
     header = (
-        "variant", "side", "verdict", "accuracy", "difference", "agrees", "records / groups", "split",
+        "variant", "", "verdict", "accuracy", "difference", "agrees", "n / groups", "split",
         "MB", "ms, 1 record", "ms, batch", "peak MB",
     )  # fmt: skip
     rows = [
@@ -142,7 +153,7 @@ def variants_table(known: Known) -> Table:
             entry.variant,
             entry.side,
             entry.verdict,
-            _share(entry.card.accuracy),
+            share(entry.card.accuracy),
             _bounded(entry.card.difference, entry.card.difference_bound, "+.3f"),
             _bounded(entry.card.agreement, entry.card.agreement_bound, ".3f"),
             _counts(entry.card),
@@ -154,7 +165,7 @@ def variants_table(known: Known) -> Table:
         )
         for entry in known.entries
     ]
-    return Table(header, rows, frozenset({"variant", "side", "verdict", "split"})).trimmed()
+    return Table(header, rows, frozenset({"variant", "", "verdict", "split"})).trimmed()
 
 
 def reasons(known: Known) -> list[str]:
@@ -170,12 +181,12 @@ def modalities_table(known: Known) -> Table:
     """Each variant beside its parent, by what a record was left with."""
     header = (
         "variant",
-        "side",
+        "",
         "modalities",
         "accuracy",
         "difference",
         "agrees",
-        "records / groups",
+        "n / groups",
         "verdict",
     )
     rows = [
@@ -183,7 +194,7 @@ def modalities_table(known: Known) -> Table:
             entry.variant,
             entry.side,
             name.replace("+", " + "),
-            _share(found.accuracy),
+            share(found.accuracy),
             _bounded(found.difference, found.difference_bound, "+.3f"),
             _bounded(found.agreement, found.agreement_bound, ".3f"),
             _counts(found),
@@ -194,7 +205,7 @@ def modalities_table(known: Known) -> Table:
         for name, found in entry.card.slices.items()
         if not name.startswith("label ")
     ]
-    return Table(header, rows, frozenset({"variant", "side", "modalities", "verdict"})).trimmed()
+    return Table(header, rows, frozenset({"variant", "", "modalities", "verdict"})).trimmed()
 
 
 def splits_table(known: Known) -> Table:
@@ -205,8 +216,8 @@ def splits_table(known: Known) -> Table:
         if (splits := card.splits)
         for name, split in (("train", splits.train), ("tune", splits.tune), ("test", splits.test))
     ]
-    header = ("side", "split", "records", "groups", "split by")
-    return Table(header, rows, frozenset({"side", "split", "split by"})).trimmed()
+    header = ("", "split", "records", "groups", "split by")
+    return Table(header, rows, frozenset({"", "split", "split by"})).trimmed()
 
 
 def uses_table(known: Known) -> Table:
@@ -216,7 +227,7 @@ def uses_table(known: Known) -> Table:
         for side, card in known.scorecards.items()
         for use in card.test_uses
     ]
-    header = ("side", "variant", "when", "why")
+    header = ("", "variant", "when", "why")
     return Table(header, rows, frozenset(header)).trimmed()
 
 
@@ -244,21 +255,21 @@ def _describe(side: str, bundles: Mapping[str, Bundle]) -> str:
 
 
 def _accuracy(found: Accuracy | None) -> str:
-    return "" if found is None else f"{found.accuracy:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    if found is None:
+        return ""
+    return f"{share(found.accuracy)} [{share(found.low)}, {share(found.high)}]"
 
 
 def _bounded(value: float | None, bound: float | None, form: str) -> str:
-    """As in "0.976 (≥ 0.951)"."""
-    if value is None:
-        return ""
-    return f"{value:{form}}" + ("" if bound is None else f" (≥ {bound:{form}})")
+    """As in ".976 (≥ .951)"."""
+    return share(value, form) + ("" if bound is None else f" (≥ {share(bound, form)})")
 
 
 def _counts(found: Accuracy | Slice | None) -> str:
-    """As in "156 / 123": records and groups."""
+    """As in "156/123": records and groups."""
     if found is None:
         return ""
-    return " / ".join(filter(None, [_number(found.records), _number(found.groups)]))
+    return "/".join(filter(None, [_number(found.records), _number(found.groups)]))
 
 
 def _number(count: int | None) -> str:
@@ -267,10 +278,6 @@ def _number(count: int | None) -> str:
 
 def _megabytes(size: int | None) -> str:
     return "" if size is None else f"{size / 1e6:,.1f}"
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
 
 
 def _milliseconds(value: float | None) -> str:

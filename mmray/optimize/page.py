@@ -46,6 +46,10 @@ _CAPTION = (
     "● given only these modalities, ■ variant, ◆ cascade as chosen, on the curve of its settings. "
     "Filled: on {split}; hollow, beside it: on test. Bars and band: 95 % intervals, clustered by group."
 )
+_NOTE = (
+    "Difference: of the accuracy, from the parent's; agrees: with the parent's decisions. "
+    "≥: one-sided 95 % bound. n / groups: records, and the groups that they are in."
+)
 _NO_TRADEOFF = (
     "Its scorecard.json has no trade-off of accuracy and time: <code>mmray optimize</code> makes one."
 )
@@ -62,8 +66,8 @@ def to_html(known: Known) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>"
-        f"<h1>{escape(title)}</h1>{about}{''.join(_sections(known))}</body></html>\n"
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main>"
+        f"<h1>{escape(title)}</h1>{about}{''.join(_sections(known))}</main></body></html>\n"
     )
 
 
@@ -75,11 +79,11 @@ def _sections(known: Known) -> Iterator[str]:
     settings = tradeoff_table(known, settings=True)
     if settings.rows:
         told = f"Settings of a cascade that were not chosen: {len(settings.rows)}"
-        yield f"<details><summary>{told}</summary>{_table(settings)}</details>"
+        yield f"<details><summary>{told}</summary>{_table(told, settings)}</details>"
     yield from _section("Variants", variants_table(known))
     refused = "".join(f"<li>{escape(reason)}</li>" for reason in reasons(known))
     yield f"<ul>{refused}</ul>" if refused else ""
-    yield '<p class="faint">≥: one-sided 95 % bound. Differences and agreement are with the parent.</p>'
+    yield f'<p class="faint">{_NOTE}</p>'
     yield from _section("Variants by modalities", modalities_table(known))
     yield from _section("Splits", splits_table(known))
     yield from _section("Uses of the test split", uses_table(known))
@@ -113,10 +117,12 @@ def _plots(known: Known) -> dict[str, str]:
 
 def _section(title: str, table: Table) -> Iterator[str]:
     if table.rows:
-        yield f"<h2>{title}</h2>{_table(table)}"
+        yield f"<h2>{title}</h2>{_table(title, table)}"
 
 
-def _table(table: Table) -> str:
+def _table(title: str, table: Table) -> str:
+    """Scrolls by itself where it is too wide, by keyboard as well."""
+
     def line(tag: str, cells: tuple[str, ...]) -> str:
         classes = [' class="text"' if name in table.text else "" for name in table.header]
         return "".join(
@@ -124,4 +130,7 @@ def _table(table: Table) -> str:
         )
 
     rows = "".join(f"<tr>{line('td', row)}</tr>" for row in table.rows)
-    return f'<div class="scroll"><table><tr>{line("th", table.header)}</tr>{rows}</table></div>'
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{title}">'
+        f"<table><tr>{line('th', table.header)}</tr>{rows}</table></div>"
+    )

@@ -18,10 +18,11 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FormatStrFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FormatStrFormatter, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from mmray.optimize.cards import Accuracy, Point
+from mmray.optimize.compare import share
 from mmray.optimize.labels import Box, place
 
 #: Colours of a light page by the names of the page's CSS variables. All can tell blue, orange and grey apart.
@@ -121,7 +122,7 @@ def _prepare(axes: Axes, frame: Frame, height: float) -> None:
     axes.set_ylim(*frame.accuracy)
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
-    axes.yaxis.set_major_formatter(FormatStrFormatter("%.2f"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: share(value, ".2f")))
     axes.grid(axis="y", color=COLOURS["line"], lw=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(color=COLOURS["line"], labelcolor=COLOURS["faint"])
@@ -154,7 +155,9 @@ def _draw_point(axes: Axes, point: Point, identity: str, frame: Frame) -> None:
     colour = COLOURS[point.kind]
     if point.accuracy < frame.accuracy[0]:
         edge = frame.accuracy[0]
-        axes.plot(point.ms, edge, marker=7, ms=9, color=colour, clip_on=False, zorder=5, gid=identity)
+        axes.plot(
+            point.ms, edge, ls="none", marker=7, ms=9, color=colour, clip_on=False, zorder=5, gid=identity
+        )
         return
     _draw_mark(axes, point.ms, point, point, colour, identity)
     if point.test:
@@ -168,8 +171,8 @@ def _draw_mark(
     moved = axes.transData + ScaledTranslation(dodge / 72, 0, axes.figure.dpi_scale_trans)
     axes.plot([ms, ms], [result.low, result.high], color=colour, lw=1.1, transform=moved, zorder=4)
     axes.plot(
-        ms, result.accuracy, marker=_MARKER[point.kind], ms=9 if point.chosen else 6.5, mfc=fill, mec=colour,
-        mew=1.4, transform=moved, zorder=6 if point.chosen else 5, gid=identity,
+        ms, result.accuracy, ls="none", marker=_MARKER[point.kind], ms=9 if point.chosen else 6.5,
+        mfc=fill, mec=colour, mew=1.4, transform=moved, zorder=6 if point.chosen else 5, gid=identity,
     )  # fmt: skip
 
 
@@ -185,7 +188,7 @@ def _draw_labels(
         x, y = axes.transData.transform((point.ms, max(point.accuracy, frame.accuracy[0])))
         told = label if len(label) <= _LONGEST else label[: _LONGEST - 1] + "…"
         if point.accuracy < frame.accuracy[0]:
-            told += f", {point.accuracy:.2f}"
+            told += f", {share(point.accuracy, '.2f')}"
         text = axes.text(
             0, 0, told, color=COLOURS[point.kind], weight="bold" if point.chosen else "normal",
             transform=None, parse_math=False, va="center", ha="center", zorder=8,
@@ -235,7 +238,7 @@ def _told(point: Point, label: str) -> str:
 
 def _result(found: Accuracy, split: str) -> str:
     return (
-        f"{found.accuracy:.3f} [{found.low:.3f}, {found.high:.3f}] on {split} "
+        f"{share(found.accuracy)} [{share(found.low)}, {share(found.high)}] on {split} "
         f"({found.records:,} records in {found.groups:,} groups)"
     )
 
