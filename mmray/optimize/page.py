@@ -43,8 +43,8 @@ svg text { font-family: system-ui, sans-serif !important;
 """
 _CAPTION = (
     "Milliseconds of one record, decoding included, one thread, on the machine that made the bundle. "
-    "● given only these modalities, ■ variant, ◆ cascade as chosen, on the curve of its settings. "
-    "Filled: on {split}; hollow, beside it: on test. Bars and band: 95 % intervals, clustered by group."
+    "●&nbsp;given only these modalities, ■&nbsp;variant, ◆&nbsp;cascade as chosen, on the curve of "
+    "its settings. Filled: on {split}; hollow, beside it: on test. Bars and band: 95 % intervals, clustered by group."
 )
 _NOTE = (
     "Difference: of the accuracy, from the parent's; agrees: with the parent's decisions. "
@@ -107,7 +107,10 @@ def _plots(known: Known) -> dict[str, str]:
             for name, size in (("wide", _WIDE), ("narrow", _NARROW))
         )
         split = " or ".join(dict.fromkeys(point.split for point in points))
-        return f"<figure>{drawings}<figcaption>{_CAPTION.format(split=escape(split))}</figcaption></figure>"
+        caption = _CAPTION.format(split=escape(split))
+        if not all(point.measured for point in points):
+            caption += " Small dots, and what the table calls expected, follow from measured parts."
+        return f"<figure>{drawings}<figcaption>{caption}</figcaption></figure>"
 
     return {
         side: figure(side, card.tradeoff) if card.tradeoff else f"<p>{_NO_TRADEOFF}</p>"
