@@ -44,7 +44,8 @@ svg text { font-family: system-ui, sans-serif !important;
 _CAPTION = (
     "Milliseconds of one record, decoding included, one thread, on the machine that made the bundle. "
     "●&nbsp;given only these modalities, ■&nbsp;variant, ◆&nbsp;cascade as chosen, on the curve of "
-    "its settings. Filled: on {split}; hollow, beside it: on test. Bars and band: 95 % intervals, clustered by group."
+    "its settings. Filled: on {split}; hollow, beside it: on test. Bars and band: 95 % intervals, "
+    "clustered by group."
 )
 _NOTE = (
     "Difference: of the accuracy, from the parent's; agrees: with the parent's decisions. "
