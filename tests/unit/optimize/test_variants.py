@@ -296,11 +296,12 @@ def test_the_command_shows_what_it_made_and_fails_where_nothing_passed(
     optimize_bundle(str(parent.path), recipe, tmp_path / "sound", "another test")
     shown = capsys.readouterr().out
     assert "int8-dynamic: passed, agreement 1.000 (at least 0.9" in shown
-    assert [line.split()[-1] for line in shown.splitlines()[-2:]] == ["passed", "passed"]
+    last = [line.split()[:2] for line in shown.splitlines()[-2:]]
+    assert last == [["fp32", "parent"], ["int8-dynamic", "passed"]]
     with pytest.raises(AuditError, match="none of the 1 variants passed its gate") as e:
         optimize_bundle(str(ruined.path), recipe, tmp_path / "ruined", "another test")
     assert e.value.exit_code == 1
-    assert "int8-dynamic failed: decisions agree on" in capsys.readouterr().out
+    assert "int8-dynamic, failed: decisions agree on" in capsys.readouterr().out
     assert Bundle.open(tmp_path / "ruined").passing() == ["fp32"]
 
 
