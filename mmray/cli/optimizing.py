@@ -14,7 +14,8 @@ from rich.measure import Measurement
 from mmray.bundle import Bundle
 from mmray.cli.display import console, print_line
 from mmray.errors import AuditError, UsageError
-from mmray.optimize.compare import Known, Table, describe, know, reasons, tradeoff_table, variants_table
+from mmray.optimize.cards import Known, know
+from mmray.optimize.compare import Table, describe, reasons, tradeoff_table, variants_table
 from mmray.optimize.page import to_html
 
 

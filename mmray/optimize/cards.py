@@ -6,6 +6,8 @@ drawn (not finite, or no time at all) are refused.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,11 +16,11 @@ from mmray.bundle import SCORECARD, Bundle
 from mmray.errors import BundleError
 
 
-class _Read(BaseModel):
+class _Parsed(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class Accuracy(_Read):
+class Accuracy(_Parsed):
     """Accuracy on the records of a split, with its 95 % interval, clustered by group."""
 
     accuracy: float = Field(allow_inf_nan=False)
@@ -35,7 +37,8 @@ class Point(Accuracy):
     kind: Literal[
         "modality", "variant", "cascade"
     ]  # given few modalities, given all, one setting of the exits
-    variant: str
+    variant: str  # that is run; of a cascade's setting that was not chosen, the one that is cut into stages
+    modalities: tuple[str, ...] = ()  # that it may look at
     threshold: float | None = None  # of a cascade's exits
     ms: float = Field(gt=0, allow_inf_nan=False)  # a record, decoding included, one thread
     split: str = "tune"
@@ -44,7 +47,7 @@ class Point(Accuracy):
     test: Accuracy | None = None  # of a variant that was judged
 
 
-class Slice(_Read):
+class Slice(_Parsed):
     """A variant compared with its parent on some of the records. Bounds are lower ones, one-sided, 95 %."""
 
     records: int | None = None
@@ -68,23 +71,24 @@ class Card(Slice):
     peak_memory_bytes: int | None = None
 
 
-class Split(_Read):
+class Split(_Parsed):
     """How much there is of a split."""
 
     records: int | None = None
     groups: int | None = None
 
 
-class Splits(_Read):
+class Splits(_Parsed):
     """What each split holds, and by which rule records were split."""
 
     rule: str = ""
     train: Split = Split()
     tune: Split = Split()
     test: Split = Split()
+    groups_in_train_and_test: int = 0
 
 
-class Use(_Read):
+class Use(_Parsed):
     """A look at the test split."""
 
     variant: str
@@ -92,7 +96,7 @@ class Use(_Read):
     why: str = ""
 
 
-class Scorecard(_Read):
+class Scorecard(_Parsed):
     """What this module reads of scorecard.json."""
 
     variants: dict[str, Card] = {}
@@ -101,15 +105,98 @@ class Scorecard(_Read):
     test_uses: list[Use] = []
 
 
-def read_scorecard(bundle: Bundle) -> Scorecard:
-    """The scorecard of a bundle.
+@dataclass(frozen=True)
+class Entry:
+    """A variant of a bundle, as far as its scorecard knows it."""
+
+    side: str  # which bundle: "A" or "B", or nothing where there is only one
+    variant: str
+    offered: bool  # it may be run
+    is_parent: bool  # the graph that others are compared with
+    size_bytes: int | None
+    card: Card
+
+    @property
+    def verdict(self) -> str:
+        """In one to three words."""
+        if self.is_parent:
+            return "parent"
+        return self.card.verdict or ("passed" if self.offered else "failed")
+
+    @property
+    def batch_ms(self) -> float | None:
+        """In the largest batch that was timed."""
+        sizes = sorted(self.card.latency_ms, key=lambda name: int(name.rpartition("_")[2]))
+        return self.card.latency_ms[sizes[-1]] if sizes else None
+
+
+@dataclass(frozen=True)
+class Known:
+    """All that the scorecards of one or two bundles say, by side."""
+
+    bundles: dict[str, Bundle]
+    scorecards: dict[str, Scorecard]
+    entries: list[Entry]  # every variant, also those that failed; those of one name side by side
+
+    def label(self, side: str, point: Point) -> str:
+        """Name of a point, as short as it may be, with the verdict where it is not offered."""
+        if point.kind == "modality" and len(self.given_less(side)) == 1:
+            return " + ".join(point.modalities) or point.name
+        found = self._entry(side, point)
+        return point.name if found is None or found.offered else f"{point.name} ({found.verdict})"
+
+    def offered(self, side: str, point: Point) -> str:
+        """Whether it can be run; empty for few modalities, and for settings that were not chosen."""
+        found = self._entry(side, point)
+        return "" if found is None else "yes" if found.offered else "no"
+
+    def given_less(self, side: str) -> list[str]:
+        """The variants that were tried with few modalities."""
+        points = self.scorecards[side].tradeoff
+        return list(dict.fromkeys(point.variant for point in points if point.kind == "modality"))
+
+    def points(self) -> Iterator[tuple[str, Point]]:
+        """Side and point of every trade-off."""
+        return ((side, point) for side, card in self.scorecards.items() for point in card.tradeoff)
+
+    def _entry(self, side: str, point: Point) -> Entry | None:
+        """The variant that a point stands for; None where it stands for none."""
+        if point.kind == "modality" or (point.kind == "cascade" and not point.chosen):
+            return None
+        return next((e for e in self.entries if (e.side, e.variant) == (side, point.variant)), None)
+
+
+def know(*bundles: Bundle) -> Known:
+    """Read the scorecards of one bundle or of two.
 
     Raises:
-        BundleError: it is altered, or holds something else than mmray writes.
+        BundleError: a scorecard is altered or malformed.
     """
+    sides = dict(zip("AB" if len(bundles) > 1 else ("",), bundles, strict=True))
+    scorecards = {side: _read(bundle) for side, bundle in sides.items()}
+    found = [entry for side in sides for entry in _entries(side, sides[side], scorecards[side])]
+    order = list(dict.fromkeys(entry.variant for entry in found))
+    return Known(sides, scorecards, sorted(found, key=lambda entry: order.index(entry.variant)))
+
+
+def _read(bundle: Bundle) -> Scorecard:
     try:
         return Scorecard.model_validate(bundle.scorecard)
     except ValidationError as e:
         fault = e.errors()[0]
         place = ".".join(map(str, fault["loc"]))
         raise BundleError(f"{bundle.path}/{SCORECARD}: {place}: {fault['msg']}; make the bundle again") from e
+
+
+def _entries(side: str, bundle: Bundle, scorecard: Scorecard) -> Iterator[Entry]:
+    there, passing = bundle.manifest.variants, bundle.passing()
+    for name in dict.fromkeys([*there, *scorecard.variants]):
+        card = scorecard.variants.get(name, Card())
+        yield Entry(
+            side=side,
+            variant=name,
+            offered=name in passing,
+            is_parent=name in there and there[name].parent is None,
+            size_bytes=bundle.graph(name).stat().st_size if name in there else card.size_bytes,
+            card=card,
+        )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mmray.bundle import Bundle
-from mmray.optimize.cards import Accuracy, Card, Point, Scorecard, Slice, read_scorecard
+from mmray.optimize.cards import Accuracy, Known, Slice
 
 
 @dataclass(frozen=True)
@@ -29,73 +29,6 @@ class Table:
         return Table(
             tuple(self.header[i] for i in kept), [tuple(row[i] for i in kept) for row in self.rows], self.text
         )
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A variant of a bundle, as far as its scorecard knows it."""
-
-    side: str  # which bundle: "A" or "B", or nothing where there is only one
-    variant: str
-    offered: bool  # it may be run
-    is_parent: bool  # the graph that others are compared with
-    size_bytes: int | None
-    card: Card
-
-    @property
-    def verdict(self) -> str:
-        """In one to three words."""
-        if self.is_parent:
-            return "parent"
-        return self.card.verdict or ("passed" if self.offered else "failed")
-
-    @property
-    def batch_ms(self) -> float | None:
-        """In the largest batch that was timed."""
-        sizes = sorted(self.card.latency_ms, key=lambda name: int(name.rpartition("_")[2]))
-        return self.card.latency_ms[sizes[-1]] if sizes else None
-
-
-@dataclass(frozen=True)
-class Known:
-    """All that the scorecards of one or two bundles say, by side."""
-
-    bundles: dict[str, Bundle]
-    scorecards: dict[str, Scorecard]
-    entries: list[Entry]  # every variant, also those that failed; those of one name side by side
-
-    def label(self, side: str, point: Point) -> str:
-        """Name of a point, with the verdict where it is not offered."""
-        found = self._entry(side, point)
-        return point.name if found is None or found.offered else f"{point.name} ({found.verdict})"
-
-    def offered(self, side: str, point: Point) -> str:
-        """Whether it can be run; empty for few modalities, and for settings that were not chosen."""
-        found = self._entry(side, point)
-        return "" if found is None else "yes" if found.offered else "no"
-
-    def points(self) -> Iterator[tuple[str, Point]]:
-        """Side and point of every trade-off."""
-        return ((side, point) for side, card in self.scorecards.items() for point in card.tradeoff)
-
-    def _entry(self, side: str, point: Point) -> Entry | None:
-        """The variant that a point stands for; None where it stands for none."""
-        if point.kind == "modality" or (point.kind == "cascade" and not point.chosen):
-            return None
-        return next((e for e in self.entries if (e.side, e.variant) == (side, point.variant)), None)
-
-
-def know(*bundles: Bundle) -> Known:
-    """Read the scorecards of one bundle or of two.
-
-    Raises:
-        BundleError: a scorecard is altered or malformed.
-    """
-    sides = dict(zip("AB" if len(bundles) > 1 else ("",), bundles, strict=True))
-    scorecards = {side: read_scorecard(bundle) for side, bundle in sides.items()}
-    found = [entry for side in sides for entry in _entries(side, sides[side], scorecards[side])]
-    order = list(dict.fromkeys(entry.variant for entry in found))
-    return Known(sides, scorecards, sorted(found, key=lambda entry: order.index(entry.variant)))
 
 
 def share(value: float | None, form: str = ".3f") -> str:
@@ -216,6 +149,11 @@ def splits_table(known: Known) -> Table:
         if (splits := card.splits)
         for name, split in (("train", splits.train), ("tune", splits.tune), ("test", splits.test))
     ]
+    rows += [
+        (side, "in train and test", "", _number(splits.groups_in_train_and_test), "")
+        for side, card in known.scorecards.items()
+        if (splits := card.splits) and splits.groups_in_train_and_test
+    ]
     header = ("", "split", "records", "groups", "split by")
     return Table(header, rows, frozenset({"", "split", "split by"})).trimmed()
 
@@ -229,20 +167,6 @@ def uses_table(known: Known) -> Table:
     ]
     header = ("", "variant", "when", "why")
     return Table(header, rows, frozenset(header)).trimmed()
-
-
-def _entries(side: str, bundle: Bundle, scorecard: Scorecard) -> Iterator[Entry]:
-    there, passing = bundle.manifest.variants, bundle.passing()
-    for name in dict.fromkeys([*there, *scorecard.variants]):
-        card = scorecard.variants.get(name, Card())
-        yield Entry(
-            side=side,
-            variant=name,
-            offered=name in passing,
-            is_parent=name in there and there[name].parent is None,
-            size_bytes=bundle.graph(name).stat().st_size if name in there else card.size_bytes,
-            card=card,
-        )
 
 
 def _describe(side: str, bundles: Mapping[str, Bundle]) -> str:

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from html import escape
 
 from mmray.errors import UsageError
-from mmray.optimize.cards import Point
+from mmray.optimize.cards import Known, Point
 from mmray.optimize.compare import (
-    Known,
     Table,
     describe,
     modalities_table,
@@ -43,7 +42,7 @@ svg text { font-family: system-ui, sans-serif !important;
 """
 _CAPTION = (
     "Milliseconds of one record, decoding included, one thread, on the machine that made the bundle. "
-    "●&nbsp;given only these modalities, ■&nbsp;variant, ◆&nbsp;cascade as chosen, on the curve of "
+    "●&nbsp;{few} given only these modalities, ■&nbsp;variant, ◆&nbsp;cascade as chosen, on the curve of "
     "its settings. Filled: on {split}; hollow, beside it: on test. Bars and band: 95 % intervals, "
     "clustered by group."
 )
@@ -108,7 +107,7 @@ def _plots(known: Known) -> dict[str, str]:
             for name, size in (("wide", _WIDE), ("narrow", _NARROW))
         )
         split = " or ".join(dict.fromkeys(point.split for point in points))
-        caption = _CAPTION.format(split=escape(split))
+        caption = _CAPTION.format(split=escape(split), few=escape(" or ".join(known.given_less(side))))
         if not all(point.measured for point in points):
             caption += " Small dots, and what the table calls expected, follow from measured parts."
         return f"<figure>{drawings}<figcaption>{caption}</figcaption></figure>"

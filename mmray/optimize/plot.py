@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import groupby, pairwise
+from itertools import pairwise
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -92,11 +92,14 @@ def draw(points: Sequence[Point], labels: Sequence[str], frame: Frame, size: tup
             (left / size[0], bottom / size[1], width / size[0], height / size[1]), facecolor="none"
         )
         _prepare(axes, frame, size[1])
-        _draw_curves(axes, points)
+        curve = sorted((p for p in points if p.kind == "cascade"), key=lambda p: p.ms)
+        _draw_curve(axes, curve)
         named = [(p, label) for p, label in zip(points, labels, strict=True) if _stands_alone(p)]
         for i, (point, _) in enumerate(named):
             _draw_point(axes, point, f"point-{i}", frame)
-        _draw_labels(axes, points, named, frame)
+        nameless = [(curve[len(curve) // 2], "cascade, none chosen")] if curve else []
+        has_chosen = any(point.chosen for point in curve)
+        _draw_labels(axes, curve, named if has_chosen else named + nameless, frame)
         figure.patch.set_alpha(0)
         file = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -133,21 +136,12 @@ def _prepare(axes: Axes, frame: Frame, height: float) -> None:
     axes.figure.text(4, height - 12, "accuracy", color=COLOURS["faint"], transform=None)
 
 
-def _draw_curves(axes: Axes, points: Sequence[Point]) -> None:
-    """Of each cascade a line through its settings, in a band of their intervals."""
-    colour = COLOURS["cascade"]
-    for curve in _curves(points):
-        ms = [p.ms for p in curve]
-        axes.fill_between(
-            ms, [p.low for p in curve], [p.high for p in curve], color=colour, alpha=0.13, lw=0, zorder=1
-        )
-        axes.plot(ms, [p.accuracy for p in curve], color=colour, lw=1.6, marker=".", ms=5, zorder=3)
-
-
-def _curves(points: Sequence[Point]) -> Iterator[list[Point]]:
-    """The settings of each cascade, the fastest first."""
-    settings = sorted((p for p in points if p.kind == "cascade"), key=lambda p: (p.variant, p.ms))
-    return (list(curve) for _, curve in groupby(settings, key=lambda p: p.variant))
+def _draw_curve(axes: Axes, curve: Sequence[Point]) -> None:
+    """A line through the settings of a cascade, in a band of their intervals."""
+    colour, ms = COLOURS["cascade"], [p.ms for p in curve]
+    low, high = [p.low for p in curve], [p.high for p in curve]
+    axes.fill_between(ms, low, high, color=colour, alpha=0.13, lw=0, zorder=1)
+    axes.plot(ms, [p.accuracy for p in curve], color=colour, lw=1.6, marker=".", ms=5, zorder=3)
 
 
 def _draw_point(axes: Axes, point: Point, identity: str, frame: Frame) -> None:
@@ -177,7 +171,7 @@ def _draw_mark(
 
 
 def _draw_labels(
-    axes: Axes, points: Sequence[Point], named: Sequence[tuple[Point, str]], frame: Frame
+    axes: Axes, curve: Sequence[Point], named: Sequence[tuple[Point, str]], frame: Frame
 ) -> None:
     """A name at every mark, where it covers as little as possible."""
     renderer = FigureCanvasAgg(axes.figure).get_renderer()
@@ -197,10 +191,8 @@ def _draw_labels(
         anchors.append((x, y))
         marks += _marks(axes, point, x, y)
         lines += _bars(axes, point)
-    for curve in _curves(points):
-        ends = axes.transData.transform([(p.ms, p.accuracy) for p in curve])
-        for (x0, y0), (x1, y1) in pairwise(ends):
-            lines += [Box.at(x0 + (x1 - x0) * t, y0 + (y1 - y0) * t, 6, 6) for t in (0, 0.25, 0.5, 0.75)]
+    for (x0, y0), (x1, y1) in pairwise(axes.transData.transform((p.ms, p.accuracy)) for p in curve):
+        lines += [Box.at(x0 + (x1 - x0) * t, y0 + (y1 - y0) * t, 6, 6) for t in (0, 0.25, 0.5, 0.75)]
     sizes = [(box.width, box.height) for box in (text.get_window_extent(renderer) for text in texts)]
     whole = axes.get_window_extent(renderer)
     room = Box(whole.x0, whole.y0, whole.x1 + 8, whole.y1 + 4)

@@ -6,12 +6,12 @@ from html.parser import HTMLParser
 
 import pytest
 from support.bundles import make_bundle, small_bundle
-from support.scorecards import card, judged_bundle, old_card, point, scorecard, tradeoff
+from support.scorecards import card, few, judged_bundle, old_card, point, scorecard, tradeoff
 
 from mmray.cli.optimizing import compare_bundles
 from mmray.errors import BundleError, UsageError
+from mmray.optimize.cards import know
 from mmray.optimize.compare import (
-    know,
     modalities_table,
     reasons,
     splits_table,
@@ -72,7 +72,7 @@ def test_a_point_of_the_trade_off_shows_its_interval_its_numbers_and_its_test(ju
     }
     assert row(table, "int8-static")["offered"] == "yes"
     assert row(table, "fp16")["offered"] == "no"
-    text = row(table, "text")
+    text = row(table, "int8-static text")
     assert (text["accuracy on test"], text["test n / groups"], text["offered"]) == ("", "", "")
     times = [float(cells[table.header.index("ms")]) for cells in table.rows]
     assert times == sorted(times)
@@ -115,6 +115,22 @@ def test_slices_by_modalities_have_verdicts_of_their_own_and_labels_are_left_out
     assert row(table, "text + audio")["n / groups"] == "21/9"
     assert not any("label" in cell for cells in table.rows for cell in cells)
     assert "fp32" not in {cells[0] for cells in table.rows}, "it would be compared with itself"
+
+
+def test_groups_that_lie_in_train_and_in_test_are_told(tmp_path):
+    splits = scorecard()["splits"] | {"groups_in_train_and_test": 7}
+    known = know(make_bundle(tmp_path / "b", scorecard={"splits": splits}))
+    assert row(splits_table(known), "in train and test")["groups"] == "7"
+
+
+def test_points_of_few_modalities_are_named_by_these_where_one_variant_was_tried(judged, tmp_path):
+    def labels(known):
+        return [known.label(side, p) for side, p in known.points() if p.kind == "modality"]
+
+    assert labels(know(judged)) == ["text", "image", "audio", "image + text"]
+    points = [few(5.0, 0.8, "text"), few(9.0, 0.8, "text", variant="fp32")]
+    two = make_bundle(tmp_path / "b", scorecard={"tradeoff": points})
+    assert labels(know(two)) == ["int8-static text", "fp32 text"]
 
 
 def test_the_splits_and_every_use_of_the_test_split_are_told(judged):

@@ -4,7 +4,7 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from support.scorecards import point, tradeoff
+from support.scorecards import point, setting, tradeoff
 
 from mmray.optimize.cards import Point
 from mmray.optimize.plot import COLOURS, Frame, draw
@@ -28,7 +28,8 @@ def texts(svg):
 
 
 def test_every_way_to_answer_has_a_name_and_a_mark_and_settings_are_only_on_the_curve(svg):
-    named = {"text", "image", "audio, .42", "fp32", "int8-static", "int8-dynamic", "fp16", "cascade"}
+    few = {f"int8-static {given}" for given in ("text", "image", "audio, .42", "image+text")}
+    named = few | {"fp32", "int8-static", "int8-dynamic", "fp16", "cascade"}
     assert named <= texts(svg)
     assert not any("cascade at" in text for text in texts(svg))
     told = [title.text for title in ElementTree.fromstring(svg).iter(f"{SVG}title")]
@@ -56,6 +57,12 @@ def test_the_axis_is_logarithmic_only_where_times_are_far_apart():
     far = [*near, point("c", "variant", 50.0, 0.9)]
     assert "milliseconds a record" in texts(drawn(near))
     assert "milliseconds a record, log scale" in texts(drawn(far))
+
+
+def test_a_curve_of_which_no_setting_was_chosen_has_a_name_too():
+    curve = [setting(0.5, 5.0, 0.8), setting(0.6, 6.0, 0.9), setting(0.7, 9.0, 0.91)]
+    assert "cascade, none chosen" in texts(drawn(curve))
+    assert "cascade, none chosen" not in texts(drawn(tradeoff()))
 
 
 def test_what_is_far_below_does_not_flatten_the_rest():
