@@ -18,6 +18,7 @@ from mmray.bundle.manifest import (
     Cascade,
     CascadeStage,
     Exit,
+    Selective,
     Source,
     Variant,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "CascadeStage",
     "Exit",
     "NewVariant",
+    "Selective",
     "Source",
     "Variant",
     "check_replaceable",

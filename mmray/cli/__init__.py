@@ -231,12 +231,17 @@ def predict(
     explain: Annotated[
         bool, typer.Option("--explain", help="Also decide with each modality left out.")
     ] = False,
+    set: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="variant, abstain or limits, as `abstain=0.05`."),
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Predict one record without a server; any of its modalities may be missing."""
     from mmray.cli.predicting import Given, predict_record
 
-    predict_record(bundle, Given(image, text, audio), explain=explain, as_json=json)
+    given = Given(image, text, audio)
+    predict_record(bundle, given, explain=explain, as_json=json, assignments=set or ())
 
 
 @app.command()
@@ -258,12 +263,16 @@ def serve(
     client_connections: Annotated[
         int, typer.Option("--client-connections", min=1, help="Most of one client address, a proxy's too.")
     ] = 256,
+    set: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key of docs/serving.md, as `abstain=0.05`."),
+    ] = None,
 ) -> None:
     """Serve bundles over HTTP, with a page to try them; several answer under their directories' names."""
     from mmray.cli.serving import Asked, serve_bundles
 
     tokens = str(token_file) if token_file else None
-    asked = Asked(host, port, replicas, variant, topology, tokens, client_connections)
+    asked = Asked(host, port, replicas, variant, topology, tokens, client_connections, tuple(set or ()))
     serve_bundles(bundles, asked)
 
 
