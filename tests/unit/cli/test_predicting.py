@@ -3,12 +3,13 @@
 import json
 
 import pytest
+from support.abstaining import abstaining
 from support.bundles import records_table, small_bundle
 from support.damaged import truncated_jpeg
 from support.media import clip, image_bytes
 
 from mmray.cli.predicting import Given, predict_record
-from mmray.errors import InputError
+from mmray.errors import ConfigError, InputError
 from mmray.predictor import Predictor, open_preprocessor
 
 TEXT = "a red cat"
@@ -90,3 +91,22 @@ def test_on_a_terminal_it_shows_label_bars_and_what_each_modality_did(files, cap
         "without text",
         "without audio",
     ]
+
+
+def test_an_answer_that_is_not_sure_enough_has_no_label(files, tmp_path, capsys):
+    bundle, given = str(abstaining(tmp_path / "b", {0.05: 0.999}).path), Given(None, TEXT, None)
+
+    def answered(*assignments, as_json=True):
+        predict_record(bundle, given, explain=False, as_json=as_json, assignments=assignments)
+        return capsys.readouterr().out
+
+    sure, unsure = json.loads(answered()), json.loads(answered("abstain=0.05"))
+    assert sure["label"]
+    assert "abstained" not in sure
+    assert (unsure["label"], unsure["abstained"]) == (None, True)
+    assert (unsure["score"], unsure["scores"]) == (sure["score"], sure["scores"])
+    assert answered("abstain=0.05", as_json=False).startswith("no label, for the score is too low: 0.")
+    with pytest.raises(ConfigError, match=r"risk of 0\.01"):
+        answered("abstain=0.01")
+    with pytest.raises(ConfigError, match=r"unknown key 'abstian' .did you mean 'abstain'"):
+        answered("abstian=0.05")
