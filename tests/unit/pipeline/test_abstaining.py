@@ -11,6 +11,7 @@ from support.bundles import small_bundle
 from support.runs import make_config, part_files, run_here
 from support.tars import good_records, write_shard
 
+from mmray.cli.run_display import RunDisplay
 from mmray.errors import ConfigError, OutputError
 from mmray.pipeline.audit import audit
 from mmray.pipeline.ledger import Ledger
@@ -35,7 +36,7 @@ def config_of(shards, bundle, tmp_path, **settings):
     return make_config(shards, tmp_path / "out", **values | settings)
 
 
-def test_plan_parts_and_summary_say_who_abstained(shards, bundle, tmp_path):
+def test_plan_parts_and_summary_say_who_abstained(shards, bundle, tmp_path, capsys):
     config = config_of(shards, bundle, tmp_path)
     out, plan = run_here(config)
     assert plan.least_score == out.read_plan()["least_score"] == 0.4
@@ -48,7 +49,10 @@ def test_plan_parts_and_summary_say_who_abstained(shards, bundle, tmp_path):
     assert verdict.problems == []
     assert (verdict.predicted, verdict.rejected) == (12, 1)  # a reject has not abstained
     assert ledger.abstained == sum(unsure)
-    assert conclude(out, survey(config), ledger, verdict, {}).summary["abstained"] == sum(unsure)
+    result = conclude(out, survey(config), ledger, verdict, {})
+    assert result.summary["abstained"] == sum(unsure)
+    RunDisplay(config.output).conclude(result)
+    assert f"{sum(unsure)} of 12 " in capsys.readouterr().out
     assert json.loads(Path(out.summary.path).read_text())["abstained"] == sum(unsure)
 
 
