@@ -84,6 +84,7 @@ class Client:
 
         Returns:
             label, score, scores, modalities, variant, bundle, latency_ms; features where there are no labels.
+            Where the server abstains, also abstained: true where label is None, for its score is too low.
 
         Raises:
             ServerError: not reached, or refused; its `problem` says at which stage and why.

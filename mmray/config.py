@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from mmray.align import AlignSpec
+from mmray.confidence import Abstain
 from mmray.errors import ConfigError
 from mmray.preprocess.spec import Limits
 from mmray.schema import MODALITIES, Modality
@@ -24,6 +25,8 @@ from mmray.sources.options import (
     KeySplit,
 )
 from mmray.unread import OnForeignText, OnUnread
+
+Settings = TypeVar("Settings", bound=BaseModel)
 
 
 class Extensions(BaseModel):
@@ -87,6 +90,9 @@ class RunConfig(BaseModel):
     # What comes out
     scores: bool = True  # the score of every class, not only the best
     features: bool = False  # the fused features, float16
+    #: Share of the labels that may be wrong: without a score that is high enough there is none, and column
+    #: `abstained` says so. auto: as the bundle asks; never, or null: every record gets a label.
+    abstain: Abstain = "auto"
     #: Copied to columns meta_<name>: fields of the JSON member, small members as "cls", columns, features.
     carry: tuple[str, ...] = ()
 
@@ -152,12 +158,7 @@ def load_config(
     values = read_yaml(path) if path else {}
     file_keys = set(values)
     values |= {key: value for key, value in overrides.items() if value is not None}
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {assignment}: expected key=value")
-        _assign(values, key, _parse_yaml(text, f"--set {key}"))
-        file_keys.discard(key.partition(".")[0])
+    file_keys -= _assign_all(values, assignments)
     try:
         return RunConfig.model_validate(values)
     except ValidationError as e:
@@ -166,6 +167,24 @@ def load_config(
         option = str(first["loc"][0]).replace("_", "-")
         remedy = f"; give it there or as --{option}" if first["type"] == "missing" else ""
         raise ConfigError(explain(e, RunConfig, str(path) if in_file else "command line") + remedy) from e
+
+
+def with_assignments(model: type[Settings], values: dict[str, Any], assignments: Iterable[str]) -> Settings:
+    """Settings of another kind than a run's, as the command line gives them.
+
+    Args:
+        model: their type.
+        values: of some keys.
+        assignments: as of `load_config`; they count more.
+
+    Raises:
+        ConfigError: names the key, and the nearest key that exists.
+    """
+    _assign_all(values, assignments)
+    try:
+        return model.model_validate(values)
+    except ValidationError as e:
+        raise ConfigError(explain(e, model, "command line")) from e
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -189,6 +208,18 @@ def _parse_yaml(text: str, where: str) -> object:
         return yaml.safe_load(text)
     except yaml.YAMLError as e:
         raise ConfigError(f"{where}: not YAML: {' '.join(str(e).split())}") from e
+
+
+def _assign_all(values: dict[str, Any], assignments: Iterable[str]) -> set[str]:
+    """Lay ``key=value`` over values, in place; returns the keys, of a dotted one the first part."""
+    keys = set()
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {assignment}: expected key=value")
+        _assign(values, key, _parse_yaml(text, f"--set {key}"))
+        keys.add(key.partition(".")[0])
+    return keys
 
 
 def _assign(values: dict[str, Any], key: str, value: object) -> None:

@@ -100,8 +100,13 @@ class Answers:
         if self._columns.labelled:
             scores = self._scores[rows]
             best = scores.argmax(axis=1)
-            columns["label"] = pa.array(self._labels[best], pa.string(), mask=failed)
-            columns["score"] = pa.array(scores[np.arange(len(best)), best], mask=failed)
+            score = scores[np.arange(len(best)), best]
+            unsure = np.zeros(len(best), np.bool_)
+            if self._columns.least_score is not None:
+                unsure = score < self._columns.least_score
+                columns["abstained"] = pa.array(unsure, mask=failed)
+            columns["label"] = pa.array(self._labels[best], pa.string(), mask=failed | unsure)
+            columns["score"] = pa.array(score, mask=failed)
         if self._columns.staged:
             columns["stage"] = pa.array(np.full(len(rows), stage, np.int8), mask=failed)
             columns["confidence"] = pa.array(self._confidence[rows], mask=failed)

@@ -16,6 +16,7 @@ from mmray.align import AlignSpec
 from mmray.batching import Feeds
 from mmray.bundle import Bundle
 from mmray.cascade import carried, in_shadow, open_stages
+from mmray.confidence import Abstain, calibrated, least_score, stage_temperatures
 from mmray.engine import Provider, best_provider, device_name
 from mmray.engine.turns import Device
 from mmray.golden import prove, remade
@@ -81,11 +82,14 @@ class Predictor:
         shadow: share of the records that leave a cascade early that are run to the end as well.
         columns: which optional columns to give; None gives the scores of every class, or the features where
             the model has no labels, and of a cascade the stages.
+        abstain: share of the labels that may be wrong: where the score is too low for that, there is none;
+            "auto": as the bundle asks. Of no effect with `columns`, which have the least score.
         device: what runs the graphs; None: one of its own.
 
     Raises:
         BundleError: a file of the bundle was altered.
         EngineError: the graph does not load, or does not give the bundle's golden outputs here.
+        ConfigError: the bundle does not support the risk.
     """
 
     def __init__(
@@ -100,6 +104,7 @@ class Predictor:
         shared: bool = False,
         shadow: float = 0.0,
         columns: OutputColumns | None = None,
+        abstain: Abstain = "auto",
         device: Device | None = None,
     ) -> None:
         where = best_provider() if provider == "auto" else provider
@@ -107,7 +112,7 @@ class Predictor:
             ladder = job_ladder(bundle.spec, batch_rows)
         choice = choose(bundle, variant, provider=where, threads=threads, ladder=ladder)
         self.variant = choice.variant
-        self.columns = columns or _default_columns(bundle, self.variant)
+        self.columns = columns or _default_columns(bundle, self.variant, abstain)
         self.schema = outcomes(self.columns)
         self._bundle = bundle
         self._labels = np.array(bundle.labels, dtype=object)
@@ -129,6 +134,9 @@ class Predictor:
         for stage in stages:
             if stage.engine.compiled:
                 stage.engine.compiled.keep()
+        self._temperatures = stage_temperatures(
+            [stage.exits for stage in stages[:-1]], bundle.entry(self.variant).temperatures
+        )
         self._ladder = ladder
         self._runners = [
             Runner(
@@ -232,7 +240,7 @@ class Predictor:
             if isinstance(answer, Failed):
                 answers.errors[answer.row], done[answer.row] = answer.error, True
                 continue
-            rows, outputs = answer.rows, answer.outputs
+            rows, outputs = answer.rows, self._calibrated(number, answer)
             if is_last:
                 leaves = np.ones(len(rows), np.bool_)
                 confidence = np.asarray(outputs[self._decisive].max(axis=1), np.float32)
@@ -278,6 +286,15 @@ class Predictor:
             if group.any():
                 yield from runner(tensors, np.flatnonzero(group))
 
+    def _calibrated(self, number: int, answer: Answered) -> Feeds:
+        """Outputs of a stage with calibrated scores."""
+        temperatures = self._temperatures[number - 1]
+        if not temperatures:
+            return answer.outputs
+        seen = self._runners[number - 1].stage.seen
+        scores = calibrated(answer.outputs["scores"], answer.present, seen, temperatures)
+        return {**answer.outputs, "scores": scores}
+
     def _drawn(
         self, tensors: pa.Table, answered: npt.NDArray[np.int64], answers: Answers
     ) -> npt.NDArray[np.int64]:
@@ -300,8 +317,9 @@ def _best(outputs: Feeds, decisive: str) -> npt.NDArray[np.int32]:
     return np.asarray(outputs[decisive].argmax(axis=1), np.int32)
 
 
-def _default_columns(bundle: Bundle, variant: str) -> OutputColumns:
+def _default_columns(bundle: Bundle, variant: str, abstain: Abstain) -> OutputColumns:
     staged = bundle.manifest.variants[variant].cascade is not None
+    least = least_score(bundle, variant, abstain)
     if bundle.labels:
-        return OutputColumns(classes=len(bundle.labels), staged=staged)
+        return OutputColumns(classes=len(bundle.labels), staged=staged, least_score=least)
     return OutputColumns(classes=0, labelled=False, features=bundle.manifest.features)

@@ -96,6 +96,7 @@ class OutputColumns:
     features: int = 0  # width of `features` as float16; 0 leaves it out
     carry: tuple[str, ...] = ()  # fields of the record, copied to string columns `meta_<field>`
     staged: bool = False  # which stage of a cascade answered, and how sure it was
+    least_score: float | None = None  # below it no label but `abstained`; None leaves that column out
     alignment: bool = False  # how far the modalities may be out of step, where a run aligns them
 
 
@@ -106,6 +107,7 @@ def predictions(columns: OutputColumns) -> pa.Schema:
         ("row", pa.int64()),
         ("key", pa.string()),
         *([("label", pa.string()), ("score", pa.float32())] if columns.labelled else []),
+        *([("abstained", pa.bool_())] if columns.least_score is not None else []),
         ("modalities", pa.list_(pa.string())),
         ("damaged", pa.list_(pa.string())),
         ("variant", pa.string()),

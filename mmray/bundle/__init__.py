@@ -17,6 +17,7 @@ from mmray.bundle.manifest import (
     Cascade,
     CascadeStage,
     Exit,
+    Selective,
     Source,
     Variant,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "CascadeStage",
     "Exit",
     "NewVariant",
+    "Selective",
     "Source",
     "Variant",
     "check_replaceable",

@@ -51,6 +51,15 @@ class Cascade(_Entry):
     disagreement: float  # share of early answers, at most, by the records that the exits were chosen with
 
 
+class Selective(_Entry):
+    """From which score on answers count, so that few of them are wrong: found on the tune split."""
+
+    risk: float  # share of wrong ones among the answers, at most
+    threshold: float  # least score, calibrated
+    coverage: float  # share of the records that were answered
+    bound: float  # of the share of wrong ones, upper, one-sided
+
+
 class Variant(_Entry):
     """One compiled form of the model."""
 
@@ -63,6 +72,10 @@ class Variant(_Entry):
     # How far golden outputs may be off elsewhere, as a share of the largest value or of 1: kernels of other
     # machines add in another order. A wrong one is off by far more.
     golden_tolerance: float = 1e-3
+    # What the logits are divided by, by the modalities that an answer is made from, as "image+text"; 1 where
+    # a set is not there. A cascade's early answers have those of their exits.
+    temperatures: dict[str, float] = {}
+    selective: tuple[Selective, ...] = ()  # by risk, those that could be shown
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -80,6 +93,7 @@ class Manifest(_Entry):
     features: int  # width of the fused features
     preprocessing: PreprocessSpec
     variants: dict[str, Variant]
+    abstain: float | None = None  # risk that answers are to keep within unless a run asks for another
     sources: list[Source] = []
     origin: dict[str, str] = {}  # what it was built from: inputs, options
     parents: dict[str, str] = {}  # digest of each bundle that it was made from: its name

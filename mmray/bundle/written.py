@@ -108,6 +108,7 @@ def extend_bundle(
     *,
     scorecard: Mapping[str, Any],
     origin: Mapping[str, str],
+    found: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Bundle:
     """Write a bundle with the variants of another and new ones, whole or not at all.
 
@@ -117,13 +118,18 @@ def extend_bundle(
         added: new variants by name; they replace the parent's of the same name.
         scorecard: of the whole new bundle, JSON-able.
         origin: how it was made, besides what the parent was made from.
+        found: of the parent's variants, by name: fields of their entries that are new.
 
     Raises:
         BundleError: the place holds the parent, or something that is not a bundle.
     """
     check_replaceable(directory, parent)
     old = parent.manifest
-    kept = {name: variant for name, variant in old.variants.items() if name not in added}
+    kept = {
+        name: variant.model_copy(update=dict((found or {}).get(name, {})))
+        for name, variant in old.variants.items()
+        if name not in added
+    }
     gone = {file for name in added if name in old.variants for file in old.variants[name].files}
     replaced = {GOLDEN, SCORECARD} | gone.difference(*(variant.files for variant in kept.values()))
     with _replacing(directory) as root:

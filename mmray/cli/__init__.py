@@ -49,12 +49,6 @@ Input = Annotated[
         help=f"Path, URL, directory, glob or brace pattern; may be given several times. {READABLE}.",
     ),
 ]
-ForeignText = Annotated[
-    Literal["keep", "mask"],
-    typer.Option(
-        "--foreign-text", help="mask: leave out a text in a script or language that the model does not read."
-    ),
-]
 BundleOption = Annotated[str | None, typer.Option("--bundle", help="Bundle directory.")]
 Output = Annotated[
     str | None, typer.Option("--output", help="Run directory; an unfinished run in it is resumed.")
@@ -237,14 +231,19 @@ def predict(
     explain: Annotated[
         bool, typer.Option("--explain", help="Also decide with each modality left out.")
     ] = False,
-    foreign_text: ForeignText = "keep",
+    set: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="variant, abstain, limits, foreign_text: `abstain=0.05`."
+        ),
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Predict one record without a server; any of its modalities may be missing."""
     from mmray.cli.predicting import Given, predict_record
 
     given = Given(image, text, audio)
-    predict_record(bundle, given, explain=explain, as_json=json, foreign_text=foreign_text)
+    predict_record(bundle, given, explain=explain, as_json=json, assignments=set or ())
 
 
 @app.command()
@@ -260,19 +259,22 @@ def serve(
         Literal["auto", "fused", "split"],
         typer.Option("--topology", help="split: CPU replicas preprocess for those of the model."),
     ] = "auto",
-    foreign_text: ForeignText = "keep",
     token_file: Annotated[
         Path | None, typer.Option("--token-file", help="Bearer tokens, one a line; $MMRAY_TOKEN adds one.")
     ] = None,
     client_connections: Annotated[
         int, typer.Option("--client-connections", min=1, help="Most of one client address, a proxy's too.")
     ] = 256,
+    set: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key of docs/serving.md, as `abstain=0.05`."),
+    ] = None,
 ) -> None:
     """Serve bundles over HTTP, with a page to try them; several answer under their directories' names."""
     from mmray.cli.serving import Asked, serve_bundles
 
     tokens = str(token_file) if token_file else None
-    asked = Asked(host, port, replicas, variant, topology, foreign_text, tokens, client_connections)
+    asked = Asked(host, port, replicas, variant, topology, tokens, client_connections, tuple(set or ()))
     serve_bundles(bundles, asked)
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
 from rich.bar import Bar
 from rich.markup import escape
 from rich.table import Table
 
 from mmray.bundle import Bundle
 from mmray.cli.display import console, print_json, print_line
+from mmray.confidence import Abstain
+from mmray.config import with_assignments
 from mmray.errors import EngineError, InputError
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.preprocess.spec import Limits
@@ -34,8 +38,19 @@ class Given:
     audio: Path | None
 
 
+class Settings(BaseModel):
+    """What `--set` may say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    variant: str = "auto"
+    abstain: Abstain = "auto"
+    limits: Limits = Limits()
+    foreign_text: OnForeignText = "keep"  # whether a text that the model does not read counts as missing
+
+
 def predict_record(
-    directory: str, given: Given, *, explain: bool, as_json: bool, foreign_text: OnForeignText = "keep"
+    directory: str, given: Given, *, explain: bool, as_json: bool, assignments: Sequence[str] = ()
 ) -> None:
     """Predict one record and show the answer.
 
@@ -44,18 +59,19 @@ def predict_record(
         given: at least one modality that the bundle takes.
         explain: also decide with each modality left out.
         as_json: print what the server would answer.
-        foreign_text: whether a text that the model does not read counts as missing.
+        assignments: ``key=value`` of `Settings`.
 
     Raises:
         InputError: a file cannot be read or decoded, or the bundle takes nothing of what is given.
         EngineError: the model does not run here, or gives no finite answer.
-        ConfigError: foreign texts are to be masked, and a package is missing that tells languages.
+        ConfigError: a setting is wrong, the bundle does not support the risk, or a package that tells
+            languages is missing.
     """
+    settings = with_assignments(Settings, {}, assignments)
     bundle = Bundle.open(directory)
-    limits = Limits()
-    members = _members(bundle, given, limits)
-    preprocess = open_preprocessor(bundle, limits=limits, foreign_text=foreign_text)
-    predict = Predictor(bundle)
+    members = _members(bundle, given, settings.limits)
+    preprocess = open_preprocessor(bundle, limits=settings.limits, foreign_text=settings.foreign_text)
+    predict = Predictor(bundle, variant=settings.variant, abstain=settings.abstain)
     start = perf_counter()
     tensors = preprocess(table(members, RECORDS))
     preprocessed = perf_counter()
@@ -125,7 +141,7 @@ def _print_answer(answer: dict[str, Any]) -> None:
     if "label" not in answer:
         print_line(f"{len(answer['features'])} features {source}; --json prints them")
         return
-    console.print(f"[bold]{escape(answer['label'])}[/] {answer['score']:.3f} [dim]{escape(source)}[/]")
+    console.print(f"[bold]{escape(_named(answer))}[/] {answer['score']:.3f} [dim]{escape(source)}[/]")
     bars = Table.grid(padding=(0, 2, 0, 0))
     for label, score in list(answer["scores"].items())[:_SHOWN]:
         bars.add_row(escape(label), Bar(1.0, 0.0, score, width=_BAR_WIDTH), f"{score:.3f}")
@@ -134,6 +150,10 @@ def _print_answer(answer: dict[str, Any]) -> None:
         print_line(f"and {len(answer['scores']) - _SHOWN} more: --json has all")
     for modality, left in answer.get("without", {}).items():
         changed = "" if left["label"] == answer["label"] else ": decides otherwise"
-        print_line(f"without {modality}: {left['label']} {left['score']:.3f}{changed}")
+        print_line(f"without {modality}: {_named(left)} {left['score']:.3f}{changed}")
     took = answer["latency_ms"]
     print_line(f"preprocessing {took['preprocess']:.0f} ms, model {took['model']:.0f} ms")
+
+
+def _named(decision: dict[str, Any]) -> str:
+    return decision["label"] or "no label, for the score is too low:"

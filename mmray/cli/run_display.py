@@ -109,6 +109,11 @@ class RunDisplay:
             table.add_row("", f"{rows:,} rejected: {escape(kind)}")
         sets = ", ".join(f"{rows:,} {s}" for s, rows in summary["modalities"].items())
         table.add_row("from", sets)
+        if (abstained := summary["abstained"]) is not None:
+            share = abstained / max(1, summary["predicted"])
+            table.add_row(
+                "abstained", f"{abstained:,} of {summary['predicted']:,} ({share:.1%}) have no label"
+            )
         if summary["unread"] or summary["unread_files"]:
             table.add_row("unread", escape(_describe_unread(summary)))
         if summary["empty_shards"]:

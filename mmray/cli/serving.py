@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from mmray.bundle import Bundle
 from mmray.cli.display import print_error, print_line
+from mmray.confidence import least_score
+from mmray.config import with_assignments
 from mmray.errors import EngineError, Interrupted, UsageError
 from mmray.serve.app import Server, is_public, prefixes
 from mmray.serve.ending import Ending
 from mmray.serve.settings import ServeSettings, Topology
-from mmray.unread import OnForeignText
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class Asked:
     replicas: str  # N, or MIN:MAX
     variant: str
     topology: Topology
-    foreign_text: OnForeignText
     token_file: str | None
     client_connections: int
+    set: tuple[str, ...] = ()  # key=value, of ServeSettings
 
 
 def serve_bundles(bundles: list[str], asked: Asked) -> None:
@@ -39,20 +40,23 @@ def serve_bundles(bundles: list[str], asked: Asked) -> None:
     least, most = _replicas(asked.replicas)
     places = prefixes(bundles)
     settings = {
-        bundle: ServeSettings(
-            bundle=bundle,
-            variant=asked.variant,
-            topology=asked.topology,
-            min_replicas=least,
-            max_replicas=most,
-            foreign_text=asked.foreign_text,
-            token_file=asked.token_file,
+        bundle: with_assignments(
+            ServeSettings,
+            {
+                "bundle": bundle,
+                "variant": asked.variant,
+                "topology": asked.topology,
+                "min_replicas": least,
+                "max_replicas": most,
+                "token_file": asked.token_file,
+            },
+            asked.set,
         )
         for bundle in bundles
     }
     public = is_public(asked.host)
     for one in settings.values():
-        Bundle.open(one.bundle)
+        least_score(Bundle.open(one.bundle), one.variant, one.abstain)
         guarded = one.token_digests(public=public)
     with Ending() as ending:
         try:

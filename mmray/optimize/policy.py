@@ -17,19 +17,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
 
 from mmray.bounds import upper_bound
 from mmray.bundle import Exit
 from mmray.cascade import softmax
 from mmray.errors import InputError
+from mmray.optimize.calibration import fit_temperature
 from mmray.optimize.evidence import Evidence
 from mmray.schema import set_name
 
 _THRESHOLDS = (0.999, 0.995, *np.round(np.arange(0.99, 0.295, -0.01), 3).tolist())
 _LEAST_ROWS = 30  # of a set of modalities that gets an exit
 _WORTH = 0.02  # of the whole cost, that an exit after the first must save
-_LOG_TEMPERATURES = (-2.0, 2.0)
 
 
 @dataclass(frozen=True)
@@ -210,21 +209,6 @@ class _Trial:
         self._temperatures.append(temperatures)
         self._confidence.append(confidence)
         self._early.append(_decisions(evidence, present))
-
-
-def fit_temperature(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.intp]) -> float:
-    """The temperature with the least negative log-likelihood (Guo et al. 2017).
-
-    Args:
-        logits: [N, C], of records that the model was not trained on.
-        labels: [N].
-    """
-
-    def loss(log_temperature: float) -> float:
-        probabilities = softmax(logits / np.exp(log_temperature))[np.arange(len(labels)), labels]
-        return -float(np.log(np.maximum(probabilities, 1e-12)).mean())
-
-    return float(np.exp(minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded").x))
 
 
 def _sets(evidence: Evidence, present: npt.NDArray[np.bool_]) -> list[tuple[str, npt.NDArray[np.bool_]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import onnx
 from mmray.batching import Feeds
 from mmray.bundle import FP32, Bundle, Cascade, CascadeStage
 from mmray.cascade import carried, to_stages
+from mmray.confidence import calibrated, stage_temperatures
 from mmray.engine import Engine
 from mmray.optimize.evidence import Evidence
 from mmray.optimize.policy import Point, Policy, choose_policy
@@ -84,29 +85,45 @@ def make_cascade(
 
 
 class StagedEngine:
-    """A cascade that is run like one graph: every stage for every record, and then the answer that counts."""
+    """A cascade that is run like one graph: every stage for every record, and then the answer that counts.
+
+    Where it is given the temperatures of the last stage, its scores are calibrated, as those of a run are.
+    """
 
     wants_padding = False
 
-    def __init__(self, cascade: Cascade, graphs: Sequence[Path], modalities: Sequence[Modality]) -> None:
+    def __init__(
+        self,
+        cascade: Cascade,
+        graphs: Sequence[Path],
+        modalities: Sequence[Modality],
+        temperatures: Mapping[str, float] | None = None,
+    ) -> None:
         self._modalities = modalities
         engines = [Engine(graph, provider="cpu") for graph in graphs]
         self._stages = to_stages(cascade.stages, engines, modalities)
+        self._temperatures: list[Mapping[str, float]] = []
+        if temperatures is not None:
+            early = [stage.exits for stage in self._stages[:-1]]
+            self._temperatures = stage_temperatures(early, temperatures)
 
     def __call__(self, feeds: Feeds) -> Feeds:
         """Outputs of the stage that each record leaves after."""
         handed: Feeds = {}
         answer: Feeds = {}
         waiting = np.ones(len(feeds["present"]), np.bool_)
-        for stage in self._stages:
+        for number, stage in enumerate(self._stages):
             inside = np.isin(self._modalities, stage.seen)
             known = {**feeds, **handed, "present": np.logical_and(feeds["present"], inside)}
             outputs = stage.engine({name: known[name] for name in stage.engine.inputs})
             handed |= carried(outputs)
+            present = np.asarray(known["present"][:, inside], np.bool_)
+            if self._temperatures:
+                scores = calibrated(outputs["scores"], present, stage.seen, self._temperatures[number])
+                outputs = {**outputs, "scores": scores}
             if stage is self._stages[-1]:
                 leaves = waiting
             else:
-                present = np.asarray(known["present"][:, inside], np.bool_)
                 leaves = stage.leaving(outputs["logits"], present)[0] & waiting
             for name in ("logits", "scores", "features"):
                 answer.setdefault(name, np.zeros_like(outputs[name]))[leaves] = outputs[name][leaves]

@@ -19,7 +19,7 @@ from mmray.remote import StoreError
 from mmray.storage import Location
 
 _BATCH_ROWS = 4096
-_NEVER_NULL = ("shard", "row", "key", "label", "variant", "bundle", "stage", "type")
+_NEVER_NULL = ("shard", "row", "key", "label", "abstained", "variant", "bundle", "stage", "type")
 _SHARES = ("score", "scores", "confidence")  # between 0 and 1
 _ROUNDING = 1e-3  # of a softmax in half precision
 
@@ -98,9 +98,12 @@ def _check_file(
 
 def _faults_of(rows: pa.RecordBatch, expected: Expected) -> Iterator[str]:
     """What no model, and no reader, gives."""
+    abstained = "abstained" in rows.schema.names
+    if abstained and pc.any(pc.xor(rows["label"].is_null(), rows["abstained"])).as_py():
+        yield "abstained does not say which rows have no label"
     for column in rows.schema.names:
         values = rows[column]
-        if column in _NEVER_NULL and values.null_count:
+        if column in _NEVER_NULL and values.null_count and not (abstained and column == "label"):
             yield f"{column} is null in some rows"
         if column in _SHARES:
             flat = values.flatten() if pa.types.is_fixed_size_list(values.type) else values

@@ -44,6 +44,7 @@ class Part:
     faulty: Sequence[str] = ()  # ids of the shards that these faults are of
     unread: Mapping[str, Count] = field(default_factory=dict)  # what was not read of them, by kind
     carried: Mapping[str, int] = field(default_factory=dict)  # rows with a value, by column meta_<name>
+    abstained: int = 0  # predicted rows without a label
 
     @property
     def rejected(self) -> int:
@@ -68,6 +69,7 @@ class Part:
             "faulty": self.faulty,
             "unread": self.unread,
             "carried": self.carried,
+            "abstained": self.abstained,
         }
         return {FOOTER_KEY: json.dumps(content, sort_keys=True).encode()}
 
@@ -165,6 +167,10 @@ class Ledger:
     @property
     def predicted(self) -> int:
         return sum(part.predicted for part in self.parts)
+
+    @property
+    def abstained(self) -> int:
+        return sum(part.abstained for part in self.parts)
 
     @property
     def rejects(self) -> Counter[str]:

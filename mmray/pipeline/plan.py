@@ -9,6 +9,7 @@ from typing import Any, Literal
 from mmray import __version__
 from mmray.bundle import Bundle, Cascade
 from mmray.cascade import runs_in_stages
+from mmray.confidence import least_score
 from mmray.config import RunConfig
 from mmray.coverage import Missing
 from mmray.errors import ConfigError
@@ -87,6 +88,15 @@ class Plan:
         return len(self.cascade.stages)
 
     @property
+    def least_score(self) -> float | None:
+        """Below which an answer is no label; None: each is, or the variant is not settled yet.
+
+        Raises:
+            ConfigError: the variant does not support the risk that was asked for.
+        """
+        return least_score(self.survey.bundle, self.variant, self.survey.config.abstain)
+
+    @property
     def actor_cpus(self) -> int:
         """CPUs that are kept for an actor: one that runs on a CPU needs one, one that feeds a device two.
 
@@ -117,6 +127,7 @@ class Plan:
             "identity": self.survey.identity(),
             "config": self.survey.config.model_dump(mode="json"),
             "variant": self.variant,
+            "least_score": self.least_score,
             "topology": self.topology,
             "actors": self.actors,
             "part_rows": self.part_rows,

@@ -78,6 +78,9 @@ def commit(
             for name in predicted.column_names
             if name.startswith("meta_")
         },
+        abstained=predicted["abstained"].to_pylist().count(True)
+        if "abstained" in predicted.column_names
+        else 0,
     )
     out.check_claim()
     for place, why in ((out.rejects, others), (out.faults, faults)):

@@ -92,6 +92,7 @@ def conclude(
         verdict: of the audit.
         this_run: what `describe` says; empty where nothing was left to do.
     """
+    plan = out.read_plan() or {}
     rejects, modalities, faults = ledger.rejects, ledger.modalities, ledger.faults
     records = ledger.predicted + rejects.total()
     summary = {
@@ -101,6 +102,8 @@ def conclude(
         "rejected": rejects.total(),
         "reject_rate": round(rejects.total() / records, 6) if records else 0.0,
         "rejects": dict(rejects.most_common()),  # by stage/type
+        # Predicted rows without a label, for their score was too low; null where each has one.
+        "abstained": ledger.abstained if plan.get("least_score") is not None else None,
         "modalities": dict(modalities.most_common()),  # predicted rows by what they were predicted from
         # Rows in whose place a shard is damaged: how many records are lost there, nobody knows.
         "shard_faults": dict(faults.most_common()),
@@ -113,7 +116,7 @@ def conclude(
         "null_columns": sorted(name for name, rows in ledger.carried.items() if not rows),
         "shards": len(found.shards),
         "parts": len(ledger.parts),
-        "variant": (out.read_plan() or {}).get("variant", found.config.variant),
+        "variant": plan.get("variant", found.config.variant),
         "bundle": found.bundle.digest,
         # Of this call alone; empty where an earlier one had left nothing to do.
         "this_run": this_run,

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from mmray.bundle import Bundle
+from mmray.confidence import least_score
 from mmray.config import RunConfig
 from mmray.errors import ConfigError, InputError, OutputError
 from mmray.pipeline.census import Census, spread, take_census
@@ -24,7 +25,7 @@ _FIELDS_SHOWN = 20
 
 #: Settings that a resume must share with the run that it continues.
 _SHAPES_OUTPUT = (
-    *("variant", "modalities", "align", "scores", "features", "carry"),
+    *("variant", "modalities", "align", "scores", "features", "carry", "abstain"),
     *("on_damaged", "on_unread", "foreign_text", "limits", "extensions", "columns", "files", "key_split"),
     *("captions", "lmdb", "interleaved", "regroup_rows"),
     *("verify_all", "on_shift"),
@@ -159,12 +160,14 @@ def survey(config: RunConfig, earlier: Mapping[str, Any] | None = None) -> Surve
         OutputError: the output lies in the input.
         BundleError: the bundle cannot be opened or lacks the variant.
         InputError: no shards, or none of the sampled records can be used.
-        ConfigError: the model does not take a modality that was asked for, a field to carry is nowhere, or a
-            package is missing that masking foreign texts needs.
+        ConfigError: the model does not take a modality that was asked for, a field to carry is nowhere, the
+            bundle does not support the risk that labels are to keep within, or a package is missing that
+            masking foreign texts needs.
     """
     bundle = Bundle.open(config.bundle)
     if config.variant != "auto":
         bundle.check_variant(config.variant)
+    least_score(bundle, config.variant, config.abstain)
     takes = bundle.spec.modalities
     if unknown := [m for m in config.modalities or () if m not in takes]:
         raise ConfigError(f"modalities: this bundle's model takes {', '.join(takes)}, not {unknown[0]}")
@@ -219,6 +222,7 @@ def output_columns(config: RunConfig, bundle: Bundle) -> OutputColumns:
         features=bundle.manifest.features if config.features or not bundle.labels else 0,
         carry=config.carry,
         staged=variant is not None and variant.cascade is not None,
+        least_score=least_score(bundle, config.variant, config.abstain),
         alignment=config.align is not None,
     )
 

@@ -58,4 +58,4 @@ def latency_ms(*, preprocess_s: float, model_s: float, total_s: float) -> dict[s
 
 
 def _decision(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in ("label", "score", "features") if name in row}
+    return {name: row[name] for name in ("label", "score", "abstained", "features") if name in row}

@@ -21,6 +21,7 @@ from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import RayServeException
 
 from mmray.bundle import Bundle
+from mmray.confidence import least_score
 from mmray.config import explain
 from mmray.errors import ConfigError, EngineError, UsageError, one_line
 from mmray.serve.deployments import application
@@ -55,6 +56,7 @@ def _build(settings: ServeSettings, *, public: bool) -> Application:
     bundle = Bundle.open(settings.bundle)
     if settings.variant != "auto":
         bundle.check_variant(settings.variant)
+    least_score(bundle, settings.variant, settings.abstain)
     gpus = ray.is_initialized() and ray.cluster_resources().get("GPU", 0) >= 1  # type: ignore[no-untyped-call]
     return application(settings, tokens, gpus=gpus)
 

@@ -95,6 +95,7 @@ class BatchedModel:
         self._predict = Predictor(
             bundle,
             variant=settings.variant,
+            abstain=settings.abstain,
             threads=1,
             batch_rows=settings.batch_rows,
             ladder=server_ladder(bundle.spec, settings.batch_rows) if on_device else None,

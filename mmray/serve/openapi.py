@@ -15,7 +15,15 @@ def _object(required: list[str], **properties: Any) -> dict[str, Any]:  # noqa: 
     return {"type": "object", "required": required, "properties": properties}
 
 
-_DECISION = {"label": _STRING, "score": _NUMBER, "features": {"type": "array", "items": _NUMBER}}
+_DECISION = {
+    "label": {"type": ["string", "null"], "description": "null: abstained"},
+    "score": _NUMBER,
+    "abstained": {
+        "type": "boolean",
+        "description": "the score is too low for a label; only where the server abstains",
+    },
+    "features": {"type": "array", "items": _NUMBER},
+}
 _BASE64 = {"type": ["string", "null"], "contentEncoding": "base64", "description": "base64 of a file's bytes"}
 _RECORD = {"image": _BASE64, "text": {"type": ["string", "null"]}, "audio": _BASE64}
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from mmray.confidence import Abstain
 from mmray.errors import ConfigError
 from mmray.preprocess.spec import Limits
 from mmray.unread import OnForeignText
@@ -25,6 +26,11 @@ class ServeSettings(BaseModel):
 
     bundle: str = Field(description="directory or URL of the bundle")
     variant: str = Field("auto", description="which compiled form; auto: the fastest on the machine")
+    abstain: Abstain = Field(
+        "auto",
+        description="share of the labels that may be wrong: without a score that is high enough there is "
+        "none; auto: as the bundle asks; never",
+    )
     topology: Topology = Field(
         "auto", description="fused: one process does all; split: CPU replicas preprocess for the model's"
     )

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.abstaining import abstaining
 from support.bundles import LABELS, latin_bundle, make_bundle, records_table, small_bundle
 from support.cascades import cascaded, mixed_records
 from support.command import worker_pids
@@ -169,6 +170,19 @@ def test_a_text_in_another_script_is_masked_where_that_is_asked_for(server, topo
     assert answer["unread"] == ["text in another script, masked"]
     assert plain["modalities"] == ["image", "text"]
     assert "unread" not in plain
+
+
+def test_a_server_that_may_abstain_says_so_in_every_answer(server, tmp_path):
+    scores = sorted(row["score"] for row in expected(small_bundle(), records_table(TEXTS)))
+    bundle = abstaining(tmp_path / "b", {0.05: (scores[1] + scores[2]) / 2})
+    right = Predictor(bundle, variant="fp32", abstain=0.05)(open_preprocessor(bundle)(records_table(TEXTS)))
+    with server.also("abstaining", bundle=str(bundle.path), variant="fp32", abstain=0.05) as url:
+        answers = list(Client(url).predict_batch(TEXTS))
+        explained = Client(url).predict(sent(ROW), explain=True)
+    for column in ("label", "abstained"):
+        assert [answer[column] for answer in answers] == right[column].to_pylist()
+    assert {answer["abstained"] for answer in answers} == {False, True}
+    assert all(isinstance(left["abstained"], bool) for left in explained["without"].values())
 
 
 def test_only_as_many_scores_as_asked_for_come_best_first(server):

@@ -69,6 +69,11 @@ def test_one_string_is_a_list_of_one(write):
         ("batch_rows=2.5", "not 2.5"),
         ("max_reject_rate=2", "'max_reject_rate'"),
         ("topology=ring", "'topology'"),
+        (
+            "abstain=2",
+            "'abstain': value error, expected a share of wrong labels between 0 and 1",
+        ),
+        ("abstain=sometimes", "not 'sometimes'"),
         ("provider=tpu", "'provider'"),
         ("on_damaged=ignore", "'on_damaged'"),
         ("modalities=[]", "'modalities'"),
@@ -112,6 +117,16 @@ def test_a_file_that_is_no_config_is_named(write, text, message):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot read this config: No such file"):
         load_config(tmp_path / "nowhere.yaml", NEEDED)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "expected"), [([], "auto"), (["abstain=0.05"], 0.05), (["abstain=null"], "never")]
+)
+def test_what_is_never_to_be_abstained_from_survives_a_retry(assignments, expected):
+    """A retry takes the run's config from plan.json, where null would mean that nothing was said."""
+    config = load_config(None, NEEDED, assignments)
+    assert config.abstain == expected
+    assert load_config(None, config.model_dump(mode="json")) == config
 
 
 def test_a_config_survives_being_written_and_read():

@@ -2,7 +2,7 @@
 
 0  errors, schema, coverage, bounds, signals, unread
 1  client, digests, storage, remote, urls, sources, align, magic, preprocess, batching
-2  config, bundle, golden, engine, loading, cascade, outcomes, race, predictor, models
+2  config, bundle, golden, engine, loading, cascade, confidence, outcomes, race, predictor, models
 3  pipeline, serve, optimize: three wings that never import each other
 4  cli
 """
@@ -37,6 +37,7 @@ FLOORS = [
         "engine",
         "loading",
         "cascade",
+        "confidence",
         "outcomes",
         "race",
         "predictor",

@@ -3,6 +3,7 @@
 const SHOWN = 10; // labels
 export const NAMES = { image: "Image", text: "Text", audio: "Sound" };
 export const $ = (id) => document.getElementById(id);
+const named = ({ label }) => label ?? "No label"; // null: the score is too low
 const percent = (score) => `${(100 * score).toFixed(1)} %`;
 
 export function element(tag, className, text = "") {
@@ -18,10 +19,10 @@ export function showAnswer(answer, given) {
   $("result").hidden = false;
   $("result").classList.remove("stale");
   const labelled = "label" in answer;
-  $("label").textContent = labelled ? answer.label : `${answer.features.length} features`;
+  $("label").textContent = labelled ? named(answer) : `${answer.features.length} features`;
   $("score").textContent = labelled ? percent(answer.score) : "";
   const from = answer.modalities.map((m) => NAMES[m].toLowerCase()).join(", ");
-  $("spoken").textContent = labelled ? `${answer.label}, ${percent(answer.score)}, from ${from}` : from;
+  $("spoken").textContent = labelled ? `${named(answer)}, ${percent(answer.score)}, from ${from}` : from;
   showScores(Object.entries(answer.scores ?? {}));
   $("counted").hidden = !labelled;
   showStage(answer, given);
@@ -59,7 +60,7 @@ function bar(share) {
   return track;
 }
 
-function showWithout({ label, score, modalities, without = {} }, given) {
+function showWithout({ score, modalities, without = {}, ...answer }, given) {
   const rows = Object.entries(NAMES).map(([modality, name]) => {
     const row = element("li", modalities.includes(modality) ? "" : "absent");
     row.append(element("span", "what", name), ...verdictWithout(modality));
@@ -72,13 +73,13 @@ function showWithout({ label, score, modalities, without = {} }, given) {
     if (!modalities.includes(modality)) return [element("span", "quiet", "not looked at")];
     const left = without[modality];
     if (!left) return [element("span", "quiet", "decided alone")];
-    if (left.label !== label) {
-      return [element("b", "turned", left.label), element("b", "figures turned", percent(left.score))];
+    if (left.label !== answer.label) {
+      return [element("b", "turned", named(left)), element("b", "figures turned", percent(left.score))];
     }
     const points = 100 * (left.score - score);
     const sign = points > 0 ? "+" : "−";
     const moved = Math.abs(points) < 0.05 ? "no change" : `${sign}${Math.abs(points).toFixed(1)} points`;
-    return [element("span", "", `still ${label}`), element("span", "figures quiet", moved)];
+    return [element("span", "", `still ${answer.label ?? "no label"}`), element("span", "figures quiet", moved)];
   }
 }
 

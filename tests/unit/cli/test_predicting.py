@@ -3,12 +3,13 @@
 import json
 
 import pytest
+from support.abstaining import abstaining
 from support.bundles import latin_bundle, records_table, small_bundle
 from support.damaged import truncated_jpeg
 from support.media import clip, image_bytes
 
 from mmray.cli.predicting import Given, predict_record
-from mmray.errors import InputError
+from mmray.errors import ConfigError, InputError
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.unread import FOREIGN_SCRIPT, masked
 
@@ -97,16 +98,35 @@ def test_on_a_terminal_it_shows_label_bars_and_what_each_modality_did(files, cap
 def test_a_text_in_another_script_is_told_and_whether_it_was_masked(files, capsys, then, used):
     given = Given(files / "cat.png", "Красный кот", None)
     path = str(latin_bundle().path)
-    predict_record(path, given, explain=False, as_json=True, foreign_text=then)
+    predict_record(path, given, explain=False, as_json=True, assignments=[f"foreign_text={then}"])
     answer = json.loads(capsys.readouterr().out)
     assert answer["modalities"] == used
     kind = FOREIGN_SCRIPT if then == "keep" else masked(FOREIGN_SCRIPT)
     assert answer["unread"] == [kind]
-    predict_record(path, given, explain=False, as_json=False, foreign_text=then)
+    predict_record(path, given, explain=False, as_json=False, assignments=[f"foreign_text={then}"])
     assert f"{kind}; set `foreign_text" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_a_text_alone_that_is_masked_leaves_nothing_to_predict_from():
     given, path = Given(None, "Красный кот", None), str(latin_bundle().path)
     with pytest.raises(InputError, match=r"text in another script.*foreign_text=keep"):
-        predict_record(path, given, explain=False, as_json=True, foreign_text="mask")
+        predict_record(path, given, explain=False, as_json=True, assignments=["foreign_text=mask"])
+
+
+def test_an_answer_that_is_not_sure_enough_has_no_label(files, tmp_path, capsys):
+    bundle, given = str(abstaining(tmp_path / "b", {0.05: 0.999}).path), Given(None, TEXT, None)
+
+    def answered(*assignments, as_json=True):
+        predict_record(bundle, given, explain=False, as_json=as_json, assignments=assignments)
+        return capsys.readouterr().out
+
+    sure, unsure = json.loads(answered()), json.loads(answered("abstain=0.05"))
+    assert sure["label"]
+    assert "abstained" not in sure
+    assert (unsure["label"], unsure["abstained"]) == (None, True)
+    assert (unsure["score"], unsure["scores"]) == (sure["score"], sure["scores"])
+    assert answered("abstain=0.05", as_json=False).startswith("no label, for the score is too low: 0.")
+    with pytest.raises(ConfigError, match=r"risk of 0\.01"):
+        answered("abstain=0.01")
+    with pytest.raises(ConfigError, match=r"unknown key 'abstian' .did you mean 'abstain'"):
+        answered("abstian=0.05")

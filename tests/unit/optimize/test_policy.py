@@ -6,7 +6,7 @@ import pytest
 from mmray.bounds import lower_bound, upper_bound
 from mmray.errors import InputError
 from mmray.optimize.evidence import Evidence
-from mmray.optimize.policy import Budget, choose_policy, fit_temperature
+from mmray.optimize.policy import Budget, choose_policy
 
 COSTS = {"image": 11.0, "text": 2.0, "audio": 5.0}
 MODALITIES = ("image", "text", "audio")
@@ -103,16 +103,6 @@ def test_the_evidence_survives_the_bundle():
     assert again.modalities == made.modalities
     assert (again.labels == made.labels).all()
     assert all((again.logits[name] == made.logits[name]).all() for name in made.logits)
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_the_temperature_is_found_again(temperature):
-    random = np.random.default_rng(1)
-    logits = random.normal(0, 2, (20_000, 6)).astype(np.float32)
-    powers = np.exp(logits)
-    chances = powers / powers.sum(axis=1, keepdims=True)
-    labels = (chances.cumsum(axis=1) > random.random((20_000, 1))).argmax(axis=1)
-    assert fit_temperature(logits * temperature, labels) == pytest.approx(temperature, rel=0.05)
 
 
 @pytest.mark.parametrize(("happened", "trials"), [(0, 300), (3, 500), (40, 50)])

@@ -4,6 +4,7 @@ import hashlib
 import json
 
 import pytest
+from support.abstaining import abstaining
 from support.bundles import small_bundle
 
 from mmray.cli.serving import Asked, serve_bundles
@@ -74,6 +75,20 @@ def test_a_budget_of_bytes_without_room_for_one_body_is_refused():
 def test_a_variant_that_is_not_there_is_refused_before_anything_starts():
     with pytest.raises(BundleError, match="no variant 'int3'"):
         build({"bundle": str(small_bundle().path), "variant": "int3"})
+
+
+def test_a_risk_that_the_bundle_does_not_support_is_refused_before_anything_starts(tmp_path):
+    bundle = str(abstaining(tmp_path / "b", {0.05: 0.9}).path)
+    asked = Asked("127.0.0.1", 8000, "1", "auto", "auto", None, 256, ("abstain=0.01",))
+    for start in (lambda: build({"bundle": bundle, "abstain": 0.01}), lambda: serve_bundles([bundle], asked)):
+        with pytest.raises(ConfigError, match=r"no threshold for a risk of 0\.01 .* ask for 0\.05 or more"):
+            start()
+
+
+def test_set_takes_the_keys_of_a_server_and_no_others():
+    asked = Asked("127.0.0.1", 8000, "1", "auto", "auto", None, 256, ("bach_rows=4",))
+    with pytest.raises(ConfigError, match=r"unknown key 'bach_rows' .did you mean 'batch_rows'"):
+        serve_bundles([str(small_bundle().path)], asked)
 
 
 def test_bundles_answer_under_their_names_and_one_alone_at_the_root():
