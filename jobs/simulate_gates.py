@@ -58,7 +58,6 @@ def case_lists() -> dict[str, tuple[Callable[..., dict[str, Any]], list[tuple[An
     ]
     slices = [
         (Case(1500, ONE, 1.0), SLICES),
-        (Case(1500, ANY, 1.0), SLICES),
         (Case(1500, ANY, 1.0), SLICES // 2),
     ]
     chosen = [Case(500, ONE, 1.0), Case(500, ANY, 1.0), Case(5000, HIT, 1.0)]

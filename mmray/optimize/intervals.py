@@ -118,7 +118,14 @@ def least_groups(share: float, confidence: float) -> int:
     """Groups of equal size that it takes to show a share to be at most this, if nothing at all was seen.
 
     Where sizes differ it takes more: then ask `Clusters.upper` with values that are all False.
+
+    Raises:
+        ValueError: the share is 0, which no number of groups shows.
     """
+    if share <= 0:
+        raise ValueError("no number of groups shows that something never happens: allow a share above 0")
+    if share >= 1:
+        return 1
     groups = math.ceil(math.log(1 - confidence) / math.log(1 - share))
     while Clusters(np.arange(groups)).upper(np.zeros(groups, np.bool_), confidence) > share:
         groups += 1

@@ -21,7 +21,7 @@ ROWS = 2_000
 
 @pytest.fixture(scope="session")
 def many_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """2,000 records in 20 shards: the same 500 under four names, so that making them takes seconds."""
+    """2,000 records in 28 shards: the same 500 under four names, so that making them takes seconds."""
     directory = tmp_path_factory.mktemp("many")
     small = directory / "small"
     load_script("datasets/synthetic.py").build(small, rows=500, shard_rows=100, missing=0.1, seed=2)

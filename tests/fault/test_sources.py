@@ -89,7 +89,7 @@ def by_record(rows: pa.Table) -> pa.Table:
 
 @pytest.fixture(scope="session")
 def small(many_shards: Path) -> Path:
-    """The five tars that the large set repeats."""
+    """The seven tars that the large set repeats."""
     return many_shards.parent / "small"
 
 

@@ -40,7 +40,7 @@ def command(many_shards, bundle, cluster_address, s3: Bucket, size: int) -> Comm
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("size", [5, 20])
+@pytest.mark.parametrize("size", [7, 28])
 def test_a_kill_of_the_driver_loses_and_doubles_nothing_on_a_store(command, undisturbed, size):
     process = command.start()
     command.wait_for_parts(process, 3)

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).parent.parent.parent
-SHARDS = 7  # of the session's synthetic set: 240 records in train and test shards of at most 40
+SHARDS = 8  # of the session's synthetic set: 240 records in train, tune and test shards of at most 40
 
 
 def load_script(path: str) -> ModuleType:

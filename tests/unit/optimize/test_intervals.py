@@ -162,6 +162,12 @@ def test_the_least_number_of_groups_is_the_one_that_shows_a_share_if_nothing_is_
     assert enough <= share < few
 
 
+def test_no_number_of_groups_shows_that_something_never_happens():
+    with pytest.raises(ValueError, match="above 0"):
+        least_groups(0.0, 0.95)
+    assert least_groups(1.0, 0.95) == 1
+
+
 def shows(p):
     """A claim with that p-value."""
     return lambda confidence: p <= 1 - confidence
