@@ -48,6 +48,7 @@ def write_bundle(
     golden_records: pa.Table | None = None,
     sources: Iterable[Source] = (),
     origin: Mapping[str, str] | None = None,
+    found: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Write a bundle with one fp32 variant, whole or not at all; replaces a bundle that is there.
 
@@ -65,6 +66,7 @@ def write_bundle(
         golden_records: RECORDS that rows of the golden inputs were made of; `row` says which.
         sources: weights that went in, with licences.
         origin: what the model was trained on and how.
+        found: fields of the variant's entry that were measured: `temperatures`, `selective`.
 
     Raises:
         BundleError: the place holds something that is not a bundle.
@@ -82,7 +84,7 @@ def write_bundle(
             labels=list(labels),
             features=features,
             preprocessing=spec,
-            variants={FP32: Variant(file="variants/fp32.onnx")},
+            variants={FP32: Variant(file="variants/fp32.onnx", **(found or {}))},
             sources=list(sources),
             origin=dict(origin or {}),
             files={},
@@ -109,6 +111,7 @@ def extend_bundle(
     scorecard: Mapping[str, Any],
     origin: Mapping[str, str],
     found: Mapping[str, Mapping[str, Any]] | None = None,
+    abstain: float | None = None,
 ) -> Bundle:
     """Write a bundle with the variants of another and new ones, whole or not at all.
 
@@ -119,6 +122,7 @@ def extend_bundle(
         scorecard: of the whole new bundle, JSON-able.
         origin: how it was made, besides what the parent was made from.
         found: of the parent's variants, by name: fields of their entries that are new.
+        abstain: risk that answers are to keep within unless a run asks for another; None: as the parent's.
 
     Raises:
         BundleError: the place holds the parent, or something that is not a bundle.
@@ -148,6 +152,7 @@ def extend_bundle(
             "variants": variants,
             "origin": old.origin | dict(origin),
             "parents": {parent.digest: old.name},
+            "abstain": old.abstain if abstain is None else abstain,
         }
         _seal(root, old.model_copy(update=changes), scorecard)
     return Bundle.open(directory)

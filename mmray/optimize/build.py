@@ -23,7 +23,8 @@ from mmray.optimize.examples import Encoded, Examples, encode
 from mmray.optimize.export import check_parity, export_graph
 from mmray.optimize.head import TrainedHead, train_head
 from mmray.optimize.recipe import Recipe
-from mmray.optimize.scorecard import cross_validate, score_subsets
+from mmray.optimize.scorecard import cross_validate, head_outputs, score_subsets
+from mmray.optimize.selective import judge_selective
 from mmray.optimize.splits import SPLITS, Assigned
 from mmray.sources import list_shards
 
@@ -80,6 +81,7 @@ def build_bundle(
         export_graph(model, encoders.spec, graph)
         clock.say(f"exported the graph, {graph.stat().st_size / 1e6:.0f} MB")
         cases = batch_cases(encoded.sample, encoders.spec)
+        selective = judge_selective(head_outputs(trained, tune), head_outputs(trained, test))
         parity = check_parity(model, graph, cases)
         clock.say(f"equal to torch within {parity:.1e} on {len(cases)} kinds of batches")
         engine = Engine(graph, provider="cpu")
@@ -98,6 +100,7 @@ def build_bundle(
                 "fp32": {
                     "bytes": graph.stat().st_size,
                     "difference_from_torch": parity,
+                    **selective.card,
                     "ms_per_record": _latency(engine, {name: cases[name] for name in validation}),
                 }
             },
@@ -116,6 +119,7 @@ def build_bundle(
             scorecard=scorecard,
             sources=encoders.sources,
             origin=recipe.origin(shards, encoders.identity),
+            found=selective.fields,
         )
         clock.say(f"wrote {output}")
     return bundle

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
+from mmray.cascade import softmax
 from mmray.optimize.examples import Examples
 from mmray.optimize.head import (
     Subset,
@@ -17,6 +18,7 @@ from mmray.optimize.head import (
     subsets,
     train_head,
 )
+from mmray.optimize.outputs import Outputs
 from mmray.schema import set_name
 
 
@@ -55,6 +57,34 @@ def score_subsets(trained: TrainedHead, examples: Examples) -> dict[str, Score]:
     """Score of each subset on records that the head was not trained on."""
     names = subsets(examples.present.shape[1])
     return _by_name(examples, {subset: predict(trained, examples, subset) for subset in names})
+
+
+def head_outputs(trained: TrainedHead, examples: Examples) -> Outputs:
+    """What a head answers to each record, from every subset of the modalities that it has.
+
+    Args:
+        trained: the head.
+        examples: K records.
+    """
+    classes = {label: i for i, label in enumerate(trained.labels)}
+    labels = np.array([classes.get(str(label), -1) for label in examples.labels], np.intp)
+    scores, present, whole, rows = [], [], [], []
+    for subset in subsets(examples.present.shape[1]):
+        kept = np.flatnonzero(_has(examples, subset))
+        scores.append(softmax(logits_of(trained.head, examples.take(kept), subset)))
+        present.append(np.tile(subset, (len(kept), 1)))
+        whole.append((examples.present[kept] == subset).all(axis=1))
+        rows.append(kept)
+    at = np.concatenate(rows)
+    return Outputs(
+        np.concatenate(scores),
+        np.concatenate(present),
+        np.concatenate(whole),
+        labels[at],
+        examples.groups[at],
+        tuple(examples.features),
+        trained.labels,
+    )
 
 
 def predict(trained: TrainedHead, examples: Examples, subset: Subset) -> npt.NDArray[np.str_]:
