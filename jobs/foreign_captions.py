@@ -4,10 +4,9 @@
     python jobs/foreign_captions.py --input data/tuxpaint-many --bundle bundles/stamps
 
 Needs a bundle that states its scripts, and `pip install 'mmray[language]'` where it states languages. Records
-of `split: test` with a label of the bundle are answered from text, image, and both, the text kept or
-masked. Expected on the stamps: masking texts in another script gains six to eleven points, masking those in
-another language nothing that could be seen. ± is the standard error, clustered by `caption_group`; of the
-gain it is paired.
+of `split: test` with a label of the bundle are answered from the text, the image, and both, the text kept or
+masked. Expected on the stamps: masking gains six to eleven points in another script, in another language none
+that could be seen. ± is the standard error, clustered by `caption_group`; the gain is of pairs.
 """
 
 import json

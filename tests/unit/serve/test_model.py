@@ -3,7 +3,15 @@
 import asyncio
 
 import pytest
-from support.bundles import LABELS, SPEC, make_bundle, records_table, small_bundle, small_tokenizer
+from support.bundles import (
+    LABELS,
+    SPEC,
+    latin_bundle,
+    make_bundle,
+    records_table,
+    small_bundle,
+    small_tokenizer,
+)
 from support.graphs import write_graph
 from support.media import clip, image_bytes
 
@@ -92,3 +100,19 @@ def test_a_model_that_answers_otherwise_than_when_it_was_loaded_is_ill_and_answe
             await model.answer(Work([Item({"text": b"a"})]))
 
     asyncio.run(check())
+
+
+@pytest.mark.parametrize(("then", "used"), [("keep", ["image", "text"]), ("mask", ["image"])])
+def test_a_text_in_another_script_is_answered_as_the_settings_say(then, used):
+    settings = ServeSettings(bundle=str(latin_bundle().path), foreign_text=then)
+    work = Work([Item({"image": image_bytes(), "text": "Красный кот".encode()})])
+
+    async def answer():
+        model = BatchedModel(latin_bundle(), settings, Compute("t", 60.0, 0.0), Metrics())
+        await model.check_health()
+        return await model.answer(work)
+
+    [row] = asyncio.run(answer()).rows
+    answered = prediction(row, LABELS, None)
+    assert answered["modalities"] == used
+    assert answered["unread"] == ["text in another script" + (", masked" if then == "mask" else "")]
