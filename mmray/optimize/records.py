@@ -7,12 +7,10 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from mmray.batching import Feeds, batches, pack
-from mmray.bundle import FP32, Bundle
-from mmray.engine import Engine
+from mmray.bundle import Bundle
 from mmray.errors import InputError
-from mmray.optimize.evidence import Evidence, ask
 from mmray.optimize.outputs import LabelledTensors, addresses, labelled_tensors, usable_tensors
-from mmray.optimize.steps import CascadeStep, VariantRecipe
+from mmray.optimize.steps import VariantRecipe
 
 _CALIBRATION_ROWS = 16  # records of one inference while ranges are collected
 _TRIAL_ROWS = 64  # records on which a search looks how much changed; 1 s a graph of the stamps
@@ -44,24 +42,6 @@ def calibration_feeds(parent: Bundle, recipe: VariantRecipe, held_out: LabelledT
         _check_apart(tensors, held_out, "calibration")
         for rows in batches(tensors, _CALIBRATION_ROWS):
             yield pack(tensors.take(rows), parent.spec)
-
-
-def read_evidence(
-    parent: Bundle, step: CascadeStep, recipe: VariantRecipe, held_out: LabelledTensors
-) -> Evidence:
-    """What exits are chosen by: the bundle's own evidence, or what its fp32 graph answers to other records.
-
-    Raises:
-        BundleError: the bundle has none, and the step names no records.
-        InputError: they are among those that the cascade is judged on.
-    """
-    if step.evidence is None:
-        return Evidence.of_arrays(parent.evidence())
-    wanted = step.evidence
-    records = labelled_tensors(wanted.input, parent, rows=wanted.rows, without="train")
-    _check_apart(records.tensors, held_out, "evidence")
-    engine = Engine(parent.graph(FP32), provider="cpu")
-    return ask(engine, records, batch_rows=recipe.batch_rows)
 
 
 def _check_apart(tensors: pa.Table, held_out: LabelledTensors, use: str) -> None:

@@ -13,7 +13,7 @@ from mmray.config import explain, read_yaml
 from mmray.errors import ConfigError
 from mmray.optimize.gate import Thresholds
 from mmray.optimize.histogram import Method
-from mmray.optimize.policy import Budget
+from mmray.optimize.policy import WHOLE, Budget
 
 
 class _Model(BaseModel):
@@ -65,12 +65,13 @@ class Int8(_Model):
 
 
 class CascadeStep(_Model):
-    """The fp32 graph cut into stages, of which the early ones answer the easy records."""
+    """A variant's graph cut into stages, of which the early ones answer the easy records."""
 
-    accuracy_loss: float | None = Field(None, gt=0, lt=1)  # share of records, right in full and wrong early
-    disagreement: float | None = Field(None, gt=0, lt=1)  # or: decided otherwise
-    confidence: float = Field(0.95, gt=0, lt=1)  # of the bound that must keep within that
-    evidence: Records | None = None  # records that the model never saw; None: the bundle's own
+    of: str = "auto"  # the variant that is cut; "auto": the fastest that passed, on this machine
+    accuracy_loss: float | None = Field(None, ge=0, lt=1)  # accuracy below the reference's, at most
+    disagreement: float | None = Field(None, gt=0, lt=1)  # or: share decided otherwise than in full
+    reference: str = WHOLE  # of accuracy_loss: the whole model, or it with only "image", "image+text", …
+    confidence: float = Field(0.95, ge=0.8, lt=1)  # of the bound that must keep within that, one-sided
 
     mixed: ClassVar[bool] = False
     precision: ClassVar[str] = "fp32"
@@ -79,7 +80,7 @@ class CascadeStep(_Model):
 
     @property
     def budget(self) -> Budget:
-        return Budget(self.accuracy_loss, self.disagreement, self.confidence)
+        return Budget(self.accuracy_loss, self.disagreement, self.reference, self.confidence)
 
 
 class Step(_Model):

@@ -23,15 +23,15 @@ from mmray.batching import Feeds, pack
 from mmray.bundle import FP32, Bundle, NewVariant, Variant, check_replaceable, extend_bundle
 from mmray.engine import Engine
 from mmray.golden import output_difference
-from mmray.optimize.costs import modality_costs
 from mmray.optimize.gate import Verdict
 from mmray.optimize.judge import Judge
 from mmray.optimize.making import Workshop
 from mmray.optimize.measure import Cost, measure
-from mmray.optimize.outputs import LabelledTensors
-from mmray.optimize.records import calibration_feeds, read_evidence, read_records
-from mmray.optimize.staged import MadeCascade, StagedEngine, make_cascade
+from mmray.optimize.outputs import LabelledTensors, labelled_tensors
+from mmray.optimize.records import calibration_feeds, read_records
+from mmray.optimize.staged import MadeCascade, make_cascade
 from mmray.optimize.steps import CascadeStep, Step, VariantRecipe
+from mmray.optimize.tradeoff import Tuning
 
 _log = logging.getLogger(__name__)
 # How far a variant's golden outputs may be off on another machine: at least so much, or three times what they
@@ -69,10 +69,16 @@ def optimize(parent: Bundle, recipe: VariantRecipe, output: Path, *, say: Say = 
         workshop = Workshop(onnx.load(fp32), partial(calibration_feeds, parent, recipe, held_out), judge)
         attempts = []
         for step in recipe.steps:
-            if isinstance(step.kind, CascadeStep):
-                attempts.append(_attempt_cascade(step, parent, recipe, (held_out, trial), judge, folder, say))
-            else:
+            if not isinstance(step.kind, CascadeStep):
                 attempts.append(_attempt(step, workshop, judge, folder))
+                say(f"{step.variant}: {attempts[-1].outcome}")
+        cascades = [step for step in recipe.steps if isinstance(step.kind, CascadeStep)]
+        tuning = None
+        if cascades or recipe.timing_rounds:
+            tuning = _tuning(parent, recipe, [a for a in attempts if a.graph and not a.reason], folder)
+        for step in cascades:
+            assert tuning is not None
+            attempts.append(_attempt_cascade(step, tuning, judge, folder, say))
             say(f"{step.variant}: {attempts[-1].outcome}")
         graphs = {FP32: fp32} | {a.step.variant: a.graph for a in attempts if a.graph and not a.cascade}
         costs: dict[str, Cost] = {}
@@ -89,7 +95,8 @@ def optimize(parent: Bundle, recipe: VariantRecipe, output: Path, *, say: Say = 
             output,
             parent,
             {a.step.variant: _new_variant(a, parent) for a in kept},
-            scorecard=_scorecard(parent, recipe, held_out, cards),
+            scorecard=_scorecard(parent, recipe, held_out, cards)
+            | ({"tradeoff": tuning.points()} if tuning else {}),
             origin={"optimize": recipe.model_dump_json()},
         )
         say(f"wrote {output}")
@@ -140,28 +147,28 @@ def _attempt(step: Step, workshop: Workshop, judge: Judge, folder: Path) -> _Att
     return _Attempt(step, verdict.reason, graph, rehearsal, verdict, made.kept)
 
 
-def _attempt_cascade(
-    step: Step,
-    parent: Bundle,
-    recipe: VariantRecipe,
-    records: tuple[LabelledTensors, LabelledTensors],  # held out, and for trials
-    judge: Judge,
-    folder: Path,
-    say: Say,
-) -> _Attempt:
+def _tuning(parent: Bundle, recipe: VariantRecipe, passed: list[_Attempt], folder: Path) -> Tuning:
+    """Records to choose by, and a bundle with the variants that passed so far."""
+    bundle = extend_bundle(
+        folder / "passed",
+        parent,
+        {a.step.variant: _new_variant(a, parent) for a in passed},
+        scorecard={"variants": {FP32: {}} | {a.step.variant: {"passed": True} for a in passed}},
+        origin={},
+    )
+    wanted = recipe.calibration or recipe.held_out
+    tune = labelled_tensors(wanted.input, parent, rows=wanted.rows, without="test")
+    return Tuning(bundle, tune, wanted.input, recipe.batch_rows)
+
+
+def _attempt_cascade(step: Step, tuning: Tuning, judge: Judge, folder: Path, say: Say) -> _Attempt:
     """Choose and cut a cascade, and judge what it answers."""
-    assert isinstance(step.kind, CascadeStep)
     try:
-        held_out, trial = records
-        evidence = read_evidence(parent, step.kind, recipe, held_out)
-        timed = recipe.calibration or recipe.held_out
-        costs = modality_costs(timed.input, parent, Engine(parent.graph(FP32), provider="cpu"), trial)
-        made = make_cascade(parent, step, evidence, costs, folder, say)
-        engine = StagedEngine(made.cascade, made.graphs, parent.spec.modalities)
-        verdict = judge.verdict_of(engine)
+        made = make_cascade(step, tuning, folder, say)
+        verdict = judge.verdict_of(made.engine(tuning.bundle.spec.modalities))
     except Exception as e:  # as in _attempt
         return _Attempt(step, f"cannot be made: {(str(e).splitlines() or [type(e).__name__])[0]}")
-    return _Attempt(step, verdict.reason, parent.graph(FP32), None, verdict, cascade=made)
+    return _Attempt(step, verdict.reason, made.variant.graph, None, verdict, cascade=made)
 
 
 def _batches(records: LabelledTensors, batch_rows: int) -> dict[str, Feeds]:
@@ -189,10 +196,7 @@ def _new_variant(attempt: _Attempt, parent: Bundle) -> NewVariant:
     assert attempt.graph is not None
     step = attempt.step
     if made := attempt.cascade:
-        entry = parent.manifest.variants[FP32].model_copy(
-            update={"parent": FP32, "how": step.how, "cascade": made.cascade}
-        )
-        return NewVariant(entry, attempt.graph, parent.golden()[1], made.graphs)
+        return made.variant
     how = step.how | ({"kept_in_float": ", ".join(attempt.kept)} if step.kind.mixed else {})
     inputs = parent.golden()[0]
     outputs = Engine(attempt.graph, provider="cpu")(inputs)

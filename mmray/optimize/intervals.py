@@ -1,0 +1,168 @@
+"""How sure a share or a difference is, where records come in groups that are not independent of each other.
+
+The bounds are those of a bootstrap that weighs whole groups: each gets a weight drawn from an exponential
+distribution (the Bayesian bootstrap, Rubin 1981; groups instead of records as in Cameron, Gelbach & Miller
+2008, "Bootstrap-based improvements for inference with clustered errors"). To the groups that were seen one is
+added in which everything goes wrong, so that what was not seen is not taken for impossible. Where all groups
+have one record and the values are yes or no, the bound is that of Clopper & Pearson (1934). For any values
+within limits it is that of Gaffke (2005), see Learned-Miller & Thomas (2019), "A new confidence interval for
+the mean of a bounded random variable".
+
+Nothing is drawn: the distribution of a weighted sum of exponential variables is known closely enough by its
+saddlepoint (Lugannani & Rice 1980; for the bootstrap: Davison & Hinkley 1997, section 9.5). So the same
+records give the same bound in whatever order, at any confidence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import brentq
+from scipy.special import ndtr
+
+_EXACT = 1e-7  # of a bound
+
+Values: TypeAlias = npt.NDArray[np.bool_] | npt.NDArray[np.float64] | npt.NDArray[np.float32]
+
+
+class Clusters:
+    """Groups of records, for bounds of the mean of any values of these records.
+
+    Records of one group may depend on each other in any way. Groups are independent draws from a population
+    of groups; the mean that is bounded is the one over all records of that population.
+
+    Values are bool (a share, between 0 and 1) or float within [-1, 1] (a paired difference: -1 for a record
+    that only the parent gets right, +1 for one that only the variant gets right).
+    """
+
+    def __init__(self, groups: npt.NDArray[Any]) -> None:
+        """Take the groups.
+
+        Args:
+            groups: [N], a name or number of each record's group.
+        """
+        _, self._group = np.unique(groups, return_inverse=True)
+        self._sizes = np.bincount(self._group).astype(np.float64)
+
+    @property
+    def count(self) -> int:
+        """Number of groups."""
+        return len(self._sizes)
+
+    def upper(self, values: Values, confidence: float) -> float:
+        """The mean is at most this.
+
+        Args:
+            values: [N], of each record; bool or within [-1, 1].
+            confidence: one-sided, at least 0.8 and less than 1.
+
+        Raises:
+            ValueError: the values are not one for each record, or not within [-1, 1].
+        """
+        return self._upper(self._checked(values), confidence)
+
+    def lower(self, values: Values, confidence: float) -> float:
+        """The mean is at least this. Arguments and errors as of `upper`."""
+        checked = self._checked(values)
+        if values.dtype == np.bool_:
+            return 1 - self._upper(1 - checked, confidence)
+        return -self._upper(-checked, confidence)
+
+    def interval(self, values: Values, confidence: float) -> tuple[float, float]:
+        """Two-sided: both bounds, each missed half as often as they may be together."""
+        one_sided = (1 + confidence) / 2
+        return self.lower(values, one_sided), self.upper(values, one_sided)
+
+    def _checked(self, values: Values) -> npt.NDArray[np.float64]:
+        if values.shape != self._group.shape:
+            raise ValueError(f"values are {values.shape}, groups {self._group.shape}: one of each a record")
+        checked = values.astype(np.float64)
+        if not (np.abs(checked) <= 1).all():  # also where one is NaN
+            raise ValueError("values must lie within [-1, 1]")
+        return checked
+
+    def _upper(self, values: npt.NDArray[np.float64], confidence: float) -> float:
+        if not self.count:
+            return 1.0
+        if not 0.8 <= confidence < 1:
+            raise ValueError(f"a confidence of {confidence} is not within 0.8 and 1")
+        sums = np.bincount(self._group, weights=values)
+        # Many groups are alike. Complex numbers sort by both parts.
+        kinds, counts = np.unique(sums + 1j * self._sizes, return_counts=True)
+        unseen = (self._sizes**2).sum() / self._sizes.sum()
+        sums, sizes = np.append(kinds.real, unseen), np.append(kinds.imag, unseen)
+        counts = np.append(counts, 1)
+
+        def excess(mean: float) -> float:
+            return _chance_below(sums - mean * sizes, counts) - confidence
+
+        seen = float(values.mean())
+        if excess(seen) >= 0:
+            return seen
+        return float(brentq(excess, seen, 1.0, xtol=_EXACT))
+
+
+def least_groups(share: float, confidence: float) -> int:
+    """Groups, of equal size, that it takes to show a share to be at most this if nothing at all is seen."""
+    return math.ceil(math.log(1 - confidence) / math.log(1 - share))
+
+
+def holm(shown_at: Mapping[str, Callable[[float], bool]], confidence: float) -> set[str]:
+    """Which of several claims are shown, so that all of these together hold with the confidence.
+
+    Step-down (Holm 1979, "A simple sequentially rejective multiple test procedure"): with m claims left, each
+    must be shown at 1 - (1 - confidence) / m; those that are leave, and the others need less.
+
+    Args:
+        shown_at: of each claim, whether the evidence shows it at a confidence. What is shown at one is shown
+            at any lower one.
+        confidence: that no claim of the answer is false.
+    """
+    left, shown = dict(shown_at), set[str]()
+    while left:
+        needed = 1 - (1 - confidence) / len(left)
+        found = {name for name, shows in left.items() if shows(needed)}
+        if not found:
+            break
+        shown |= found
+        left = {name: shows for name, shows in left.items() if name not in found}
+    return shown
+
+
+def _chance_below(terms: npt.NDArray[np.float64], counts: npt.NDArray[np.intp]) -> float:
+    """Probability that a sum of independent exponential variables, each times its term, is at most 0.
+
+    Lugannani & Rice (1980), "Saddle point approximation for the distribution of the sum of independent random
+    variables": within .001 of the truth for every case tried, and wrong to the careful side.
+
+    Args:
+        terms: [K], factors.
+        counts: [K], how many variables have this factor.
+    """
+    if terms.max() <= 0:
+        return 1.0
+    if terms.min() >= 0:
+        return 0.0
+
+    def slope(point: float) -> float:  # of the logarithm of the moment generating function
+        return float((counts * terms / (1 - terms * point)).sum())
+
+    inside = 1 - 1e-12
+    lowest, highest = inside / terms.min(), inside / terms.max()
+    if slope(highest) <= 0:
+        return 1.0
+    if slope(lowest) >= 0:
+        return 0.0
+    point = brentq(slope, lowest, highest, xtol=1e-12 * (highest - lowest))
+    parts = terms / (1 - terms * point)
+    height = max(0.0, (counts * np.log1p(-terms * point)).sum())
+    root = math.copysign(math.sqrt(2 * height), point)
+    width = point * math.sqrt((counts * parts**2).sum())
+    if abs(root) < 1e-4:  # at the mean itself the formula is 0 / 0
+        return 0.5
+    density = math.exp(-height) / math.sqrt(2 * math.pi)
+    return float(ndtr(root) + density * (1 / root - 1 / width))
