@@ -21,7 +21,7 @@ from mmray.schema import Modality
 from mmray.sources import ReadOptions, list_shards, read
 
 _BLOCK_ROWS = 64  # as a run reads them
-_ROUNDS = 3
+_ROUNDS = 2
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def _not_worth(name: str, ms: dict[str, float], chosen: Point) -> InputError:
     best = min(rivals, key=rivals.__getitem__)
     return InputError(
         f"it is not worth it: the fastest cascade within the budget, {chosen.setting}, takes {ms[name]:.2f} "
-        f"ms a record at an accuracy of {chosen.accuracy:.3f}, {best} {rivals[best]:.2f} ms and is as accurate"
+        f"ms a record at an accuracy of {chosen.accuracy:.3f}; {best} is as accurate in {rivals[best]:.2f} ms"
     )
 
 
