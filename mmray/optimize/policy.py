@@ -74,22 +74,19 @@ def choose_policy(evidence: Evidence, costs: Costs, budget: Budget) -> Policy:
     trial = Trial(evidence, costs)
     measure = _Measure(trial, budget)
     points = [point for setting in settings(evidence.modalities) if (point := trial.point(setting)).early]
-    best = np.inf
+    bounds: dict[bytes, float] = {}  # by what is decided: many settings decide alike, and a bound takes long
     # Of equally fast ones the more careful.
     for point in sorted(points, key=lambda p: (p.ms, -p.accuracy, [-t for t in p.setting.thresholds])):
         decided = trial.outcome(point.setting).decided
-        if measure.estimate(decided) > budget.allowed:
-            continue  # then its bound is, too
-        bound = measure.bound(decided)
-        best = min(best, bound)
-        if bound <= budget.allowed:
-            exits, differing = (
-                trial.exits(point.setting),
-                trial.disagreement(point.setting, budget.confidence),
-            )
-            return Policy(point, exits, bound, differing, len(points), front(points))
+        if measure.estimate(decided) > budget.allowed or (known := decided.tobytes()) in bounds:
+            continue  # the bound is above the estimate, and one that had been good enough had been taken
+        bounds[known] = measure.bound(decided)
+        if bounds[known] <= budget.allowed:
+            exits = trial.exits(point.setting)
+            differing = trial.disagreement(point.setting, budget.confidence)
+            return Policy(point, exits, bounds[known], differing, len(points), front(points))
     groups = len(np.unique(evidence.groups))
-    figure = f"the best of their bounds is {best:.2%}" if np.isfinite(best) else "none does on these records"
+    figure = f"the best bound is {min(bounds.values()):.2%}" if bounds else "none does on these records"
     raise InputError(
         f"none of {len(points)} settings is shown to have {budget} ({budget.confidence:.0%} bound; {figure}; "
         f"{len(evidence)} records in {groups} groups); give more tuning records, or a larger budget"

@@ -21,7 +21,7 @@ from mmray.optimize.evidence import Evidence, ask, subsets
 from mmray.optimize.intervals import Clusters
 from mmray.optimize.outputs import LabelledTensors
 from mmray.optimize.paths import Way, record_blocks, time_ways
-from mmray.optimize.trial import Trial
+from mmray.optimize.trial import Point, Trial
 from mmray.schema import Modality
 
 _TIMED_ROWS = 128  # records of one round, 3 s a way of the stamps
@@ -100,10 +100,10 @@ class Tuning:
         if not (self.records.labels >= 0).any():
             return []
         every = self.bundle.spec.modalities
-        alone = self.subsets_of(self.fastest)
+        self.subsets_of(self.fastest)
         found = []
         for variant, ms in self.whole_ms.items():
-            whole = Trial(self.ask(variant, [every]), alone.trial.costs).whole
+            whole = self.ask(variant, [every]).logits["+".join(every)].argmax(axis=1)
             found.append(self.point(variant, "variant", variant, every, ms, whole))
         for variant, known in self._subsets.items():
             for subset in subsets(every)[:-1]:
@@ -162,8 +162,18 @@ class Subsets:
     ms: dict[str, float]  # a record, by subset as "image+text"
     trial: Trial  # of its answers on the tune records
 
-    def as_accurate(self, accuracy: float) -> dict[str, float]:
-        """Milliseconds of the subsets, less than all, whose accuracy is not lower than that."""
+    def as_good(self, point: Point, *, by_agreement: bool) -> dict[str, float]:
+        """Milliseconds of the subsets, less than all, that do not fall behind a setting.
+
+        Args:
+            point: what the setting does.
+            by_agreement: with the whole model; or else by accuracy.
+        """
         trial, every = self.trial, "+".join(self.trial.evidence.modalities)
-        least = {name for name in self.ms if trial.accuracy(trial.decided(name.split("+"))) >= accuracy}
-        return {name: ms for name, ms in self.ms.items() if name in least - {every}}
+        found = {}
+        for name, ms in self.ms.items():
+            decided = trial.decided(name.split("+"))
+            reached = trial.agreement(decided) if by_agreement else trial.accuracy(decided)
+            if name != every and reached >= (point.agreement if by_agreement else point.accuracy):
+                found[name] = ms
+        return found

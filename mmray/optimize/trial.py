@@ -159,9 +159,13 @@ class Trial:
             setting,
             found.ms,
             self.accuracy(found.decided),
-            float((found.decided == self.whole).mean()),
+            self.agreement(found.decided),
             float((found.left < len(setting.stages) - 1).mean()),
         )
+
+    def agreement(self, decided: npt.NDArray[np.intp]) -> float:
+        """Share of decisions [N] that are the whole model's."""
+        return float((decided == self.whole).mean())
 
     def accuracy(self, decided: npt.NDArray[np.intp]) -> float:
         """Of decisions [N], on the labelled records; what has no decision is not right.
@@ -170,7 +174,7 @@ class Trial:
         """
         labelled = self.evidence.labels >= 0
         if not labelled.any():
-            return float((decided == self.whole).mean())
+            return self.agreement(decided)
         return float((decided == self.evidence.labels)[labelled].mean())
 
     def exits(self, setting: Setting) -> tuple[dict[str, Exit], ...]:
