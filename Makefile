@@ -4,10 +4,14 @@ BIN := .venv/bin
 # Workers share the cores: numpy's and torch's own threads would only fight them.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-long chaos check bench bench-check clean
+.PHONY: demo emoji test test-long chaos check bench bench-check clean
 
 demo: .venv/installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash jobs/demo.sh
+
+emoji: .venv/installed
+	@echo "── records: 1,443 emoji by four artists, a keyword and a spoken word each, in data/emoji"
+	@$(BIN)/python datasets/emoji.py $(ARGS)
 
 test: check browser
 	@echo "── tests"

@@ -1,9 +1,9 @@
 """Write records as WebDataset shards: the same bytes for the same options, or nothing at all.
 
-Owns the layout of a data set (`train-000000.tar`, `test-000000.tar`, …, `dataset.json`), the split by caption
-group, the dropping of modalities and the check whether a data set is already there. A set is made in a
-temporary folder beside its place, `dataset.json` last, and then moved. Refuses to replace a folder that it
-did not make. Knows nothing of where records come from.
+Owns the layout of a data set (`train-000000.tar`, `tune-000000.tar`, …, `dataset.json`), the split by caption
+group where the source has none of its own, the dropping of modalities and the check whether a data set is
+already there. A set is made in a temporary folder beside its place, `dataset.json` last, and then moved.
+Refuses to replace a folder that it did not make. Knows nothing of where records come from.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import shutil
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -27,11 +27,12 @@ import typer
 from mmray.errors import ConfigError, InputError, OutputError
 from mmray.schema import MODALITIES, Modality
 
-Split = Literal["train", "test"]
-SPLITS: tuple[Split, ...] = ("train", "test")
+Split = Literal["train", "tune", "test"]
+SPLITS: tuple[Split, ...] = ("train", "tune", "test")
 
-FORMAT = 1  # raised when the bytes of a set change for the same options, so that old sets are made anew
+FORMAT = 2  # raised when the bytes of a set change for the same options, so that old sets are made anew
 TEST_SHARE = 0.2
+TUNE_SHARE = 0.25  # of what is not test
 MANIFEST = "dataset.json"
 
 
@@ -48,7 +49,7 @@ class Draft(Protocol):
 
     @property
     def group(self) -> str:
-        """Caption group; a group is never split between train and test."""
+        """Caption group: records that say the same. Splits by group never cut one."""
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -58,7 +59,7 @@ class Draft(Protocol):
         """Bytes of each kept modality by member extension (``"png"``, ``"txt"``, ``"ogg"``)."""
 
     def meta(self, kept: tuple[Modality, ...]) -> dict[str, object]:
-        """Further fields of the JSON member."""
+        """Further fields of the JSON member; a `split` there goes before the writer's."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Options:
         ConfigError: a value is out of range.
     """
 
-    rows: int | None = None  # records in both splits together; None takes all
+    rows: int | None = None  # records in all splits together; None takes all
     shard_rows: int = 100
     languages: tuple[str, ...] = ("en",)
     missing: float = 0.0  # probability of dropping each modality of each record
@@ -109,8 +110,14 @@ def caption_group(english: str) -> str:
 
 def split_of(group: str, seed: int) -> Split:
     """Split of a caption group: the same for all its records, whatever other records there are."""
-    draw = int.from_bytes(hashlib.sha256(f"split:{seed}:{group}".encode()).digest()[:8]) / 2**64
-    return "test" if draw < TEST_SHARE else "train"
+    if _draw(f"split:{seed}:{group}") < TEST_SHARE:
+        return "test"
+    return "tune" if _draw(f"tune:{seed}:{group}") < TUNE_SHARE else "train"
+
+
+def _draw(text: str) -> float:
+    """A number from 0 to 1 that only the text decides."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
 
 
 def kept_modalities(draft: Draft, missing: float, seed: int) -> tuple[Modality, ...]:
@@ -146,10 +153,24 @@ def already_there(output: Path, source_name: str, options: Options) -> bool:
     return same
 
 
-def write(output: Path, drafts: Sequence[Draft], source: Source, options: Options) -> dict[str, Any]:
+def write(
+    output: Path,
+    drafts: Sequence[Draft],
+    source: Source,
+    options: Options,
+    parts: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Choose, split, shuffle and write `drafts`; then put the set in its place.
 
     The first `rows` of a seeded shuffle are taken, so a larger set contains the smaller one.
+
+    Args:
+        output: folder of the set.
+        drafts: the records.
+        source: where they come from.
+        options: what is taken of them, and how.
+        parts: the part of the set that each key's record goes to, which names its shards and, unless `meta`
+            does, its split; default: `split_of` its group.
 
     Returns:
         The manifest, as in `dataset.json`.
@@ -171,7 +192,8 @@ def write(output: Path, drafts: Sequence[Draft], source: Source, options: Option
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     try:
-        manifest = _write_all(work, chosen, source, options)
+        parts = parts or {d.key: split_of(d.group, options.seed) for d in chosen}
+        manifest = _write_all(work, chosen, source, options, parts)
         _publish(work, output)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -182,19 +204,23 @@ def write(output: Path, drafts: Sequence[Draft], source: Source, options: Option
     return manifest
 
 
-def _write_all(work: Path, chosen: Sequence[Draft], source: Source, options: Options) -> dict[str, Any]:
+def _write_all(
+    work: Path, chosen: Sequence[Draft], source: Source, options: Options, parts: Mapping[str, str]
+) -> dict[str, Any]:
     shards: dict[str, dict[str, int]] = {}
     counts: dict[str, dict[str, Any]] = {}
-    for split in SPLITS:
-        members = [d for d in chosen if split_of(d.group, options.seed) == split]
+    for part in (*SPLITS, *sorted(set(parts.values()) - set(SPLITS))):
+        members = [d for d in chosen if parts[d.key] == part]
+        if not members:
+            continue
         modalities: Counter[str] = Counter()
         starts = range(0, len(members), options.shard_rows)
         for number, start in enumerate(starts):
             rows = members[start : start + options.shard_rows]
-            path = work / f"{split}-{number:06d}.tar"
-            modalities.update(_write_shard(path, rows, split, source, options))
+            path = work / f"{part}-{number:06d}.tar"
+            modalities.update(_write_shard(path, rows, part, source, options))
             shards[path.name] = {"rows": len(rows), "bytes": path.stat().st_size}
-        counts[split] = {
+        counts[part] = {
             "rows": len(members),
             "shards": len(starts),
             "labels": dict(sorted(Counter(d.label for d in members).items())),
@@ -211,7 +237,7 @@ def _write_all(work: Path, chosen: Sequence[Draft], source: Source, options: Opt
 
 
 def _write_shard(
-    path: Path, rows: Sequence[Draft], split: Split, source: Source, options: Options
+    path: Path, rows: Sequence[Draft], part: str, source: Source, options: Options
 ) -> Counter[str]:
     """Write one tar; returns how many of its records have each modality."""
     import webdataset  # here: it imports torch where there is one, 1.5 s that "already there" need not wait
@@ -224,7 +250,7 @@ def _write_shard(
             meta = {
                 "label": draft.label,
                 "caption_group": draft.group,
-                "split": split,
+                "split": part,
                 "modalities": list(kept),
                 **draft.meta(kept),
                 "licence": source.licence,

@@ -16,35 +16,35 @@ from typing import Annotated
 import onnx
 import typer
 
-from mmray.batching import Feeds, batches, pack
+from mmray.batching import Feeds
 from mmray.bundle import FP32, Bundle
 from mmray.optimize.calibrate import collect_ranges
-from mmray.optimize.outputs import usable_tensors
+from mmray.optimize.records import Records
 
 
 def main(
     input: Annotated[list[str], typer.Option(help="Shards.")] = ["data/tuxpaint"],  # noqa: B006  (never altered)
     bundle: Annotated[str, typer.Option(help="Bundle directory.")] = "bundles/stamps",
     rows: Annotated[int, typer.Option(help="Records.")] = 5000,
-    batch_rows: Annotated[int, typer.Option(help="Records of one inference.")] = 16,
 ) -> None:
     """Collect ranges, print what that took."""
     opened = Bundle.open(bundle)
     start = perf_counter()
-    ranges = collect_ranges(onnx.load(opened.graph(FP32)), _feeds(input, opened, rows, batch_rows))
+    ranges = collect_ranges(onnx.load(opened.graph(FP32)), _feeds(input, opened, rows))
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     took = {"rows": rows, "activations": len(ranges), "seconds": round(perf_counter() - start, 1)}
     print(json.dumps(took | {"peak_mb": round(peak_mb)}))
 
 
-def _feeds(inputs: list[str], bundle: Bundle, rows: int, batch_rows: int) -> Iterator[Feeds]:
-    while rows:
-        left = rows
-        for tensors in usable_tensors(inputs, bundle, rows=rows, without="test"):
-            for batch in batches(tensors, batch_rows):
-                yield pack(tensors.take(batch), bundle.spec)
-                rows -= len(batch)
-        if rows == left:
+def _feeds(inputs: list[str], bundle: Bundle, rows: int) -> Iterator[Feeds]:
+    records = Records(inputs, bundle, {"train": rows, "tune": 1, "test": 1})
+    left = rows
+    while left > 0:
+        before = left
+        for feeds in records.feeds("train"):
+            yield feeds
+            left -= len(feeds["present"])
+        if left == before:
             return
 
 

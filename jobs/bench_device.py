@@ -167,9 +167,7 @@ def make_cascade(place: Path, shards: list[Path]) -> tuple[Bundle, str]:
 
     inputs = [str(path) for path in shards]
     parent = build_bundle(inputs, place / "tiny", tiny_encoders(inputs))
-    recipe = VariantRecipe.model_validate(
-        {"held_out": {"input": inputs}, "steps": [{"cascade": {"accuracy_loss": 0.02}}]}
-    )
+    recipe = VariantRecipe.model_validate({"input": inputs, "steps": [{"cascade": {"accuracy_loss": 0.02}}]})
     return optimize(parent, recipe, place / "staged", say=lambda _: None), "cascade"
 
 

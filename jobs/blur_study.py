@@ -26,6 +26,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import typer
+from _clustered import clustered_error
 from _plots import draw_study, draw_trade_off
 from PIL import Image
 from rich.console import Console
@@ -176,13 +177,6 @@ class Answerer:
             record_ms=1e3 * seconds / len(right),
             without_image=float(np.mean(without)),
         )
-
-
-def clustered_error(values: npt.NDArray[np.bool_], groups: list[str]) -> float:
-    """Standard error of a mean where values of one group are not independent (Liang & Zeger 1986)."""
-    _, group = np.unique(groups, return_inverse=True)
-    sums = np.bincount(group, values - values.mean())
-    return float(np.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / len(values))
 
 
 def study(bundle: Bundle, cascade: str, held_out: HeldOut) -> Study:

@@ -36,7 +36,8 @@ from mmray.bundle import FP32, Bundle
 from mmray.engine import best_provider
 from mmray.errors import MmrayError, UsageError
 from mmray.loading import open_engine
-from mmray.optimize.outputs import labelled_tensors, run_outputs
+from mmray.optimize.outputs import run_outputs
+from mmray.optimize.records import Records
 from mmray.pipeline.cluster import connected
 from mmray.race import is_quantized
 
@@ -83,7 +84,7 @@ def prove(setting: Setting, parts: Sequence[str], rows: int) -> tuple[dict[str, 
     if "placement" in parts:
         tell("placement", [_proofs.placement(setting, variant) for variant in setting.variants])
     if "decisions" in parts:
-        records = labelled_tensors(setting.inputs, setting.bundle, rows=rows, without="train")
+        records = Records(setting.inputs, setting.bundle, {"train": 1, "tune": 1, "test": rows}).load("test")
         on_cpu = open_engine(setting.bundle, FP32, provider="cpu", threads=1)
         parent = run_outputs(on_cpu, records, batch_rows=8)
         tell("decisions", [_proofs.decisions(setting, v, records, parent) for v in setting.variants])

@@ -23,7 +23,7 @@ from mmray.sources.options import (
     Interleaved,
     KeySplit,
 )
-from mmray.unread import OnUnread
+from mmray.unread import OnForeignText, OnUnread
 
 
 class Extensions(BaseModel):
@@ -100,6 +100,8 @@ class RunConfig(BaseModel):
     #: What is there and used for nothing is counted. Where a record would lose a modality by it, that one is
     #: damaged. reject: the record is rejected in any case; fail: the run ends.
     on_unread: OnUnread = "warn"
+    #: A text in a script or language that the model does not read is counted; mask: and counts as missing.
+    foreign_text: OnForeignText = "keep"
     max_reject_rate: float = Field(0.05, ge=0, le=1)  # beyond it the run ends with exit 1; nothing is lost
     limits: Limits = Limits()
     extensions: Extensions = Extensions()

@@ -26,7 +26,7 @@ from mmray.race import choose
 from mmray.runner import Answered, Failed, Runner
 from mmray.schema import Modality, OutputColumns, outcomes
 from mmray.shapes import Ladder, job_ladder
-from mmray.unread import OnUnread
+from mmray.unread import OnForeignText, OnUnread
 
 #: Records of one inference on a CPU where nobody says how many. It matters little once texts of a batch are
 #: of one length: 32 stamps took 1.03 times as long each as 8.
@@ -43,6 +43,7 @@ def open_preprocessor(
     modalities: Collection[Modality] | None = None,
     on_damaged: OnDamaged = "reject",
     on_unread: OnUnread = "warn",
+    foreign_text: OnForeignText = "keep",
     align: AlignSpec | None = None,
 ) -> Preprocessor:
     """The preprocessing that a bundle's model was trained with, once it is proved on its golden records.
@@ -50,6 +51,7 @@ def open_preprocessor(
     Raises:
         BundleError: a file of the bundle was altered.
         EngineError: this machine makes something else of the golden records.
+        ConfigError: foreign texts are to be masked, and a package is missing that tells languages.
     """
     remade(bundle, bundle.golden()[0])
     return Preprocessor(
@@ -59,6 +61,7 @@ def open_preprocessor(
         modalities=modalities,
         on_damaged=on_damaged,
         on_unread=on_unread,
+        foreign_text=foreign_text,
         align=align,
     )
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 OnUnread = Literal["warn", "reject", "fail"]
+OnForeignText = Literal["keep", "mask"]
 
 #: Kinds whose remedy is not the usual one. Those of members are their extensions, as in ".cls members".
 DOTTED = "members with dots in their names"
@@ -22,6 +23,9 @@ NAMELESS = "members without an extension"
 SYSTEM = "files of an operating system"
 FURTHER = "further captions"
 OTHERS = "other kinds"
+#: Texts that the model's encoder does not read.
+FOREIGN_SCRIPT, FOREIGN_LANGUAGE = "text in another script", "text in another language"
+_MASKED = ", masked"
 #: In kinds of columns and features: what is wrong with what they hold.
 OF_TYPE = " of type "
 SEVERAL = " of several values"
@@ -35,6 +39,7 @@ _REMEDIES = {
     SYSTEM: "",  # AppleDouble, .DS_Store: they hold nothing
     FURTHER: "set `captions: join` to read them all",
     OTHERS: "",
+    **dict.fromkeys((FOREIGN_SCRIPT, FOREIGN_LANGUAGE), "set `foreign_text: mask` to predict without it"),
 }
 _REMEDIES_OF_PARTS = {
     OF_TYPE: "write it as encoded bytes, text as strings",
@@ -70,10 +75,22 @@ def remedy_of(kind: str) -> str:
     """What to do about things of a kind; "" where nothing is to be done."""
     if kind.endswith(_FILE):
         return _OF_FILES
+    if kind.endswith(_MASKED):
+        return "set `foreign_text: keep` to give it to the model all the same"
     for part, remedy in _REMEDIES_OF_PARTS.items():
         if part in kind:
             return remedy
     return _REMEDIES.get(kind, _OF_COLUMNS if _COLUMN.match(kind) else _USUAL)
+
+
+def masked(kind: str) -> str:
+    """Kind of a text that is not read where such texts are masked."""
+    return kind + _MASKED
+
+
+def is_foreign_text(kind: str) -> bool:
+    """Whether things of a kind are texts that the encoder does not read; `on_unread` is not asked of them."""
+    return kind.removesuffix(_MASKED) in (FOREIGN_SCRIPT, FOREIGN_LANGUAGE)
 
 
 def kind_of_file(name: str) -> str:

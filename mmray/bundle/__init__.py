@@ -8,7 +8,6 @@ Nothing in a bundle is ever unpickled.
 """
 
 from mmray.bundle.manifest import (
-    EVIDENCE,
     FP32,
     GOLDEN,
     MANIFEST,
@@ -25,7 +24,6 @@ from mmray.bundle.opened import Bundle
 from mmray.bundle.written import NewVariant, check_replaceable, extend_bundle, write_bundle
 
 __all__ = [
-    "EVIDENCE",
     "FP32",
     "GOLDEN",
     "MANIFEST",

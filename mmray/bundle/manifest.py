@@ -12,7 +12,6 @@ from mmray.schema import Modality
 FORMAT = 1
 MANIFEST, TOKENIZER, GOLDEN, SCORECARD = "manifest.json", "tokenizer.json", "golden.npz", "scorecard.json"
 RECORDS = "golden.parquet"  # what some rows of golden.npz were made of; older bundles have none
-EVIDENCE = "evidence.npz"  # answers to records that the model was not trained on; may be missing
 FP32 = "fp32"  # the variant that is right by definition: the others are made from it and judged by it
 
 

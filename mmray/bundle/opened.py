@@ -17,7 +17,6 @@ from pydantic import ValidationError
 
 from mmray.batching import Feeds
 from mmray.bundle.manifest import (
-    EVIDENCE,
     FORMAT,
     FP32,
     GOLDEN,
@@ -223,20 +222,6 @@ class Bundle:
             return pq.read_table(pa.BufferReader(self._read(RECORDS)))
         except Exception as e:  # as in golden
             raise self._unreadable(RECORDS, e) from e
-
-    def evidence(self) -> Feeds:
-        """Arrays of evidence.npz, see `mmray.optimize.evidence`.
-
-        Raises:
-            BundleError: there is none, or it is unreadable.
-        """
-        if EVIDENCE not in self.manifest.files:
-            raise BundleError(f"{self.path}: has no {EVIDENCE}; build it again, or give other records")
-        try:
-            with np.load(io.BytesIO(self._read(EVIDENCE)), allow_pickle=False) as arrays:
-                return {key: arrays[key] for key in arrays.files}
-        except Exception as e:  # as in golden
-            raise self._unreadable(EVIDENCE, e) from e
 
     def verify(self) -> None:
         """Check every file against its sha256.

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 
 from mmray.batching import Feeds
 from mmray.bundle.manifest import (
-    EVIDENCE,
     FP32,
     GOLDEN,
     MANIFEST,
@@ -47,7 +46,6 @@ def write_bundle(
     golden_outputs: Feeds,
     scorecard: Mapping[str, Any],
     golden_records: pa.Table | None = None,
-    evidence: Feeds | None = None,
     sources: Iterable[Source] = (),
     origin: Mapping[str, str] | None = None,
 ) -> Bundle:
@@ -65,7 +63,6 @@ def write_bundle(
         golden_outputs: what the graph gave for them.
         scorecard: measured quality, JSON-able.
         golden_records: RECORDS that rows of the golden inputs were made of; `row` says which.
-        evidence: answers to records that the model was not trained on, see `mmray.optimize.evidence`.
         sources: weights that went in, with licences.
         origin: what the model was trained on and how.
 
@@ -77,8 +74,6 @@ def write_bundle(
         shutil.copyfile(graph, root / "variants/fp32.onnx")
         if tokenizer is not None:
             shutil.copyfile(tokenizer, root / TOKENIZER)
-        if evidence is not None:
-            np.savez_compressed(root / EVIDENCE, **evidence)  # type: ignore[arg-type]  # as below
         if golden_records is not None:
             pq.write_table(golden_records, root / RECORDS)
         _save_golden(root, {"in": golden_inputs, golden_folder(FP32): golden_outputs})

@@ -49,6 +49,12 @@ Input = Annotated[
         help=f"Path, URL, directory, glob or brace pattern; may be given several times. {READABLE}.",
     ),
 ]
+ForeignText = Annotated[
+    Literal["keep", "mask"],
+    typer.Option(
+        "--foreign-text", help="mask: leave out a text in a script or language that the model does not read."
+    ),
+]
 BundleOption = Annotated[str | None, typer.Option("--bundle", help="Bundle directory.")]
 Output = Annotated[
     str | None, typer.Option("--output", help="Run directory; an unfinished run in it is resumed.")
@@ -231,12 +237,14 @@ def predict(
     explain: Annotated[
         bool, typer.Option("--explain", help="Also decide with each modality left out.")
     ] = False,
+    foreign_text: ForeignText = "keep",
     json: AsJson = False,
 ) -> None:
     """Predict one record without a server; any of its modalities may be missing."""
     from mmray.cli.predicting import Given, predict_record
 
-    predict_record(bundle, Given(image, text, audio), explain=explain, as_json=json)
+    given = Given(image, text, audio)
+    predict_record(bundle, given, explain=explain, as_json=json, foreign_text=foreign_text)
 
 
 @app.command()
@@ -252,6 +260,7 @@ def serve(
         Literal["auto", "fused", "split"],
         typer.Option("--topology", help="split: CPU replicas preprocess for those of the model."),
     ] = "auto",
+    foreign_text: ForeignText = "keep",
     token_file: Annotated[
         Path | None, typer.Option("--token-file", help="Bearer tokens, one a line; $MMRAY_TOKEN adds one.")
     ] = None,
@@ -263,7 +272,7 @@ def serve(
     from mmray.cli.serving import Asked, serve_bundles
 
     tokens = str(token_file) if token_file else None
-    asked = Asked(host, port, replicas, variant, topology, tokens, client_connections)
+    asked = Asked(host, port, replicas, variant, topology, foreign_text, tokens, client_connections)
     serve_bundles(bundles, asked)
 
 
@@ -274,11 +283,14 @@ def optimize(
         Path, typer.Option("--recipe", help="Which variants, judged on what: docs/variants.md.")
     ],
     output: Annotated[Path, typer.Option("--output", help="Directory of the new bundle.")],
+    again: Annotated[
+        str | None, typer.Option(help="Why variants may be judged on the same test records once more.")
+    ] = None,
 ) -> None:
     """Make smaller or faster variants of a bundle, and keep those that decide as it does; exit 1 if none."""
     from mmray.cli.optimizing import optimize_bundle
 
-    optimize_bundle(bundle, recipe, output)
+    optimize_bundle(bundle, recipe, output, again)
 
 
 @app.command()

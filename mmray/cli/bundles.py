@@ -38,15 +38,15 @@ def inspect(directory: BundleArgument, json: AsJson = False) -> None:
 @bundle_app.command()
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="Bundle directory.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    second: Annotated[str | None, typer.Argument(metavar="B", help="Another one, beside it.")] = None,
     html: Annotated[
-        Path | None, typer.Option("--html", help="Also write a page with accuracy against latency.")
+        Path | None, typer.Option("--html", help="Also write a page: accuracy against time, and all figures.")
     ] = None,
 ) -> None:
-    """Show the variants of two bundles side by side: size, accuracy, agreement, time, memory."""
+    """Show what a bundle is worth, or two side by side: accuracy, time, verdicts, size, memory."""
     from mmray.cli.optimizing import compare_bundles
 
-    compare_bundles(first, second, html)
+    compare_bundles([first, second] if second else [first], html)
 
 
 @bundle_app.command()

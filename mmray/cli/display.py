@@ -140,15 +140,16 @@ def print_bundle(bundle: Bundle, *, as_json: bool) -> None:
 
 
 def scorecard_table(scorecard: Mapping[str, Any]) -> Table:
-    """Quality by what is there of a record: grouped cross-validation, and records held out of training."""
+    """Quality by what is there of a record: cross-validation of train and tune, and test."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("modalities")
-    for name in ("records", "accuracy", "balanced", "held out"):
+    for name in ("records", "accuracy", "balanced", "test"):
         table.add_column(name, justify="right")
     for name, score in scorecard["cross_validation"]["subsets"].items():
-        held_out = scorecard["held_out"].get(name)
-        cells = [f"{s['accuracy']:.3f} ± {s['standard_error']:.3f}" if s else "" for s in (score, held_out)]
-        table.add_row(name, f"{score['records']:,}", cells[0], f"{score['balanced_accuracy']:.3f}", cells[1])
+        test = scorecard.get("test", {}).get(name)
+        cells = [f"{s['accuracy']:.3f} ± {s['standard_error']:.3f}" if s else "" for s in (score, test)]
+        tested = f"{cells[1]} of {test['records']:,}" if test else ""
+        table.add_row(name, f"{score['records']:,}", cells[0], f"{score['balanced_accuracy']:.3f}", tested)
     return table
 
 

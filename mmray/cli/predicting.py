@@ -19,6 +19,7 @@ from mmray.predictor import Predictor, open_preprocessor
 from mmray.preprocess.spec import Limits
 from mmray.schema import RECORDS, Modality, table
 from mmray.serve.answers import explained, latency_ms, left_out, prediction
+from mmray.unread import OnForeignText, remedy_of
 
 _SHOWN = 10  # labels; --json has all
 _BAR_WIDTH = 32
@@ -33,7 +34,9 @@ class Given:
     audio: Path | None
 
 
-def predict_record(directory: str, given: Given, *, explain: bool, as_json: bool) -> None:
+def predict_record(
+    directory: str, given: Given, *, explain: bool, as_json: bool, foreign_text: OnForeignText = "keep"
+) -> None:
     """Predict one record and show the answer.
 
     Args:
@@ -41,15 +44,17 @@ def predict_record(directory: str, given: Given, *, explain: bool, as_json: bool
         given: at least one modality that the bundle takes.
         explain: also decide with each modality left out.
         as_json: print what the server would answer.
+        foreign_text: whether a text that the model does not read counts as missing.
 
     Raises:
         InputError: a file cannot be read or decoded, or the bundle takes nothing of what is given.
         EngineError: the model does not run here, or gives no finite answer.
+        ConfigError: foreign texts are to be masked, and a package is missing that tells languages.
     """
     bundle = Bundle.open(directory)
     limits = Limits()
     members = _members(bundle, given, limits)
-    preprocess = open_preprocessor(bundle, limits=limits)
+    preprocess = open_preprocessor(bundle, limits=limits, foreign_text=foreign_text)
     predict = Predictor(bundle)
     start = perf_counter()
     tensors = preprocess(table(members, RECORDS))
@@ -115,6 +120,8 @@ def _check(rows: pa.Table, bundle: Bundle, given: Given) -> None:
 
 def _print_answer(answer: dict[str, Any]) -> None:
     source = f"from {' + '.join(answer['modalities'])}, variant {answer['variant']}"
+    for kind in answer.get("unread", ()):
+        print_line(f"{kind}; {remedy_of(kind)}")
     if "label" not in answer:
         print_line(f"{len(answer['features'])} features {source}; --json prints them")
         return

@@ -11,6 +11,7 @@ from mmray.errors import EngineError, Interrupted, UsageError
 from mmray.serve.app import Server, is_public, prefixes
 from mmray.serve.ending import Ending
 from mmray.serve.settings import ServeSettings, Topology
+from mmray.unread import OnForeignText
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Asked:
     replicas: str  # N, or MIN:MAX
     variant: str
     topology: Topology
+    foreign_text: OnForeignText
     token_file: str | None
     client_connections: int
 
@@ -43,6 +45,7 @@ def serve_bundles(bundles: list[str], asked: Asked) -> None:
             topology=asked.topology,
             min_replicas=least,
             max_replicas=most,
+            foreign_text=asked.foreign_text,
             token_file=asked.token_file,
         )
         for bundle in bundles

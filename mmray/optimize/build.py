@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mmray.batching import Feeds
-from mmray.bundle import MANIFEST, Bundle, write_bundle
+from mmray.bundle import FP32, MANIFEST, Bundle, write_bundle
 from mmray.engine import Engine
 from mmray.errors import InputError, OutputError
 from mmray.models.fused import FusedModel
@@ -22,7 +23,8 @@ from mmray.optimize.examples import Encoded, Examples, encode
 from mmray.optimize.export import check_parity, export_graph
 from mmray.optimize.head import TrainedHead, train_head
 from mmray.optimize.recipe import Recipe
-from mmray.optimize.scorecard import cross_validate, out_of_fold, score_subsets
+from mmray.optimize.scorecard import cross_validate, score_subsets
+from mmray.optimize.splits import SPLITS, Assigned
 from mmray.sources import list_shards
 
 _log = logging.getLogger(__name__)
@@ -42,7 +44,7 @@ def build_bundle(
 ) -> Bundle:
     """Build a bundle of one fp32 variant.
 
-    The head is trained on the records whose JSON member says `"split": "train"`; the others are held out.
+    The head is trained on the train split, calibrated on tune, and its accuracy on test is told once.
 
     Args:
         inputs: shards, as `mmray.sources.list_shards` takes them.
@@ -67,14 +69,12 @@ def build_bundle(
         encoded = encode(shards, encoders.spec, tokenizer, encoders.modules, sample_rows=_SAMPLE_ROWS)
         clock.say(f"encoded {len(encoded.examples)} records of {len(shards)} shards")
         examples = _usable(encoded.examples, recipe)
-        train = examples.take(examples.splits == "train")
-        held_out = examples.take(examples.splits != "train")
-        validation = cross_validate(examples, recipe.folds, recipe.seed)
-        clock.say(f"cross-validated {len(examples)} records in {recipe.folds} folds grouped by caption")
+        train, tune, test = (examples.take(examples.splits == split) for split in SPLITS)
+        seen = examples.take(np.isin(examples.splits, ("train", "tune")))
+        validation = cross_validate(seen, recipe.folds, recipe.seed)
+        clock.say(f"cross-validated {len(seen)} records in {recipe.folds} folds grouped by caption")
         trained = train_head(train, seed=recipe.seed)
-        clock.say(f"trained the head on {len(train)} records, {len(held_out)} held out")
-        evidence = out_of_fold(train, trained.labels, recipe.folds, recipe.seed)
-        clock.say(f"asked heads that never saw them about the {len(train)} records")
+        clock.say(f"trained the head on {len(train)} records; {len(tune)} are to tune, {len(test)} to test")
         model = FusedModel(encoders.modules, trained.head).eval()
         graph = Path(temporary) / "fused.onnx"
         export_graph(model, encoders.spec, graph)
@@ -84,13 +84,16 @@ def build_bundle(
         clock.say(f"equal to torch within {parity:.1e} on {len(cases)} kinds of batches")
         engine = Engine(graph, provider="cpu")
         scorecard = {
-            "records": _counts(encoded, examples, train, held_out),
-            "majority": _majority(examples),
+            "records": _counts(encoded, examples),
+            "splits": Assigned(examples.splits, encoded.rule).counts(examples.groups),
+            "test_uses": [{"variant": FP32, "when": _now(), "why": "told when it was built"}],
+            "majority": _majority(seen),
             "cross_validation": {
                 "folds": recipe.folds,
                 "subsets": {name: score.as_dict() for name, score in validation.items()},
             },
-            "held_out": _held_out(trained, held_out),
+            "tune": _scores(trained, tune),
+            "test": _scores(trained, test),
             "variants": {
                 "fp32": {
                     "bytes": graph.stat().st_size,
@@ -111,7 +114,6 @@ def build_bundle(
             golden_outputs=engine(cases["mixed"]),
             golden_records=golden_records(encoded.sample_records, encoded.sample, encoders.spec),
             scorecard=scorecard,
-            evidence=evidence.to_arrays(),
             sources=encoders.sources,
             origin=recipe.origin(shards, encoders.identity),
         )
@@ -163,20 +165,23 @@ def _usable(examples: Examples, recipe: Recipe) -> Examples:
         )
     if groups < 4 * recipe.folds:
         raise InputError(
-            f'{len(frequent)} usable records have {groups} caption groups with "split": "train" in the JSON '
-            f"member, too few for {recipe.folds} folds; give the training shards, or more of them"
+            f"{len(frequent)} usable records have {groups} caption groups in the train split, too few for "
+            f"{recipe.folds} folds; give the training shards, or more of them"
         )
     return frequent
 
 
-def _counts(encoded: Encoded, examples: Examples, train: Examples, held_out: Examples) -> dict[str, int]:
+def _counts(encoded: Encoded, examples: Examples) -> dict[str, int]:
     return {
-        "train": len(train),
-        "held_out": len(held_out),
+        **{split: int((examples.splits == split).sum()) for split in SPLITS},
         "rare_label": len(encoded.examples) - len(examples),
         "unlabelled": encoded.unlabelled,
         "rejected": encoded.rejected,
     }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _majority(examples: Examples) -> float:
@@ -184,8 +189,8 @@ def _majority(examples: Examples) -> float:
     return float(np.unique(examples.labels, return_counts=True)[1].max() / len(examples))
 
 
-def _held_out(trained: TrainedHead, held_out: Examples) -> dict[str, Any]:
-    return {name: score.as_dict() for name, score in score_subsets(trained, held_out).items()}
+def _scores(trained: TrainedHead, examples: Examples) -> dict[str, Any]:
+    return {name: score.as_dict() for name, score in score_subsets(trained, examples).items()}
 
 
 def _latency(engine: Engine, batches: Mapping[str, Feeds]) -> dict[str, float]:

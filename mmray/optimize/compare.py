@@ -1,36 +1,34 @@
-"""Two bundles side by side: what their scorecards say of every variant, as tables and as one HTML page."""
+"""One or two bundles: what their scorecards say of every variant, as tables for a terminal and for a page."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
-from typing import Any
 
 from mmray.bundle import Bundle
-from mmray.optimize.pareto import Point, draw
+from mmray.optimize.cards import Accuracy, Card, Point, Scorecard, Slice, read_scorecard
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d2129; --faint: #687080; --line: #d9dde4; --page: #fff;
-        --a: #1f6fc4; --b: #c4560a; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e8ec; --faint: #98a1b0; --line: #3a404b; --page: #16181d; --a: #6db3f8; --b: #f79a55; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page);
-       max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.3rem; } h2 { font-size: 1.05rem; margin-top: 2rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--line); }
-th { color: var(--faint); font-weight: normal; } td { white-space: nowrap; } .name { text-align: left; }
-.a { color: var(--a); } .b { color: var(--b); } .faint { color: var(--faint); } code { font-size: .9em; }
-svg { width: 100%; height: auto; } svg text { font: 12px system-ui, sans-serif; fill: var(--ink); }
-svg .faint { fill: var(--faint); } svg .grid { stroke: var(--line); } svg .a { color: var(--a); }
-svg .b { color: var(--b); } svg .cross, svg .lead { stroke: currentColor; } svg .cross { stroke-width: 2; }
-svg .lead { opacity: .35; } svg .front { stroke: var(--faint); stroke-dasharray: 4 4; fill: none; }
-"""
-_LEGEND = (
-    "Disc: passed its gate; cross: failed. Dashed: the best that there is for the time. "
-    "Times of two bundles compare only if both were measured on the same machine."
-)
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as they are shown. Text stands to the left, figures to the right."""
+
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    text: frozenset[str]  # names of the columns that hold text
+
+    def trimmed(self) -> Table:
+        """Without the columns that are empty in every row."""
+        return self._only([i for i in range(len(self.header)) if any(row[i] for row in self.rows)])
+
+    def without(self, *names: str) -> Table:
+        """Without columns of these names."""
+        return self._only([i for i, name in enumerate(self.header) if name not in names])
+
+    def _only(self, kept: Sequence[int]) -> Table:
+        return Table(
+            tuple(self.header[i] for i in kept), [tuple(row[i] for i in kept) for row in self.rows], self.text
+        )
 
 
 @dataclass(frozen=True)
@@ -39,154 +37,247 @@ class Entry:
 
     side: str  # which bundle: "A" or "B", or nothing where there is only one
     variant: str
-    passed: bool
-    reason: str  # why it failed
+    offered: bool  # it may be run
+    is_parent: bool  # the graph that others are compared with
     size_bytes: int | None
-    accuracy: float | None  # on the held-out records, as they are
-    agreement: float | None  # with its parent, on the same
-    latency_ms: dict[str, float]  # a record, by the size of the batch
-    peak_memory_bytes: int | None
-    by_subset: dict[str, float]  # accuracy by subset of the modalities; agreement where no label is known
+    card: Card
+
+    @property
+    def verdict(self) -> str:
+        """In one to three words."""
+        if self.is_parent:
+            return "parent"
+        return self.card.verdict or ("passed" if self.offered else "failed")
 
     @property
     def batch_ms(self) -> float | None:
         """In the largest batch that was timed."""
-        sizes = sorted(self.latency_ms, key=lambda name: int(name.rpartition("_")[2]))
-        return self.latency_ms[sizes[-1]] if sizes else None
+        sizes = sorted(self.card.latency_ms, key=lambda name: int(name.rpartition("_")[2]))
+        return self.card.latency_ms[sizes[-1]] if sizes else None
 
 
-def entries(bundles: Mapping[str, Bundle]) -> list[Entry]:
-    """Every variant of the bundles, also those that failed; those of one name side by side."""
-    found = [entry for side, bundle in bundles.items() for entry in _entries(side, bundle)]
+@dataclass(frozen=True)
+class Known:
+    """All that the scorecards of one or two bundles say, by side."""
+
+    bundles: dict[str, Bundle]
+    scorecards: dict[str, Scorecard]
+    entries: list[Entry]  # every variant, also those that failed; those of one name side by side
+
+    def label(self, side: str, point: Point) -> str:
+        """Name of a point, with the verdict where it is not offered."""
+        found = self._entry(side, point)
+        return point.name if found is None or found.offered else f"{point.name} ({found.verdict})"
+
+    def offered(self, side: str, point: Point) -> str:
+        """Whether it can be run; empty for few modalities, and for settings that were not chosen."""
+        found = self._entry(side, point)
+        return "" if found is None else "yes" if found.offered else "no"
+
+    def points(self) -> Iterator[tuple[str, Point]]:
+        """Side and point of every trade-off."""
+        return ((side, point) for side, card in self.scorecards.items() for point in card.tradeoff)
+
+    def _entry(self, side: str, point: Point) -> Entry | None:
+        """The variant that a point stands for; None where it stands for none."""
+        if point.kind == "modality" or (point.kind == "cascade" and not point.chosen):
+            return None
+        return next((e for e in self.entries if (e.side, e.variant) == (side, point.variant)), None)
+
+
+def know(*bundles: Bundle) -> Known:
+    """Read the scorecards of one bundle or of two.
+
+    Raises:
+        BundleError: a scorecard is altered or malformed.
+    """
+    sides = dict(zip("AB" if len(bundles) > 1 else ("",), bundles, strict=True))
+    scorecards = {side: read_scorecard(bundle) for side, bundle in sides.items()}
+    found = [entry for side in sides for entry in _entries(side, sides[side], scorecards[side])]
     order = list(dict.fromkeys(entry.variant for entry in found))
-    return sorted(found, key=lambda entry: order.index(entry.variant))
+    return Known(sides, scorecards, sorted(found, key=lambda entry: order.index(entry.variant)))
 
 
-COLUMNS = ("variant", "", "MB", "accuracy", "agrees", "ms, 1 record", "ms, batch", "peak MB", "gate")
+def share(value: float | None, form: str = ".3f") -> str:
+    """A number of at most 1, as in ".976"."""
+    return "" if value is None else f"{value:{form}}".replace("0.", ".", 1)
 
 
-def cells(entry: Entry) -> list[str]:
-    """What the table of all variants shows of one, column by column."""
-    return [
-        entry.variant,
-        entry.side,
-        _megabytes(entry.size_bytes),
-        _share(entry.accuracy),
-        _share(entry.agreement),
-        _milliseconds(entry.latency_ms.get("batch_1")),
-        _milliseconds(entry.batch_ms),
-        _megabytes(entry.peak_memory_bytes),
-        "passed" if entry.passed else "failed",
-    ]
+def describe(known: Known) -> list[str]:
+    """Which bundle each side is, in one line."""
+    return [_describe(side, known.bundles) for side in known.bundles]
 
 
-def subset_rows(found: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table by modalities."""
-    names = list(dict.fromkeys(name for entry in found for name in entry.by_subset))
+def tradeoff_table(known: Known, *, settings: bool = False) -> Table:
+    """Accuracy and time of each point, the fastest first.
+
+    Args:
+        known: what to show.
+        settings: those settings of a cascade's exits that were not chosen, instead of all the others.
+    """
+    found = [(side, p) for side, p in known.points() if settings == (p.kind == "cascade" and not p.chosen)]
+    found.sort(key=lambda item: item[1].ms)
+    split = " or ".join(dict.fromkeys(p.split for _, p in found))
+    header = (
+        "name", "", "kind", "threshold", "ms", "time",
+        f"accuracy on {split}", "n / groups",
+        "accuracy on test", "test n / groups", "offered",
+    )  # fmt: skip
     rows = [
-        [entry.variant, entry.side, *(_share(entry.by_subset.get(name)) for name in names)]
-        for entry in found
-        if entry.by_subset
+        (
+            p.name,
+            side,
+            p.kind,
+            share(p.threshold, "g"),
+            f"{p.ms:.1f}",
+            "" if p.measured else "expected",
+            _accuracy(p),
+            _counts(p),
+            _accuracy(p.test),
+            _counts(p.test),
+            known.offered(side, p),
+        )
+        for side, p in found
     ]
-    return ["variant", "", *(name.replace("+", " + ") for name in names)], rows
+    return Table(header, rows, frozenset({"name", "", "kind", "time", "offered"})).trimmed()
 
 
-def describe(side: str, bundle: Bundle, other: Bundle) -> str:
-    """Which bundle a side is, in one line."""
-    manifest = bundle.manifest
-    made = f", made from {'B' if side == 'A' else 'A'}" if other.digest in manifest.parents else ""
-    takes = " + ".join(bundle.spec.modalities)
-    return f"{side}: {manifest.name} {bundle.digest[:12]}, {takes}, {len(bundle.labels)} labels{made}"
+def variants_table(known: Known) -> Table:
+    """What is known of each variant."""
+    header = (
+        "variant", "", "verdict", "accuracy", "difference", "agrees", "n / groups", "split",
+        "MB", "ms, 1 record", "ms, batch", "peak MB",
+    )  # fmt: skip
+    rows = [
+        (
+            entry.variant,
+            entry.side,
+            entry.verdict,
+            share(entry.card.accuracy),
+            _bounded(entry.card.difference, entry.card.difference_bound, "+.3f"),
+            _bounded(entry.card.agreement, entry.card.agreement_bound, ".3f"),
+            _counts(entry.card),
+            entry.card.split,
+            _megabytes(entry.size_bytes),
+            _milliseconds(entry.card.latency_ms.get("batch_1")),
+            _milliseconds(entry.batch_ms),
+            _megabytes(entry.card.peak_memory_bytes),
+        )
+        for entry in known.entries
+    ]
+    return Table(header, rows, frozenset({"variant", "", "verdict", "split"})).trimmed()
 
 
-def to_html(a: Bundle, b: Bundle) -> str:
-    """One page without scripts or anything to load: a plot of accuracy against latency, and the tables."""
-    found = entries({"A": a, "B": b})
-    title = f"{a.manifest.name} and {b.manifest.name}"
-    subsets = subset_rows(found)
-    failed = [entry for entry in found if not entry.passed]
-    about = "".join(
-        f'<p><strong class="{side.lower()}">{side}</strong>{escape(describe(side, bundle, other)[1:])}</p>'
-        for side, bundle, other in (("A", a, b), ("B", b, a))
+def reasons(known: Known) -> list[str]:
+    """Why each variant that has no "passed" has none."""
+    return [
+        f"{f'{entry.side} ' if entry.side else ''}{entry.variant}, {entry.verdict}: {entry.card.reason}"
+        for entry in known.entries
+        if not entry.offered
+    ]
+
+
+def modalities_table(known: Known) -> Table:
+    """Each variant beside its parent, by what a record was left with."""
+    header = (
+        "variant",
+        "",
+        "modalities",
+        "accuracy",
+        "difference",
+        "agrees",
+        "n / groups",
+        "verdict",
     )
-    reasons = "".join(f"<li>{_name(e)}: {escape(e.reason)}</li>" for e in failed)
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>"
-        f"<h1>Variants of {escape(title)}</h1>{about}"
-        f"<h2>{_quality(found)} against time</h2>{draw(_points(found), _quality(found))}"
-        f'<p class="faint">{_LEGEND}</p>'
-        f"<h2>Variants</h2>{_table(COLUMNS, [cells(e) for e in found])}"
-        f"<h2>{_quality(found)} by modalities</h2>{_table(*subsets)}"
-        + (f"<h2>Failed</h2><ul>{reasons}</ul>" if failed else "")
-        + "</body></html>\n"
-    )
+    rows = [
+        (
+            entry.variant,
+            entry.side,
+            name.replace("+", " + "),
+            share(found.accuracy),
+            _bounded(found.difference, found.difference_bound, "+.3f"),
+            _bounded(found.agreement, found.agreement_bound, ".3f"),
+            _counts(found),
+            found.verdict,
+        )
+        for entry in known.entries
+        if not entry.is_parent
+        for name, found in entry.card.slices.items()
+        if not name.startswith("label ")
+    ]
+    return Table(header, rows, frozenset({"variant", "", "modalities", "verdict"})).trimmed()
 
 
-def _entries(side: str, bundle: Bundle) -> Iterator[Entry]:
-    cards: dict[str, dict[str, Any]] = bundle.scorecard.get("variants", {})
-    passing = bundle.passing()
-    for name in dict.fromkeys([*bundle.manifest.variants, *cards]):
-        card = cards.get(name, {})
-        slices = {s: f for s, f in card.get("slices", {}).items() if not s.startswith("label ")}
-        is_there = name in bundle.manifest.variants
+def splits_table(known: Known) -> Table:
+    """How many records and groups each split has, and by which rule."""
+    rows = [
+        (side, name, _number(split.records), _number(split.groups), splits.rule)
+        for side, card in known.scorecards.items()
+        if (splits := card.splits)
+        for name, split in (("train", splits.train), ("tune", splits.tune), ("test", splits.test))
+    ]
+    header = ("", "split", "records", "groups", "split by")
+    return Table(header, rows, frozenset({"", "split", "split by"})).trimmed()
+
+
+def uses_table(known: Known) -> Table:
+    """Who looked at the test split, when and why."""
+    rows = [
+        (side, use.variant, use.when, use.why)
+        for side, card in known.scorecards.items()
+        for use in card.test_uses
+    ]
+    header = ("", "variant", "when", "why")
+    return Table(header, rows, frozenset(header)).trimmed()
+
+
+def _entries(side: str, bundle: Bundle, scorecard: Scorecard) -> Iterator[Entry]:
+    there, passing = bundle.manifest.variants, bundle.passing()
+    for name in dict.fromkeys([*there, *scorecard.variants]):
+        card = scorecard.variants.get(name, Card())
         yield Entry(
             side=side,
             variant=name,
-            passed=name in passing,
-            reason=card.get("reason", ""),
-            size_bytes=bundle.graph(name).stat().st_size if is_there else card.get("size_bytes"),
-            accuracy=card.get("accuracy"),
-            agreement=card.get("agreement"),
-            latency_ms=card.get("latency_ms", {}),
-            peak_memory_bytes=card.get("peak_memory_bytes"),
-            by_subset={s: found.get("accuracy", found["agreement"]) for s, found in slices.items()},
+            offered=name in passing,
+            is_parent=name in there and there[name].parent is None,
+            size_bytes=bundle.graph(name).stat().st_size if name in there else card.size_bytes,
+            card=card,
         )
 
 
-def _points(found: Sequence[Entry]) -> list[Point]:
-    """What can be plotted: accuracy, or agreement where none has one, against time."""
-    by_accuracy = _quality(found) == "Accuracy"
-    points = []
-    for entry in found:
-        quality = entry.accuracy if by_accuracy else entry.agreement
-        if entry.batch_ms is not None and quality is not None:
-            points.append(
-                Point(
-                    f"{entry.side} {entry.variant}", entry.side.lower(), entry.batch_ms, quality, entry.passed
-                )
-            )
-    return points
+def _describe(side: str, bundles: Mapping[str, Bundle]) -> str:
+    bundle = bundles[side]
+    others = [(s, other) for s, other in bundles.items() if s != side]
+    made = "".join(f", made from {s}" for s, other in others if other.digest in bundle.manifest.parents)
+    takes = " + ".join(bundle.spec.modalities)
+    named = f"{side}: " if side else ""
+    return f"{named}{bundle.manifest.name} {bundle.digest[:12]}, {takes}, {len(bundle.labels)} labels{made}"
 
 
-def _quality(found: Sequence[Entry]) -> str:
-    return "Accuracy" if any(entry.accuracy is not None for entry in found) else "Agreement"
+def _accuracy(found: Accuracy | None) -> str:
+    if found is None:
+        return ""
+    return f"{share(found.accuracy)} [{share(found.low)}, {share(found.high)}]"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The first two columns are variant and side."""
-
-    def line(tag: str, cells: Sequence[str]) -> str:
-        name, side, *rest = map(escape, cells)
-        figures = "".join(f"<{tag}>{cell}</{tag}>" for cell in rest)
-        named = f'<{tag} class="name">{name}</{tag}><{tag} class="name {side.lower()}">{side}</{tag}>'
-        return f"<tr>{named}{figures}</tr>"
-
-    body = "".join(line("td", row) for row in rows)
-    return f'<div class="scroll"><table>{line("th", header)}{body}</table></div>'
+def _bounded(value: float | None, bound: float | None, form: str) -> str:
+    """As in ".976 (≥ .951)"."""
+    return share(value, form) + ("" if bound is None else f" (≥ {share(bound, form)})")
 
 
-def _name(entry: Entry) -> str:
-    return f'<span class="{entry.side.lower()}">{entry.side}</span> {escape(entry.variant)}'
+def _counts(found: Accuracy | Slice | None) -> str:
+    """As in "156/123": records and groups."""
+    if found is None:
+        return ""
+    return "/".join(filter(None, [_number(found.records), _number(found.groups)]))
+
+
+def _number(count: int | None) -> str:
+    return "" if count is None else f"{count:,}"
 
 
 def _megabytes(size: int | None) -> str:
     return "" if size is None else f"{size / 1e6:,.1f}"
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
 
 
 def _milliseconds(value: float | None) -> str:

@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from mmray.batching import Feeds, batches, pack
+from mmray.batching import batches, pack
 from mmray.engine import Engine
 from mmray.optimize.outputs import LabelledTensors
 from mmray.schema import Modality
@@ -32,16 +32,6 @@ class Evidence:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def to_arrays(self) -> Feeds:
-        """For a bundle's evidence.npz."""
-        arrays: Feeds = {
-            "modalities": np.array(self.modalities, np.str_),
-            "present": self.present,
-            "labels": self.labels,
-            "groups": self.groups,
-        }
-        return arrays | {f"logits/{name}": values for name, values in self.logits.items()}
 
 
 def subsets(modalities: Sequence[Modality]) -> list[tuple[Modality, ...]]:

@@ -1,13 +1,13 @@
 """Labelled records for training a head: shards → the job's own preprocessing → features of frozen encoders.
 
-A record's JSON member says what it is: `label`; `caption_group` (records of one group never lie on both sides
-of a split; without one a record is a group by itself); and `split`, train (the default) or test.
+A record's JSON member says what it is: `label`; `caption_group` (without one a record is a group by itself);
+and `split` (see `mmray.optimize.splits`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from mmray.batching import batches, pack
 from mmray.errors import InputError
 from mmray.models.encoder import Encoder
 from mmray.models.fused import INPUTS, pool_rows
+from mmray.optimize.splits import assign, group_of
 from mmray.optimize.threads import map_in_order
 from mmray.preprocess import Preprocessor
 from mmray.preprocess.spec import PreprocessSpec
@@ -67,10 +68,12 @@ class Encoded:
     """What `encode` found."""
 
     examples: Examples
+    stated: list[object]  # `split` of each record's JSON member; None where there is none
     sample: pa.Table  # TENSORS of the first labelled records, for golden inputs
     sample_records: pa.Table  # RECORDS that they were made of
     rejected: int  # records that preprocessing refused
     unlabelled: int  # records whose JSON member names no label
+    rule: str = ""  # by which the splits were assigned
 
 
 def encode(
@@ -97,17 +100,21 @@ def encode(
     options = ReadOptions(block_rows=BATCH_ROWS)
     blocks = (block for shard in shards for block in read(shard, options))
     parts: list[Examples] = []
+    stated: list[object] = []
     sample: list[pa.Table] = []
     rejected = unlabelled = 0
     raw: list[pa.Table] = []
     for part in map_in_order(lambda block: _encode_block(block, preprocess(block), spec, encoders), blocks):
         parts.append(part.examples)
+        stated += part.stated
         rejected += part.rejected
         unlabelled += part.unlabelled
         if missing := sample_rows - sum(kept.num_rows for kept in sample):
             sample.append(part.sample.slice(0, missing))
             raw.append(part.sample_records.slice(0, missing))
     examples = _join(parts)
+    assigned = assign(stated, examples.groups.tolist())
+    examples = replace(examples, splits=assigned.of)
     if not len(examples):
         raise InputError(
             f"{shards[0].url}: none of {rejected + unlabelled} records in {len(shards)} shards is usable and "
@@ -118,7 +125,9 @@ def encode(
             raise InputError(
                 f"{shards[0].url}: no labelled record has {modality}; name only the other modalities"
             )
-    return Encoded(examples, pa.concat_tables(sample), pa.concat_tables(raw), rejected, unlabelled)
+    return Encoded(
+        examples, stated, pa.concat_tables(sample), pa.concat_tables(raw), rejected, unlabelled, assigned.rule
+    )
 
 
 def _encode_block(
@@ -131,19 +140,18 @@ def _encode_block(
     is_labelled = pa.array(["label" in meta for meta in metas], pa.bool_())
     labelled = good.filter(is_labelled)
     metas = [meta for meta in metas if "label" in meta]
-    own_group = [f"{shard}#{row}" for shard, row in zip(labelled["shard"], labelled["row"], strict=True)]
+    addresses = zip(labelled["shard"].to_pylist(), labelled["row"].to_pylist(), strict=True)
     features, present = _embed(labelled, spec, encoders)
     examples = Examples(
         features,
         present,
         labels=np.array([str(meta["label"]) for meta in metas], np.str_),
-        groups=np.array(
-            [str(m.get("caption_group", own)) for m, own in zip(metas, own_group, strict=True)], np.str_
-        ),
-        splits=np.array([str(meta.get("split", "train")) for meta in metas], np.str_),
+        groups=np.array([group_of(m, *where) for m, where in zip(metas, addresses, strict=True)], np.str_),
+        splits=np.zeros(len(metas), np.str_),  # once all are known
     )
     return Encoded(
         examples,
+        [meta.get("split") for meta in metas],
         labelled,
         records.filter(is_good).filter(is_labelled),
         rejected=tensors.num_rows - good.num_rows,

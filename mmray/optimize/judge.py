@@ -1,8 +1,9 @@
-"""Graphs against their parent: the whole verdict, or, for a search that tries many, how much changed."""
+"""Graphs against their parent: on tune as often as a search likes, on test once a variant."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -10,9 +11,13 @@ import numpy as np
 import onnx
 
 from mmray.engine import Engine
-from mmray.optimize.gate import Verdict, compare, mean_divergence
-from mmray.optimize.outputs import LabelledTensors, Outputs, Runs, run_outputs
+from mmray.optimize.gate import NOT_ENOUGH, PASSED, Thresholds, Verdict, compare, mean_divergence
+from mmray.optimize.outputs import LabelledTensors, Outputs, Runs, run_outputs, whole_outputs
+from mmray.optimize.records import Records
 from mmray.optimize.steps import VariantRecipe
+from mmray.schema import Modality
+
+_TRIAL_ROWS = 64  # records on which a search looks how much changed; 1 s a graph of the stamps
 
 
 class Judge:
@@ -20,45 +25,67 @@ class Judge:
 
     Args:
         parent: ONNX file.
-        held_out: records for verdicts.
-        trial: records for `change`, few and none of those held out.
+        records: by split; those of test are not read before the first verdict.
         recipe: batches and thresholds.
         folder: for the graphs that are tried.
 
     Raises:
+        InputError: no usable record of the tune split.
         EngineError: the parent does not load.
     """
 
-    def __init__(
-        self,
-        parent: Path,
-        held_out: LabelledTensors,
-        trial: LabelledTensors,
-        recipe: VariantRecipe,
-        folder: Path,
-    ) -> None:
-        self._graph, self._held_out, self._trial, self._recipe = parent, held_out, trial, recipe
+    def __init__(self, parent: Path, records: Records, recipe: VariantRecipe, folder: Path) -> None:
+        self._records, self._recipe = records, recipe
         self._candidate = folder / "candidate.onnx"
-        self._parent = self._run(parent, held_out)
-        #: What the parent itself is like.
-        self.own_verdict = compare(self._parent, self._parent, recipe.thresholds)
+        self._engine = Engine(parent, provider="cpu")
+        #: Every choice is made on these.
+        self.tune: LabelledTensors = records.load("tune")
 
-    def verdict(self, graph: Path) -> Verdict:
-        """What the gate says of an ONNX file."""
-        return compare(self._parent, self._run(graph, self._held_out), self._recipe.thresholds)
+    @cached_property
+    def test(self) -> LabelledTensors:
+        """No choice is made on these.
 
-    def verdict_of(self, engine: Runs) -> Verdict:
-        """What the gate says of whatever answers as a graph does."""
-        outputs = run_outputs(engine, self._held_out, batch_rows=self._recipe.batch_rows)
-        return compare(self._parent, outputs, self._recipe.thresholds)
+        Raises:
+            InputError: there is no usable one.
+        """
+        return self._records.load("test")
+
+    @cached_property
+    def own_verdict(self) -> Verdict:
+        """What the parent itself is like on test: it is right by definition."""
+        found = compare(self._on_test, self._on_test, self._recipe.thresholds)
+        return replace(found, answer=PASSED, reason="", overall=replace(found.overall, verdict=PASSED))
+
+    def verdict(self, graph: Path | Runs) -> Verdict:
+        """What the gate says of an ONNX file, or of whatever answers as a graph does, on test."""
+        return compare(self._on_test, self._run(graph, self.test), self._recipe.thresholds)
+
+    def tune_verdict(self, graph: Path | Runs) -> Verdict:
+        """What the gate would say on tune: it may be asked as often as wanted."""
+        return compare(self._on_tune, self._run(graph, self.tune), self._recipe.thresholds)
+
+    def cascade_verdict(
+        self, engine: Runs, reference: tuple[Modality, ...], thresholds: Thresholds
+    ) -> Verdict:
+        """What the gate says of a cascade on test, on records as they are.
+
+        Args:
+            engine: answers as the cascade does.
+            reference: modalities that the parent may look at in the answers that it is compared with.
+            thresholds: what it must keep of those.
+        """
+        rows = self._recipe.batch_rows
+        parent = whole_outputs(self._engine, self.test, batch_rows=rows, seen=reference)
+        return compare(parent, whole_outputs(engine, self.test, batch_rows=rows), thresholds)
 
     def passes(self, model: onnx.ModelProto) -> bool:
-        """Whether a graph would pass the gate."""
+        """Whether a graph passes the gate on tune, or looks so where tune is too small to show it."""
         onnx.save(model, self._candidate)
-        return self.verdict(self._candidate).passed
+        verdict = self.tune_verdict(self._candidate)
+        return verdict.passed or (verdict.answer == NOT_ENOUGH and not self._tune_can_tell)
 
     def change(self, model: onnx.ModelProto) -> float:
-        """Mean KL divergence in nats of a graph's scores on the trial records; infinite for one that is not.
+        """Mean KL divergence in nats of a graph's scores on some tune records; infinite for one that is not.
 
         Each record counts once with each of its modalities alone: so no modality hides another's loss, and
         every encoder runs only once a record.
@@ -70,9 +97,26 @@ class Judge:
         return mean_divergence(self._trial_parent.scores, scores)
 
     @cached_property
-    def _trial_parent(self) -> Outputs:
-        return self._run(self._graph, self._trial, largest=1)
+    def _on_test(self) -> Outputs:
+        return self._run(self._engine, self.test)
 
-    def _run(self, graph: Path, records: LabelledTensors, *, largest: int | None = None) -> Outputs:
-        engine = Engine(graph, provider="cpu")
+    @cached_property
+    def _on_tune(self) -> Outputs:
+        return self._run(self._engine, self.tune)
+
+    @cached_property
+    def _tune_can_tell(self) -> bool:
+        """Whether the parent, which changes nothing, would pass on tune."""
+        return compare(self._on_tune, self._on_tune, self._recipe.thresholds).passed
+
+    @cached_property
+    def _trial(self) -> LabelledTensors:
+        return self.tune.thinned(_TRIAL_ROWS)
+
+    @cached_property
+    def _trial_parent(self) -> Outputs:
+        return self._run(self._engine, self._trial, largest=1)
+
+    def _run(self, graph: Path | Runs, records: LabelledTensors, *, largest: int | None = None) -> Outputs:
+        engine = Engine(graph, provider="cpu") if isinstance(graph, Path) else graph
         return run_outputs(engine, records, batch_rows=self._recipe.batch_rows, largest=largest)

@@ -1,19 +1,13 @@
-"""What a graph answers on held-out records: each of them as it is, and with fewer of its modalities.
-
-The records come from shards through the job's own preprocessing. A record's JSON member may say what it is:
-`label`; `caption_group` (records of one group are not independent); and `split`. All three may be missing.
-"""
+"""What a graph answers on records of a split: each of them as it is, and with fewer of its modalities."""
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import combinations
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,24 +15,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmray.batching import Feeds, batches, pack, padded
-from mmray.bundle import Bundle
-from mmray.engine import Engine
-from mmray.errors import InputError
-from mmray.predictor import open_preprocessor
-from mmray.preprocess import Preprocessor
 from mmray.preprocess.spec import PreprocessSpec
-from mmray.schema import TENSOR_OF, Modality, meta_fields
+from mmray.schema import TENSOR_OF, Modality
 from mmray.shapes import Shaper, job_ladder
-from mmray.sources import ReadOptions, Shard, list_shards, read
 
-_READ_ROWS = 16  # a block; few, because often only a shard's first rows are wanted
 _ANCHORS, _TEMPERATURE = 64, 0.1  # of the decisions of a model without labels
 
 
 class Runs(Protocol):
     """What answers as a loaded graph does."""
 
-    wants_padding: bool
+    @property
+    def wants_padding(self) -> bool:
+        """Whether batches should have few shapes."""
 
     def __call__(self, feeds: Feeds) -> Feeds:
         """Run one batch."""
@@ -56,11 +45,6 @@ class LabelledTensors:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    @cached_property
-    def addresses(self) -> set[tuple[str, int]]:
-        """(shard, row) of each record."""
-        return addresses(self.tensors)
 
     @property
     def present(self) -> npt.NDArray[np.bool_]:
@@ -92,60 +76,8 @@ class Outputs:
     classes: tuple[str, ...]  # names of the C; none of a model without labels
 
 
-def labelled_tensors(
-    inputs: Sequence[str], bundle: Bundle, *, rows: int, without: Literal["train", "test"]
-) -> LabelledTensors:
-    """Read and preprocess records, an equal share from the beginning of each shard.
-
-    Args:
-        inputs: shards, as `mmray.sources.list_shards` takes them.
-        bundle: whose preprocessing and labels.
-        rows: how many at most.
-        without: records whose JSON member states this split are left out.
-
-    Raises:
-        InputError: there are no shards, or none of their records is usable.
-    """
-    tables = list(usable_tensors(inputs, bundle, rows=rows, without=without))
-    tensors = pa.concat_tables(tables) if tables else None
-    if not tensors:
-        raise InputError(f"{' '.join(inputs)}: no usable record there whose split is not {without!r}")
-    metas = [meta_fields(value) for value in tensors["meta"].to_pylist()]
-    index = {label: i for i, label in enumerate(bundle.labels)}
-    addresses = zip(tensors["shard"].to_pylist(), tensors["row"].to_pylist(), strict=True)
-    groups = [
-        str(meta.get("caption_group", f"{shard}#{row}"))
-        for meta, (shard, row) in zip(metas, addresses, strict=True)
-    ]
-    return LabelledTensors(
-        tensors,
-        labels=np.array([index.get(str(meta.get("label")), -1) for meta in metas], np.intp),
-        groups=np.array(groups, np.str_),
-        spec=bundle.spec,
-        classes=tuple(bundle.labels),
-    )
-
-
-def addresses(tensors: pa.Table) -> set[tuple[str, int]]:
-    """(shard, row) of each row of TENSORS."""
-    return set(zip(tensors["shard"].to_pylist(), tensors["row"].to_pylist(), strict=True))
-
-
-def usable_tensors(
-    inputs: Sequence[str], bundle: Bundle, *, rows: int, without: Literal["train", "test"]
-) -> Iterator[pa.Table]:
-    """TENSORS of the same records, without errors, a few rows at a time, read as they are asked for."""
-    shards = list_shards(inputs)
-    preprocess = open_preprocessor(bundle)
-    share = math.ceil(rows / len(shards))
-    for shard in shards:
-        for tensors in _first(shard, preprocess, min(share, rows), without):
-            rows -= tensors.num_rows
-            yield tensors
-
-
 def run_outputs(
-    engine: Engine | Runs, records: LabelledTensors, *, batch_rows: int, largest: int | None = None
+    engine: Runs, records: LabelledTensors, *, batch_rows: int, largest: int | None = None
 ) -> Outputs:
     """Run a graph on every record with every subset of its modalities, on all of the machine's CPUs.
 
@@ -159,8 +91,31 @@ def run_outputs(
         largest: only subsets of at most as many modalities.
     """
     has = records.present
-    work = list(_masked_batches(records, has, batch_rows, largest or has.shape[1]))
+    return _outputs(
+        engine, records, batch_rows, _masked_batches(records, has, batch_rows, largest or has.shape[1])
+    )
 
+
+def whole_outputs(
+    engine: Runs,
+    records: LabelledTensors,
+    *,
+    batch_rows: int,
+    seen: Collection[Modality] | None = None,
+) -> Outputs:
+    """Run a graph on every record as it is, or on what it has of some modalities; as `run_outputs`.
+
+    Args:
+        engine: a loaded graph, one thread an inference.
+        records: K records.
+        batch_rows: records of one inference.
+        seen: modalities that the graph may look at; None: all. Rows and `present` are the same in any case.
+    """
+    return _outputs(engine, records, batch_rows, _whole_batches(records, batch_rows, seen))
+
+
+def _outputs(engine: Runs, records: LabelledTensors, batch_rows: int, work_: Iterable[_Batch]) -> Outputs:
+    has, work = records.present, list(work_)
     decisive = "scores" if records.classes else "features"
 
     # A device sees one shape, whatever a record lacks.
@@ -247,6 +202,19 @@ def _masked_batches(
                 yield _Batch(tensors, kept[rows], present)
 
 
+def _whole_batches(
+    records: LabelledTensors, batch_rows: int, seen: Collection[Modality] | None
+) -> Iterator[_Batch]:
+    """Records of the same modalities together, with what may be seen of them."""
+    has = records.present
+    for present in np.unique(has, axis=0):
+        rows = np.flatnonzero((has == present).all(axis=1))
+        kept = tuple(m for m in records.spec.modalities if seen is None or m in seen)
+        tensors = _only(records.tensors, kept)
+        for chosen in batches(records.tensors.select(["error", "input_ids"]).take(rows), batch_rows):
+            yield _Batch(tensors, rows[chosen], present)
+
+
 def _only(tensors: pa.Table, subset: tuple[Modality, ...]) -> pa.Table:
     """The same rows, with null in the place of all other modalities."""
     for modality, name in TENSOR_OF.items():
@@ -254,15 +222,3 @@ def _only(tensors: pa.Table, subset: tuple[Modality, ...]) -> pa.Table:
             blank = pa.nulls(tensors.num_rows, tensors.schema.field(name).type)
             tensors = tensors.set_column(tensors.column_names.index(name), name, blank)
     return tensors
-
-
-def _first(shard: Shard, preprocess: Preprocessor, rows: int, without: str) -> Iterator[pa.Table]:
-    """TENSORS of the first usable records of a shard."""
-    for block in read(shard, ReadOptions(block_rows=_READ_ROWS)):
-        kept = [meta_fields(value).get("split") != without for value in block["meta"].to_pylist()]
-        tensors = preprocess(block.filter(pa.array(kept, pa.bool_())))
-        good = tensors.filter(pc.is_null(tensors["error"])).slice(0, rows)
-        rows -= good.num_rows
-        yield good
-        if not rows:
-            return

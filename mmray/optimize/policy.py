@@ -10,7 +10,9 @@ that had no part in the choice.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,8 @@ from mmray.optimize.costs import Costs
 from mmray.optimize.evidence import Evidence
 from mmray.optimize.intervals import Clusters, Values
 from mmray.optimize.trial import Point, Trial, front, settings
+
+M = TypeVar("M", bound=str)
 
 #: A budget's reference that stands for the model with all of its modalities.
 WHOLE = "whole"
@@ -38,6 +42,20 @@ class Budget:
     @property
     def allowed(self) -> float:
         return self.accuracy_loss if self.accuracy_loss is not None else self.disagreement or 0.0
+
+    def looks_at(self, modalities: Sequence[M]) -> tuple[M, ...]:
+        """Modalities of the reference, in the order of the model's.
+
+        Raises:
+            InputError: the model does not take one of them.
+        """
+        wanted: Sequence[str] = modalities if self.reference == WHOLE else self.reference.split("+")
+        for unknown in set(wanted) - set(modalities):
+            raise InputError(
+                f"the cascade's reference {self.reference!r}: the model takes no {unknown}, "
+                f"but {', '.join(modalities)}"
+            )
+        return tuple(m for m in modalities if m in wanted)
 
     def __str__(self) -> str:
         if self.accuracy_loss is None:
@@ -108,13 +126,7 @@ class _Measure:
             if not self._rows.any():
                 raise InputError("a budget of accuracy needs labelled records; state `disagreement`")
             self._labels = evidence.labels[self._rows]
-            wanted = evidence.modalities if budget.reference == WHOLE else budget.reference.split("+")
-            if unknown := set(wanted) - set(evidence.modalities):
-                raise InputError(
-                    f"the cascade's reference {budget.reference!r}: the model takes no {sorted(unknown)[0]}, "
-                    f"but {', '.join(evidence.modalities)}"
-                )
-            self._reference = trial.decided(wanted)
+            self._reference = trial.decided(budget.looks_at(evidence.modalities))
         self._clusters = Clusters(evidence.groups[self._rows])
 
     def estimate(self, decided: npt.NDArray[np.intp]) -> float:

@@ -1,53 +1,148 @@
-"""The records that variants are made and judged with: held out, for trials, for calibration; kept apart."""
+"""The records that variants are made, chosen and judged with: told apart by split, read by need."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmray.batching import Feeds, batches, pack
 from mmray.bundle import Bundle
+from mmray.coverage import Missing
 from mmray.errors import InputError
-from mmray.optimize.outputs import LabelledTensors, addresses, labelled_tensors, usable_tensors
-from mmray.optimize.steps import VariantRecipe
+from mmray.optimize.outputs import LabelledTensors
+from mmray.optimize.splits import Assigned, Split, assign, group_of
+from mmray.predictor import open_preprocessor
+from mmray.schema import meta_fields
+from mmray.sources import ReadOptions, list_shards, read
 
+_SCANNED_ROWS = 64  # a block while splits are told apart
+_READ_ROWS = 16  # a block of what is preprocessed
 _CALIBRATION_ROWS = 16  # records of one inference while ranges are collected
-_TRIAL_ROWS = 64  # records on which a search looks how much changed; 1 s a graph of the stamps
 
 
-def read_records(parent: Bundle, recipe: VariantRecipe) -> tuple[LabelledTensors, LabelledTensors]:
-    """Held-out records, and a few others for trials."""
-    wanted = recipe.held_out
-    held_out = labelled_tensors(wanted.input, parent, rows=wanted.rows, without="train")
-    least = recipe.thresholds.least_rows
-    if len(held_out) < least:
-        raise InputError(
-            f"{' '.join(wanted.input)}: {len(held_out)} held-out records; judging a variant takes {least} "
-            "(thresholds.least_rows), better some hundreds"
+class Records:
+    """Records of some shards by split. All JSON members are read at once, the rest when a split is.
+
+    Args:
+        inputs: shards, as `mmray.sources.list_shards` takes them.
+        bundle: whose preprocessing and labels.
+        rows: of each split at most, spread evenly over its records.
+
+    Raises:
+        InputError: there are no shards.
+    """
+
+    def __init__(self, inputs: Sequence[str], bundle: Bundle, rows: Mapping[Split, int]) -> None:
+        self._bundle, self._rows = bundle, rows
+        self._shards = list_shards(list(inputs))
+        self._name = " ".join(inputs)
+        numbers: list[int] = []  # of the shard, and the row in it
+        places: list[int] = []
+        offsets: list[int] = []
+        metas = []
+        for number, shard in enumerate(self._shards):
+            for block in read(shard, ReadOptions(block_rows=_SCANNED_ROWS)):
+                good = block.filter(pc.is_null(block["error"])).select(["row", "offset", "meta"])
+                places += good["row"].to_pylist()
+                offsets += good["offset"].to_pylist()
+                metas += [_known(value) for value in good["meta"].to_pylist()]
+                numbers += [number] * good.num_rows
+        self._numbers, self._places = np.array(numbers, np.int64), np.array(places, np.int64)
+        self._offsets, self._metas = offsets, metas
+        self._groups = np.array(
+            [
+                group_of(meta, self._shards[number].id, row)
+                for meta, number, row in zip(metas, numbers, places, strict=True)
+            ],
+            np.str_,
         )
-    if recipe.calibration is None:
-        return held_out, held_out.thinned(_TRIAL_ROWS)
-    wanted = recipe.calibration
-    trial = labelled_tensors(wanted.input, parent, rows=min(_TRIAL_ROWS, wanted.rows), without="test")
-    _check_apart(trial.tensors, held_out, "calibration")
-    return held_out, trial
+        self._assigned: Assigned = assign([meta.get("split") for meta in metas], self._groups.tolist())
 
+    @property
+    def splits(self) -> dict[str, object]:
+        """For the scorecard: the rule, and how many records and groups each split has."""
+        return self._assigned.counts(self._groups)
 
-def calibration_feeds(parent: Bundle, recipe: VariantRecipe, held_out: LabelledTensors) -> Iterator[Feeds]:
-    """Batches of the records for calibration, each read when its turn comes: they need not fit in memory."""
-    assert recipe.calibration is not None  # the recipe was checked
-    wanted = recipe.calibration
-    for tensors in usable_tensors(wanted.input, parent, rows=wanted.rows, without="test"):
-        _check_apart(tensors, held_out, "calibration")
-        for rows in batches(tensors, _CALIBRATION_ROWS):
-            yield pack(tensors.take(rows), parent.spec)
+    def identity(self, split: Split) -> str:
+        """Changes with the records that are used for a split: sha256 of where they lie, hex."""
+        chosen = np.flatnonzero(self._chosen(split))
+        places = (f"{self._shards[self._numbers[i]].id}#{self._places[i]}\n" for i in chosen)
+        return hashlib.sha256("".join(places).encode("utf-8", "surrogatepass")).hexdigest()
 
+    def load(self, split: Split) -> LabelledTensors:
+        """The usable records of a split.
 
-def _check_apart(tensors: pa.Table, held_out: LabelledTensors, use: str) -> None:
-    shared = held_out.addresses & addresses(tensors)
-    for shard, row in sorted(shared)[:1]:
-        raise InputError(
-            f"row {row} of {shard} is held out and also used for {use}; give other shards, or state "
-            '"split" in the JSON members'
+        Raises:
+            InputError: there is none.
+        """
+        tables = list(self.tensors(split))
+        tensors = pa.concat_tables(tables) if tables else None
+        if not tensors:
+            raise self.none_of(split)
+        index = {label: i for i, label in enumerate(self._bundle.labels)}
+        of = {
+            (self._shards[self._numbers[i]].id, self._places[i]): i
+            for i in np.flatnonzero(self._chosen(split))
+        }
+        addresses = zip(tensors["shard"].to_pylist(), tensors["row"].to_pylist(), strict=True)
+        rows = [of[address] for address in addresses]
+        return LabelledTensors(
+            tensors,
+            labels=np.array([index.get(str(self._metas[i].get("label")), -1) for i in rows], np.intp),
+            groups=self._groups[rows],
+            spec=self._bundle.spec,
+            classes=tuple(self._bundle.labels),
         )
+
+    def tensors(self, split: Split) -> Iterator[pa.Table]:
+        """TENSORS of a split's records without errors, a few rows at a time, read as they are asked for."""
+        preprocess = open_preprocessor(self._bundle)
+        options = ReadOptions(block_rows=_READ_ROWS)
+        chosen = self._chosen(split)
+        for number, shard in enumerate(self._shards):
+            if wanted := self._wanted(np.flatnonzero(chosen & (self._numbers == number))):
+                for block in read(shard, options, wanted):
+                    tensors = preprocess(block)
+                    good = tensors.filter(pc.is_null(tensors["error"]))
+                    if good.num_rows:
+                        yield good
+
+    def feeds(self, split: Split) -> Iterator[Feeds]:
+        """Batches of the same records, for calibration: they need not fit in memory."""
+        for tensors in self.tensors(split):
+            for rows in batches(tensors, _CALIBRATION_ROWS):
+                yield pack(tensors.take(rows), self._bundle.spec)
+
+    def none_of(self, split: Split) -> InputError:
+        """The error for a split without a usable record."""
+        return InputError(
+            f"{self._name}: no usable record of the split {split!r} there; give its shards, too, or state "
+            'no "split" in any JSON member: then each record is assigned by the hash of its group'
+        )
+
+    def _wanted(self, records: npt.NDArray[np.intp]) -> list[Missing]:
+        """Records of one shard as runs of consecutive rows."""
+        if not len(records):
+            return []
+        rows = self._places[records]
+        runs = np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) > 1) + 1)
+        return [Missing(int(rows[r[0]]), int(rows[r[-1]]), self._offsets[records[r[0]]]) for r in runs]
+
+    def _chosen(self, split: Split) -> npt.NDArray[np.bool_]:
+        """Which of all records are used for a split."""
+        rows = np.flatnonzero(self._assigned.of == split)
+        if len(rows) > self._rows[split]:
+            rows = rows[np.unique(np.linspace(0, len(rows) - 1, self._rows[split]).astype(np.intp))]
+        chosen = np.zeros(len(self._numbers), np.bool_)
+        chosen[rows] = True
+        return chosen
+
+
+def _known(meta: bytes | None) -> dict[str, object]:
+    """What splits and labels need of a JSON member."""
+    return {k: v for k, v in meta_fields(meta).items() if k in ("split", "caption_group", "label")}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from mmray.optimize.evidence import Evidence
 from mmray.optimize.examples import Examples
 from mmray.optimize.head import (
     Subset,
@@ -50,34 +49,6 @@ def cross_validate(examples: Examples, folds: int, seed: int) -> dict[str, Score
         for subset in names:
             predicted[subset][test] = predict(trained, examples.take(test), subset)
     return _by_name(examples, predicted)
-
-
-def out_of_fold(examples: Examples, labels: Sequence[str], folds: int, seed: int) -> Evidence:
-    """What each record is answered by a head that never saw its group, from each subset of the modalities.
-
-    Args:
-        examples: N records.
-        labels: names of the classes, in the order of the final head's scores.
-        folds: how many.
-        seed: of the folds.
-    """
-    names = subsets(examples.present.shape[1])
-    classes = np.array(labels)
-    # A class that a fold's head does not know cannot win.
-    logits = {s: np.full((len(examples), len(classes)), -1e4, np.float32) for s in names}
-    for train, test in grouped_folds(examples, folds, seed):
-        trained = train_head(examples.take(train), seed=seed)
-        columns = np.searchsorted(classes, trained.labels)
-        for subset in names:
-            found = logits_of(trained.head, examples.take(test), subset)
-            logits[subset][np.ix_(test, columns)] = found
-    return Evidence(
-        modalities=tuple(examples.features),
-        present=examples.present,
-        labels=np.searchsorted(classes, examples.labels),
-        groups=examples.groups,
-        logits={set_name(examples.features, subset): values for subset, values in logits.items()},
-    )
 
 
 def score_subsets(trained: TrainedHead, examples: Examples) -> dict[str, Score]:

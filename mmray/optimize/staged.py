@@ -71,7 +71,7 @@ def make_cascade(step: Step, tuning: Tuning, folder: Path, say: Say) -> MadeCasc
     say(f"         measured: {', '.join(f'{name} {value:.2f} ms' for name, value in ms.items())}")
     own, *rivals = ms.values()
     worth = own <= _FASTER * min(rivals)
-    tuning.cascades += _points(step.variant if worth else None, policy, alone, ms[step.variant], tuning)
+    tuning.cascades += _points(step.variant, policy, alone, own, tuning, worth=worth)
     if not worth:
         raise _not_worth(step.variant, ms, policy.chosen)
     return MadeCascade(new, _card(base, budget, policy, alone, ms))
@@ -192,23 +192,23 @@ def _card(base: str, budget: Budget, policy: Policy, alone: Subsets, ms: dict[st
 
 
 def _points(
-    name: str | None, policy: Policy, alone: Subsets, ms: float, tuning: Tuning
+    variant: str, policy: Policy, alone: Subsets, ms: float, tuning: Tuning, *, worth: bool
 ) -> list[dict[str, Any]]:
-    """Of the scorecard's `tradeoff`; `name` of the variant that the chosen one becomes, if it does."""
+    """Of the scorecard's `tradeoff`: settings of one cascade, of which the chosen one was measured."""
     found = []
     for point in _thinned(policy.front, policy.chosen):
         is_chosen = point is policy.chosen
         found.append(
             tuning.point(
-                (name if is_chosen else None) or str(point.setting),
+                variant if is_chosen and worth else f"{variant}: {point.setting}",
                 "cascade",
-                (name if is_chosen else None) or alone.variant,
+                variant,
                 tuning.bundle.spec.modalities,
                 ms if is_chosen else point.ms,
                 alone.trial.outcome(point.setting).decided,
                 threshold=point.setting.thresholds[0],
                 measured=is_chosen,
-                chosen=is_chosen and name is not None,
+                chosen=is_chosen and worth,
             )
         )
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -14,22 +15,23 @@ from mmray.errors import ConfigError
 from mmray.optimize.gate import Thresholds
 from mmray.optimize.histogram import Method
 from mmray.optimize.policy import WHOLE, Budget
+from mmray.optimize.splits import Split
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Records(_Model):
-    """Which records to use: an equal share from the beginning of each shard."""
+class Rows(_Model):
+    """How many records of each split are used, at most; they are spread evenly over all that there are."""
 
-    input: tuple[str, ...] = Field(min_length=1)  # as in a run's config
-    rows: int = Field(1000, ge=1)  # at most; held-out ones are held in memory, about 0.2 MB each
+    train: int = Field(256, ge=1)  # for ranges of static int8; read as they are needed
+    tune: int = Field(1500, ge=1)  # for every choice; held in memory, about 0.2 MB each
+    test: int = Field(5000, ge=1)  # for the verdict; the same
 
-    @field_validator("input", mode="before")
-    @classmethod
-    def _one_is_a_list(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
+    def as_dict(self) -> dict[Split, int]:
+        """By split."""
+        return {"train": self.train, "tune": self.tune, "test": self.test}
 
 
 class Half(_Model):
@@ -82,6 +84,19 @@ class CascadeStep(_Model):
     def budget(self) -> Budget:
         return Budget(self.accuracy_loss, self.disagreement, self.reference, self.confidence)
 
+    def thresholds(self, general: Thresholds) -> Thresholds:
+        """What it must keep of its reference on test: its own budget, and nothing in single slices."""
+        return general.model_copy(
+            update={
+                "agreement": 0.0 if self.disagreement is None else 1 - self.disagreement,
+                "accuracy_loss": 1.0 if self.accuracy_loss is None else self.accuracy_loss,
+                "slice_agreement": 0.0,
+                "slice_accuracy_loss": 1.0,
+                "divergence": math.inf,
+                "confidence": self.confidence,
+            }
+        )
+
 
 class Step(_Model):
     """Exactly one kind of step, and what its variant is called."""
@@ -120,17 +135,18 @@ class Step(_Model):
 class VariantRecipe(_Model):
     """Which variants to make, from what, and what they must keep."""
 
-    held_out: (
-        Records  # that variants are judged on; records that say they are of the train split are left out
-    )
-    calibration: Records | None = (
-        None  # for static int8 and mixed steps; those of the test split are left out
-    )
+    input: tuple[str, ...] = Field(min_length=1)  # shards with records of all splits
+    rows: Rows = Rows()
     steps: tuple[Step, ...] = Field(min_length=1)
     thresholds: Thresholds = Thresholds()
     batch_rows: int = Field(8, ge=1, le=4096)  # the job's: for judging, and for one of the two latencies
     timing_rounds: int = Field(2, ge=0)  # processes in which each graph is timed and weighed; 0: not at all
     keep_failed: bool = False  # also write the graphs that failed, to look into them
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
 
 
 def load_recipe(path: Path) -> VariantRecipe:
@@ -161,7 +177,5 @@ def _faults(recipe: VariantRecipe) -> Iterator[str]:
             yield f"'{where}.int8': TensorRT takes static int8 only; set method: static"
         elif step.cascade and (step.cascade.accuracy_loss is None) == (step.cascade.disagreement is None):
             yield f"'{where}.cascade': give exactly one of accuracy_loss and disagreement"
-        elif not recipe.calibration and (step.kind.mixed or (step.int8 and step.int8.method == "static")):
-            yield f"'{where}': {step.variant} needs records to try or calibrate on; give `calibration`"
         else:
             seen.add(step.variant)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,15 +23,17 @@ from mmray.batching import Feeds, pack
 from mmray.bundle import FP32, Bundle, NewVariant, Variant, check_replaceable, extend_bundle
 from mmray.engine import Engine
 from mmray.golden import output_difference
-from mmray.optimize.gate import Verdict
+from mmray.optimize.gate import FAILED, Verdict
 from mmray.optimize.judge import Judge
 from mmray.optimize.making import Workshop
 from mmray.optimize.measure import Cost, measure
-from mmray.optimize.outputs import LabelledTensors, labelled_tensors
-from mmray.optimize.records import calibration_feeds, read_records
+from mmray.optimize.outputs import LabelledTensors
+from mmray.optimize.records import Records
+from mmray.optimize.splits import Split
 from mmray.optimize.staged import MadeCascade, make_cascade
 from mmray.optimize.steps import CascadeStep, Step, VariantRecipe
 from mmray.optimize.tradeoff import Tuning
+from mmray.optimize.uses import Uses
 
 _log = logging.getLogger(__name__)
 # How far a variant's golden outputs may be off on another machine: at least so much, or three times what they
@@ -42,51 +44,59 @@ _LEAST_TOLERANCE, _TOLERANCE_FACTOR = 0.02, 3.0
 Say = Callable[[str], None]
 
 
-def optimize(parent: Bundle, recipe: VariantRecipe, output: Path, *, say: Say = _log.info) -> Bundle:
+def optimize(
+    parent: Bundle, recipe: VariantRecipe, output: Path, *, again: str | None = None, say: Say = _log.info
+) -> Bundle:
     """Write a bundle with the parent's variants and those of the recipe that passed their gate.
 
     Args:
         parent: bundle to start from; stays as it is.
         recipe: what to make and what it must keep.
         output: the new bundle's directory; a bundle that is there is replaced.
+        again: why variants may be judged on test records that they were judged on before.
         say: told what was done, a line a step.
 
     Raises:
         BundleError: the parent is altered, or `output` holds it or something that is not a bundle.
-        InputError: too few held-out records, or calibration uses some of them.
+        InputError: a split without usable records.
+        UsageError: a variant was judged on the same test records before, and nobody says why it is again.
         EngineError: the parent's own graph does not run.
     """
     check_replaceable(output, parent)
     parent.verify()
     say = _with_seconds(say)
-    held_out, trial = read_records(parent, recipe)
-    say(f"read {_describe(held_out)} and {len(trial)} for trials")
+    records = Records(recipe.input, parent, recipe.rows.as_dict())
+    uses = Uses(parent, records)
+    uses.check((step.variant for step in recipe.steps), again)
     fp32 = parent.graph(FP32)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        judge = Judge(fp32, held_out, trial, recipe, folder)
+        judge = Judge(fp32, records, recipe, folder)
+        say(f"{_describe(judge.tune)} to choose by, {_describe(judge.test)} to judge by")
         say(f"{FP32}: {_figures(judge.own_verdict)}")
-        workshop = Workshop(onnx.load(fp32), partial(calibration_feeds, parent, recipe, held_out), judge)
-        attempts = []
-        for step in recipe.steps:
-            if not isinstance(step.kind, CascadeStep):
-                attempts.append(_attempt(step, workshop, judge, folder))
-                say(f"{step.variant}: {attempts[-1].outcome}")
-        cascades = [step for step in recipe.steps if isinstance(step.kind, CascadeStep)]
+        workshop = Workshop(onnx.load(fp32), partial(records.feeds, "train"), judge)
+        attempts: list[_Attempt] = []
         tuning = None
-        if cascades or recipe.timing_rounds:
-            tuning = _tuning(parent, recipe, [a for a in attempts if a.graph and not a.reason], folder)
-        for step in cascades:
-            assert tuning is not None
-            attempts.append(_attempt_cascade(step, tuning, judge, folder, say))
+        # Cascades last, whatever their place: they are cut from the fastest of the others.
+        for step in sorted(recipe.steps, key=lambda step: isinstance(step.kind, CascadeStep)):
+            if isinstance(step.kind, CascadeStep):
+                tuning = tuning or _tuning(parent, recipe, judge, attempts, folder)
+                attempts.append(_attempt_cascade(step, tuning, recipe, judge, folder, say))
+            else:
+                attempts.append(_attempt(step, workshop, judge, folder))
+            if attempts[-1].verdict and attempts[-1].split == "test":
+                uses.note(step.variant, again)
             say(f"{step.variant}: {attempts[-1].outcome}")
+        if recipe.timing_rounds and parent.labels:
+            tuning = tuning or _tuning(parent, recipe, judge, attempts, folder)
         graphs = {FP32: fp32} | {a.step.variant: a.graph for a in attempts if a.graph and not a.cascade}
         costs: dict[str, Cost] = {}
         if recipe.timing_rounds:
-            batches = _batches(held_out, recipe.batch_rows)
+            batches = _batches(judge.tune, recipe.batch_rows)
             costs = measure(graphs, batches, rounds=recipe.timing_rounds)
             say(f"timed and weighed {len(costs)} graphs")
-        cards = {FP32: judge.own_verdict.as_dict()} | {a.step.variant: a.card for a in attempts}
+        cards = {FP32: {**judge.own_verdict.as_dict(), "split": "test"}}
+        cards |= {a.step.variant: a.card for a in attempts}
         for name, graph in graphs.items():
             cards[name]["size_bytes"] = graph.stat().st_size
             cards[name] |= _cost_card(costs.get(name), recipe.batch_rows)
@@ -95,8 +105,8 @@ def optimize(parent: Bundle, recipe: VariantRecipe, output: Path, *, say: Say = 
             output,
             parent,
             {a.step.variant: _new_variant(a, parent) for a in kept},
-            scorecard=_scorecard(parent, recipe, held_out, cards)
-            | ({"tradeoff": tuning.points()} if tuning else {}),
+            scorecard=_scorecard(parent, recipe, records, uses, cards)
+            | {"tradeoff": _tradeoff(tuning, judge.own_verdict, attempts) if tuning else []},
             origin={"optimize": recipe.model_dump_json()},
         )
         say(f"wrote {output}")
@@ -105,28 +115,35 @@ def optimize(parent: Bundle, recipe: VariantRecipe, output: Path, *, say: Say = 
 
 @dataclass(frozen=True)
 class _Attempt:
-    """What became of a step. `reason` says why it failed; it is empty where it did not."""
+    """What became of a step. `reason` says why it is no variant; it is empty where it is one."""
 
     step: Step
     reason: str
     graph: Path | None = None  # none where it could not be made
     rehearsal: Path | None = None
     verdict: Verdict | None = None
+    split: Split = "test"  # that the verdict is on: what fails on tune never sees test
     kept: tuple[str, ...] = ()  # blocks that a search left in float
     cascade: MadeCascade | None = None  # `graph` is then the whole one, cut into its stages
 
     @property
     def outcome(self) -> str:
         """For people."""
-        figures = _figures(self.verdict) if self.verdict else ""
-        return f"failed: {self.reason}" if self.reason else f"passed, {figures}"
+        if not self.verdict:
+            return f"failed: {self.reason}"
+        figures = _figures(self.verdict)
+        if self.reason:
+            where = "" if self.split == "test" else f" on {self.split}"
+            return f"{self.verdict.answer}{where}: {self.reason}; {figures}"
+        untold = len(self.verdict.untold)
+        return f"passed, {figures}" + (f"; {untold} labels have not enough records" if untold else "")
 
     @property
     def card(self) -> dict[str, Any]:
         """For the scorecard."""
         return (
             {"passed": not self.reason, "reason": self.reason}
-            | (self.verdict.as_dict() if self.verdict else {})
+            | ({**self.verdict.as_dict(), "split": self.split} if self.verdict else {})
             | ({"cascade": self.cascade.card} if self.cascade else {})
         )
 
@@ -137,38 +154,60 @@ def _attempt(step: Step, workshop: Workshop, judge: Judge, folder: Path) -> _Att
     try:
         made = workshop.make(step)
         onnx.save(made.model, graph)
-        verdict = judge.verdict(graph)
-        if made.rehearsal is not None and verdict.passed:
+        if made.rehearsal is not None:
             rehearsal = folder / f"{step.variant}-rehearsal.onnx"
             onnx.save(made.rehearsal, rehearsal)
-            verdict = judge.verdict(rehearsal)
+        judged = [graph, *([rehearsal] if rehearsal else [])]
+        verdicts = [judge.tune_verdict(path) for path in judged]
+        split: Split = "tune"
+        if all(verdict.answer != FAILED for verdict in verdicts):
+            verdicts, split = [judge.verdict(path) for path in judged], "test"
+        verdict = next((v for v in verdicts if not v.passed), verdicts[-1])
     except Exception as e:  # onnx's and ONNX Runtime's share no base; the scorecard has the reason
         return _Attempt(step, f"cannot be made: {(str(e).splitlines() or [type(e).__name__])[0]}")
-    return _Attempt(step, verdict.reason, graph, rehearsal, verdict, made.kept)
+    reason = verdict.reason
+    return _Attempt(step, reason, graph, rehearsal, verdict, split, made.kept)
 
 
-def _tuning(parent: Bundle, recipe: VariantRecipe, passed: list[_Attempt], folder: Path) -> Tuning:
-    """Records to choose by, and a bundle with the variants that passed so far."""
-    bundle = extend_bundle(
-        folder / "passed",
-        parent,
-        {a.step.variant: _new_variant(a, parent) for a in passed},
-        scorecard={"variants": {FP32: {}} | {a.step.variant: {"passed": True} for a in passed}},
-        origin={},
-    )
-    wanted = recipe.calibration or recipe.held_out
-    tune = labelled_tensors(wanted.input, parent, rows=wanted.rows, without="test")
-    return Tuning(bundle, tune, wanted.input, recipe.batch_rows)
+def _tuning(
+    parent: Bundle, recipe: VariantRecipe, judge: Judge, attempts: Sequence[_Attempt], folder: Path
+) -> Tuning:
+    """What a cascade is chosen by: the tune records, and a bundle with all variants that passed so far."""
+    passed = {a.step.variant: _new_variant(a, parent) for a in attempts if a.graph and not a.reason}
+    cards: dict[str, Any] = {FP32: {}} | {name: {"passed": True} for name in passed}
+    bundle = extend_bundle(folder / "passed", parent, passed, scorecard={"variants": cards}, origin={})
+    return Tuning(bundle, judge.tune, recipe.input, recipe.batch_rows)
 
 
-def _attempt_cascade(step: Step, tuning: Tuning, judge: Judge, folder: Path, say: Say) -> _Attempt:
-    """Choose and cut a cascade, and judge what it answers."""
+def _attempt_cascade(
+    step: Step, tuning: Tuning, recipe: VariantRecipe, judge: Judge, folder: Path, say: Say
+) -> _Attempt:
+    """Choose and cut a cascade, and judge what it answers by its own budget."""
+    assert isinstance(step.kind, CascadeStep)
+    every = tuning.bundle.spec.modalities
     try:
         made = make_cascade(step, tuning, folder, say)
-        verdict = judge.verdict_of(made.engine(tuning.bundle.spec.modalities))
+        reference = step.kind.budget.looks_at(every)
+        verdict = judge.cascade_verdict(
+            made.engine(every), reference, step.kind.thresholds(recipe.thresholds)
+        )
     except Exception as e:  # as in _attempt
         return _Attempt(step, f"cannot be made: {(str(e).splitlines() or [type(e).__name__])[0]}")
     return _Attempt(step, verdict.reason, made.variant.graph, None, verdict, cascade=made)
+
+
+def _tradeoff(tuning: Tuning, fp32: Verdict, attempts: Sequence[_Attempt]) -> list[dict[str, Any]]:
+    """Points of tune, and of what was judged its accuracy on test."""
+    verdicts = {FP32: fp32} | {a.step.variant: a.verdict for a in attempts if a.verdict and a.split == "test"}
+    points = tuning.points()
+    for point in points:
+        is_whole = point["kind"] == "variant" or point["chosen"]
+        verdict = verdicts.get(point["variant"]) if is_whole else None
+        if verdict and (known := verdict.overall.accuracy):
+            low, high = known.own_interval
+            point["test"] = {"accuracy": known.variant, "low": low, "high": high}
+            point["test"] |= {"records": known.records, "groups": known.groups}
+    return points
 
 
 def _batches(records: LabelledTensors, batch_rows: int) -> dict[str, Feeds]:
@@ -230,7 +269,7 @@ def _run_plainly(graph: Path, inputs: Feeds) -> Feeds:
 
 
 def _scorecard(
-    parent: Bundle, recipe: VariantRecipe, held_out: LabelledTensors, cards: dict[str, dict[str, Any]]
+    parent: Bundle, recipe: VariantRecipe, records: Records, uses: Uses, cards: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
     """The parent's, with what was found of each variant, and what it was found with."""
     before = parent.scorecard
@@ -238,27 +277,28 @@ def _scorecard(
         name: before.get("variants", {}).get(name, {}) | card if name == FP32 else card
         for name, card in cards.items()
     }
-    gate = {
-        "records": len(held_out),
-        "labelled": int((held_out.labels >= 0).sum()),
-        "batch_rows": recipe.batch_rows,
-        "thresholds": recipe.thresholds.model_dump(),
+    return before | {
+        "splits": records.splits,
+        "gate": {"batch_rows": recipe.batch_rows, "thresholds": recipe.thresholds.model_dump()},
+        "test_uses": [*before.get("test_uses", []), *uses.all()],
+        "variants": merged,
     }
-    return before | {"gate": gate, "variants": merged}
 
 
 def _describe(records: LabelledTensors) -> str:
+    """As in "156 records of tune in 123 groups"."""
     labelled = int((records.labels >= 0).sum())
-    return f"{len(records)} held-out records ({labelled} with a known label)"
+    known = "" if labelled == len(records) else f" ({labelled} with a known label)"
+    return f"{len(records)} records{known} in {len(set(records.groups))} groups"
 
 
 def _figures(verdict: Verdict) -> str:
     """The overall figures, for people."""
     overall = verdict.overall
-    figures = [f"agreement {overall.agreement:.3f}"]
+    figures = [f"agreement {overall.agreement:.3f} (at least {overall.agreement_bound:.3f})"]
     if found := overall.accuracy:
-        low, high = found.interval
-        figures.append(f"accuracy {found.variant:.3f} ({found.difference:+.3f}, {low:+.3f} to {high:+.3f})")
+        change = f"{found.difference:+.3f}, at least {found.bound:+.3f}"
+        figures.append(f"accuracy {found.variant:.3f} ({change})")
     return ", ".join(figures)
 
 

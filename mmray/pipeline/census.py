@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmray.errors import InputError
+from mmray.preprocess.foreign_text import KindOf
 from mmray.schema import EMPTY, MODALITIES, meta_fields
 from mmray.sources import EXTENSIONS, ReadOptions, Shard, read
 from mmray.sources.lmdb import layout_of
@@ -59,8 +60,13 @@ class _Look(NamedTuple):
     fault: str = ""
 
 
-def take_census(shards: Sequence[Shard], options: ReadOptions) -> Census:
+def take_census(shards: Sequence[Shard], options: ReadOptions, foreign: KindOf | None = None) -> Census:
     """Read the first block of some shards, spread over the list.
+
+    Args:
+        shards: all of them.
+        options: how they are read.
+        foreign: names the kind of a text that the model does not read.
 
     Raises:
         InputError: none of them can be read, or none holds a record.
@@ -81,6 +87,9 @@ def take_census(shards: Sequence[Shard], options: ReadOptions) -> Census:
         for key, things in zip(block["key"].to_pylist(), block["unread"].to_pylist(), strict=True):
             for thing in things or ():
                 unread.add(thing["kind"], f"{one.shard.name}: {thing['name'] or key}")
+        for key, text in _texts(block):
+            if foreign and (kind := foreign(text)):
+                unread.add(kind, f"{one.shard.name}: {key}")
         names.update(name for row in block["fields"].to_pylist() for name, _ in row or ())
         if options.carry:
             names.update(name for meta in block["meta"].to_pylist() for name in meta_fields(meta))
@@ -94,6 +103,13 @@ def take_census(shards: Sequence[Shard], options: ReadOptions) -> Census:
         unread,
         frozenset(names),
     )
+
+
+def _texts(block: pa.Table) -> Iterable[tuple[str, str]]:
+    """Key and text of each record that has one; what is wrong with its bytes, the run will say."""
+    for key, text in zip(block["key"].to_pylist(), block["text"].to_pylist(), strict=True):
+        if text is not None:
+            yield key, text.decode("utf-8-sig", "replace").strip()
 
 
 def spread(shards: Sequence[Shard]) -> Sequence[Shard]:

@@ -96,6 +96,7 @@ class Job:
             modalities=self.config.modalities,
             on_damaged=self.config.on_damaged,
             on_unread=self.config.on_unread,
+            foreign_text=self.config.foreign_text,
             align=self.config.align,
         )
 

@@ -23,7 +23,10 @@ from mmray.pipeline.survey import survey
 from mmray.pipeline.watchdog import metered
 
 #: Settings that may cure a reject: they change neither which rows there are nor what a prediction is.
-_CURES = ("limits", "on_damaged", "on_unread", "extensions", "columns", "files", "verify_all", "on_shift")
+_CURES = (
+    *("limits", "on_damaged", "on_unread", "foreign_text", "extensions", "columns", "files"),
+    *("verify_all", "on_shift"),
+)
 
 
 def retry(output: str, overrides: Callable[[Mapping[str, Any]], RunConfig], watcher: Watcher) -> Result:

@@ -12,20 +12,21 @@ from mmray.config import RunConfig
 from mmray.errors import ConfigError, InputError, OutputError
 from mmray.pipeline.census import Census, spread, take_census
 from mmray.pipeline.rundir import WRITTEN
+from mmray.preprocess.foreign_text import foreign_test
 from mmray.schema import OutputColumns
 from mmray.sources import ReadOptions, Shard, take_listing
 from mmray.sources.apart import check_apart
 from mmray.sources.hints import hints
 from mmray.storage import Location
-from mmray.unread import Tally, remedy_of
+from mmray.unread import Tally, is_foreign_text, remedy_of
 
 _FIELDS_SHOWN = 20
 
 #: Settings that a resume must share with the run that it continues.
 _SHAPES_OUTPUT = (
     *("variant", "modalities", "align", "scores", "features", "carry"),
-    *("on_damaged", "on_unread", "limits", "extensions", "columns", "files", "key_split", "captions", "lmdb"),
-    *("interleaved", "regroup_rows"),
+    *("on_damaged", "on_unread", "foreign_text", "limits", "extensions", "columns", "files", "key_split"),
+    *("captions", "lmdb", "interleaved", "regroup_rows"),
     *("verify_all", "on_shift"),
 )
 
@@ -158,7 +159,8 @@ def survey(config: RunConfig, earlier: Mapping[str, Any] | None = None) -> Surve
         OutputError: the output lies in the input.
         BundleError: the bundle cannot be opened or lacks the variant.
         InputError: no shards, or none of the sampled records can be used.
-        ConfigError: the model does not take a modality that was asked for, or a field to carry is nowhere.
+        ConfigError: the model does not take a modality that was asked for, a field to carry is nowhere, or a
+            package is missing that masking foreign texts needs.
     """
     bundle = Bundle.open(config.bundle)
     if config.variant != "auto":
@@ -169,8 +171,10 @@ def survey(config: RunConfig, earlier: Mapping[str, Any] | None = None) -> Surve
     check_apart(config.input, config.output, WRITTEN)
     listing = take_listing(config.input, _planned(earlier or {}).values())
     shards = listing.shards
-    census = take_census(shards, read_options(config))
     used = config.modalities or takes
+    text = bundle.spec.text if "text" in used else None
+    foreign = foreign_test(text.languages, text.scripts, config.foreign_text) if text else None
+    census = take_census(shards, read_options(config), foreign)
     missed = [m for m in used if not census.modalities[m]]
     found = hints(spread(shards), read_options(config), missed) if missed else []
     if not any(census.modalities[m] for m in used):
@@ -184,7 +188,7 @@ def survey(config: RunConfig, earlier: Mapping[str, Any] | None = None) -> Surve
     _check_carried(config, census)
     if config.on_unread == "fail":
         for kind, count in census.unread.most_common():
-            if remedy := remedy_of(kind):
+            if not is_foreign_text(kind) and (remedy := remedy_of(kind)):
                 raise InputError(f"{count.example}: {kind} are not read; {remedy}; or set on_unread=warn")
     absolute = {"bundle": str(Location.parse(config.bundle)), "output": str(Location.parse(config.output))}
     return Survey(

@@ -16,11 +16,12 @@ import pyarrow.compute as pc
 from mmray.align import Aligner, AlignSpec, OutOfStep, Step
 from mmray.errors import BundleError, InputError, RecordError
 from mmray.preprocess.audio import decode_region, log_mel
+from mmray.preprocess.foreign_text import ForeignText, KindOf, foreign_test
 from mmray.preprocess.image import decode_image
 from mmray.preprocess.spec import AudioSpec, Limits, PreprocessSpec
 from mmray.preprocess.text import TextTokenizer, decode_text
 from mmray.schema import TENSOR_OF, TENSORS, Modality, error, table
-from mmray.unread import OnUnread, Unread
+from mmray.unread import OnForeignText, OnUnread, Unread
 
 OnDamaged = Literal["reject", "mask"]
 
@@ -36,7 +37,12 @@ class Preprocessor:
         on_damaged: whether a record with one unusable modality is rejected, or predicted from the rest.
         on_unread: what is there and not read is damage where the record lacks that modality otherwise. It may
             also cost the record (reject) or the run (fail) in any case.
+        foreign_text: whether a text that the encoder does not read is given to it, or counts as missing.
         align: what is brought into step with the image, by the times that records state. None: nothing.
+
+    Raises:
+        BundleError: the tokenizer is missing, or is none.
+        ConfigError: foreign texts are to be masked, and a package is missing that tells languages.
     """
 
     def __init__(
@@ -48,6 +54,7 @@ class Preprocessor:
         modalities: Collection[Modality] | None = None,
         on_damaged: OnDamaged = "reject",
         on_unread: OnUnread = "warn",
+        foreign_text: OnForeignText = "keep",
         align: AlignSpec | None = None,
     ) -> None:
         if spec.text and tokenizer is None:
@@ -57,6 +64,10 @@ class Preprocessor:
         self._on_unread = on_unread
         self._tokenize = TextTokenizer(tokenizer, spec.text) if spec.text and tokenizer else None
         self._modalities = [m for m in spec.modalities if modalities is None or m in modalities]
+        self._masks_foreign = foreign_text == "mask"
+        self._kind_of_foreign: KindOf = lambda _: None
+        if (text := spec.text) and "text" in self._modalities:
+            self._kind_of_foreign = foreign_test(text.languages, text.scripts, foreign_text)
         self._align = align
         heard_s = spec.audio.max_s if spec.audio else inf
         self._aligner = Aligner(align, self._modalities, heard_s) if align else None
@@ -83,16 +94,17 @@ class Preprocessor:
             InputError: something is not read, and that is to end the run.
         """
         left = [m for m in self._modalities if m in later and self._aligner is None]
-        given = _Given(records["error"].to_pylist(), [[] for _ in range(records.num_rows)])
-        unread = self._heed_unread(records, given)
+        rows = records.num_rows
+        given = _Given(records["error"].to_pylist(), [[] for _ in range(rows)], [None] * rows)
+        self._heed_unread(records, given)
         steps = self._steps(records)
         columns = self._decode([m for m in self._modalities if m not in left], records, given, steps)
-        waiting = [any(records[m][i].is_valid for m in left) for i in range(records.num_rows)]
+        waiting = [any(records[m][i].is_valid for m in left) for i in range(rows)]
         self._refuse_empty(columns, given, waiting)
         kept: dict[str, Any] = {m: records[m].cast(pa.binary()) for m in left}
         made = {
             **kept,
-            "unread": unread,
+            "unread": given.unread,
             "damaged": given.damaged,
             "alignment_error_ms": [_error_ms(step, columns, i) for i, step in enumerate(steps)],
             "error": given.errors,
@@ -107,26 +119,26 @@ class Preprocessor:
         wanted = [m for m in self._modalities if m in modalities and tensors[m].null_count < tensors.num_rows]
         if not wanted:
             return tensors
-        given = _Given(tensors["error"].to_pylist(), tensors["damaged"].to_pylist())
+        given = _Given(*(tensors[name].to_pylist() for name in ("error", "damaged", "unread")))
         columns = self._decode(wanted, tensors, given, [Step()] * tensors.num_rows)
         others = [TENSOR_OF[m] for m in self._modalities if m not in wanted]
         there = [[value.is_valid for value in tensors[name]] for name in others]
         self._refuse_empty(columns, given, [any(row) for row in zip(*there, strict=True)] if there else [])
         nothing = pa.nulls(tensors.num_rows, pa.binary())
-        made = {**dict.fromkeys(wanted, nothing), **columns, "damaged": given.damaged, "error": given.errors}
+        found = {"unread": given.unread, "damaged": given.damaged, "error": given.errors}
+        made = {**dict.fromkeys(wanted, nothing), **columns, **found}
         completed = table({**{name: tensors[name] for name in TENSORS.names}, **made}, TENSORS)
         for name in tensors.column_names[len(TENSORS) :]:  # what a stage of a cascade hands on
             completed = completed.append_column(name, tensors[name])
         return completed
 
-    def _heed_unread(self, records: pa.Table, given: _Given) -> list[list[str] | None] | None:
-        """Kinds of what is not read of each record; what that costs goes into `given`."""
+    def _heed_unread(self, records: pa.Table, given: _Given) -> None:
+        """Put into `given` what is not read of each record, and what that costs."""
         if "unread" not in records.column_names or records["unread"].null_count == records.num_rows:
-            return None
-        kinds: list[list[str] | None] = [None] * records.num_rows
+            return
         for i, found in enumerate(records["unread"].to_pylist()):
             things = [Unread(**thing) for thing in found or ()]
-            kinds[i] = [thing.kind for thing in things] or None
+            given.unread[i] = [thing.kind for thing in things] or None
             own = [thing for thing in things if thing.is_of_record]
             if own and self._on_unread == "fail":
                 key, shard = records["key"][i].as_py(), records["shard"][i].as_py()
@@ -137,7 +149,6 @@ class Preprocessor:
                 lost = next((thing for thing in own if thing.modality == modality), None)
                 if lost and given.errors[i] is None and not records[modality][i].is_valid:
                     self._blame(given, i, modality, RecordError(lost.reason, f"{modality}-unread"))
-        return kinds
 
     def _decode(
         self, modalities: Collection[Modality], stored: pa.Table, given: _Given, steps: list[Step]
@@ -157,6 +168,7 @@ class Preprocessor:
                 except RecordError as e:
                     self._blame(given, i, modality, e)
             if modality == "text":
+                self._heed_foreign(column, given)
                 self._fill_token_ids(column, given)
             self.seconds[modality] += perf_counter() - start  # type: ignore[assignment]  # floats, too
         return columns
@@ -186,6 +198,8 @@ class Preprocessor:
 
     def _cost(self, modality: Modality, fault: RecordError) -> dict[str, str] | None:
         """The record's error where a fault of one modality costs it; None where only the modality is lost."""
+        if isinstance(fault, ForeignText):
+            return None
         if isinstance(fault, OutOfStep):
             required = getattr(self._align, modality) == "require"
             return error("align", fault.kind, fault.reason) if required else None
@@ -194,6 +208,16 @@ class Preprocessor:
     def _blame(self, given: _Given, row: int, modality: Modality, fault: RecordError) -> None:
         given.blame(row, modality, fault)
         given.errors[row] = self._cost(modality, fault)
+
+    def _heed_foreign(self, texts: list[str | None], given: _Given) -> None:
+        """Count the texts that the encoder does not read, and take them away where they are masked."""
+        for i, text in enumerate(texts):
+            if text is None or (kind := self._kind_of_foreign(text)) is None:
+                continue
+            given.unread[i] = [*(given.unread[i] or ()), kind]
+            if self._masks_foreign:
+                texts[i] = None
+                self._blame(given, i, "text", ForeignText(kind))
 
     def _fill_token_ids(self, column: list[Any], given: _Given) -> None:
         """Replace the decoded strings by token ids, in one call: the tokenizer is faster in batches."""
@@ -208,6 +232,11 @@ class Preprocessor:
 
     def _nothing_left(self, faults: dict[Modality, RecordError]) -> dict[str, str]:
         reason = f"nothing usable is left: {', '.join(faults)} damaged"
+        foreign = [fault for fault in faults.values() if isinstance(fault, ForeignText)]
+        if foreign and len(faults) == 1:
+            return error("preprocess", foreign[0].kind, foreign[0].reason)
+        if foreign:
+            reason += " or masked"
         if any(isinstance(fault, OutOfStep) for fault in faults.values()):
             return error("align", "all-out-of-step", f"{reason} or out of step")
         if faults:
@@ -221,6 +250,7 @@ class _Given:
 
     errors: list[dict[str, str] | None]
     damaged: list[list[str]]
+    unread: list[list[str] | None]  # kinds
     faults: dict[int, dict[Modality, RecordError]] = field(default_factory=dict)  # of this call, by row
 
     def blame(self, row: int, modality: Modality, fault: RecordError) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -20,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from mmray.preprocess.foreign_text import check_script
 from mmray.schema import MODALITIES, Modality
 
 
@@ -38,9 +40,21 @@ class ImageSpec(_Spec):
 
 
 class TextSpec(_Spec):
-    """Token ids of the bundle's tokenizer.json, cut at `max_tokens` (special tokens included)."""
+    """Token ids of the bundle's tokenizer.json, cut at `max_tokens` (special tokens included).
+
+    A text is told that is in none of `languages` or `scripts`, which the encoder was trained on; None: any is
+    read, as by multilingual ones. It is for who runs the model to say what becomes of it (`foreign_text`).
+    """
 
     max_tokens: int = Field(128, ge=4, le=8192)
+    languages: tuple[Annotated[str, Field(pattern="^[a-z]{2,3}$")], ...] | None = Field(None, min_length=1)
+    scripts: tuple[Annotated[str, AfterValidator(check_script)], ...] | None = Field(None, min_length=1)
+
+    @model_serializer(mode="wrap")
+    def _default_unsaid(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is not stated goes unnamed, so that digests of older bundles stay as they were."""
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class AudioSpec(_Spec):

@@ -43,7 +43,8 @@ def prediction(row: dict[str, Any], labels: Sequence[str], top: int | None) -> d
         ranked = sorted(zip(labels, row["scores"], strict=True), key=lambda pair: -pair[1])
         answer["scores"] = dict(ranked[:top])
     names = ("modalities", "stage", "confidence", "variant", "bundle")
-    return answer | {name: row[name] for name in names if name in row}
+    unread = {"unread": row["unread"]} if row.get("unread") else {}
+    return answer | {name: row[name] for name in names if name in row} | unread
 
 
 def explained(without: Mapping[Modality, dict[str, Any]]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class _Front:
         self, settings: ServeSettings, tokens: frozenset[bytes], model: DeploymentHandle[Any]
     ) -> None:
         bundle = Bundle.open(settings.bundle)
-        preprocess = open_preprocessor(bundle, limits=settings.limits)
+        preprocess = open_preprocessor(bundle, limits=settings.limits, foreign_text=settings.foreign_text)
         self._compute = compute = _thread("preprocess", settings)
         about: Described = await model.describe.remote()
         known, timeout_s = known_work(bundle.spec, explain=False), settings.compute_timeout_s

@@ -108,7 +108,9 @@ class BatchedModel:
             shared=True,
         )
         self._predict.warm()  # before the replica is ready, so that no request waits for planning
-        self._preprocess = open_preprocessor(bundle, limits=settings.limits)
+        self._preprocess = open_preprocessor(
+            bundle, limits=settings.limits, foreign_text=settings.foreign_text
+        )
         self._on_thread = compute
         self._metrics = metrics
         most, wait_s = settings.batch_rows * _USUAL_RECORD, settings.batch_wait_s

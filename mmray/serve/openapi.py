@@ -25,6 +25,11 @@ SCHEMAS: dict[str, Any] = {
         **_DECISION,
         scores={"type": "object", "additionalProperties": _NUMBER},
         modalities={"type": "array", "items": _MODALITY},
+        unread={
+            "type": "array",
+            "items": _STRING,
+            "description": "what the model does not read, as a text in another script; whether it was masked",
+        },
         stage={"type": "integer", "description": "of a cascade: which stage answered, from 1"},
         confidence={"type": "number", "description": "of a cascade: how sure that stage was"},
         variant=_STRING,

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mmray.errors import ConfigError
 from mmray.preprocess.spec import Limits
+from mmray.unread import OnForeignText
 
 _LEAST_TOKEN = 16  # characters; 64 bits where they are hexadecimal
 
@@ -42,6 +43,9 @@ class ServeSettings(BaseModel):
     health_check_period_s: float = Field(2.0, gt=0, description="at which a replica shows that it can answer")
     drain_s: float = Field(20.0, ge=0, description="that a replica which is to end may finish requests in")
     limits: Limits = Limits(image_pixels=25_000_000, audio_s=600.0, text_chars=20_000)
+    foreign_text: OnForeignText = Field(
+        "keep", description="mask: a text in a script or language that the model does not read is left out"
+    )
     token_file: str | None = Field(None, description="bearer tokens, one a line; $MMRAY_TOKEN adds one")
 
     @model_validator(mode="after")

@@ -61,7 +61,7 @@ def test_clip_and_clap_go_to_int8_through_the_gate_and_into_a_job(shards, ray_cl
     """Prompts, export, quantization, the gate's verdict on held-out records, and a run with the variant."""
     parent = clip_and_clap()[2]
     recipe = VariantRecipe.model_validate(
-        {"held_out": {"input": [str(shards)]}, "steps": [{"int8": {"method": "dynamic"}}], "timing_rounds": 0}
+        {"input": [str(shards)], "steps": [{"int8": {"method": "dynamic"}}], "timing_rounds": 0}
     )
     bundle = optimize(parent, recipe, tmp_path / "optimized")
     card = bundle.scorecard["variants"]["int8-dynamic"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.bundles import latin_bundle
 from support.media import clip, image_bytes
 from support.web import serving, status
 
@@ -66,6 +67,27 @@ def test_a_folder_of_classes(bundle, tmp_path):
     assert set(read(output, "rejects")["key"].to_pylist()) == {"cats/5", "dogs/5"}
     resumed(settings, output)
     assert audit(RunDirectory.at(str(output)), recount=True).ok
+
+
+def test_texts_in_another_script_are_masked_and_said(tmp_path):
+    (tmp_path / "in").mkdir()
+    for i, text in enumerate(["a red cat", "Красный кот", "γάτα", "小猫"]):
+        (tmp_path / f"in/{i}.txt").write_text(text)
+        if i < 3:
+            (tmp_path / f"in/{i}.png").write_bytes(PNG)
+    output = tmp_path / "out"
+    settings = config(tmp_path / "in", latin_bundle(), output, foreign_text="mask")
+    result = run(settings, SILENT)
+    assert result.audit.ok
+    said = result.summary["unread"]["text in another script, masked"]
+    assert said == {"number": 3, "example": ".: 1", "remedy": said["remedy"]}
+    assert "foreign_text: keep" in said["remedy"]
+    rows = read(output)
+    assert rows["modalities"].to_pylist() == [["image", "text"], ["image"], ["image"]]
+    assert rows["damaged"].to_pylist() == [[], ["text"], ["text"]]
+    assert read(output, "rejects")["type"].to_pylist() == ["text-foreign"]
+    again = settings.model_copy(update={"foreign_text": "keep"})
+    assert retry(str(output), lambda _: again, SILENT).audit.rejected == 0
 
 
 def test_a_table_of_paths_and_urls(bundle, tmp_path):

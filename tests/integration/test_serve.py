@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.bundles import LABELS, make_bundle, records_table, small_bundle
+from support.bundles import LABELS, latin_bundle, make_bundle, records_table, small_bundle
 from support.cascades import cascaded, mixed_records
 from support.command import worker_pids
 from support.damaged import truncated_jpeg
@@ -24,7 +24,7 @@ from support.serving import Load
 from support.tars import members_of, tar_bytes
 
 from mmray.bundle import Bundle
-from mmray.client import Client
+from mmray.client import Client, ServerError
 from mmray.config import RunConfig
 from mmray.pipeline.run import Watcher, run
 from mmray.predictor import Predictor, open_preprocessor
@@ -155,6 +155,20 @@ def test_a_cascade_is_explained_by_what_it_decides_without_each_modality(server,
         assert answer["without"][modality]["label"] == row["label"]
         assert answer["without"][modality]["score"] == pytest.approx(row["score"], abs=1e-4)
     assert list(unsound["without"]) == ["image", "audio"]  # without the text, the image would have to be read
+
+
+@pytest.mark.parametrize("topology", ["fused", "split"])
+def test_a_text_in_another_script_is_masked_where_that_is_asked_for(server, topology):
+    settings = {"bundle": str(latin_bundle().path), "foreign_text": "mask", "topology": topology}
+    with server.also("latin", **settings) as url:
+        answer = Client(url).predict({"text": "Красный кот", "image": image_bytes()})
+        plain = Client(url).predict({"text": "a red cat", "image": image_bytes()})
+        with pytest.raises(ServerError, match="text in another script"):
+            Client(url).predict({"text": "Красный кот"})
+    assert answer["modalities"] == ["image"]
+    assert answer["unread"] == ["text in another script, masked"]
+    assert plain["modalities"] == ["image", "text"]
+    assert "unread" not in plain
 
 
 def test_only_as_many_scores_as_asked_for_come_best_first(server):

@@ -102,6 +102,13 @@ def small_bundle():
     return make_bundle(Path(_home().name) / "small")
 
 
+@cache
+def latin_bundle():
+    """The small bundle, whose text encoder states that it reads Latin letters alone."""
+    text = SPEC.text.model_copy(update={"scripts": ("Latn",)})
+    return make_bundle(Path(_home().name) / "latin", spec=SPEC.model_copy(update={"text": text}))
+
+
 def reseal(bundle):
     """The bundle with the checksums of what its files hold now, as if it had been built so."""
     manifest = json.loads((bundle.path / MANIFEST).read_text())

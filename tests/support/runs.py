@@ -30,7 +30,12 @@ def run_here(config):
     plan = make_plan(found, Machines(cpus=1, gpus=0))
     out = RunDirectory.at(found.config.output)
     out.begin(plan.to_json())
-    preprocess = open_preprocessor(found.bundle, limits=config.limits, on_damaged=config.on_damaged)
+    preprocess = open_preprocessor(
+        found.bundle,
+        limits=config.limits,
+        on_damaged=config.on_damaged,
+        foreign_text=config.foreign_text,
+    )
     predict = Predictor(found.bundle, provider="cpu", columns=output_columns(config, found.bundle))
     for shard, wanted in Ledger.load(out).missing(found.shards):
         buffer = PartBuffer(out, predict.columns, plan.part_rows, config.part_seconds)

@@ -83,7 +83,7 @@ def test_another_seed_gives_other_records(scenes, tmp_path):
 def test_shards_are_named_cut_and_counted_as_the_manifest_says(scenes):
     manifest = json.loads((scenes / "dataset.json").read_text())
     assert {path.name for path in scenes.glob("*.tar")} == set(manifest["shards"])
-    for split in ("train", "test"):
+    for split in ("train", "tune", "test"):
         records = read(scenes, split)
         sizes = [s["rows"] for name, s in sorted(manifest["shards"].items()) if name.startswith(split)]
         assert sizes == [50] * (len(records) // 50) + [len(records) % 50] * (len(records) % 50 > 0)
@@ -146,7 +146,7 @@ def test_a_larger_set_contains_the_smaller_one_in_the_same_split(scenes, tmp_pat
         stamp(folder / f"things/thing{number}", f"Thing {number}.")
     for rows in (15, 30):
         tuxpaint.build(tmp_path / str(rows), _shards.Options(rows=rows), tmp_path, folder)
-    for split in ("train", "test"):
+    for split in ("train", "tune", "test"):
         small, large = ({r["__key__"] for r in read(tmp_path / n, split)} for n in ("15", "30"))
         assert small <= large
     assert (len(read(tmp_path / "15")), len(read(tmp_path / "30"))) == (15, 30)
@@ -187,13 +187,14 @@ def test_a_caption_group_is_in_one_split_whatever_the_language(tmp_path, seed):
         splits[meta["caption_group"]].add(meta["split"])
     assert len(splits) == 20
     assert all(len(found) == 1 for found in splits.values())
-    assert set.union(*splits.values()) == {"train", "test"}
+    assert set.union(*splits.values()) == {"train", "tune", "test"}
 
 
-def test_about_a_fifth_of_the_groups_are_test_and_the_seed_decides_which():
+def test_a_fifth_of_the_groups_is_test_a_quarter_of_the_others_tune_and_the_seed_decides_which():
     groups = [_shards.caption_group(f"caption {n}") for n in range(5_000)]
     first, second = ([_shards.split_of(group, seed) for group in groups] for seed in (0, 1))
-    assert 900 < first.count("test") < 1_100  # 1000 with a standard deviation of 28
+    for split, share in (("train", 0.6), ("tune", 0.2), ("test", 0.2)):
+        assert abs(first.count(split) / 5_000 - share) < 0.03  # more than four standard deviations
     assert first != second
 
 
@@ -268,7 +269,7 @@ def test_three_modalities_together_beat_any_two_and_those_any_one(tmp_path):
     """With plain hand-made features, so that it is the data that makes the difference."""
     synthetic.build(tmp_path / "s", rows=700)
     parts, labels = {}, {}
-    for split in ("train", "test"):
+    for split in ("train", "tune", "test"):
         records = read(tmp_path / "s", split)
         parts[split] = {
             "image": np.array([look(record) for record in records]),

@@ -54,6 +54,7 @@ FENCES = {
     "ray": {"pipeline", "serve"},
     "torch": {"models", "optimize"},
     "onnxruntime": {"engine", "optimize"},
+    "matplotlib": {"optimize"},
 }
 
 FILES = sorted((ROOT / "mmray").rglob("*.py"))

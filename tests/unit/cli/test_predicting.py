@@ -3,13 +3,14 @@
 import json
 
 import pytest
-from support.bundles import records_table, small_bundle
+from support.bundles import latin_bundle, records_table, small_bundle
 from support.damaged import truncated_jpeg
 from support.media import clip, image_bytes
 
 from mmray.cli.predicting import Given, predict_record
 from mmray.errors import InputError
 from mmray.predictor import Predictor, open_preprocessor
+from mmray.unread import FOREIGN_SCRIPT, masked
 
 TEXT = "a red cat"
 
@@ -90,3 +91,22 @@ def test_on_a_terminal_it_shows_label_bars_and_what_each_modality_did(files, cap
         "without text",
         "without audio",
     ]
+
+
+@pytest.mark.parametrize(("then", "used"), [("keep", ["image", "text"]), ("mask", ["image"])])
+def test_a_text_in_another_script_is_told_and_whether_it_was_masked(files, capsys, then, used):
+    given = Given(files / "cat.png", "Красный кот", None)
+    path = str(latin_bundle().path)
+    predict_record(path, given, explain=False, as_json=True, foreign_text=then)
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["modalities"] == used
+    kind = FOREIGN_SCRIPT if then == "keep" else masked(FOREIGN_SCRIPT)
+    assert answer["unread"] == [kind]
+    predict_record(path, given, explain=False, as_json=False, foreign_text=then)
+    assert f"{kind}; set `foreign_text" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_a_text_alone_that_is_masked_leaves_nothing_to_predict_from():
+    given, path = Given(None, "Красный кот", None), str(latin_bundle().path)
+    with pytest.raises(InputError, match=r"text in another script.*foreign_text=keep"):
+        predict_record(path, given, explain=False, as_json=True, foreign_text="mask")

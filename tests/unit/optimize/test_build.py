@@ -35,7 +35,7 @@ def test_the_bundle_predicts_like_its_scorecard(shards, bundle):
                 meta = json.loads(record["meta"])
                 if meta["split"] == "test" and len(outcome["modalities"]) == 3:
                     right.append(outcome["label"] == meta["label"])
-    expected = bundle.scorecard["held_out"]["image+text+audio"]
+    expected = bundle.scorecard["test"]["image+text+audio"]
     assert len(right) == expected["records"]
     assert np.mean(right) == pytest.approx(expected["accuracy"])
 
@@ -43,11 +43,13 @@ def test_the_bundle_predicts_like_its_scorecard(shards, bundle):
 def test_the_scorecard_has_every_subset_with_its_uncertainty(bundle):
     card = bundle.scorecard
     assert list(card["cross_validation"]["subsets"]) == SUBSETS
-    for part in (card["cross_validation"]["subsets"], card["held_out"]):
+    for part in (card["cross_validation"]["subsets"], card["test"]):
         for score in part.values():
             assert 0 <= score["accuracy"] <= 1
             assert 0 < score["standard_error"] < 0.2
-    assert card["records"]["train"] + card["records"]["held_out"] == 240
+    assert sum(card["records"][split] for split in ("train", "tune", "test")) == 240
+    assert card["splits"]["tune"]["records"] > 20
+    assert [use["variant"] for use in card["test_uses"]] == ["fp32"]
     assert card["majority"] == pytest.approx(1 / 8, abs=0.03)
     variant = card["variants"]["fp32"]
     assert variant["bytes"] == bundle.graph("fp32").stat().st_size
@@ -112,8 +114,8 @@ def test_a_modality_that_no_record_has_is_refused_with_the_way_out(tmp_path):
         build_bundle(inputs, output, encoders)
     built = build_bundle(inputs, output, encoders, recipe=Recipe(modalities=("text",)))
     assert built.spec.modalities == ("text",)
-    assert list(built.scorecard["held_out"]) == ["text"]
-    assert built.scorecard["held_out"]["text"]["accuracy"] == 1.0
+    assert list(built.scorecard["test"]) == ["text"]
+    assert built.scorecard["test"]["text"]["accuracy"] == 1.0
     Predictor(built, provider="cpu")
 
 

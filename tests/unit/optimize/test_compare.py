@@ -1,87 +1,191 @@
-"""Two bundles side by side: each figure where it belongs, and a page that needs nothing but itself."""
+"""What scorecards say, each figure where it belongs, on a terminal and on a page."""
 
 import re
+import sys
 from html.parser import HTMLParser
-from itertools import pairwise
-from xml.etree import ElementTree
 
-import numpy as np
 import pytest
-from support.bundles import LABELS, make_bundle, small_bundle
-from support.graphs import write_graph
+from support.bundles import make_bundle, small_bundle
+from support.scorecards import card, judged_bundle, old_card, point, scorecard, tradeoff
 
-from mmray.bundle import NewVariant, Variant, extend_bundle
 from mmray.cli.optimizing import compare_bundles
-from mmray.optimize.compare import cells, entries, subset_rows, to_html
-from mmray.optimize.pareto import Point, draw, front
+from mmray.errors import BundleError, UsageError
+from mmray.optimize.compare import (
+    know,
+    modalities_table,
+    reasons,
+    splits_table,
+    tradeoff_table,
+    uses_table,
+    variants_table,
+)
+from mmray.optimize.page import to_html
 
 
-def card(passed=True, accuracy=0.9, ms=10.0, reason="", **changes):
-    slices = {"image": {"agreement": 0.9, "accuracy": 0.8}, "label cat": {"agreement": 1.0, "accuracy": 1.0}}
-    return {
-        "passed": passed,
-        "reason": reason,
-        "accuracy": accuracy,
-        "agreement": 0.98,
-        "slices": slices,
-        "latency_ms": {"batch_1": 2 * ms, "batch_32": ms},
-        "peak_memory_bytes": 300_000_000,
-        "size_bytes": 12_345_678,
-    } | changes
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    return judged_bundle(tmp_path_factory.mktemp("judged") / "b")
 
 
-@pytest.fixture
-def pair(tmp_path):
-    """A bundle that nobody optimized, and one made of it: one of its variants passed, one failed."""
-    graph = write_graph(tmp_path / "int8.onnx", len(LABELS))
-    added = {
-        "int8": NewVariant(
-            Variant(file="variants/int8.onnx", parent="fp32"), graph, {"scores": np.ones((1, 4))}
-        )
-    }
-    verdicts = {
-        "fp32": card(),
-        "int8": card(accuracy=0.88, ms=5.0),
-        "fp16": card(False, 0.25, 8.0, "the scores of 3 <of> 9 rows are not finite & lost"),
-    }
-    b = extend_bundle(
-        tmp_path / "b", small_bundle(), added, scorecard={"variants": verdicts}, origin={"optimize": "{}"}
-    )
-    return small_bundle(), b
+@pytest.fixture(scope="module")
+def old(tmp_path_factory):
+    """As an older mmray wrote it: no splits, no trade-off, no bounds."""
+    cards = {"fp32": old_card(), "int8-static": old_card(), "fp16": old_card(False, reason="not finite")}
+    folder = tmp_path_factory.mktemp("old") / "b"
+    return judged_bundle(folder, {"variants": cards}, variants=("int8-static",))
 
 
-def test_every_variant_of_both_is_an_entry_and_those_of_one_name_are_neighbours(pair):
-    found = entries(dict(zip("AB", pair, strict=True)))
+@pytest.fixture(scope="module")
+def page(judged):
+    return to_html(know(judged))
+
+
+def row(table, name, side=None):
+    """A row as {column: cell}."""
+    rows = [dict(zip(table.header, cells, strict=True)) for cells in table.rows]
+    return next(r for r in rows if name in r.values() and side in (None, r.get("")))
+
+
+def test_every_variant_of_both_is_an_entry_and_those_of_one_name_are_neighbours(old, judged):
+    found = know(old, judged).entries
     assert [(e.variant, e.side) for e in found] == [
-        ("fp32", "A"),
-        ("fp32", "B"),
-        ("int8", "B"),
-        ("fp16", "B"),
+        *[(name, side) for name in ("fp32", "int8-static", "fp16") for side in "AB"],
+        ("int8-dynamic", "B"),
+        ("cascade", "B"),
     ]
-    assert [e.passed for e in found] == [True, True, True, False]
-    assert [e.batch_ms for e in found] == [None, 10, 5, 8]
-    assert found[0].size_bytes == found[1].size_bytes == pair[0].graph("fp32").stat().st_size
-    assert found[3].size_bytes == 12_345_678, "of a graph that is not in the bundle, the scorecard knows it"
+    assert found[0].size_bytes == old.graph("fp32").stat().st_size
+    assert found[4].size_bytes == 12_345_678, "of a graph that is not in the bundle, the scorecard knows it"
 
 
-def test_figures_stand_in_their_columns_and_what_is_not_known_is_blank(pair):
-    a_fp32, _, int8, _ = entries(dict(zip("AB", pair, strict=True)))
-    size = f"{int8.size_bytes / 1e6:.1f}"
-    assert cells(int8) == ["int8", "B", size, "0.880", "0.980", "10.0", "5.0", "300.0", "passed"]
-    assert cells(a_fp32) == ["fp32", "A", cells(a_fp32)[2], "", "", "", "", "", "passed"]
-    assert subset_rows([a_fp32, int8]) == (["variant", "", "image"], [["int8", "B", "0.800"]])
+def test_a_point_of_the_trade_off_shows_its_interval_its_numbers_and_its_test(judged):
+    table = tradeoff_table(know(judged))
+    assert row(table, "cascade") == {
+        "name": "cascade",
+        "kind": "cascade",
+        "threshold": ".87",
+        "ms": "8.2",
+        "accuracy on tune": ".918 [.878, .958]",
+        "n / groups": "400/310",
+        "accuracy on test": ".909 [.869, .949]",
+        "test n / groups": "250/190",
+        "offered": "no",
+    }
+    assert row(table, "int8-static")["offered"] == "yes"
+    assert row(table, "fp16")["offered"] == "no"
+    text = row(table, "text")
+    assert (text["accuracy on test"], text["test n / groups"], text["offered"]) == ("", "", "")
+    times = [float(cells[table.header.index("ms")]) for cells in table.rows]
+    assert times == sorted(times)
 
 
-def test_the_command_prints_both_and_why_a_variant_failed(pair, tmp_path, capsys):
-    a, b = pair
-    compare_bundles(str(a.path), str(b.path), tmp_path / "page.html")
-    shown = capsys.readouterr().out
-    assert f"B: tiny {b.digest[:12]}, image + text + audio, 4 labels, made from A" in shown
-    assert "B fp16 failed: the scores of 3 <of> 9 rows are not finite & lost" in shown
-    assert (tmp_path / "page.html").read_text() == to_html(a, b)
+def test_the_settings_that_were_not_chosen_are_a_table_of_their_own_and_say_what_is_only_expected(judged):
+    known = know(judged)
+    chosen, others = tradeoff_table(known), tradeoff_table(known, settings=True)
+    assert len(chosen.rows) + len(others.rows) == len(tradeoff())
+    assert row(others, "cascade at 0.6")["time"] == "expected"
+    assert "offered" not in others.header
 
 
-VOID = {"meta", "line", "circle", "path"}  # they have no end, or `/>`
+def test_a_variant_shows_its_bounds_its_split_and_its_verdict(judged):
+    table = variants_table(know(judged))
+    assert row(table, "int8-static") == {
+        "variant": "int8-static",
+        "verdict": "passed",
+        "accuracy": ".907",
+        "difference": "-.004 (≥ -.018)",
+        "agrees": ".980 (≥ .962)",
+        "n / groups": "250/190",
+        "split": "test",
+        "MB": f"{judged.graph('int8-static').stat().st_size / 1e6:.1f}",
+        "ms, 1 record": "20.0",
+        "ms, batch": "10.0",
+        "peak MB": "300.0",
+    }
+    assert row(table, "fp32")["verdict"] == "parent"
+    assert row(table, "cascade")["verdict"] == "not enough records"
+    assert reasons(know(judged)) == [
+        "cascade, not enough records: 12 groups; 30 are needed",
+        "fp16, failed: text: 9 of 250 decisions are <others> & too many",
+    ]
+
+
+def test_slices_by_modalities_have_verdicts_of_their_own_and_labels_are_left_out(judged):
+    table = modalities_table(know(judged))
+    assert row(table, "text + audio")["verdict"] == "not enough records"
+    assert row(table, "text + audio")["n / groups"] == "21/9"
+    assert not any("label" in cell for cells in table.rows for cell in cells)
+    assert "fp32" not in {cells[0] for cells in table.rows}, "it would be compared with itself"
+
+
+def test_the_splits_and_every_use_of_the_test_split_are_told(judged):
+    known = know(judged)
+    assert row(splits_table(known), "test") == {
+        "split": "test",
+        "records": "250",
+        "groups": "190",
+        "split by": "hash of caption_group",
+    }
+    assert row(uses_table(known), "int8-static")["why"] == "first judgement"
+
+
+def test_what_an_older_scorecard_does_not_know_is_blank(old):
+    known = know(old)
+    assert row(variants_table(known), "fp16") == {
+        "variant": "fp16",
+        "verdict": "failed",
+        "accuracy": ".800",
+        "difference": "-.010",
+        "agrees": ".980",
+        "n / groups": "156",
+        "MB": "12.3",
+        "ms, 1 record": "20.0",
+        "ms, batch": "10.0",
+        "peak MB": "300.0",
+    }
+    assert not tradeoff_table(known).rows
+    assert not splits_table(known).rows
+    assert not uses_table(known).rows
+
+
+def test_beside_another_each_row_says_which_bundle_it_is_of(old, judged):
+    table = variants_table(know(old, judged))
+    assert row(table, "fp16", "A")["n / groups"] == "156"
+    assert row(table, "fp16", "B")["n / groups"] == "250/190"
+
+
+@pytest.mark.parametrize(
+    ("fault", "place"),
+    [
+        ({"ms": 0}, "tradeoff.0.ms"),
+        ({"accuracy": float("nan")}, "tradeoff.0.accuracy"),
+        ({"kind": "guess"}, "tradeoff.0.kind"),
+        ({"test": {"accuracy": 1}}, "tradeoff.0.test.low"),
+    ],
+)
+def test_a_point_that_cannot_be_drawn_is_refused_by_its_place(tmp_path, fault, place):
+    points = [point("fp32", "variant", 9.0, 0.9) | fault]
+    bundle = make_bundle(tmp_path / "b", scorecard={"tradeoff": points})
+    with pytest.raises(BundleError, match=rf"scorecard\.json: {place}: .*make the bundle again"):
+        know(bundle)
+
+
+def test_the_command_takes_one_bundle_or_two_and_says_why_a_variant_is_not_offered(
+    old, judged, page, tmp_path, capsys
+):
+    compare_bundles([str(judged.path)], tmp_path / "page.html")
+    alone = capsys.readouterr().out
+    assert f"tiny {judged.digest[:12]}, image + text + audio, 4 labels\n" in alone
+    assert (tmp_path / "page.html").read_text() == page
+    compare_bundles([str(old.path), str(judged.path)], None)
+    both = capsys.readouterr().out
+    assert f"B: tiny {judged.digest[:12]}" in both
+    assert "A fp16, failed: not finite" in both
+    assert ".918 [.878, .958]" in both, "no figure is cut, however narrow the terminal"
+
+
+def test_a_bundle_says_which_of_the_two_it_was_made_from(judged, capsys):
+    compare_bundles([str(small_bundle().path), str(judged.path)], None)
+    assert "4 labels, made from A" in capsys.readouterr().out
 
 
 class Page(HTMLParser):
@@ -95,77 +199,69 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.attributes += attrs
-        if tag not in VOID:
+        if tag != "meta":
             self.open.append(tag)
 
     def handle_endtag(self, tag):
-        assert tag in VOID or self.open.pop() == tag
+        assert self.open.pop() == tag
 
     def handle_data(self, data):
         self.text.append(data)
 
 
-def test_the_page_needs_nothing_but_itself_and_is_small(pair):
-    page = to_html(*pair)
-    assert len(page) < 20_000
-    names = {name for name, _ in Page(page).attributes}
-    assert not names & {"src", "href", "srcset", "onclick"}
+def test_the_page_needs_nothing_but_itself_and_is_small(page):
+    assert len(page) < 100_000
+    attributes = Page(page).attributes
+    assert not {name for name, _ in attributes} & {"src", "href", "srcset", "onclick"}
+    assert all(value.startswith("#") for name, value in attributes if name == "xlink:href")
     assert "<script" not in page
-    assert "url(" not in page
+    assert not re.search(r"url\((?!#)", page)
     assert "prefers-color-scheme: dark" in page
 
 
-def test_the_page_shows_foreign_text_as_text(pair, tmp_path):
+def test_no_two_things_of_the_page_have_one_id(page):
+    ids = [value for name, value in Page(page).attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_page_has_the_numbers_under_the_plot_and_all_other_tables(page):
+    shown = "".join(Page(page).text)
+    assert page.index("<svg") < page.index("The numbers") < page.index("Variants by modalities")
+    for text in ("Settings of a cascade that were not chosen: 7", "first judgement", "hash of caption_group"):
+        assert text in shown
+
+
+def test_the_page_shows_foreign_text_as_text(tmp_path):
     """Names and reasons come from a bundle, which may be anybody's."""
-    verdicts = {"<script>1</script>": card(False), "fp32": card()}
-    evil = make_bundle(tmp_path / "evil", name="<script>2</script>", scorecard={"variants": verdicts})
-    page = to_html(evil, pair[1])
+    name = r"<script>1</script> $\frac{1$"
+    points = [point(name, "variant", 9.0, 0.9, split="<script>3</script>")]
+    cards = {"<script>1</script>": card("failed", reason="<script>2</script>"), "fp32": card()}
+    evil = make_bundle(
+        tmp_path / "evil",
+        name="<script>2</script>",
+        scorecard=scorecard(tradeoff=points, variants=cards),
+    )
+    page = to_html(know(evil))
     assert "<script" not in page
-    assert "rows are not finite & lost" in "".join(Page(page).text)
+    assert page.count(r"$\frac{1$") >= 3, "in the table and in both drawings"
+    Page(page)
 
 
-def test_the_plot_is_valid_and_has_a_mark_for_every_variant_that_was_timed(pair):
-    svg = re.search("<svg.*</svg>", to_html(*pair)).group()
-    root = ElementTree.fromstring(svg)
-    assert {group.find("title").text for group in root.iter("g")} == {
-        "B fp32: 0.900, 10.0 ms",
-        "B int8: 0.880, 5.0 ms",
-        "B fp16: 0.250, 8.0 ms",
-    }
-    width, height = map(float, root.get("viewBox").split()[2:])
-    for circle in root.iter("circle"):
-        assert 0 < float(circle.get("cx")) < width
-        assert 0 < float(circle.get("cy")) < height
-    ys = sorted(float(group.find("text").get("y")) for group in root.iter("g"))
-    assert all(b - a >= 14 for a, b in pairwise(ys)), "names lie over each other"
-
-
-@pytest.mark.parametrize("count", [1, 2, 22])
-def test_any_number_of_points_can_be_drawn(count):
-    points = [Point(f"v{i}", "a", 5.0, 0.5, i % 2 == 0) for i in range(count)]
-    root = ElementTree.fromstring(draw(points, "Accuracy"))
-    assert len(list(root.iter("g"))) == count
-    ys = [float(group.find("text").get("y")) for group in root.iter("g")]
-    assert max(ys) < 380
-    assert min(ys) > 0
-
-
-def test_without_times_there_is_a_sentence_in_the_place_of_the_plot():
-    page = to_html(small_bundle(), small_bundle())
+def test_without_a_trade_off_there_is_a_sentence_in_the_place_of_the_plot(old, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    page = to_html(know(old))
     assert "<svg" not in page
-    assert "Nothing was timed" in page
+    assert "no trade-off of accuracy and time" in page
+    assert "not finite" in page
 
 
-def test_the_front_is_what_no_other_passing_variant_beats():
-    fast, slow = Point("fast", "a", 1, 0.8, True), Point("slow", "a", 3, 0.9, True)
-    worse = Point("worse", "a", 2, 0.7, True)
-    failed = Point("failed", "a", 0.5, 0.99, False)
-    as_good = Point("as good, slower", "a", 4, 0.9, True)
-    assert front([as_good, worse, slow, failed, fast]) == [fast, slow]
+def test_of_two_bundles_each_has_a_plot_of_its_own(old, judged):
+    page = to_html(know(old, judged))
+    assert page.index("Accuracy against time, A") < page.index("no trade-off") < page.index("<svg")
 
 
-def test_models_without_known_labels_are_plotted_by_their_agreement(pair, tmp_path):
-    verdicts = {"fp32": card(accuracy=None, agreement=1.0)}
-    b = extend_bundle(tmp_path / "c", pair[0], {}, scorecard={"variants": verdicts}, origin={})
-    assert "Agreement against time" in to_html(pair[0], b)
-    assert "B fp32: 1.000, 10.0 ms" in to_html(pair[0], b)
+def test_where_matplotlib_is_missing_the_remedy_is_named(judged, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "mmray.optimize.plot", raising=False)
+    with pytest.raises(UsageError, match=r"matplotlib: pip install 'mmray\[plots\]'"):
+        to_html(know(judged))

@@ -1,17 +1,15 @@
 """Held-out records come as the job reads them, and a graph is asked about each with every subset it has."""
 
-import json
-
 import numpy as np
 import onnx
 import pytest
-from support.bundles import LABELS, make_bundle
+from support.bundles import make_bundle
 from support.linear import deaf, linear_bundle, write_labelled
-from support.tars import write_shard
 
 from mmray.engine import Engine
-from mmray.errors import InputError
-from mmray.optimize.outputs import labelled_tensors, run_outputs
+from mmray.optimize.outputs import run_outputs, whole_outputs
+from mmray.optimize.records import Records
+from mmray.optimize.splits import SPLITS
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.sources import ReadOptions, list_shards, read
 
@@ -28,58 +26,12 @@ def folder(tmp_path_factory):
     return write_labelled(folder, rows=40, split="train")
 
 
-def take(folder, bundle, rows=1000, without="train"):
-    return labelled_tensors([str(folder)], bundle, rows=rows, without=without)
+def take(folder, bundle, split="test"):
+    return Records([str(folder)], bundle, dict.fromkeys(SPLITS, 1000)).load(split)
 
 
 def run(bundle, records, batch_rows=16):
     return run_outputs(Engine(bundle.graph("fp32"), provider="cpu"), records, batch_rows=batch_rows)
-
-
-def test_records_of_the_other_split_are_left_out(folder, bundle):
-    held_out, calibration = take(folder, bundle), take(folder, bundle, without="test")
-    assert (len(held_out), len(calibration)) == (120, 40)
-    assert not held_out.addresses & calibration.addresses
-
-
-def test_labels_and_groups_are_those_of_the_json_member(folder, bundle):
-    records = take(folder, bundle)
-    metas = [json.loads(meta) for meta in records.tensors["meta"].to_pylist()]
-    assert [LABELS[k] for k in records.labels] == [meta["label"] for meta in metas]
-    assert list(records.groups) == [meta["caption_group"] for meta in metas]
-    assert len(set(records.groups)) == 80
-
-
-@pytest.mark.parametrize("meta", [None, b"", b"not json", b"[1]", b'{"label": "dragon"}', b'{"label": 3}'])
-def test_a_record_without_a_label_that_the_bundle_knows_is_kept_unlabelled(tmp_path, bundle, meta):
-    fields = [{"txt": b"a cat"} | ({} if meta is None else {"json": meta}) for _ in range(2)]
-    write_shard(tmp_path / "s.tar", [(f"r{i}", each) for i, each in enumerate(fields)])
-    records = take(tmp_path, bundle)
-    assert list(records.labels) == [-1, -1]
-    assert len(set(records.groups)) == 2, "each is a group by itself"
-
-
-def test_every_shard_gives_its_share_from_its_beginning(tmp_path, bundle):
-    for name in "abc":
-        records = [(f"{name}{i}", {"txt": b"a cat"}) for i in range(30)]
-        write_shard(tmp_path / f"{name}.tar", records)
-    records = take(tmp_path, bundle, rows=50)
-    keys = records.tensors["key"].to_pylist()
-    assert [keys.count(f"{name}0") for name in "abc"] == [1, 1, 1]
-    assert [sum(key[0] == name for key in keys) for name in "abc"] == [17, 17, 16]
-
-
-def test_records_that_cannot_be_used_are_left_out(tmp_path, bundle):
-    write_shard(
-        tmp_path / "s.tar", [("a", {"txt": b"a cat"}), ("b", {"png": b"no picture"}), ("c", {"json": b"{}"})]
-    )
-    assert take(tmp_path, bundle).tensors["key"].to_pylist() == ["a"]
-
-
-def test_no_usable_record_is_an_error_that_names_the_input(tmp_path, bundle):
-    write_shard(tmp_path / "s.tar", [("a", {"png": b"no picture"})])
-    with pytest.raises(InputError, match=r"no usable record there whose split is not 'train'"):
-        take(tmp_path, bundle)
 
 
 def test_rows_are_all_subsets_of_what_each_record_has(folder, bundle):
@@ -141,3 +93,21 @@ def test_rows_of_two_graphs_are_paired(folder, bundle, tmp_path):
     assert same[~heard].all()
     assert not same[heard].any()
     assert (outputs.groups == others.groups).all()
+
+
+def test_records_as_they_are_with_some_modalities_alone_are_paired_with_those_of_all(folder, bundle):
+    records, engine = take(folder, bundle), Engine(bundle.graph("fp32"), provider="cpu")
+    whole = whole_outputs(engine, records, batch_rows=16)
+    alone = whole_outputs(engine, records, batch_rows=16, seen=("image",))
+    assert len(whole.scores) == len(records)
+    assert whole.whole.all()
+    assert (whole.present == alone.present).all()
+    assert (whole.labels == alone.labels).all()
+    same = (whole.present == [True, False, False]).all(axis=1)
+    np.testing.assert_allclose(whole.scores[same], alone.scores[same], atol=1e-6)
+    outputs = run(bundle, records)
+    masked = outputs.scores[(outputs.present == [True, False, False]).all(axis=1)]
+    assert (
+        np.abs(np.sort(alone.scores[whole.present[:, 0]].max(axis=1)) - np.sort(masked.max(axis=1))).max()
+        < 1e-5
+    )

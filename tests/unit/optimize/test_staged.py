@@ -9,11 +9,13 @@ from mmray.bundle import NewVariant, extend_bundle
 from mmray.engine import Engine
 from mmray.errors import BundleError, InputError
 from mmray.optimize.int8 import to_dynamic_int8
-from mmray.optimize.outputs import labelled_tensors, run_outputs
+from mmray.optimize.outputs import run_outputs
 from mmray.optimize.paths import Way, record_blocks, time_ways
+from mmray.optimize.records import Records
 from mmray.optimize.staged import make_cascade
-from mmray.optimize.steps import Step
+from mmray.optimize.steps import Step, VariantRecipe
 from mmray.optimize.tradeoff import Tuning
+from mmray.optimize.variants import optimize
 from mmray.predictor import Predictor, open_preprocessor
 
 LARGE = (500, 500)  # pictures whose decoding costs far more than all else
@@ -46,11 +48,11 @@ def bundle(folder):
 @pytest.fixture(scope="module")
 def tuning(folder, bundle):
     """Records of which some lack a modality."""
-    return tuning_on(write_labelled(folder / "some", rows=120, seed=2, size=LARGE), bundle)
+    return tuning_on(write_labelled(folder / "some", rows=120, split="tune", seed=2, size=LARGE), bundle)
 
 
 def tuning_on(records, bundle):
-    tune = labelled_tensors([str(records)], bundle, rows=1000, without="train")
+    tune = Records([str(records)], bundle, {"train": 9, "tune": 1000, "test": 9}).load("tune")
     return Tuning(bundle, tune, (str(records),), 8)
 
 
@@ -121,7 +123,7 @@ def test_the_curve_has_variants_subsets_and_settings_with_their_intervals(cascad
 
 def test_where_one_modality_alone_is_as_good_nothing_is_offered(folder, bundle):
     """All records have text, and nearly any answer keeps within the budget."""
-    tuning = tuning_on(write_labelled(folder / "all", rows=100, seed=3, missing=0), bundle)
+    tuning = tuning_on(write_labelled(folder / "all", rows=100, split="tune", seed=3, missing=0), bundle)
     with pytest.raises(InputError, match=r"not worth it: .* text ≥.* → .* text alone is as good in"):
         made(tuning, folder, of="fp32", disagreement=0.9)
     assert not any(point["chosen"] for point in tuning.points())
@@ -145,3 +147,23 @@ def test_the_blocks_that_are_timed_are_of_the_records_that_count(tuning, folder)
     blocks = record_blocks([str(folder / "some")], few, 12)
     rows = [row for block in blocks for row in block["row"].to_pylist()]
     assert rows == few.tensors["row"].to_pylist()[:12]
+
+
+def test_what_optimize_makes_is_judged_once_by_its_own_budget_on_test(bundle, tmp_path):
+    """The general gate asks for more agreement, in every subset and label; a cascade promises its budget."""
+    records = write_labelled(tmp_path / "records", rows=120, split="tune", seed=2, size=LARGE)
+    write_labelled(records, rows=150, split="test", seed=5)
+    recipe = {
+        "input": str(records),
+        "steps": [{"cascade": {"disagreement": 0.12, "of": "fp32"}}, {"half": {}}],
+        "timing_rounds": 0,
+    }
+    made = optimize(bundle, VariantRecipe.model_validate(recipe), tmp_path / "out", say=[].append)
+    card = made.scorecard["variants"]["cascade"]
+    assert (card["split"], card["records"]) == ("test", 150)
+    assert card["passed"] == (card["agreement_bound"] >= 0.88)
+    assert ("cascade" in made.manifest.variants) == card["passed"]
+    assert [use["variant"] for use in made.scorecard["test_uses"]].count("cascade") == 1
+    (chosen,) = [point for point in made.scorecard["tradeoff"] if point["chosen"]]
+    assert chosen["test"]["low"] <= chosen["test"]["accuracy"] <= chosen["test"]["high"]
+    assert chosen["test"]["records"] == 150

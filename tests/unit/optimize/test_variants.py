@@ -16,20 +16,26 @@ from support.tars import write_shard
 from mmray.bundle import Bundle
 from mmray.cli.optimizing import optimize_bundle
 from mmray.engine import Engine
-from mmray.errors import AuditError, BundleError, ConfigError, EngineError, InputError
+from mmray.errors import AuditError, BundleError, ConfigError, EngineError, UsageError
 from mmray.optimize.steps import load_recipe
 from mmray.optimize.variants import optimize
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.sources import ReadOptions, list_shards, read
 
 STEPS = [{"half": None}, {"int8": {"method": "dynamic"}}, {"int8": {"method": "static"}}]
+# What 120 records can show.
+SOUND = {
+    **{"agreement": 0.9, "accuracy_loss": 0.1, "slice_agreement": 0.75, "slice_accuracy_loss": 0.3},
+    "least_groups": 30,
+}
 NAMES = ["fp16", "int8-dynamic", "int8-static"]
 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
-    """Directory of 120 held-out records and 80 of the train split."""
+    """Directory of 120 records of test and of tune, and 80 of train."""
     folder = write_labelled(tmp_path_factory.mktemp("records"))
+    write_labelled(folder, split="tune", seed=5)
     return write_labelled(folder, rows=80, split="train", seed=4)
 
 
@@ -49,15 +55,15 @@ def ruined(tmp_path_factory):
 
 
 def write_recipe(path, records, **changes):
-    values = {"held_out": {"input": str(records)}, "calibration": {"input": str(records), "rows": 80}}
-    path.write_text(yaml.safe_dump(values | {"batch_rows": 8, "timing_rounds": 0} | changes))
+    values = {"input": str(records), "thresholds": SOUND, "batch_rows": 8, "timing_rounds": 0}
+    path.write_text(yaml.safe_dump(values | changes))
     return path
 
 
 def run(parent, records, folder, steps, **changes):
     said = []
     recipe = load_recipe(write_recipe(folder / "recipe.yaml", records, steps=steps, **changes))
-    return optimize(parent, recipe, folder / "out", say=said.append), said
+    return optimize(parent, recipe, folder / "out", again="another test", say=said.append), said
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +97,34 @@ def test_the_scorecard_says_of_each_variant_what_it_is_worth(made):
         assert card["peak_memory_bytes"] > 20e6
         assert list(card["latency_ms"]) == ["batch_1", "batch_8"]
         assert all(ms > 0 for ms in card["latency_ms"].values())
+        assert (card["verdict"], card["split"]) == ("passed", "test")
+        assert (card["records"], card["groups"]) == (120, 80)
     assert cards["fp32"]["agreement"] == 1
-    assert bundle.scorecard["gate"]["records"] == 120
+    assert bundle.scorecard["splits"]["tune"] == {"records": 120, "groups": 80}
+
+
+def test_the_test_records_are_looked_at_once_a_variant_unless_somebody_says_why(
+    parent, records, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MMRAY_CACHE", str(tmp_path / "cache"))
+    recipe = load_recipe(write_recipe(tmp_path / "recipe.yaml", records, steps=STEPS[1:2]))
+    first = optimize(parent, recipe, tmp_path / "first", say=lambda _: None)
+    assert [use["variant"] for use in first.scorecard["test_uses"]] == ["int8-dynamic"]
+    said = []
+    with pytest.raises(UsageError, match="int8-dynamic was judged on these test records before"):
+        optimize(parent, recipe, tmp_path / "second", say=said.append)
+    assert not said, "not only after minutes of work"
+    second = optimize(parent, recipe, tmp_path / "second", again="to see the figures", say=said.append)
+    assert [use["why"] for use in second.scorecard["test_uses"]] == ["", "to see the figures"]
+
+
+def test_what_fails_on_tune_never_sees_the_test_records(ruined, records, tmp_path, monkeypatch):
+    monkeypatch.setenv("MMRAY_CACHE", str(tmp_path / "cache"))
+    bundle, said = run(ruined, records, tmp_path, STEPS[1:2])
+    card = bundle.scorecard["variants"]["int8-dynamic"]
+    assert (card["verdict"], card["split"]) == ("failed", "tune")
+    assert bundle.scorecard["test_uses"] == []
+    assert any("int8-dynamic: failed on tune: decisions agree on" in line for line in said)
 
 
 def test_each_variant_predicts_and_reproduces_its_own_golden_outputs(made, records):
@@ -146,7 +178,7 @@ def test_a_variant_that_fails_its_gate_is_left_out_with_its_reason_and_stops_no_
     assert "decisions agree on" in card["reason"]
     assert card["size_bytes"] > 0
     assert "latency_ms" not in card
-    assert any("int8-dynamic: failed: decisions agree on" in line for line in said)
+    assert any("int8-dynamic: failed on tune: decisions agree on" in line for line in said)
     with pytest.raises(BundleError, match="'int8-dynamic' failed its gate: decisions agree on"):
         Predictor(bundle, variant="int8-dynamic")
 
@@ -163,11 +195,12 @@ def test_a_step_that_breaks_is_a_reason_and_stops_no_other(tmp_path, records):
     """A record on which the model itself fails, among those for calibration."""
     parent = make_bundle(tmp_path / "parent")
     (tmp_path / "calibration").mkdir()
-    write_shard(tmp_path / "calibration/s.tar", [("a", {"txt": b"a poison"})])
-    calibration = {"input": str(tmp_path / "calibration")}
+    poison = {"txt": b"a poison", "json": b'{"split": "train"}'}
+    write_shard(tmp_path / "calibration/s.tar", [("a", poison)])
+    inputs = [str(records), str(tmp_path / "calibration")]
     steps = [{"int8": {"method": "static"}}, {"half": {}}]
     loose = {"agreement": 0, "slice_agreement": 0, "accuracy_loss": 1, "slice_accuracy_loss": 1}
-    bundle, _ = run(parent, records, tmp_path, steps, calibration=calibration, thresholds=loose)
+    bundle, _ = run(parent, records, tmp_path, steps, input=inputs, thresholds=loose)
     assert bundle.passing() == ["fp32", "fp16"]
     card = bundle.scorecard["variants"]["int8-static"]
     assert card.keys() == {"passed", "reason"}
@@ -176,10 +209,11 @@ def test_a_step_that_breaks_is_a_reason_and_stops_no_other(tmp_path, records):
 
 def test_records_without_labels_are_enough(parent, tmp_path):
     """Decisions can be compared without anybody knowing the right ones."""
-    records = write_labelled(tmp_path / "records", labels=False)
-    said = run(parent, records, tmp_path, [{"int8": {"method": "dynamic"}}], calibration=None)[1]
+    records = write_labelled(tmp_path / "records", rows=300, labels=False)
+    loose = {**SOUND, "agreement": 0.8}
+    said = run(parent, records, tmp_path, [{"int8": {"method": "dynamic"}}], thresholds=loose)[1]
     card = Bundle.open(tmp_path / "out").scorecard["variants"]["int8-dynamic"]
-    assert card["passed"]
+    assert card["passed"], card["reason"]
     assert "accuracy" not in card
     assert card["agreement"] >= 0.97
     assert any("(0 with a known label)" in line for line in said)
@@ -200,18 +234,17 @@ def test_a_model_without_labels_is_judged_by_which_records_it_finds_alike(parent
     assert card["agreement"] > 0.9
 
 
-def test_too_few_held_out_records_are_refused_at_once(parent, tmp_path):
-    records = write_labelled(tmp_path / "few", rows=20)
-    with pytest.raises(InputError, match="20 held-out records; judging a variant takes 30"):
-        run(parent, records, tmp_path, STEPS[:1], calibration=None)
-    assert not (tmp_path / "out").exists()
-
-
-def test_calibrating_on_held_out_records_is_refused(parent, tmp_path):
-    """They would be judged by what they were made for."""
-    records = write_labelled(tmp_path / "records", labels=False)
-    with pytest.raises(InputError, match=r"row 0 of .* is held out and also used for calibration"):
-        run(parent, records, tmp_path, STEPS)
+def test_too_few_test_records_are_not_enough_and_the_variant_is_not_used(parent, records, tmp_path):
+    few = write_labelled(tmp_path / "few", rows=20)
+    inputs = [str(few), *(str(records / f"{split}-000000.tar") for split in ("train", "tune"))]
+    bundle, said = run(parent, records, tmp_path, STEPS[:1], input=inputs)
+    card = bundle.scorecard["variants"]["fp16"]
+    assert (card["verdict"], card["split"], card["passed"]) == ("not enough records", "test", False)
+    assert "it takes 30 groups (thresholds.least_groups)" in card["reason"]
+    assert any("fp16: not enough records: " in line for line in said)
+    assert bundle.passing() == ["fp32"]
+    with pytest.raises(BundleError, match="'fp16'"):
+        Predictor(bundle, variant="fp16")
 
 
 def test_the_parents_own_place_and_a_folder_of_something_else_are_refused(parent, records, tmp_path):
@@ -227,8 +260,8 @@ def test_the_parents_own_place_and_a_folder_of_something_else_are_refused(parent
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"held_oot": {}}, "unknown key 'held_oot' (did you mean 'held_out'?)"),
-        ({"held_out": {"input": "x", "row": 3}}, "unknown key 'held_out.row' (did you mean 'rows'?)"),
+        ({"imput": "x"}, "unknown key 'imput' (did you mean 'input'?)"),
+        ({"rows": {"tset": 3}}, "unknown key 'rows.tset' (did you mean 'test'?)"),
         ({"thresholds": {"agrement": 1}}, "unknown key 'thresholds.agrement' (did you mean 'agreement'?)"),
         ({"steps": [{"int9": {}}]}, "unknown key 'steps.0.int9' (did you mean 'int8'?)"),
         ({"steps": [{"half": {}}, {"int8": {"metod": "static"}}]}, "unknown key 'steps.1.int8.metod'"),
@@ -241,8 +274,6 @@ def test_the_parents_own_place_and_a_folder_of_something_else_are_refused(parent
         ({"steps": [{"half": {}, "name": "../x"}]}, "'steps.0.name': string should match pattern"),
         ({"steps": []}, "'steps': tuple should have at least 1 item"),
         ({"steps": [{"int8": {"method": "dynamic", "flavour": "tensorrt"}}]}, "set method: static"),
-        ({"steps": [{"half": {"mixed": True}}], "calibration": None}, "fp16-mixed needs records"),
-        ({"steps": [{"int8": {"method": "static"}}], "calibration": None}, "int8-static needs records"),
     ],
 )
 def test_a_recipe_that_cannot_be_meant_is_refused_by_file_and_key(tmp_path, changes, message):
@@ -262,14 +293,15 @@ def test_the_command_shows_what_it_made_and_fails_where_nothing_passed(
     parent, ruined, records, tmp_path, capsys
 ):
     recipe = write_recipe(tmp_path / "recipe.yaml", records, steps=[{"int8": {"method": "dynamic"}}])
-    optimize_bundle(str(parent.path), recipe, tmp_path / "sound")
+    optimize_bundle(str(parent.path), recipe, tmp_path / "sound", "another test")
     shown = capsys.readouterr().out
-    assert "int8-dynamic: passed, agreement 1.000" in shown
-    assert [line.split()[-1] for line in shown.splitlines()[-2:]] == ["passed", "passed"]
+    assert "int8-dynamic: passed, agreement 1.000 (at least 0.9" in shown
+    last = [line.split()[:2] for line in shown.splitlines()[-2:]]
+    assert last == [["fp32", "parent"], ["int8-dynamic", "passed"]]
     with pytest.raises(AuditError, match="none of the 1 variants passed its gate") as e:
-        optimize_bundle(str(ruined.path), recipe, tmp_path / "ruined")
+        optimize_bundle(str(ruined.path), recipe, tmp_path / "ruined", "another test")
     assert e.value.exit_code == 1
-    assert "int8-dynamic failed: decisions agree on" in capsys.readouterr().out
+    assert "int8-dynamic, failed: decisions agree on" in capsys.readouterr().out
     assert Bundle.open(tmp_path / "ruined").passing() == ["fp32"]
 
 

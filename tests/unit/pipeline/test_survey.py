@@ -3,13 +3,16 @@
 import shutil
 
 import pytest
-from support.bundles import LABELS, make_bundle, small_bundle
-from support.runs import make_config
+from support.bundles import LABELS, latin_bundle, make_bundle, small_bundle
+from support.media import image_bytes
+from support.runs import make_config, run_here
 from support.tars import good_records, tar_bytes, write_shard
 
 from mmray.bundle import Bundle
 from mmray.errors import BundleError, ConfigError, InputError, OutputError
+from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.survey import output_columns, survey
+from mmray.unread import FOREIGN_SCRIPT, masked
 
 
 @pytest.fixture
@@ -271,3 +274,24 @@ def test_empty_shards_are_no_records(data):
         path.unlink()
     with pytest.raises(InputError, match="holds no records"):
         look(data)
+
+
+@pytest.mark.parametrize("then", ["keep", "mask"])
+def test_texts_that_the_model_does_not_read_are_counted_before_the_run_and_by_it(tmp_path, then):
+    members = [("0.png", image_bytes()), ("0.txt", "Красный кот".encode()), ("1.txt", b"a red cat")]
+    members += [("2.txt", "γάτα".encode()), ("3.png", image_bytes())]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.tar").write_bytes(tar_bytes(members))
+    settings = {"bundle": str(latin_bundle().path), "foreign_text": then, "on_unread": "fail"}
+    config = make_config(tmp_path / "in", tmp_path / "out", **settings)
+    kind = FOREIGN_SCRIPT if then == "keep" else masked(FOREIGN_SCRIPT)
+    assert survey(config).census.unread.counts == {kind: (2, "a.tar: 0")}
+    out, _ = run_here(config)
+    ledger = Ledger.load(out)
+    assert ledger.unread.counts == {kind: (2, "a.tar: 0")}
+    kept = {"image+text": 1, "text": 2, "image": 1}
+    assert dict(ledger.modalities) == (kept if then == "keep" else {"image": 2, "text": 1})
+    assert dict(ledger.rejects) == ({} if then == "keep" else {"preprocess/text-foreign": 1})
+    other = config.model_copy(update={"foreign_text": "mask" if then == "keep" else "keep"})
+    with pytest.raises(OutputError, match="foreign_text"):
+        survey(other).check_resumable(out.read_plan())

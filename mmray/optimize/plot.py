@@ -1,0 +1,262 @@
+"""Accuracy over milliseconds a record as inline SVG: the same points give the same bytes.
+
+Colours are CSS variables of the page, so that one drawing serves light and dark; shapes tell the same.
+Text stays text. Needs matplotlib, which only this module imports.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import groupby, pairwise
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FormatStrFormatter, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation
+
+from mmray.optimize.cards import Accuracy, Point
+from mmray.optimize.compare import share
+from mmray.optimize.labels import Box, place
+
+#: Colours of a light page by the names of the page's CSS variables. All can tell blue, orange and grey apart.
+COLOURS = {
+    "ink": "#1d2129",
+    "faint": "#687080",
+    "line": "#d9dde4",
+    "page": "#ffffff",
+    "modality": "#5b6271",
+    "variant": "#0a64b0",
+    "cascade": "#b84f06",
+}
+_MARKER = {"modality": "o", "variant": "s", "cascade": "D"}
+_FAR = 0.25  # what is further below the best than this is drawn at the lower edge, with its value
+_LOGARITHMIC = 6.0  # from this ratio of the slowest to the fastest on
+_LONGEST = 40  # characters of a name
+_DODGE = 6.0  # points to the right at which the test result stands
+_FONT = 10.0  # points
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What the axes show. Bundles that are shown side by side share it."""
+
+    ms: tuple[float, float]
+    accuracy: tuple[float, float]
+    logarithmic: bool
+
+    @classmethod
+    def around(cls, points: Sequence[Point]) -> Frame:
+        """The frame that at least one point needs."""
+        fastest, slowest = min(p.ms for p in points), max(p.ms for p in points)
+        logarithmic = slowest / fastest >= _LOGARITHMIC
+        results = [result for p in points for result in (p, p.test) if result]
+        floor = max(p.accuracy for p in points) - _FAR
+        low = min(r.low for r in results if r.accuracy >= floor)
+        high = max(r.high for r in results)
+        margin = max(0.01, 0.06 * (high - low))
+        return cls(
+            (fastest / 1.35, slowest * 1.35) if logarithmic else (0.0, slowest * 1.12),
+            (max(0.0, low - margin), min(1.0 + margin / 2, high + margin)),
+            logarithmic,
+        )
+
+
+def draw(points: Sequence[Point], labels: Sequence[str], frame: Frame, size: tuple[float, float]) -> str:
+    """An `<svg>` of at least one point.
+
+    Args:
+        points: of one bundle.
+        labels: of each point. A cascade's settings that were not chosen are only part of its curve.
+        frame: what to show.
+        size: width and height, in points.
+    """
+    figure = Figure(figsize=(size[0] / 72, size[1] / 72), dpi=72)
+    options = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": f"{size} {labels}",  # of the ids: two drawings of a page must not share them
+        "font.family": "DejaVu Sans",  # comes with matplotlib: every machine measures the same widths
+        "font.size": _FONT,
+    }
+    with mpl.rc_context(options), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has a font for it
+        left, right, bottom, top = 44, 12, 42, 22
+        width, height = size[0] - left - right, size[1] - bottom - top
+        axes = figure.add_axes(
+            (left / size[0], bottom / size[1], width / size[0], height / size[1]), facecolor="none"
+        )
+        _prepare(axes, frame, size[1])
+        _draw_curves(axes, points)
+        named = [(p, label) for p, label in zip(points, labels, strict=True) if _stands_alone(p)]
+        for i, (point, _) in enumerate(named):
+            _draw_point(axes, point, f"point-{i}", frame)
+        _draw_labels(axes, points, named, frame)
+        figure.patch.set_alpha(0)
+        file = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(file, format="svg", metadata=nothing)
+    return _for_page(file.getvalue(), [_told(point, label) for point, label in named])
+
+
+def _stands_alone(point: Point) -> bool:
+    return point.kind != "cascade" or point.chosen
+
+
+def _prepare(axes: Axes, frame: Frame, height: float) -> None:
+    """Limits, ticks, grid and titles."""
+    low, high = frame.ms
+    if frame.logarithmic:
+        axes.set_xscale("log")
+        steps = [m * 10.0**e for e in range(-4, 7) for m in (1, 2, 5)]
+        axes.xaxis.set_major_locator(FixedLocator([step for step in steps if low <= step <= high]))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.set_xlim(low, high)
+    axes.set_ylim(*frame.accuracy)
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: share(value, ".2f")))
+    axes.grid(axis="y", color=COLOURS["line"], lw=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(color=COLOURS["line"], labelcolor=COLOURS["faint"])
+    for name, spine in axes.spines.items():
+        spine.set(color=COLOURS["line"], visible=name == "bottom")
+    scale = ", log scale" if frame.logarithmic else ""
+    axes.set_xlabel(f"milliseconds a record{scale}", color=COLOURS["faint"])
+    axes.figure.text(4, height - 12, "accuracy", color=COLOURS["faint"], transform=None)
+
+
+def _draw_curves(axes: Axes, points: Sequence[Point]) -> None:
+    """Of each cascade a line through its settings, in a band of their intervals."""
+    colour = COLOURS["cascade"]
+    for curve in _curves(points):
+        ms = [p.ms for p in curve]
+        axes.fill_between(
+            ms, [p.low for p in curve], [p.high for p in curve], color=colour, alpha=0.13, lw=0, zorder=1
+        )
+        axes.plot(ms, [p.accuracy for p in curve], color=colour, lw=1.6, marker=".", ms=5, zorder=3)
+
+
+def _curves(points: Sequence[Point]) -> Iterator[list[Point]]:
+    """The settings of each cascade, the fastest first."""
+    settings = sorted((p for p in points if p.kind == "cascade"), key=lambda p: (p.variant, p.ms))
+    return (list(curve) for _, curve in groupby(settings, key=lambda p: p.variant))
+
+
+def _draw_point(axes: Axes, point: Point, identity: str, frame: Frame) -> None:
+    """A filled mark for the split that was tuned on; beside it a hollow one for the test."""
+    colour = COLOURS[point.kind]
+    if point.accuracy < frame.accuracy[0]:
+        edge = frame.accuracy[0]
+        axes.plot(
+            point.ms, edge, ls="none", marker=7, ms=9, color=colour, clip_on=False, zorder=5, gid=identity
+        )
+        return
+    _draw_mark(axes, point.ms, point, point, colour, identity)
+    if point.test:
+        _draw_mark(axes, point.ms, point, point.test, COLOURS["page"], f"{identity}-test", _DODGE)
+
+
+def _draw_mark(
+    axes: Axes, ms: float, point: Point, result: Accuracy, fill: str, identity: str, dodge: float = 0.0
+) -> None:
+    colour = COLOURS[point.kind]
+    moved = axes.transData + ScaledTranslation(dodge / 72, 0, axes.figure.dpi_scale_trans)
+    axes.plot([ms, ms], [result.low, result.high], color=colour, lw=1.1, transform=moved, zorder=4)
+    axes.plot(
+        ms, result.accuracy, ls="none", marker=_MARKER[point.kind], ms=9 if point.chosen else 6.5,
+        mfc=fill, mec=colour, mew=1.4, transform=moved, zorder=6 if point.chosen else 5, gid=identity,
+    )  # fmt: skip
+
+
+def _draw_labels(
+    axes: Axes, points: Sequence[Point], named: Sequence[tuple[Point, str]], frame: Frame
+) -> None:
+    """A name at every mark, where it covers as little as possible."""
+    renderer = FigureCanvasAgg(axes.figure).get_renderer()
+    texts, anchors = [], []
+    marks: list[Box] = []
+    lines: list[Box] = []
+    for point, label in named:
+        x, y = axes.transData.transform((point.ms, max(point.accuracy, frame.accuracy[0])))
+        told = label if len(label) <= _LONGEST else label[: _LONGEST - 1] + "…"
+        if point.accuracy < frame.accuracy[0]:
+            told += f", {share(point.accuracy, '.2f')}"
+        text = axes.text(
+            0, 0, told, color=COLOURS[point.kind], weight="bold" if point.chosen else "normal",
+            transform=None, parse_math=False, va="center", ha="center", zorder=8,
+        )  # fmt: skip
+        texts.append(text)
+        anchors.append((x, y))
+        marks += _marks(axes, point, x, y)
+        lines += _bars(axes, point)
+    for curve in _curves(points):
+        ends = axes.transData.transform([(p.ms, p.accuracy) for p in curve])
+        for (x0, y0), (x1, y1) in pairwise(ends):
+            lines += [Box.at(x0 + (x1 - x0) * t, y0 + (y1 - y0) * t, 6, 6) for t in (0, 0.25, 0.5, 0.75)]
+    sizes = [(box.width, box.height) for box in (text.get_window_extent(renderer) for text in texts)]
+    whole = axes.get_window_extent(renderer)
+    room = Box(whole.x0, whole.y0, whole.x1 + 8, whole.y1 + 4)
+    for text, (x, y), box in zip(texts, anchors, place(anchors, sizes, marks, lines, room), strict=True):
+        text.set_position(box.middle)
+        nearest = box.nearest(x, y)
+        if (nearest[0] - x) ** 2 + (nearest[1] - y) ** 2 > 14**2:
+            axes.plot(
+                [x, nearest[0]], [y, nearest[1]], color=COLOURS["faint"], lw=0.6, transform=None, zorder=2,
+                clip_on=False,
+            )  # fmt: skip
+
+
+def _marks(axes: Axes, point: Point, x: float, y: float) -> Iterator[Box]:
+    """What the marks of a point cover."""
+    yield Box.at(x, y, 10, 10)
+    if point.test:
+        tested = axes.transData.transform((point.ms, point.test.accuracy))
+        yield Box.at(tested[0] + _DODGE, tested[1], 9, 9)
+
+
+def _bars(axes: Axes, point: Point) -> Iterator[Box]:
+    """What the bars of its intervals cover."""
+    for result, dodge in ((point, 0.0), (point.test, _DODGE)):
+        if result:
+            (x, low), (_, high) = axes.transData.transform([(point.ms, result.low), (point.ms, result.high)])
+            yield Box(x + dodge - 1.5, low, x + dodge + 1.5, high)
+
+
+def _told(point: Point, label: str) -> str:
+    """What a mark says when it is pointed at."""
+    tested = f"; {_result(point.test, 'test')}" if point.test else ""
+    return f"{label}: {point.ms:.1f} ms, {_result(point, point.split)}{tested}"
+
+
+def _result(found: Accuracy, split: str) -> str:
+    return (
+        f"{share(found.accuracy)} [{share(found.low)}, {share(found.high)}] on {split} "
+        f"({found.records:,} records in {found.groups:,} groups)"
+    )
+
+
+def _for_page(svg: str, told: Sequence[str]) -> str:
+    """The drawing as a part of an HTML page: no prologue, only ids that it uses, CSS variables as colours."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="point-(\d+)">', lambda m: f"<g><title>{escape(told[int(m[1])])}</title>", svg)
+    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
+    svg = re.sub(
+        r'<svg .*?viewBox="(.*?)".*?>',
+        r'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        r'viewBox="\1" role="img" aria-label="Accuracy against milliseconds a record">',
+        svg,
+        count=1,
+        flags=re.DOTALL,
+    )
+    for name, colour in COLOURS.items():
+        svg = svg.replace(colour, f"var(--{name})")
+    return svg.strip()
