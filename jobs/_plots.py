@@ -56,46 +56,6 @@ def draw_study(study: Mapping[str, Any], units: Mapping[str, str], path: Path) -
     figure.savefig(path)
 
 
-def draw_trade_off(card: Mapping[str, Any], allowed: float, path: Path) -> None:
-    """What a cascade's threshold decides: what early answers cost, and what they save.
-
-    Args:
-        card: of a cascade, from the scorecard.
-        allowed: the budget, a share.
-        path: of the image.
-    """
-    curve, chosen = card["curve"], card["chosen"]
-    early = [100 * point["early"] for point in curve]
-    best = curve[0]["accuracy"]
-    figure, (cost, speed) = plt.subplots(1, 2, figsize=(10, 3.7), layout="constrained", dpi=100)
-    cost.plot(early, [100 * point["bound"] for point in curve], color="#c2410c", lw=1.8)
-    cost.plot(early, [100 * (1 - point["agreement"]) for point in curve], color="#1d4ed8", lw=1.8)
-    cost.plot(early, [100 * (best - point["accuracy"]) for point in curve], color="#15803d", lw=1.8)
-    cost.axhline(100 * allowed, color="#6b7280", lw=1, ls=":")
-    cost.text(0.5, 100 * allowed + 0.15, "budget", color="#6b7280")
-    cost.text(60, 6.6, "harmed by early answers,\nupper bound", color="#c2410c", ha="center")
-    cost.text(60, 4.0, "decided otherwise\nthan in full", color="#1d4ed8", ha="center")
-    cost.text(60, 2.2, "accuracy lost", color="#15803d", ha="center")
-    cost.set_ylabel("% of the records")
-    cost.plot(100 * chosen["early"], 100 * chosen["bound"], "o", color="black")
-    speed.plot(early, [point["speedup"] for point in curve], color="#1d4ed8", lw=1.8)
-    speed.plot(100 * chosen["early"], chosen["speedup"], "o", color="black")
-    told = (
-        f"chosen: confidence ≥ {chosen['threshold']:g},\n"
-        f"{chosen['early']:.0%} leave, {chosen['speedup']:.1f} times as fast"
-    )
-    speed.annotate(
-        told, (100 * chosen["early"], chosen["speedup"]), (-10, 12), textcoords="offset points", ha="right"
-    )
-    speed.set_ylabel("expected speed, everything = 1")
-    for panel in (cost, speed):
-        panel.set_xlabel("% of the records that leave early")
-        panel.set_xlim(0, 100)
-        panel.set_ylim(bottom=0)
-        _plain(panel)
-    figure.savefig(path)
-
-
 def _plain(panel: Axes) -> None:
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(axis="y", color="#e5e7eb")

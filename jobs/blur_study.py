@@ -7,9 +7,8 @@ spoilt step by step, as the model would see them: by blur, noise and lack of lig
 Hendrycks & Dietterich 2019 ("Benchmarking Neural Network Robustness"). Each record is then answered from the
 image alone, from the text alone, by the cascade, and from everything. Expected on the stamps: the image alone
 loses 20 to 50 points; cascade and fusion next to none in noise and little light, and about ten in a blur that
-leaves nothing to see. The cascade costs about as much as the image alone, half of everything. A table, two
-plots (the other is the cascade's trade-off, which `--curve` draws alone) and one JSON line. Times are this
-process's own. About four minutes on one core.
+leaves nothing to see. The cascade costs a fraction of the image alone. A table, a plot and one JSON line. Times
+are this process's own. About four minutes on one core.
 """
 
 import io
@@ -27,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import typer
 from _clustered import clustered_error
-from _plots import draw_study, draw_trade_off
+from _plots import draw_study
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -241,19 +240,12 @@ def main(
     input: Annotated[str, typer.Option(help="Held-out shards.")] = "data/tuxpaint/test-*.tar",
     cascade: Annotated[str, typer.Option(help="Name of the variant.")] = "cascade",
     plots: Annotated[Path, typer.Option(help="Directory for the plots.")] = Path("docs/images"),
-    curve: Annotated[bool, typer.Option("--curve", help="Only draw the trade-off.")] = False,
 ) -> None:
     """Spoil, answer, and tell."""
     plots.mkdir(parents=True, exist_ok=True)
     try:
         opened = Bundle.open(bundle)
         opened.check_variant(cascade)
-        card = opened.scorecard["variants"][cascade]["cascade"]
-        how = opened.manifest.variants[cascade].how
-        budget = next(how[kind] for kind in ("accuracy_loss", "disagreement") if how[kind] != "none")
-        draw_trade_off(card, float(budget), plots / "cascade-trade-off.png")
-        if curve:
-            return
         held_out = HeldOut.read(input, opened)
         found = study(opened, cascade, held_out)
     except MmrayError as e:

@@ -1,57 +1,37 @@
-"""What each modality costs a record on this machine: its preprocessing, and its own part of the graph."""
+"""What a record costs on this machine, from times of the real path with one subset of the modalities each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from time import perf_counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
-
-from mmray.batching import Feeds, pack
-from mmray.bundle import Bundle
-from mmray.engine import Engine
-from mmray.optimize.outputs import LabelledTensors
-from mmray.predictor import open_preprocessor
-from mmray.sources import ReadOptions, list_shards, read
-
-_RECORDS = 64
-_RUNS = 3
+import numpy.typing as npt
+from scipy.optimize import nnls
 
 
-def modality_costs(
-    inputs: Sequence[str], bundle: Bundle, engine: Engine, records: LabelledTensors
-) -> dict[str, float]:
-    """Milliseconds a record by modality, on one thread; what a record lacks costs nothing.
+@dataclass(frozen=True)
+class Costs:
+    """Milliseconds of a record on one thread."""
+
+    row: float  # for each stage that it reaches, whatever it has
+    modality: Mapping[str, float]  # for one that it has and that is looked at: decoding and encoder
+
+    def of(self, modality: str) -> float:
+        return self.modality[modality]
+
+
+def fit_costs(times: Mapping[tuple[str, ...], float], shares: Mapping[str, float]) -> Costs:
+    """Costs that explain measured times best, by least squares without negative ones (Lawson & Hanson 1974).
 
     Args:
-        inputs: shards whose first records are preprocessed.
-        bundle: whose preprocessing.
-        engine: the whole graph.
-        records: some that it is run on.
+        times: milliseconds a record of the path that looks at a subset of the modalities, of every subset.
+        shares: of the timed records that have each modality.
     """
-    costs = _preprocessing(inputs, bundle)
-    rows = np.arange(min(_RECORDS, len(records)))
-    tensors = records.tensors.take(rows)
-    blank = pack(tensors.slice(0, 0), bundle.spec)
-    for modality in bundle.spec.modalities:
-        feeds = {**blank, **pack(tensors, bundle.spec, take=(modality,), seen=(modality,))}
-        costs[modality] += 1e3 * min(_seconds(engine, feeds) for _ in range(_RUNS)) / len(rows)
-    return costs
-
-
-def _preprocessing(inputs: Sequence[str], bundle: Bundle) -> dict[str, float]:
-    preprocess = open_preprocessor(bundle)
-    rows = 0
-    for shard in list_shards(inputs):
-        for block in read(shard, ReadOptions(block_rows=_RECORDS)):
-            preprocess(block)
-            rows += block.num_rows
-            if rows >= _RECORDS:
-                return {m: 1e3 * preprocess.seconds[m] / rows for m in bundle.spec.modalities}
-    return {m: 1e3 * preprocess.seconds[m] / max(1, rows) for m in bundle.spec.modalities}
-
-
-def _seconds(engine: Engine, feeds: Feeds) -> float:
-    start = perf_counter()
-    engine(feeds)
-    return perf_counter() - start
+    modalities = [m for m, share in shares.items() if share]
+    design: npt.NDArray[np.float64] = np.array(
+        [[1.0, *(shares[m] if m in subset else 0.0 for m in modalities)] for subset in times]
+    )
+    found, _ = nnls(design, np.array(list(times.values())))
+    costs = dict(zip(modalities, found[1:].tolist(), strict=True))
+    return Costs(float(found[0]), {m: costs.get(m, 0.0) for m in shares})

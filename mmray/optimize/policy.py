@@ -1,229 +1,145 @@
-"""Which stages a cascade has and when a record may leave it, under a budget that the user states.
+"""Which stages a cascade has and when a record may leave it: the fastest setting that keeps within a budget.
 
-The stages are in the order of what their modalities cost, measured on this machine. One threshold for the
-calibrated confidence serves all exits. It is lowered step by step for as long as an upper bound of what the
-early answers cost keeps within the budget: fixed sequence testing, so that the one that is taken needs no
-correction for the others that were looked at (Angelopoulos et al. 2021, "Learn then Test", section 2.3).
-
-The bound is the exact binomial one (Clopper & Pearson 1934): of n groups of records, taken as independent, k
-records were harmed. Early answers that are better than the whole model's do not make up for it. So it errs on
-the careful side, and needs no labels where the budget is one of agreement.
+Every ordered partition of the modalities is tried with every choice of thresholds (`mmray.optimize.trial`).
+The budget is kept by a one-sided bound that knows groups of records (`mmray.optimize.intervals`), of what is
+paired record by record. The setting is taken among many by the records that give the bound, so the bound is a
+little too good, as the best of many candidates always looks (Cawley & Talbot 2010, "On Over-fitting in Model
+Selection and Subsequent Selection Bias in Performance Evaluation"). What counts is the verdict on records
+that had no part in the choice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from mmray.bounds import upper_bound
 from mmray.bundle import Exit
-from mmray.cascade import softmax
 from mmray.errors import InputError
-from mmray.optimize.calibration import fit_temperature
+from mmray.optimize.costs import Costs
 from mmray.optimize.evidence import Evidence
-from mmray.schema import set_name
+from mmray.optimize.intervals import Clusters, Values
+from mmray.optimize.trial import Point, Trial, front, settings
 
-_THRESHOLDS = (0.999, 0.995, *np.round(np.arange(0.99, 0.295, -0.01), 3).tolist())
-_LEAST_ROWS = 30  # of a set of modalities that gets an exit
-_WORTH = 0.02  # of the whole cost, that an exit after the first must save
+M = TypeVar("M", bound=str)
+
+#: A budget's reference that stands for the model with all of its modalities.
+WHOLE = "whole"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What early answers may cost; exactly one of the first two."""
+    """What a cascade may cost; exactly one of the first two."""
 
-    accuracy_loss: float | None  # share of records, at most, that are right in full and wrong early
-    disagreement: float | None  # share of records, at most, that are decided otherwise
-    confidence: float  # of the bound, one-sided
+    accuracy_loss: float | None  # accuracy below the reference's, at most
+    disagreement: float | None  # share of records decided otherwise than by the whole model, at most
+    reference: str = WHOLE  # WHOLE, or modalities as "image" or "image+text"
+    confidence: float = 0.95  # of the bound, one-sided
 
     @property
     def allowed(self) -> float:
         return self.accuracy_loss if self.accuracy_loss is not None else self.disagreement or 0.0
 
+    def looks_at(self, modalities: Sequence[M]) -> tuple[M, ...]:
+        """Modalities of the reference, in the order of the model's.
 
-@dataclass(frozen=True)
-class Point:
-    """What one threshold does on the evidence."""
+        Raises:
+            InputError: the model does not take one of them.
+        """
+        wanted: Sequence[str] = modalities if self.reference == WHOLE else self.reference.split("+")
+        for unknown in set(wanted) - set(modalities):
+            raise InputError(
+                f"the cascade's reference {self.reference!r}: the model takes no {unknown}, "
+                f"but {', '.join(modalities)}"
+            )
+        return tuple(m for m in modalities if m in wanted)
 
-    threshold: float
-    left: tuple[float, ...]  # share of the records that leave after each stage but the last
-    harmed: int  # records that count against the budget
-    bound: float  # of their share, upper
-    accuracy: float
-    agreement: float  # with the whole model, of all records
-    speedup: float  # the whole model's cost over this one's
-
-    @property
-    def early(self) -> float:
-        return sum(self.left)
+    def __str__(self) -> str:
+        if self.accuracy_loss is None:
+            return f"at most {self.allowed:.2%} decided otherwise than by the whole model"
+        other = "the whole model" if self.reference == WHOLE else self.reference
+        return f"an accuracy at most {self.allowed:.2%} below that of {other}"
 
 
 @dataclass(frozen=True)
 class Policy:
     """What was chosen, and what else there was to choose from."""
 
-    stages: tuple[tuple[str, ...], ...]  # modalities of each
-    exits: tuple[dict[str, Exit], ...]  # of each stage but the last
-    disagreement: float  # upper bound of the share of early answers that the whole model would not give
     chosen: Point
-    curve: tuple[Point, ...]  # from the strictest threshold on
+    exits: tuple[dict[str, Exit], ...]  # of each stage but the last
+    bound: float  # of what the budget limits: accuracy below the reference's, or decisions that differ
+    disagreement: float  # upper bound of the share of early answers that the whole model would not give
+    tried: int  # settings that it was chosen among
+    front: tuple[Point, ...]  # settings that no other beats in both ms and accuracy, the fastest first
 
 
-def choose_policy(evidence: Evidence, costs: Mapping[str, float], budget: Budget) -> Policy:
-    """Choose stages and exits.
+def choose_policy(evidence: Evidence, costs: Costs, budget: Budget) -> Policy:
+    """Choose the fastest setting whose bound keeps within the budget.
 
     Args:
-        evidence: of the model that is cut into stages.
-        costs: milliseconds that each modality costs a record, preprocessing and encoder.
-        budget: what early answers may cost.
+        evidence: of the variant that is cut into stages, on N records that it was not trained on.
+        costs: of that variant on this machine.
+        budget: what a cascade may cost.
 
     Raises:
-        InputError: there are too few records to support the budget, or the model looks at one modality only.
+        InputError: nothing keeps within the budget; or the budget cannot be applied to such records.
     """
-    order = sorted(evidence.modalities, key=lambda m: costs[m])
-    if len(order) < 2:
+    if len(evidence.modalities) < 2:
         raise InputError("a cascade needs a model of two modalities or more")
-    stages: tuple[tuple[str, ...], ...] = tuple((m,) for m in order)
-    if budget.accuracy_loss is not None and (evidence.labels < 0).any():
-        raise InputError("a budget of accuracy needs a known label of every record; state `disagreement`")
+    trial = Trial(evidence, costs)
+    measure = _Measure(trial, budget)
+    points = [point for setting in settings(evidence.modalities) if (point := trial.point(setting)).early]
+    bounds: dict[bytes, float] = {}  # by what is decided: many settings decide alike, and a bound takes long
+    # Of equally fast ones the more careful.
+    for point in sorted(points, key=lambda p: (p.ms, -p.accuracy, [-t for t in p.setting.thresholds])):
+        decided = trial.outcome(point.setting).decided
+        if measure.estimate(decided) > budget.allowed or (known := decided.tobytes()) in bounds:
+            continue  # the bound is above the estimate, and one that had been good enough had been taken
+        bounds[known] = measure.bound(decided)
+        if bounds[known] <= budget.allowed:
+            exits = trial.exits(point.setting)
+            differing = trial.disagreement(point.setting, budget.confidence)
+            return Policy(point, exits, bounds[known], differing, len(points), front(points))
     groups = len(np.unique(evidence.groups))
-    if upper_bound(0, groups, budget.confidence) > budget.allowed:
-        best = upper_bound(0, groups, budget.confidence)
-        raise InputError(
-            f"{groups} groups of records cannot show that at most {budget.allowed:.2%} are harmed: even if "
-            f"none were, the bound is {best:.2%}; give more evidence, or a larger budget"
-        )
-    trial = _Trial(evidence, stages, costs, budget)
-    chosen = trial.strictest_beyond_doubt()
-    while (worthless := trial.worthless(chosen)) is not None:
-        merged = stages[worthless] + stages[worthless + 1]
-        stages = (*stages[:worthless], merged, *stages[worthless + 2 :])
-        trial = _Trial(evidence, stages, costs, budget)
-        chosen = trial.at(chosen.threshold)
-    return Policy(
-        stages,
-        trial.exits(chosen.threshold),
-        trial.disagreement(chosen.threshold),
-        chosen,
-        tuple(trial.at(threshold) for threshold in _THRESHOLDS),
+    figure = f"the best bound is {min(bounds.values()):.2%}" if bounds else "none does on these records"
+    raise InputError(
+        f"none of {len(points)} settings is shown to have {budget} ({budget.confidence:.0%} bound; {figure}; "
+        f"{len(evidence)} records in {groups} groups); give more tuning records, or a larger budget"
     )
 
 
-class _Trial:
-    """Stages tried on the evidence."""
+class _Measure:
+    """What a budget limits, as an estimate and as a bound: the smaller the better."""
 
-    def __init__(
-        self,
-        evidence: Evidence,
-        stages: Sequence[tuple[str, ...]],
-        costs: Mapping[str, float],
-        budget: Budget,
-    ) -> None:
-        self._evidence, self._budget = evidence, budget
-        self._groups = len(np.unique(evidence.groups))
-        self._costs = [sum(costs[m] for m in stage) for stage in stages]
-        self._full = _decisions(evidence, evidence.present)
-        self._temperatures: list[dict[str, float]] = []
-        self._confidence: list[npt.NDArray[np.float32]] = []  # 0 where there is no exit
-        self._early: list[npt.NDArray[np.intp]] = []
-        for number in range(len(stages) - 1):
-            seen = {m for stage in stages[: number + 1] for m in stage}
-            self._add_stage(evidence.present & np.isin(evidence.modalities, list(seen)))
+    def __init__(self, trial: Trial, budget: Budget) -> None:
+        evidence = trial.evidence
+        self._confidence = budget.confidence
+        self._labels: npt.NDArray[np.intp] | None = None
+        if budget.accuracy_loss is None:
+            self._rows = np.ones(len(evidence), np.bool_)
+            self._reference = trial.whole
+        else:
+            self._rows = evidence.labels >= 0
+            if not self._rows.any():
+                raise InputError("a budget of accuracy needs labelled records; state `disagreement`")
+            self._labels = evidence.labels[self._rows]
+            self._reference = trial.decided(budget.looks_at(evidence.modalities))
+        self._clusters = Clusters(evidence.groups[self._rows])
 
-    def strictest_beyond_doubt(self) -> Point:
-        """The lowest threshold that keeps within the budget together with all higher ones."""
-        chosen = self.at(1.1)
-        for threshold in _THRESHOLDS:
-            point = self.at(threshold)
-            if point.bound > self._budget.allowed:
-                break
-            chosen = point
-        return chosen
+    def estimate(self, decided: npt.NDArray[np.intp]) -> float:
+        return float(self._values(decided).mean())
 
-    def worthless(self, point: Point) -> int | None:
-        """The stage after the first whose exits save too little to be worth a graph of its own."""
-        for number in range(1, len(point.left)):
-            saved = point.left[number] * sum(self._costs[number + 1 :])
-            if saved < _WORTH * sum(self._costs):
-                return number
-        return None
+    def bound(self, decided: npt.NDArray[np.intp]) -> float:
+        return self._clusters.upper(self._values(decided), self._confidence)
 
-    def at(self, threshold: float) -> Point:
-        """What a threshold does."""
-        decided, left = self._decide(threshold)
-        labels = self._evidence.labels
-        right, was_right = decided == labels, self._full == labels
-        differs = decided != self._full
-        harmed = int((was_right & ~right if self._budget.accuracy_loss is not None else differs).sum())
-        shares = [float((left == number).mean()) for number in range(len(self._costs) - 1)]
-        reaching = 1 - np.concatenate([[0.0], np.cumsum(shares)])
-        return Point(
-            threshold=threshold,
-            left=tuple(shares),
-            harmed=harmed,
-            bound=upper_bound(harmed, self._groups, self._budget.confidence),
-            accuracy=float(right[labels >= 0].mean()) if (labels >= 0).any() else 0.0,
-            agreement=float(1 - differs.mean()),
-            speedup=float(sum(self._costs) / np.dot(reaching, self._costs)),
-        )
-
-    def exits(self, threshold: float) -> tuple[dict[str, Exit], ...]:
-        """Of each stage but the last."""
-        return tuple(
-            {name: Exit(temperature=t, threshold=threshold) for name, t in found.items()}
-            for found in self._temperatures
-        )
-
-    def disagreement(self, threshold: float) -> float:
-        """Upper bound of the share of early answers that the whole model would not give."""
-        decided, left = self._decide(threshold)
-        early = left < len(self._costs) - 1
-        groups = len(np.unique(self._evidence.groups[early]))
-        return upper_bound(int((decided != self._full)[early].sum()), groups, self._budget.confidence)
-
-    def _decide(self, threshold: float) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-        """Decision of each record, and the stage that it leaves after."""
-        decided, left = self._full.copy(), np.full(len(self._full), len(self._costs) - 1)
-        for number in reversed(range(len(self._costs) - 1)):
-            leaves = self._confidence[number] >= threshold
-            decided[leaves], left[leaves] = self._early[number][leaves], number
-        return decided, left
-
-    def _add_stage(self, present: npt.NDArray[np.bool_]) -> None:
-        """A stage that sees what is present: its temperatures, confidences and decisions."""
-        evidence = self._evidence
-        confidence = np.zeros(len(evidence), np.float32)
-        temperatures = {}
-        for name, rows in _sets(evidence, present):
-            if rows.sum() < _LEAST_ROWS:
-                continue
-            logits = evidence.logits[name][rows]
-            labelled = evidence.labels[rows] >= 0
-            temperatures[name] = 1.0
-            if labelled.sum() >= _LEAST_ROWS:
-                temperatures[name] = fit_temperature(logits[labelled], evidence.labels[rows][labelled])
-            confidence[rows] = softmax(logits / temperatures[name]).max(axis=1)
-        self._temperatures.append(temperatures)
-        self._confidence.append(confidence)
-        self._early.append(_decisions(evidence, present))
-
-
-def _sets(evidence: Evidence, present: npt.NDArray[np.bool_]) -> list[tuple[str, npt.NDArray[np.bool_]]]:
-    """Name and rows [N] of each set of modalities that occurs and that there are logits for."""
-    found = []
-    for flags in np.unique(present, axis=0):
-        name = set_name(evidence.modalities, flags)
-        if name in evidence.logits:
-            found.append((name, (present == flags).all(axis=1)))
-    return found
-
-
-def _decisions(evidence: Evidence, present: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
-    """Best class [N] of each record, from what is present; -1 where nothing is."""
-    decided = np.full(len(evidence), -1, np.intp)
-    for name, rows in _sets(evidence, present):
-        decided[rows] = evidence.logits[name][rows].argmax(axis=1)
-    return decided
+    def _values(self, decided: npt.NDArray[np.intp]) -> Values:
+        """Of each record: what it loses against the reference, or whether it is decided otherwise."""
+        now, was = decided[self._rows], self._reference[self._rows]
+        if self._labels is None:
+            differs: npt.NDArray[np.bool_] = now != was
+            return differs
+        lost: npt.NDArray[np.float64] = (was == self._labels).astype(np.float64) - (now == self._labels)
+        return lost

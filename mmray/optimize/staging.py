@@ -56,7 +56,7 @@ class _Cut:
     def __init__(self, model: onnx.ModelProto, feeds: Feeds) -> None:
         self._model = model
         self._feeds = feeds
-        self._of = _dependencies(model.graph)
+        self._of = dependencies(model.graph)
         self._all = frozenset(m for found in self._of.values() for m in found)
 
     def stage(self, before: _Modalities, seen: _Modalities) -> onnx.ModelProto:
@@ -135,7 +135,7 @@ class _Cut:
         return helper.make_tensor_value_info(name, kind, ["records", *row.shape[1:]])
 
 
-def _dependencies(graph: onnx.GraphProto) -> dict[str, _Modalities]:
+def dependencies(graph: onnx.GraphProto) -> dict[str, _Modalities]:
     """Modalities that each tensor depends on; none for constants and for what `present` alone decides."""
     of: dict[str, _Modalities] = {name: frozenset({m}) for m, names in INPUTS.items() for name in names}
     for node in graph.node:

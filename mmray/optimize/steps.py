@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -13,7 +14,7 @@ from mmray.config import explain, read_yaml
 from mmray.errors import ConfigError
 from mmray.optimize.gate import Thresholds
 from mmray.optimize.histogram import Method
-from mmray.optimize.policy import Budget
+from mmray.optimize.policy import WHOLE, Budget
 from mmray.optimize.splits import Split
 
 
@@ -66,11 +67,13 @@ class Int8(_Model):
 
 
 class CascadeStep(_Model):
-    """The fp32 graph cut into stages, of which the early ones answer the easy records."""
+    """A variant's graph cut into stages, of which the early ones answer the easy records."""
 
-    accuracy_loss: float | None = Field(None, gt=0, lt=1)  # share of records, right in full and wrong early
-    disagreement: float | None = Field(None, gt=0, lt=1)  # or: decided otherwise
-    confidence: float = Field(0.95, gt=0, lt=1)  # of the bound that must keep within that
+    of: str = "auto"  # the variant that is cut; "auto": the fastest that passed, on this machine
+    accuracy_loss: float | None = Field(None, ge=0, lt=1)  # accuracy below the reference's, at most
+    disagreement: float | None = Field(None, gt=0, lt=1)  # or: share decided otherwise than in full
+    reference: str = WHOLE  # of accuracy_loss: the whole model, or it with only "image", "image+text", …
+    confidence: float = Field(0.95, ge=0.8, lt=1)  # of the bound that must keep within that, one-sided
 
     mixed: ClassVar[bool] = False
     precision: ClassVar[str] = "fp32"
@@ -79,7 +82,20 @@ class CascadeStep(_Model):
 
     @property
     def budget(self) -> Budget:
-        return Budget(self.accuracy_loss, self.disagreement, self.confidence)
+        return Budget(self.accuracy_loss, self.disagreement, self.reference, self.confidence)
+
+    def thresholds(self, general: Thresholds) -> Thresholds:
+        """What it must keep of its reference on test: its own budget, and nothing in single slices."""
+        return general.model_copy(
+            update={
+                "agreement": 0.0 if self.disagreement is None else 1 - self.disagreement,
+                "accuracy_loss": 1.0 if self.accuracy_loss is None else self.accuracy_loss,
+                "slice_agreement": 0.0,
+                "slice_accuracy_loss": 1.0,
+                "divergence": math.inf,
+                "confidence": self.confidence,
+            }
+        )
 
 
 class Step(_Model):

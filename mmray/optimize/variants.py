@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,8 +23,6 @@ from mmray.batching import Feeds, pack
 from mmray.bundle import FP32, Bundle, NewVariant, Variant, check_replaceable, extend_bundle
 from mmray.engine import Engine
 from mmray.golden import output_difference
-from mmray.optimize.costs import modality_costs
-from mmray.optimize.evidence import ask
 from mmray.optimize.gate import FAILED, Verdict
 from mmray.optimize.judge import Judge
 from mmray.optimize.making import Workshop
@@ -32,8 +30,9 @@ from mmray.optimize.measure import Cost, measure
 from mmray.optimize.outputs import LabelledTensors
 from mmray.optimize.records import Records
 from mmray.optimize.splits import Split
-from mmray.optimize.staged import MadeCascade, StagedEngine, make_cascade
+from mmray.optimize.staged import MadeCascade, make_cascade
 from mmray.optimize.steps import CascadeStep, Step, VariantRecipe
+from mmray.optimize.tradeoff import Tuning
 from mmray.optimize.uses import Uses
 
 _log = logging.getLogger(__name__)
@@ -76,15 +75,20 @@ def optimize(
         say(f"{_describe(judge.tune)} to choose by, {_describe(judge.test)} to judge by")
         say(f"{FP32}: {_figures(judge.own_verdict)}")
         workshop = Workshop(onnx.load(fp32), partial(records.feeds, "train"), judge)
-        attempts = []
-        for step in recipe.steps:
+        attempts: list[_Attempt] = []
+        tuning = None
+        # Cascades last, whatever their place: they are cut from the fastest of the others.
+        for step in sorted(recipe.steps, key=lambda step: isinstance(step.kind, CascadeStep)):
             if isinstance(step.kind, CascadeStep):
-                attempts.append(_attempt_cascade(step, parent, recipe, judge, folder, say))
+                tuning = tuning or _tuning(parent, recipe, judge, attempts, folder)
+                attempts.append(_attempt_cascade(step, tuning, recipe, judge, folder, say))
             else:
                 attempts.append(_attempt(step, workshop, judge, folder))
             if attempts[-1].verdict and attempts[-1].split == "test":
                 uses.note(step.variant, again)
             say(f"{step.variant}: {attempts[-1].outcome}")
+        if recipe.timing_rounds and parent.labels:
+            tuning = tuning or _tuning(parent, recipe, judge, attempts, folder)
         graphs = {FP32: fp32} | {a.step.variant: a.graph for a in attempts if a.graph and not a.cascade}
         costs: dict[str, Cost] = {}
         if recipe.timing_rounds:
@@ -101,7 +105,8 @@ def optimize(
             output,
             parent,
             {a.step.variant: _new_variant(a, parent) for a in kept},
-            scorecard=_scorecard(parent, recipe, records, uses, cards),
+            scorecard=_scorecard(parent, recipe, records, uses, cards)
+            | {"tradeoff": _tradeoff(tuning, judge.own_verdict, attempts) if tuning else []},
             origin={"optimize": recipe.model_dump_json()},
         )
         say(f"wrote {output}")
@@ -164,20 +169,45 @@ def _attempt(step: Step, workshop: Workshop, judge: Judge, folder: Path) -> _Att
     return _Attempt(step, reason, graph, rehearsal, verdict, split, made.kept)
 
 
+def _tuning(
+    parent: Bundle, recipe: VariantRecipe, judge: Judge, attempts: Sequence[_Attempt], folder: Path
+) -> Tuning:
+    """What a cascade is chosen by: the tune records, and a bundle with all variants that passed so far."""
+    passed = {a.step.variant: _new_variant(a, parent) for a in attempts if a.graph and not a.reason}
+    cards: dict[str, Any] = {FP32: {}} | {name: {"passed": True} for name in passed}
+    bundle = extend_bundle(folder / "passed", parent, passed, scorecard={"variants": cards}, origin={})
+    return Tuning(bundle, judge.tune, recipe.input, recipe.batch_rows)
+
+
 def _attempt_cascade(
-    step: Step, parent: Bundle, recipe: VariantRecipe, judge: Judge, folder: Path, say: Say
+    step: Step, tuning: Tuning, recipe: VariantRecipe, judge: Judge, folder: Path, say: Say
 ) -> _Attempt:
-    """Choose and cut a cascade, and judge what it answers."""
+    """Choose and cut a cascade, and judge what it answers by its own budget."""
     assert isinstance(step.kind, CascadeStep)
+    every = tuning.bundle.spec.modalities
     try:
-        engine = Engine(parent.graph(FP32), provider="cpu")
-        evidence = ask(engine, judge.tune, batch_rows=recipe.batch_rows)
-        costs = modality_costs(recipe.input, parent, engine, judge.tune)
-        made = make_cascade(parent, step, evidence, costs, folder, say)
-        verdict = judge.verdict(StagedEngine(made.cascade, made.graphs, parent.spec.modalities))
+        made = make_cascade(step, tuning, folder, say)
+        reference = step.kind.budget.looks_at(every)
+        verdict = judge.cascade_verdict(
+            made.engine(every), reference, step.kind.thresholds(recipe.thresholds)
+        )
     except Exception as e:  # as in _attempt
         return _Attempt(step, f"cannot be made: {(str(e).splitlines() or [type(e).__name__])[0]}")
-    return _Attempt(step, verdict.reason, parent.graph(FP32), None, verdict, cascade=made)
+    return _Attempt(step, verdict.reason, made.variant.graph, None, verdict, cascade=made)
+
+
+def _tradeoff(tuning: Tuning, fp32: Verdict, attempts: Sequence[_Attempt]) -> list[dict[str, Any]]:
+    """Points of tune, and of what was judged its accuracy on test."""
+    verdicts = {FP32: fp32} | {a.step.variant: a.verdict for a in attempts if a.verdict and a.split == "test"}
+    points = tuning.points()
+    for point in points:
+        is_whole = point["kind"] == "variant" or point["chosen"]
+        verdict = verdicts.get(point["variant"]) if is_whole else None
+        if verdict and (known := verdict.overall.accuracy):
+            low, high = known.own_interval
+            point["test"] = {"accuracy": known.variant, "low": low, "high": high}
+            point["test"] |= {"records": known.records, "groups": known.groups}
+    return points
 
 
 def _batches(records: LabelledTensors, batch_rows: int) -> dict[str, Feeds]:
@@ -205,10 +235,7 @@ def _new_variant(attempt: _Attempt, parent: Bundle) -> NewVariant:
     assert attempt.graph is not None
     step = attempt.step
     if made := attempt.cascade:
-        entry = parent.manifest.variants[FP32].model_copy(
-            update={"parent": FP32, "how": step.how, "cascade": made.cascade}
-        )
-        return NewVariant(entry, attempt.graph, parent.golden()[1], made.graphs)
+        return made.variant
     how = step.how | ({"kept_in_float": ", ".join(attempt.kept)} if step.kind.mixed else {})
     inputs = parent.golden()[0]
     outputs = Engine(attempt.graph, provider="cpu")(inputs)

@@ -22,13 +22,14 @@ from mmray.bundle import Bundle
 from mmray.predictor import open_preprocessor
 from mmray.serve.compute import Compute
 from mmray.serve.metrics import Metrics
-from mmray.serve.model import BatchedModel, Described, Inferred
+from mmray.serve.model import BatchedModel, Described
 from mmray.serve.probe import known_work
 from mmray.serve.problems import RETRY_AFTER_S
 from mmray.serve.routes import web_app
 from mmray.serve.service import Service
 from mmray.serve.settings import ServeSettings
-from mmray.serve.work import Answered, Prepared, Work, prepare, share_out
+from mmray.serve.stages import Inferred
+from mmray.serve.work import Answered, Prepared, Work, answer_of, prepare
 
 _UPSCALE_S, _DOWNSCALE_S = 5.0, 60.0  # that more, or fewer, replicas have been wanted
 _WAITS = 2  # a batch that is computed, and ours
@@ -80,10 +81,8 @@ class _Front:
             # It has a time-out of its own, for what it is at; this one is for a process that says nothing.
             found: Inferred = await asyncio.wait_for(model.infer.remote(ready.tensors), _WAITS * timeout_s)
             preprocess_s = prepare_s + found.decode_s
-            [answered] = share_out(
-                [work], ready, found.rows, preprocess_s=preprocess_s, model_s=found.model_s
-            )
-            return answered
+            left = ready.left[0]
+            return answer_of(work, left, found.rows, preprocess_s=preprocess_s, model_s=found.model_s)
 
         async def prepares() -> None:
             await compute(lambda: prepared(known))

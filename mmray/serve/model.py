@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
-from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,7 +22,8 @@ from mmray.serve.gathering import Gathering
 from mmray.serve.metrics import Metrics
 from mmray.serve.probe import known_work, same
 from mmray.serve.settings import ServeSettings
-from mmray.serve.work import Answered, Work, prepare, share_out
+from mmray.serve.stages import Inferred, Part, parts, to_the_end
+from mmray.serve.work import Answered, Work, answer_of, prepare
 from mmray.shapes import server_ladder
 
 # A token costs MiniLM what 1,300 pixels cost EfficientNet-Lite0 and 480 log-mel values cost YAMNet, whose
@@ -32,15 +35,6 @@ _TEXT_BYTES_A_TOKEN, _SOUND_BYTES_A_TOKEN = 4, 770
 _USUAL_RECORD = 100
 
 Answer = Callable[[Work], Awaitable[Answered]]
-
-
-@dataclass(frozen=True)
-class Inferred:
-    """What became of the rows of one table of TENSORS."""
-
-    rows: list[dict[str, Any]]  # of OUTCOMES
-    decode_s: float  # both are of the inference that they shared with others
-    model_s: float
 
 
 @dataclass(frozen=True)
@@ -61,18 +55,31 @@ def cost(tensors: pa.Table) -> int:
 
 def likely_cost(work: Work, spec: PreprocessSpec) -> int:
     """The same of records that are not yet decoded, as far as their bytes tell."""
+    tokens = sum(_likely_tokens({m: len(data) for m, data in i.members.items()}, spec) for i in work.items)
+    return max(1, tokens * (len(work.items[0].members) if work.explain else 1))
+
+
+def open_cost(tensors: pa.Table, spec: PreprocessSpec) -> int:
+    """The same of what a stage left open, whether it is decoded or not."""
+    lengths = {m: pc.binary_length(tensors[m]).to_pylist() for m in spec.modalities}
+    tokens = cost(tensors)
+    for i in range(tensors.num_rows):
+        tokens += _likely_tokens({m: size[i] for m, size in lengths.items() if size[i] is not None}, spec)
+    return max(1, tokens)
+
+
+def _likely_tokens(sizes: Mapping[str, int], spec: PreprocessSpec) -> int:
+    """Of one record, from its bytes by modality."""
     tokens = 0
-    for item in work.items:
-        sizes = {m: len(data) for m, data in item.members.items()}
-        if "image" in sizes and spec.image:
-            tokens += spec.image.height * spec.image.width // _PIXELS_A_TOKEN
-        if "text" in sizes and spec.text:
-            tokens += min(spec.text.max_tokens, 2 + sizes["text"] // _TEXT_BYTES_A_TOKEN)
-        if "audio" in sizes and spec.audio:
-            frames = spec.audio.max_s * spec.audio.sample_rate / spec.audio.hop
-            most = int(frames * spec.audio.mel_bins) // _MEL_VALUES_A_TOKEN
-            tokens += min(most, sizes["audio"] // _SOUND_BYTES_A_TOKEN)
-    return max(1, tokens * (len(item.members) if work.explain else 1))
+    if "image" in sizes and spec.image:
+        tokens += spec.image.height * spec.image.width // _PIXELS_A_TOKEN
+    if "text" in sizes and spec.text:
+        tokens += min(spec.text.max_tokens, 2 + sizes["text"] // _TEXT_BYTES_A_TOKEN)
+    if "audio" in sizes and spec.audio:
+        frames = spec.audio.max_s * spec.audio.sample_rate / spec.audio.hop
+        most = int(frames * spec.audio.mel_bins) // _MEL_VALUES_A_TOKEN
+        tokens += min(most, sizes["audio"] // _SOUND_BYTES_A_TOKEN)
+    return tokens
 
 
 def _bytes(column: pa.ChunkedArray) -> int:
@@ -108,14 +115,17 @@ class BatchedModel:
         self._on_thread = compute
         self._metrics = metrics
         most, wait_s = settings.batch_rows * _USUAL_RECORD, settings.batch_wait_s
-        #: Preprocess and infer: the records of all who wait, in one go.
-        self.answer: Answer = Gathering(
-            self._answer, lambda work: likely_cost(work, bundle.spec), most, wait_s
+        # The records of all who wait, in one go; and of a cascade what earlier stages left open.
+        self._begin: Gathering[Work, tuple[list[Modality], Part]] = Gathering(
+            self._prepare_and_step, lambda work: likely_cost(work, bundle.spec), most, wait_s
         )
-        #: Infer alone, what another replica has preprocessed.
-        self.infer: Callable[[pa.Table], Awaitable[Inferred]] = Gathering(self._infer, cost, most, wait_s)
+        self._first: Gathering[pa.Table, Part] = Gathering(partial(self._step, 1), cost, most, wait_s)
+        self._later: list[Gathering[pa.Table, Part]] = [
+            Gathering(partial(self._step, number), lambda table: open_cost(table, bundle.spec), most, 0.0)
+            for number in range(2, self._predict.stages + 1)
+        ]
         self._known = known_work(bundle.spec, explain=self._predict.stages > 1)
-        [self._known_answer] = self._compute([self._known])
+        self._known_answer = self._at_once(self._known)
 
     def describe(self) -> Described:
         return Described(self._predict.variant, self._predict.later)
@@ -132,45 +142,61 @@ class BatchedModel:
         if not same(await self.answer(self._known), self._known_answer):
             self._on_thread.fail("the model answers a known record otherwise than when it was loaded")
 
-    async def _answer(self, works: list[Work]) -> list[Answered]:
-        return await self._on_thread(lambda: self._compute(works))
+    async def answer(self, work: Work) -> Answered:
+        """Preprocess and infer.
 
-    def _compute(self, works: list[Work]) -> list[Answered]:
+        Raises:
+            EngineError: the engine failed, which is no record's fault.
+        """
+        left, part = await self._begin(work)
+        found = await to_the_end(part, self._later)
+        return answer_of(work, left, found.rows, preprocess_s=found.decode_s, model_s=found.model_s)
+
+    async def infer(self, tensors: pa.Table) -> Inferred:
+        """Infer alone, what another replica has preprocessed."""
+        return await to_the_end(await self._first(tensors), self._later)
+
+    async def _prepare_and_step(self, works: list[Work]) -> list[tuple[list[Modality], Part]]:
+        def run() -> list[tuple[list[Modality], Part]]:
+            start = perf_counter()
+            prepared = prepare(self._preprocess, self._predict.later, works)
+            found = self._run(1, prepared.tensors, prepared.rows, perf_counter() - start)
+            return list(zip(prepared.left, found, strict=True))
+
+        return await self._on_thread(run)
+
+    async def _step(self, number: int, tables: list[pa.Table]) -> list[Part]:
+        ends = np.cumsum([table.num_rows for table in tables])
+        rows_of = np.split(np.arange(ends[-1]), ends[:-1])
+        return await self._on_thread(lambda: self._run(number, pa.concat_tables(tables), rows_of))
+
+    def _run(
+        self,
+        number: int,
+        tensors: pa.Table,
+        rows_of: Sequence[npt.NDArray[np.int64]],
+        prepare_s: float = 0.0,
+    ) -> list[Part]:
+        """One stage for the rows of several calls."""
         start = perf_counter()
-        prepared = prepare(self._preprocess, self._predict.later, works)
-        prepare_s = perf_counter() - start
-        found = self._run(prepared.tensors)
-        return share_out(
-            works,
-            prepared,
-            found.rows,
-            preprocess_s=prepare_s + found.decode_s,
-            model_s=found.model_s,
-        )
-
-    async def _infer(self, tables: list[pa.Table]) -> list[Inferred]:
-        found = await self._on_thread(lambda: self._run(pa.concat_tables(tables)))
-        answers, start = [], 0
-        for table in tables:
-            rows = found.rows[start : start + table.num_rows]
-            answers.append(Inferred(rows, found.decode_s, found.model_s))
-            start += table.num_rows
-        return answers
-
-    def _run(self, tensors: pa.Table) -> Inferred:
-        start = perf_counter()
-        rows: list[dict[str, Any]] = self._predict(tensors, self._preprocess.complete).to_pylist()
+        step = self._predict.step(number, tensors, self._preprocess.complete)
         whole_s = perf_counter() - start
         model_s = self._predict.seconds["model"]
         self._predict.seconds.clear()
         self._preprocess.seconds.clear()
-        self._note(rows)
-        self._metrics.batch_rows.observe(len(rows))
+        self._note(step.answered["error"].to_pylist())
+        self._metrics.batch_rows.observe(tensors.num_rows)
         self._metrics.count_device(*self._predict.occupied)
-        return Inferred(rows, max(0.0, whole_s - model_s), model_s)
+        return parts(step, rows_of, decode_s=prepare_s + max(0.0, whole_s - model_s), model_s=model_s)
 
-    def _note(self, rows: list[dict[str, Any]]) -> None:
-        errors = [row["error"] for row in rows]
+    def _at_once(self, work: Work) -> Answered:
+        """The answer to one work, on this thread."""
+        prepared = prepare(self._preprocess, self._predict.later, [work])
+        rows = self._predict(prepared.tensors, self._preprocess.complete).to_pylist()
+        self._predict.seconds.clear()
+        return answer_of(work, prepared.left[0], rows, preprocess_s=0.0, model_s=0.0)
+
+    def _note(self, errors: list[dict[str, str] | None]) -> None:
         if any(error and error["stage"] == "infer" for error in errors):
             self._on_thread.doubt()  # a record that the model cannot bear, or the model
         elif None in errors:

@@ -6,6 +6,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from mmray.preprocess import Preprocessor
@@ -38,34 +40,33 @@ class Prepared:
 
     tensors: pa.Table
     left: list[list[Modality]]  # of each work
+    rows: list[npt.NDArray[np.int64]]  # of each work: its items, and then one for each of `left`
 
 
 def prepare(preprocess: Preprocessor, later: Collection[Modality], works: Sequence[Work]) -> Prepared:
     """Preprocess the records of works; `later` as `Preprocessor.__call__` has it."""
     tensors = preprocess(records_of([item for work in works for item in work.items]), later)
     preprocess.seconds.clear()
-    tables, left = [tensors], []
-    first = 0
+    tables, left, rows = [tensors], [], []
+    first, explained = 0, tensors.num_rows
     for work in works:
         without = left_out(tensors.slice(first, 1)) if work.explain else {}
-        first += len(work.items)
+        own = np.arange(first, first + len(work.items))
+        rows.append(np.concatenate([own, np.arange(explained, explained + len(without))]))
+        first, explained = first + len(work.items), explained + len(without)
         tables += without.values()
         left.append(list(without))
-    return Prepared(pa.concat_tables(tables) if len(tables) > 1 else tensors, left)
+    return Prepared(pa.concat_tables(tables) if len(tables) > 1 else tensors, left, rows)
 
 
-def share_out(
-    works: Sequence[Work],
-    prepared: Prepared,
+def answer_of(
+    work: Work,
+    left: Sequence[Modality],
     rows: Sequence[dict[str, Any]],
     *,
     preprocess_s: float,
     model_s: float,
-) -> list[Answered]:
-    """The answer of each work, from the rows of OUTCOMES of what was prepared."""
-    remaining = iter(rows)
-    own = [[next(remaining) for _ in work.items] for work in works]
-    return [
-        Answered(mine, {m: next(remaining) for m in left}, preprocess_s, model_s)
-        for mine, left in zip(own, prepared.left, strict=True)
-    ]
+) -> Answered:
+    """The answer of a work from its rows of OUTCOMES, in the order of `Prepared.rows`."""
+    own = len(work.items)
+    return Answered(list(rows[:own]), dict(zip(left, rows[own:], strict=True)), preprocess_s, model_s)

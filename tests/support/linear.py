@@ -82,7 +82,7 @@ linear (bool[B,3] present, uint8[Ni,H,W,3] pixels, int64[Ni] pixels_row,
 """
 
 
-def write_labelled(folder, rows=120, split="test", seed=0, missing=0.2, labels=True):
+def write_labelled(folder, rows=120, split="test", seed=0, missing=0.2, labels=True, size=(24, 16)):
     """A shard of records, one in three in a group with the next; `missing` is each modality's chance."""
     random = np.random.default_rng(seed)
     records = []
@@ -92,7 +92,7 @@ def write_labelled(folder, rows=120, split="test", seed=0, missing=0.2, labels=T
         words = [WORDS[k], *random.choice(["a", "number", "truncated"], random.integers(1, 4))]
         sound = clip(seconds=0.6, hz=PITCHES_HZ[k] * random.uniform(0.9, 1.1), level=random.uniform(0.2, 0.8))
         fields = {
-            "png": image_bytes(colour=colour),
+            "png": image_bytes(colour=colour, size=size),
             "txt": " ".join(random.permutation(words)).encode(),
             "wav": sound,
         }

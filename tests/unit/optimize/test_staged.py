@@ -1,88 +1,169 @@
-"""`optimize` chooses a cascade by records that it is not judged on, or says why it does not."""
+"""A cascade is chosen on tune records, cut from any variant, and offered where it is worth it."""
 
 import numpy as np
+import onnx
 import pytest
 from support.linear import linear_bundle, write_labelled
 
-from mmray.optimize.steps import VariantRecipe
+from mmray.bundle import NewVariant, extend_bundle
+from mmray.engine import Engine
+from mmray.errors import BundleError, InputError
+from mmray.optimize.int8 import to_dynamic_int8
+from mmray.optimize.outputs import run_outputs
+from mmray.optimize.paths import Way, record_blocks, time_ways
+from mmray.optimize.records import Records
+from mmray.optimize.staged import make_cascade
+from mmray.optimize.steps import Step, VariantRecipe
+from mmray.optimize.tradeoff import Tuning
 from mmray.optimize.variants import optimize
 from mmray.predictor import Predictor, open_preprocessor
-from mmray.sources import ReadOptions, list_shards, read
+
+LARGE = (500, 500)  # pictures whose decoding costs far more than all else
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A bundle without evidence of its own, records to judge it on, and others."""
-    folder = tmp_path_factory.mktemp("staged")
-    write_labelled(folder / "held-out", seed=1)
-    write_labelled(folder / "others", rows=400, seed=2)
-    return folder, linear_bundle(folder / "bundle")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("staged")
 
 
-def attempt(home, output, *, slice_loss=0.05, **step):
-    """The new bundle, the cascade's entry in its scorecard, and what was said."""
-    folder, parent = home
-    recipe = VariantRecipe.model_validate(
-        {
-            "held_out": {"input": str(folder / "held-out")},
-            "thresholds": {
-                "agreement": 0.5,
-                "slice_agreement": 0.5,
-                "divergence": 5,
-                "accuracy_loss": 1,
-                "slice_accuracy_loss": slice_loss,
-            },
-            "steps": [{"cascade": step}],
-            "timing_rounds": 0,
-        }
-    )
+@pytest.fixture(scope="module")
+def bundle(folder):
+    """With two variants that passed, and one that failed."""
+    parent = linear_bundle(folder / "parent")
+    onnx.save(to_dynamic_int8(onnx.load(parent.graph("fp32"))), folder / "int8.onnx")
+    outputs = Engine(folder / "int8.onnx", provider="cpu")(parent.golden()[0])
+    changes = {"parent": "fp32", "golden_tolerance": 0.02}
+
+    def variant(name):
+        entry = parent.manifest.variants["fp32"].model_copy(
+            update={**changes, "file": f"variants/{name}.onnx"}
+        )
+        return NewVariant(entry, folder / "int8.onnx", outputs)
+
+    card = {"variants": {"fp32": {}, "int8": {"passed": True}, "bad": {"passed": False, "reason": "deaf"}}}
+    added = {name: variant(name) for name in ("int8", "bad")}
+    return extend_bundle(folder / "bundle", parent, added, scorecard=card, origin={})
+
+
+@pytest.fixture(scope="module")
+def tuning(folder, bundle):
+    """Records of which some lack a modality."""
+    return tuning_on(write_labelled(folder / "some", rows=120, split="tune", seed=2, size=LARGE), bundle)
+
+
+def tuning_on(records, bundle):
+    tune = Records([str(records)], bundle, {"train": 9, "tune": 1000, "test": 9}).load("tune")
+    return Tuning(bundle, tune, (str(records),), 8)
+
+
+def made(tuning, folder, said=None, **step):
+    step = Step.model_validate({"cascade": step})
+    return make_cascade(step, tuning, folder, (said if said is not None else []).append)
+
+
+@pytest.fixture(scope="module")
+def cascade(tuning, folder):
     said = []
-    bundle = optimize(parent, recipe, output, say=said.append)
-    return bundle, bundle.scorecard["variants"]["cascade"], "\n".join(said)
+    return made(tuning, folder, said, of="int8", disagreement=0.1), "\n".join(said)
 
 
-def others(home):
-    return {"input": [str(home[0] / "others")]}
+def test_it_is_cut_from_the_variant_that_is_wanted_and_kept_within_the_budget(cascade, tuning):
+    found, said = cascade
+    entry, card = found.variant.entry, found.card
+    assert (entry.parent, entry.file, entry.how["of"]) == ("fp32", "variants/int8.onnx", "int8")
+    assert [list(stage.modalities) for stage in entry.cascade.stages] == card["stages"]
+    assert "image" in card["stages"][-1]
+    assert 0 < card["bound"] <= 0.1
+    assert card["early"] > 0.2
+    assert card["chosen_on"]["records"] == len(tuning.records)
+    assert card["chosen_on"]["settings"] > 1000
+    assert card["measured_ms"]["cascade"] < min(ms for n, ms in card["measured_ms"].items() if n != "cascade")
+    assert "chosen" in said
 
 
-def test_a_cascade_is_chosen_cut_judged_and_runs(home, tmp_path):
-    bundle, card, said = attempt(
-        home, tmp_path / "out", slice_loss=0.3, disagreement=0.03, evidence=others(home)
+def test_in_a_bundle_it_answers_as_it_was_chosen_to(cascade, tuning, folder):
+    new = cascade[0].variant
+    card = tuning.bundle.scorecard["variants"] | {"cascade": {"passed": True}}
+    bundle = extend_bundle(
+        folder / "with", tuning.bundle, {"cascade": new}, scorecard={"variants": card}, origin={}
     )
-    assert card["passed"], card["reason"]
-    chosen = card["cascade"]["chosen"]
-    assert chosen["bound"] <= 0.03
-    assert chosen["early"] > 0.1
-    assert "leave early" in said
     predict, preprocess = Predictor(bundle, variant="cascade", provider="cpu"), open_preprocessor(bundle)
-    (shard,) = list_shards([str(home[0] / "held-out")])
-    stages = np.concatenate(
-        [
-            np.array(predict(preprocess(block, predict.later), preprocess.complete)["stage"].to_pylist())
-            for block in read(shard, ReadOptions())
-        ]
-    )
-    assert len(set(stages.tolist())) > 1
+    rows = [
+        row
+        for block in record_blocks([str(folder / "some")], tuning.records, 1000)
+        for row in predict(preprocess(block, predict.later), preprocess.complete).to_pylist()
+    ]
+    assert len(rows) == len(tuning.records)
+    early = [row["stage"] < predict.stages for row in rows]
+    assert np.mean(early) == pytest.approx(cascade[0].card["early"], abs=0.02)
+    engine = cascade[0].engine(bundle.spec.modalities)
+    outputs = run_outputs(engine, tuning.records, batch_rows=8)
+    asked = outputs.scores[outputs.whole].argmax(axis=1)
+    assert sorted(bundle.labels[i] for i in asked) == sorted(row["label"] for row in rows)
 
 
-def test_a_generous_budget_still_has_to_pass_the_gate(home, tmp_path):
-    bundle, card, _ = attempt(home, tmp_path / "out", disagreement=0.3, evidence=others(home))
-    assert "label fish: accuracy falls" in card["reason"]
-    assert bundle.passing() == ["fp32"]
+def test_the_curve_has_variants_subsets_and_settings_with_their_intervals(cascade, tuning):
+    points = tuning.points()
+    kinds = {point["kind"] for point in points}
+    assert kinds == {"variant", "modality", "cascade"}
+    assert {p["name"] for p in points if p["kind"] == "variant"} == {"fp32", "int8"}
+    alone = [p["modalities"] for p in points if p["kind"] == "modality" and p["variant"] == "int8"]
+    assert len(alone) == 6
+    assert ["image", "text"] in alone
+    settings = [p for p in points if p["kind"] == "cascade"]
+    assert len(settings) <= 40
+    (chosen,) = [p for p in points if p["chosen"]]
+    assert (chosen["name"], chosen["measured"]) == ("cascade", True)
+    assert not any(p["measured"] for p in settings if not p["chosen"])
+    for point in points:
+        assert point["low"] <= point["accuracy"] <= point["high"]
+        assert point["split"] == "tune"
+        assert point["groups"] < point["records"]
 
 
-def test_records_that_it_is_judged_on_are_no_evidence(home, tmp_path):
-    held_out = {"input": [str(home[0] / "held-out")]}
-    bundle, card, _ = attempt(home, tmp_path / "out", disagreement=0.3, evidence=held_out)
-    assert "is held out and also used for evidence" in card["reason"]
-    assert "cascade" not in bundle.manifest.variants
+def test_where_one_modality_alone_is_as_good_nothing_is_offered(folder, bundle):
+    """All records have text, and nearly any answer keeps within the budget."""
+    tuning = tuning_on(write_labelled(folder / "all", rows=100, split="tune", seed=3, missing=0), bundle)
+    with pytest.raises(InputError, match=r"not worth it: .* text ≥.* → .* text alone is as good in"):
+        made(tuning, folder, of="fp32", disagreement=0.9)
+    assert not any(point["chosen"] for point in tuning.points())
 
 
-def test_without_evidence_the_remedy_is_named(home, tmp_path):
-    _, card, _ = attempt(home, tmp_path / "out", disagreement=0.3)
-    assert "has no evidence.npz; build it again, or give other records" in card["reason"]
+def test_a_base_that_failed_or_does_not_exist_is_refused(tuning, folder):
+    with pytest.raises(BundleError, match="'bad' failed its gate: deaf"):
+        made(tuning, folder, of="bad", disagreement=0.1)
+    with pytest.raises(BundleError, match="no variant 'int9'"):
+        made(tuning, folder, of="int9", disagreement=0.1)
 
 
-def test_a_budget_that_cannot_be_shown_is_refused_with_the_figures(home, tmp_path):
-    _, card, _ = attempt(home, tmp_path / "out", disagreement=0.001, evidence=others(home))
-    assert "cannot show that at most 0.10% are harmed" in card["reason"]
+def test_the_path_of_one_modality_takes_less_than_that_of_all_and_says_so_in_milliseconds(tuning):
+    ways = {"all": Way("fp32"), "text": Way("fp32", ("text",))}
+    ms = time_ways(tuning.bundle, ways, tuning.blocks[:1], batch_rows=8, rounds=1)
+    assert 0 < ms["text"] < ms["all"]
+
+
+def test_the_blocks_that_are_timed_are_of_the_records_that_count(tuning, folder):
+    few = tuning.records.thinned(20)
+    blocks = record_blocks([str(folder / "some")], few, 12)
+    rows = [row for block in blocks for row in block["row"].to_pylist()]
+    assert rows == few.tensors["row"].to_pylist()[:12]
+
+
+def test_what_optimize_makes_is_judged_once_by_its_own_budget_on_test(bundle, tmp_path):
+    """The general gate asks for more agreement, in every subset and label; a cascade promises its budget."""
+    records = write_labelled(tmp_path / "records", rows=120, split="tune", seed=2, size=LARGE)
+    write_labelled(records, rows=150, split="test", seed=5)
+    recipe = {
+        "input": str(records),
+        "steps": [{"cascade": {"disagreement": 0.12, "of": "fp32"}}, {"half": {}}],
+        "timing_rounds": 0,
+    }
+    made = optimize(bundle, VariantRecipe.model_validate(recipe), tmp_path / "out", say=[].append)
+    card = made.scorecard["variants"]["cascade"]
+    assert (card["split"], card["records"]) == ("test", 150)
+    assert card["passed"] == (card["agreement_bound"] >= 0.88)
+    assert ("cascade" in made.manifest.variants) == card["passed"]
+    assert [use["variant"] for use in made.scorecard["test_uses"]].count("cascade") == 1
+    (chosen,) = [point for point in made.scorecard["tradeoff"] if point["chosen"]]
+    assert chosen["test"]["low"] <= chosen["test"]["accuracy"] <= chosen["test"]["high"]
+    assert chosen["test"]["records"] == 150

@@ -12,6 +12,7 @@ from support.bundles import (
     small_bundle,
     small_tokenizer,
 )
+from support.cascades import cascaded, mixed_records
 from support.graphs import write_graph
 from support.media import clip, image_bytes
 
@@ -24,7 +25,7 @@ from mmray.serve.compute import Compute
 from mmray.serve.metrics import Metrics
 from mmray.serve.model import BatchedModel, cost, likely_cost
 from mmray.serve.settings import ServeSettings
-from mmray.serve.work import Work, prepare, share_out
+from mmray.serve.work import Work, answer_of, prepare
 
 ROW = {"image": image_bytes(), "text": b"a red cat", "audio": clip(seconds=1.0)}
 
@@ -59,7 +60,10 @@ def test_each_work_gets_its_own_rows_back_and_what_it_wants_explained():
     works = [Work([Item(ROW)], True), Work([Item({"text": b"a"}), Item({"text": b"red"})]), Work([], False)]
     ready = prepare(preprocess, ("image",), works)
     numbered = [{"n": i} for i in range(ready.tensors.num_rows)]
-    answers = share_out(works, ready, numbered, preprocess_s=1.0, model_s=2.0)
+    answers = [
+        answer_of(work, left, [numbered[i] for i in rows], preprocess_s=1.0, model_s=2.0)
+        for work, left, rows in zip(works, ready.left, ready.rows, strict=True)
+    ]
     assert [[row["n"] for row in answer.rows] for answer in answers] == [[0], [1, 2], []]
     assert {m: row["n"] for m, row in answers[0].without.items()} == {"image": 3, "text": 4, "audio": 5}
     left = ready.tensors.slice(3).to_pylist()
@@ -116,3 +120,60 @@ def test_a_text_in_another_script_is_answered_as_the_settings_say(then, used):
     answered = prediction(row, LABELS, None)
     assert answered["modalities"] == used
     assert answered["unread"] == ["text in another script" + (", masked" if then == "mask" else "")]
+
+
+def test_who_leaves_a_cascade_early_is_answered_before_who_goes_on_although_both_share_a_batch(tmp_path):
+    """The late ones asked first, so that in the order of their batch they would also be answered first."""
+    records = mixed_records().to_pylist()
+    bundle = cascaded(tmp_path / "cascade", 0.38)
+    expected = Predictor(bundle, variant="cascade", provider="cpu")(
+        Preprocessor(bundle.spec, bundle.tokenizer)(mixed_records())
+    )
+    stages = expected["stage"].to_pylist()
+    works = [
+        Work([Item({m: data for m in bundle.spec.modalities if (data := record[m]) is not None})])
+        for record in records
+    ]
+    order = sorted(range(len(works)), key=lambda i: -stages[i])
+    done = []
+
+    async def check():
+        settings = ServeSettings(bundle=str(bundle.path), variant="cascade", batch_rows=64)
+        model = BatchedModel(bundle, settings, Compute("t", 60.0, 0.0), Metrics())
+
+        async def ask(i):
+            [row] = (await model.answer(works[i])).rows
+            done.append(i)
+            return row
+
+        return await asyncio.gather(*(ask(i) for i in order))
+
+    rows = asyncio.run(check())
+    assert [row["stage"] for row in rows] == sorted(stages, reverse=True)
+    assert [row["label"] for row in rows] == [expected["label"][i].as_py() for i in order]
+    assert [stages[i] for i in done] == sorted(stages)
+
+
+def test_several_records_and_what_is_explained_come_back_in_their_own_order_from_several_stages(tmp_path):
+    bundle = cascaded(tmp_path / "cascade", 0.38)
+    items = [
+        Item({m: data for m in bundle.spec.modalities if (data := record[m]) is not None})
+        for record in mixed_records(14).to_pylist()
+    ]
+    expected = Predictor(bundle, variant="cascade", provider="cpu")(
+        Preprocessor(bundle.spec, bundle.tokenizer)(mixed_records(14))
+    )
+
+    async def check():
+        settings = ServeSettings(bundle=str(bundle.path), variant="cascade")
+        model = BatchedModel(bundle, settings, Compute("t", 60.0, 0.0), Metrics())
+        return await asyncio.gather(model.answer(Work(items)), model.answer(Work(items[6:7], True)))
+
+    together, explained = asyncio.run(check())
+    assert [row["stage"] for row in together.rows] == expected["stage"].to_pylist()
+    assert [row["label"] for row in together.rows] == expected["label"].to_pylist()
+    assert {m: row["modalities"] for m, row in explained.without.items() if row["stage"] == 2} == {
+        m: [other for other in ("image", "text", "audio") if other != m]
+        for m, row in explained.without.items()
+        if row["stage"] == 2
+    }

@@ -7,7 +7,7 @@ from support.bundles import SPEC, small_bundle
 
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.serve.probe import known_work, same
-from mmray.serve.work import Answered, prepare, share_out
+from mmray.serve.work import Answered, answer_of, prepare
 
 
 @pytest.fixture(scope="module")
@@ -15,8 +15,7 @@ def answered():
     work = known_work(SPEC, explain=True)
     prepared = prepare(open_preprocessor(small_bundle()), (), [work])
     rows = Predictor(small_bundle())(prepared.tensors).to_pylist()
-    [found] = share_out([work], prepared, rows, preprocess_s=0.0, model_s=0.0)
-    return found
+    return answer_of(work, prepared.left[0], rows, preprocess_s=0.0, model_s=0.0)
 
 
 def changed(answered, **values):

@@ -1,12 +1,14 @@
-"""What `jobs/bench_cascade.py` does to records before it watches a run over them."""
+"""How `jobs/bench_variants.py` reads its contenders, and what it does to records before it watches a run."""
 
 import numpy as np
+import pytest
 from support.scripts import load_script
 from support.tars import write_shard
 
+from mmray.errors import InputError
 from mmray.sources import ReadOptions, list_shards, read
 
-bench = load_script("jobs/bench_cascade.py")
+bench = load_script("jobs/bench_variants.py")
 
 RECORDS = [(f"{n:02d}", {"txt": f"caption {n}".encode() * n, "png": bytes([n])}) for n in range(1, 9)]
 MUTE = ("99", {"png": b"no caption"})
@@ -28,3 +30,13 @@ def test_permuting_gives_every_record_the_caption_of_another_one_and_alters_noth
         assert new[-1]["text"] is None
         assert sorted(row["text"] for row in new[:-1]) == sorted(row["text"] for row in old[:-1])
         assert all(n["text"] != o["text"] for n, o in zip(new[:-1], old[:-1], strict=True))
+
+
+def test_a_contender_is_a_variant_of_a_bundle_and_perhaps_what_it_may_look_at():
+    assert bench.parse_contender("b/stamps:cascade") == bench.Contender("b/stamps", "cascade", None)
+    alone = bench.parse_contender("b/stamps:fp32:text+image")
+    assert alone.modalities == ("image", "text")
+    assert str(alone) == "stamps fp32 image+text alone"
+    for wrong in ("b/stamps", "b/stamps:", "b/stamps:fp32:smell"):
+        with pytest.raises(InputError, match="give bundle:variant"):
+            bench.parse_contender(wrong)

@@ -1,0 +1,179 @@
+"""What a cascade competes with: whole variants, and subsets of the modalities, by time and accuracy.
+
+All of it is on records of the tune split. A record that has none of a subset's modalities gets no answer from
+it, which counts as a wrong one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mmray.bundle import Bundle
+from mmray.engine import Engine
+from mmray.optimize.costs import fit_costs
+from mmray.optimize.evidence import Evidence, ask, subsets
+from mmray.optimize.intervals import Clusters
+from mmray.optimize.outputs import LabelledTensors
+from mmray.optimize.paths import Way, record_blocks, time_ways
+from mmray.optimize.trial import Point, Trial
+from mmray.schema import Modality
+
+_TIMED_ROWS = 128  # records of one round, 3 s a way of the stamps
+_CONFIDENCE = 0.95  # of the intervals of accuracy, two-sided
+
+
+class Tuning:
+    """What choices are made by, and the points that were found.
+
+    Args:
+        bundle: with fp32 and every variant that passed.
+        records: of the tune split.
+        inputs: shards that hold them, for times of the whole path.
+        batch_rows: records of one inference, as in the job.
+    """
+
+    def __init__(
+        self, bundle: Bundle, records: LabelledTensors, inputs: Sequence[str], batch_rows: int
+    ) -> None:
+        self.bundle, self.records = bundle, records
+        self._inputs, self._batch_rows = inputs, batch_rows
+        self._subsets: dict[str, Subsets] = {}
+        #: Points of the scorecard's `tradeoff` that are cascades; whoever tries one adds them.
+        self.cascades: list[dict[str, Any]] = []
+
+    @cached_property
+    def blocks(self) -> list[Any]:
+        """Tables of RECORDS that are timed."""
+        return record_blocks(self._inputs, self.records, _TIMED_ROWS)
+
+    @cached_property
+    def whole_ms(self) -> dict[str, float]:
+        """Milliseconds a record of each variant for CPUs that looks at all modalities."""
+        entries = self.bundle.manifest.variants
+        names = [name for name in self.bundle.passing() if entries[name].cascade is None]
+        return self.time({name: Way(name) for name in names if entries[name].provider == "any"})
+
+    @property
+    def fastest(self) -> str:
+        """The variant that takes the least time."""
+        return min(self.whole_ms, key=self.whole_ms.__getitem__)
+
+    def time(self, ways: dict[str, Way], bundle: Bundle | None = None) -> dict[str, float]:
+        """Milliseconds a record of ways, measured in turns."""
+        return time_ways(bundle or self.bundle, ways, self.blocks, batch_rows=self._batch_rows)
+
+    def ask(self, variant: str, of: Sequence[tuple[Modality, ...]] | None = None) -> Evidence:
+        """What a variant answers, see `mmray.optimize.evidence.ask`."""
+        engine = Engine(self.bundle.graph(variant), provider="cpu")
+        return ask(engine, self.records, batch_rows=self._batch_rows, of=of)
+
+    def subsets_of(self, variant: str) -> Subsets:
+        """Times and answers of a variant from every subset of the modalities."""
+        if variant not in self._subsets:
+            spec = self.bundle.spec
+            every = subsets(spec.modalities)
+            ms = self.time({"+".join(subset): Way(variant, subset) for subset in every})
+            shares: dict[str, float] = dict(zip(spec.modalities, self._timed_shares, strict=True))
+            costs = fit_costs({subset: ms["+".join(subset)] for subset in every}, shares)
+            self._subsets[variant] = Subsets(variant, ms, Trial(self.ask(variant), costs))
+        return self._subsets[variant]
+
+    @property
+    def _timed_shares(self) -> list[float]:
+        """Of the timed records that have each modality."""
+        rows = sum(block.num_rows for block in self.blocks)
+        return [
+            1 - sum(block[m].null_count for block in self.blocks) / rows for m in self.bundle.spec.modalities
+        ]
+
+    def points(self) -> list[dict[str, Any]]:
+        """The scorecard's `tradeoff`: every variant as a whole, subsets of the modalities, and cascades.
+
+        It is empty where no record's label is known.
+        """
+        if not (self.records.labels >= 0).any():
+            return []
+        every = self.bundle.spec.modalities
+        self.subsets_of(self.fastest)
+        found = []
+        for variant, ms in self.whole_ms.items():
+            whole = self.ask(variant, [every]).logits["+".join(every)].argmax(axis=1)
+            found.append(self.point(variant, "variant", variant, every, ms, whole))
+        for variant, known in self._subsets.items():
+            for subset in subsets(every)[:-1]:
+                name, decided = "+".join(subset), known.trial.decided(subset)
+                point = self.point(f"{variant} {name}", "modality", variant, subset, known.ms[name], decided)
+                found.append(point)
+        return found + self.cascades
+
+    def point(
+        self,
+        name: str,
+        kind: str,
+        variant: str,
+        modalities: Sequence[str],
+        ms: float,
+        decided: npt.NDArray[np.intp],
+        **more: Any,  # noqa: ANN401  (of JSON)
+    ) -> dict[str, Any]:
+        """A point of the scorecard's `tradeoff`.
+
+        Args:
+            name: of the point.
+            kind: "modality", "variant" or "cascade".
+            variant: that is run.
+            modalities: that it may look at.
+            ms: of a record.
+            decided: [N], class of each tune record, -1 for no answer.
+            more: `threshold`, `measured` and `chosen`, where they are other than None, True and False.
+        """
+        labelled = self.records.labels >= 0
+        right = (decided == self.records.labels)[labelled]
+        clusters = Clusters(self.records.groups[labelled])
+        low, high = clusters.interval(right, _CONFIDENCE)
+        figures = {"ms": round(ms, 3), "accuracy": float(right.mean()), "low": low, "high": high}
+        return {
+            "name": name,
+            "kind": kind,
+            "variant": variant,
+            "modalities": list(modalities),
+            "threshold": None,
+            **figures,
+            "records": len(right),
+            "groups": clusters.count,
+            "split": "tune",
+            "measured": True,
+            "chosen": False,
+            **more,
+        }
+
+
+@dataclass(frozen=True)
+class Subsets:
+    """A variant that is given only some of the modalities."""
+
+    variant: str
+    ms: dict[str, float]  # a record, by subset as "image+text"
+    trial: Trial  # of its answers on the tune records
+
+    def as_good(self, point: Point, *, by_agreement: bool) -> dict[str, float]:
+        """Milliseconds of the subsets, less than all, that do not fall behind a setting.
+
+        Args:
+            point: what the setting does.
+            by_agreement: with the whole model; or else by accuracy.
+        """
+        trial, every = self.trial, "+".join(self.trial.evidence.modalities)
+        found = {}
+        for name, ms in self.ms.items():
+            decided = trial.decided(name.split("+"))
+            reached = trial.agreement(decided) if by_agreement else trial.accuracy(decided)
+            if name != every and reached >= (point.agreement if by_agreement else point.accuracy):
+                found[name] = ms
+        return found
