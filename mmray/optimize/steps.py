@@ -48,9 +48,11 @@ class Half(_Model):
 class Int8(_Model):
     """Weights and activations as int8."""
 
-    method: Literal["dynamic", "static"]  # scales of activations: from each batch, or from calibration
+    # Scales of activations: from each of their rows, or from calibration. "best" takes for each modality one
+    # of them, or float: the combination that is fastest on this machine and passes.
+    method: Literal["best", "dynamic", "static"] = "best"
     flavour: Literal["cpu", "tensorrt"] = "cpu"  # of static
-    ranges: Method = "percentile"  # of static: how calibration chooses them
+    ranges: Method = "percentile"  # of static and best: how calibration chooses them
     mixed: bool = False  # leave in float as few blocks as the gate demands, the most sensitive first
 
     precision: ClassVar[str] = "int8"
@@ -156,11 +158,13 @@ def _faults(recipe: VariantRecipe) -> Iterator[str]:
             yield f"'{where}': a step is exactly one of half, int8 and cascade, not {len(step.kinds)} of them"
         elif step.variant in seen:
             yield f"'{where}': there is a variant {step.variant!r} already; give this one another `name`"
-        elif step.int8 and step.int8.method == "dynamic" and step.int8.flavour == "tensorrt":
+        elif step.int8 and step.int8.method != "static" and step.int8.flavour == "tensorrt":
             yield f"'{where}.int8': TensorRT takes static int8 only; set method: static"
+        elif step.int8 and step.int8.method == "best" and step.kind.mixed:
+            yield f"'{where}.int8': best has no mixed form; set method: static, or leave `mixed` out"
         elif step.cascade and (step.cascade.accuracy_loss is None) == (step.cascade.disagreement is None):
             yield f"'{where}.cascade': give exactly one of accuracy_loss and disagreement"
-        elif not recipe.calibration and (step.kind.mixed or (step.int8 and step.int8.method == "static")):
+        elif not recipe.calibration and (step.kind.mixed or (step.int8 and step.int8.method != "dynamic")):
             yield f"'{where}': {step.variant} needs records to try or calibrate on; give `calibration`"
         else:
             seen.add(step.variant)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -66,7 +66,8 @@ def optimize(parent: Bundle, recipe: VariantRecipe, output: Path, *, say: Say = 
         folder = Path(temporary)
         judge = Judge(fp32, held_out, trial, recipe, folder)
         say(f"{FP32}: {_figures(judge.own_verdict)}")
-        workshop = Workshop(onnx.load(fp32), partial(calibration_feeds, parent, recipe, held_out), judge)
+        calibration = partial(calibration_feeds, parent, recipe, held_out)
+        workshop = Workshop(onnx.load(fp32), calibration, judge, recipe.batch_rows)
         attempts = []
         for step in recipe.steps:
             if isinstance(step.kind, CascadeStep):
@@ -105,14 +106,15 @@ class _Attempt:
     graph: Path | None = None  # none where it could not be made
     rehearsal: Path | None = None
     verdict: Verdict | None = None
-    kept: tuple[str, ...] = ()  # blocks that a search left in float
+    notes: dict[str, str] = field(default_factory=dict)  # what a search found
     cascade: MadeCascade | None = None  # `graph` is then the whole one, cut into its stages
 
     @property
     def outcome(self) -> str:
         """For people."""
         figures = _figures(self.verdict) if self.verdict else ""
-        return f"failed: {self.reason}" if self.reason else f"passed, {figures}"
+        found = "".join(f"; {name}: {value}" for name, value in self.notes.items())
+        return (f"failed: {self.reason}" if self.reason else f"passed, {figures}") + found
 
     @property
     def card(self) -> dict[str, Any]:
@@ -137,7 +139,7 @@ def _attempt(step: Step, workshop: Workshop, judge: Judge, folder: Path) -> _Att
             verdict = judge.verdict(rehearsal)
     except Exception as e:  # onnx's and ONNX Runtime's share no base; the scorecard has the reason
         return _Attempt(step, f"cannot be made: {(str(e).splitlines() or [type(e).__name__])[0]}")
-    return _Attempt(step, verdict.reason, graph, rehearsal, verdict, made.kept)
+    return _Attempt(step, verdict.reason, graph, rehearsal, verdict, made.notes)
 
 
 def _attempt_cascade(
@@ -193,7 +195,7 @@ def _new_variant(attempt: _Attempt, parent: Bundle) -> NewVariant:
             update={"parent": FP32, "how": step.how, "cascade": made.cascade}
         )
         return NewVariant(entry, attempt.graph, parent.golden()[1], made.graphs)
-    how = step.how | ({"kept_in_float": ", ".join(attempt.kept)} if step.kind.mixed else {})
+    how = step.how | attempt.notes
     inputs = parent.golden()[0]
     outputs = Engine(attempt.graph, provider="cpu")(inputs)
     elsewhere = (
