@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mmray.batching import Feeds, pack
+from mmray.batching import INPUTS, Feeds, pack
 from mmray.bundle import Bundle
 from mmray.cascade import CARRIED, Stage, passes
 from mmray.errors import EngineError
@@ -29,12 +29,8 @@ _DECODED = 0.02
 # a lost device gives is an error, not finite, or off by far more.
 _PADDED = 0.05
 
-# Arrays of each modality, and the one that says which record their rows belong to.
-_PACKED: Mapping[str, Sequence[str]] = {
-    "pixels_row": ("pixels",),
-    "text_row": ("input_ids", "attention_mask"),
-    "log_mel_row": ("log_mel",),
-}
+# Arrays of each modality by the one that says which record their rows belong to.
+_PACKED: Mapping[str, Sequence[str]] = {owner: names for *names, owner in INPUTS.values()}
 
 
 class Golden(NamedTuple):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mmray.align import AlignSpec
-from mmray.batching import Feeds
+from mmray.batching import CPU_ROWS, Feeds
 from mmray.bundle import Bundle
 from mmray.cascade import carried, in_shadow, open_stages
 from mmray.confidence import Abstain, calibrated, least_score, stage_temperatures
@@ -28,10 +28,6 @@ from mmray.runner import Answered, Failed, Runner
 from mmray.schema import Modality, OutputColumns, outcomes
 from mmray.shapes import Ladder, job_ladder
 from mmray.unread import OnForeignText, OnUnread
-
-#: Records of one inference on a CPU where nobody says how many. It matters little once texts of a batch are
-#: of one length: 32 stamps took 1.03 times as long each as 8.
-CPU_ROWS = 8
 
 #: `Preprocessor.complete`, or what does the same.
 Complete = Callable[[pa.Table, Collection[Modality]], pa.Table]

@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
-from mmray.batching import blank
+from mmray.batching import CPU_ROWS, blank, full_batch
 from mmray.bundle import FP32, Bundle
 from mmray.digests import sealed, unsealed
 from mmray.engine import Engine, Provider, best_provider, device_type, engine_version
@@ -64,8 +64,8 @@ def choose(
         wanted: name of a variant, or "auto".
         provider: where to run.
         threads: threads of one inference.
-        ladder: sizes of the batches to come: the race is over a typical one of them. None: over the bundle's
-            golden batch.
+        ladder: sizes of the batches to come: the race is over a typical one of them. None: over CPU_ROWS of
+            the bundle's golden records that have most modalities.
         cache: directory that lasts; None: the usual one.
 
     Raises:
@@ -143,7 +143,7 @@ def race(
 ) -> tuple[dict[Form, float], int]:
     """Seconds of a batch by form, the best of some rounds, without those that do not run; and its rows."""
     runs: dict[Form, _Run] = {}
-    rows = ladder.typical.rows if ladder else len(bundle.golden()[0]["present"])
+    rows = ladder.typical.rows if ladder else CPU_ROWS
     for form in forms:
         try:
             engine = open_engine(
@@ -169,10 +169,12 @@ def race(
 
 
 def _batch(bundle: Bundle, engine: Engine, ladder: Ladder | None) -> _Run:
-    """Runs one batch: a padded one with its copies, or the golden one."""
+    """Runs one batch like the job's: a padded one with its copies, or full golden records."""
     if ladder is None:
-        inputs, _ = bundle.golden()
-        return lambda: engine(inputs)
+        # Golden records lack every subset of the modalities, so that a batch of all of them has a third of
+        # the pictures that a job's has, and another variant may win.
+        feeds = full_batch(bundle.golden()[0], CPU_ROWS)
+        return lambda: engine(feeds)
     bound = engine.bound(blank(bundle.spec, ladder.typical))
 
     def run() -> None:

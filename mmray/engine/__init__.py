@@ -12,6 +12,7 @@ import onnxruntime as ort
 from mmray.batching import Feeds
 from mmray.engine.bound import Bound, Sessions, placement, sizes_of
 from mmray.engine.compiled import Compiled
+from mmray.engine.cpu import kernel_options
 from mmray.engine.device import device_name, device_type, engine_version
 from mmray.engine.prepack import shared_graph
 from mmray.engine.providers import (
@@ -80,8 +81,8 @@ class Engine:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         # Spinning threads halve the speed as soon as another process wants the core.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Exact int8 on CPUs whose U8S8 product saturates (AVX2 without VNNI); no effect elsewhere.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        for key, value in kernel_options().items():
+            options.add_session_config_entry(key, value)
         # A memory pattern is kept for each shape of batch, and those of a CPU differ all the time.
         options.enable_mem_pattern = chosen == "cuda"
         if setup.record_placement:

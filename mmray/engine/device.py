@@ -8,6 +8,8 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+from mmray.engine.cpu import cpu_features
+
 
 def device_type(provider: str) -> str:
     """Model and features of what a provider runs on, as far as the machine says."""
@@ -26,13 +28,11 @@ def engine_version() -> str:
 
 
 def _cpu_type() -> str:
+    """Architecture, model and features: with another one of them the fastest variant may be another."""
     info = Path("/proc/cpuinfo")
-    text = info.read_text() if info.exists() else platform.processor()
-    wanted = ("model name", "flags", "Features", "CPU part")
-    first = text.split("\n\n")[0].splitlines()
-    return " ".join(
-        [platform.machine(), *(line.partition(":")[2].strip() for line in first if line.startswith(wanted))]
-    )
+    first = info.read_text().split("\n\n")[0].splitlines() if info.exists() else [platform.processor()]
+    models = [line.partition(":")[2].strip() for line in first if line.startswith(("model name", "CPU part"))]
+    return " ".join([platform.machine(), *(models or first[:1]), *sorted(cpu_features())])
 
 
 def _gpu_types() -> str:

@@ -16,6 +16,7 @@ import onnxruntime as ort
 from filelock import FileLock
 
 from mmray.digests import is_sealed, seal, sha256_of_all
+from mmray.engine.cpu import kernel_options
 from mmray.engine.device import device_type, engine_version
 from mmray.errors import EngineError
 
@@ -62,13 +63,13 @@ def _prepack(graph: Path, target: Path) -> None:
         "session.optimized_model_external_initializers_file_name": f"{target.name}.data",
         "session.optimized_model_external_initializers_min_size_in_bytes": str(_LEAST_BYTES),
         "session.save_external_prepacked_constant_initializers": "1",
-        "session.x64quantprecision": "1",  # as the engine sets it: the rewrite is saved with the graph
+        **kernel_options(),  # as the engine sets them: what they change is saved with the graph
     }.items():
         options.add_session_config_entry(key, value)
     ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 
 
 def _key(digest: str) -> str:
-    """Names the graph, the version of ONNX Runtime and the kind of CPU."""
+    """Names the graph, the version of ONNX Runtime, and the CPU by its model and features."""
     about = f"{digest} {engine_version()} {device_type('cpu')}"
     return hashlib.sha256(about.encode()).hexdigest()[:24]

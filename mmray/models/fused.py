@@ -12,15 +12,10 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from mmray.batching import INPUTS as INPUTS  # what the graph takes of each modality
 from mmray.models.encoder import Encoder
 from mmray.schema import MODALITIES, Modality
 
-#: Graph inputs of each modality: what its encoder takes, then the row index.
-INPUTS: Mapping[Modality, tuple[str, ...]] = {
-    "image": ("pixels", "pixels_row"),
-    "text": ("input_ids", "attention_mask", "text_row"),
-    "audio": ("log_mel", "log_mel_row"),
-}
 #: Graph outputs of a model with labels, and of one that only gives features.
 OUTPUTS = ("logits", "scores", "features")
 FEATURES_ONLY = ("features",)

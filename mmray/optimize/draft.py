@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mmray.optimize.export import clean
+from mmray.optimize.export import clean, taken_by
 from mmray.optimize.sites import attributes_of
 
 _TABLE_VALUES = 1 << 16  # of a table that is worth being int8
@@ -28,6 +28,7 @@ class Draft:
         self._model.CopyFrom(model)
         self.graph = self._model.graph
         self.originals = list(self.graph.node)
+        self.opset = next(o.version for o in model.opset_import if not o.domain)
         self._constants = {i.name: i for i in self.graph.initializer}
         self._nodes: list[onnx.NodeProto] = []
 
@@ -64,12 +65,17 @@ class Draft:
         return output
 
     def finish(self) -> onnx.ModelProto:
-        """The model, checked.
+        """The model, checked, without nodes that nobody needs any more.
 
         Large constants that are still float32 are stored as float16 and cast, which ONNX Runtime does once
         when it loads the graph: half the bytes, at the same speed.
         """
-        used = {name for node in self._nodes for name in node.input}
+        used = {output.name for output in self.graph.output}
+        needed = []
+        for node in reversed(self._nodes):
+            if used.intersection(node.output):
+                used |= taken_by(node)
+                needed.append(node)
         casts = []
         for constant in self.graph.initializer:
             if constant.name in used and self._fits_half(constant.name):
@@ -77,7 +83,7 @@ class Draft:
                 constant.CopyFrom(numpy_helper.from_array(self.array(name).astype(np.float16), half))
                 casts.append(helper.make_node("Cast", [half], [name], name=name, to=TensorProto.FLOAT))
         del self.graph.node[:]
-        self.graph.node.extend([*casts, *self._nodes])
+        self.graph.node.extend([*casts, *reversed(needed)])
         clean(self._model)
         return self._model
 

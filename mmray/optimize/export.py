@@ -207,13 +207,17 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
 
 def _used(graph: onnx.GraphProto) -> set[str]:
     """Names that nodes take, those of subgraphs included, and the graph's outputs."""
-    names = {output.name for output in graph.output}
-    for node in graph.node:
-        names.update(node.input)
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                names |= _used(inner)
-    return names
+    return {output.name for output in graph.output}.union(*(taken_by(node) for node in graph.node))
+
+
+def taken_by(node: onnx.NodeProto) -> set[str]:
+    """Names that a node takes, those that its subgraphs take included."""
+    inner = [
+        graph
+        for attribute in node.attribute
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs)
+    ]
+    return set(node.input).union(*(_used(graph) for graph in inner))
 
 
 def _split_shared(graph: onnx.GraphProto) -> None:

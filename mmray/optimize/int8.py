@@ -9,21 +9,23 @@ takes one scale for a whole batch, so that a record's scores depend on its neigh
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto
+from onnx import helper
 
 from mmray.optimize.calibrate import Ranges
 from mmray.optimize.draft import Draft, add_lookup, by_channel
-from mmray.optimize.sites import attributes_of, name_of, sites
+from mmray.optimize.rows import LEAST_STEP, Rows
+from mmray.optimize.sites import Site, attributes_of, name_of, sites
+from mmray.optimize.wide import Pixels, Wide, pixels_of, regrouped, widened, widths
 
 Flavour = Literal["cpu", "tensorrt"]
+Form = Literal["float", "dynamic", "static"]
 
-_LEAST_STEP = 1e-12  # of an activation that is always zero
 _BIAS_TOP = 2.0**30  # of an int32 bias, which leaves room for the products
 
 
@@ -38,36 +40,14 @@ def to_static_int8(
         model: in float32; it is not altered.
         ranges: from `collect_ranges` of the same model.
         flavour: "cpu" has activations as uint8, with a zero point, and a convolution's bias and result as
-            integers, as the kernels of ONNX Runtime want them; "tensorrt" has activations as int8, symmetric,
-            and biases and results in float.
+            integers, as the kernels of ONNX Runtime want them, and first convolutions as mmray.optimize.wide
+            makes them; "tensorrt" has activations as int8, symmetric, and biases and results in float.
         exclude: names of nodes that stay in float.
 
     Returns:
         A checked model of the same inputs and outputs.
     """
-    draft = Draft(model)
-    chosen = {
-        site.node.output[0]: site
-        for site in sites(draft.graph)
-        if name_of(site.node) not in exclude and site.source in ranges
-    }
-    activations = _Activations(draft, ranges, flavour)
-    # Integer convolutions give integers; whoever takes their result takes those.
-    results = {
-        site.result
-        for site in chosen.values()
-        if flavour == "cpu" and site.node.op_type == "Conv" and site.result in ranges
-    }
-    for node in draft.originals:
-        site = chosen.get(node.output[0])
-        for i, name in enumerate(node.input):
-            if name in results or (site and i == 0):
-                node.input[i] = activations.through_int8(name)
-        if site:
-            _add_weighted(draft, node, activations.step(site.source), whole_bias=flavour == "cpu")
-        elif name_of(node) in exclude or not add_lookup(draft, node, before=flavour == "tensorrt"):
-            draft.add(node)
-    return draft.finish()
+    return to_int8(model, lambda name: "float" if name in exclude else "static", ranges, flavour)
 
 
 def to_dynamic_int8(model: onnx.ModelProto, exclude: Collection[str] = ()) -> onnx.ModelProto:
@@ -84,46 +64,150 @@ def to_dynamic_int8(model: onnx.ModelProto, exclude: Collection[str] = ()) -> on
     Returns:
         A checked model of the same inputs and outputs.
     """
-    draft = Draft(model)
-    chosen = {
-        site.node.output[0]
-        for site in sites(draft.graph)
-        if name_of(site.node) not in exclude and site.node.op_type != "Conv"
+    return to_int8(model, lambda name: "float" if name in exclude else "dynamic")
+
+
+def to_int8(
+    model: onnx.ModelProto,
+    form_of: Callable[[str], Form],
+    ranges: Ranges | None = None,
+    flavour: Flavour = "cpu",
+) -> onnx.ModelProto:
+    """The graph with each node in the form that is wanted for it.
+
+    Args:
+        model: in float32; it is not altered.
+        form_of: form by a node's name.
+        ranges: for static nodes, as of `to_static_int8`.
+        flavour: of static nodes.
+
+    Returns:
+        A checked model of the same inputs and outputs.
+    """
+    draft, ranges = Draft(model), ranges or {}
+    static: dict[str, Site] = {}
+    dynamic: set[str] = set()
+    for site in sites(draft.graph):
+        form, output = form_of(name_of(site.node)), site.node.output[0]
+        if form == "static" and site.source in ranges:
+            static[output] = site
+        elif form == "dynamic" and site.node.op_type != "Conv":
+            dynamic.add(output)
+    activations, rows = _Activations(draft, ranges, flavour), Rows(draft)
+    # Integer convolutions give integers; whoever takes their result takes those.
+    results = {
+        site.result
+        for site in static.values()
+        if flavour == "cpu" and site.node.op_type == "Conv" and site.result in ranges
     }
-    rows = _Rows(draft)
+    wide = _wide_ones(draft, [site for site in static.values() if site.result in results])
+    done = {site.result for name, site in static.items() if name in wide}
     for node in draft.originals:
-        if node.output[0] in chosen:
+        output = node.output[0]
+        given = static.get(output)
+        if output in wide:
+            assert given
+            _add_wide(draft, given, wide[output], activations)
+            continue
+        if output in done:  # the Relu or Clip that a wide convolution took in
+            continue
+        for i, name in enumerate(node.input):
+            if name in results or (given and i == 0):
+                node.input[i] = activations.through_int8(name)
+        if given:
+            _add_weighted(draft, node, activations.step(given.source), whole_bias=flavour == "cpu")
+        elif output in dynamic:
             rows.multiply(node)
-        elif name_of(node) in exclude or not add_lookup(draft, node):
+        elif form_of(name_of(node)) == "float" or not add_lookup(draft, node, before=flavour == "tensorrt"):
             draft.add(node)
     return draft.finish()
 
 
 class _Activations:
-    """QuantizeLinear and DequantizeLinear of activations, by their ranges."""
+    """QuantizeLinear and DequantizeLinear of activations, by their ranges or by the pixels that they are."""
 
     def __init__(self, draft: Draft, ranges: Ranges, flavour: Flavour) -> None:
         self._draft, self._ranges, self._flavour = draft, ranges, flavour
         self._users: Counter[str] = Counter()
+        self._pixels: dict[str, Pixels | None] = {}
+        self._made: set[str] = set()
 
     def step(self, name: str) -> float:
         """What one step of an activation's integers stands for."""
+        if pixels := self._pixels_of(name):
+            return pixels.step
         low, high = self._ranges[name]
-        return max((high - low) / 255 if self._flavour == "cpu" else max(-low, high) / 127, _LEAST_STEP)
+        return max((high - low) / 255 if self._flavour == "cpu" else max(-low, high) / 127, LEAST_STEP)
 
-    def through_int8(self, name: str) -> str:
-        """Name of an activation as it is after rounding, another one for each call."""
+    def scale(self, name: str) -> list[str]:
+        """Constants that an activation is quantized by: its step, and the integer that stands for zero."""
         step = self.step(name)
         zero = round(-self._ranges[name][0] / step) if self._flavour == "cpu" else 0
-        scale = [
+        if pixels := self._pixels_of(name):
+            zero = pixels.zero
+        return [
             self._draft.constant(f"{name}/scale", step, np.float32),
             self._draft.constant(f"{name}/zero", zero, np.uint8 if self._flavour == "cpu" else np.int8),
         ]
-        if not self._users[name]:
-            self._draft.node("QuantizeLinear", [name, *scale], f"{name}/int")
+
+    def integers(self, name: str) -> str:
+        """Name of an activation's integers, which are made where they are first asked for."""
+        integers = f"{name}/int"
+        if name not in self._made:
+            self._made.add(name)
+            if pixels := self._pixels_of(name):
+                self._draft.node("Transpose", [pixels.source], integers, perm=pixels.order)
+            else:
+                self._draft.node("QuantizeLinear", [name, *self.scale(name)], integers)
+        return integers
+
+    def are_there(self, name: str) -> None:
+        """Some other node gives the integers, under the name that they have here."""
+        self._made.add(name)
+
+    def through_int8(self, name: str) -> str:
+        """Name of an activation as it is after rounding, another one for each call."""
+        integers = self.integers(name)
         self._users[name] += 1
         rounded = f"{name}/rounded_{self._users[name]}"
-        return self._draft.node("DequantizeLinear", [f"{name}/int", *scale], rounded)
+        return self._draft.node("DequantizeLinear", [integers, *self.scale(name)], rounded)
+
+    def _pixels_of(self, name: str) -> Pixels | None:
+        if name not in self._pixels:
+            wanted = self._flavour == "cpu"
+            self._pixels[name] = pixels_of(self._draft, name) if wanted else None
+        return self._pixels[name]
+
+
+def _wide_ones(draft: Draft, candidates: Collection[Site]) -> Mapping[str, Wide]:
+    """Convolutions that are better wide, by their output."""
+    outputs = {value.name for value in draft.graph.output}
+    few = [s for s in candidates if draft.array(s.node.input[1]).shape[1] % 4 and s.result not in outputs]
+    known = widths(draft) if few else {}
+    found = {
+        site.node.output[0]: widened(draft, site.node, known[site.source])
+        for site in few
+        if site.source in known
+    }
+    return {name: wide for name, wide in found.items() if wide}
+
+
+def _add_wide(draft: Draft, site: Site, wide: Wide, activations: _Activations) -> None:
+    """Add a convolution in its wide form, and the Relu or Clip behind it, all on integers."""
+    name, result = f"{site.node.output[0]}/wide", site.result
+    places = regrouped(draft, activations.integers(site.source), f"{name}/int", wide.place)
+    source = draft.node("DequantizeLinear", [places, *activations.scale(site.source)], f"{name}/source")
+    inputs = [source, draft.constant(f"{name}/float", wide.weight, np.float32)]
+    if wide.bias is not None:
+        inputs.append(draft.constant(f"{name}/float_bias", wide.bias, np.float32))
+    conv = helper.make_node("Conv", inputs, [name], name=name_of(site.node), **wide.attributes)
+    _add_weighted(draft, conv, activations.step(site.source), whole_bias=True)
+    if result != site.node.output[0]:
+        follower = next(node for node in draft.originals if result in node.output)
+        name = draft.node(follower.op_type, [name, *follower.input[1:]], f"{result}/wide")
+    integers = draft.node("QuantizeLinear", [name, *activations.scale(result)], f"{result}/wide/int")
+    regrouped(draft, integers, f"{result}/int", wide.column)
+    activations.are_there(result)
 
 
 def _add_weighted(draft: Draft, node: onnx.NodeProto, step: float, *, whole_bias: bool) -> None:
@@ -146,58 +230,3 @@ def _add_weighted(draft: Draft, node: onnx.NodeProto, step: float, *, whole_bias
     small = draft.integers(f"{name}/weight", integers, scale)
     node.input[1] = draft.node("DequantizeLinear", small, f"{name}/weight", axis=axis)
     draft.add(node)
-
-
-class _Rows:
-    """Matrix products of activations whose rows have each a scale of its own."""
-
-    def __init__(self, draft: Draft) -> None:
-        self._draft = draft
-        self._known: set[str] = set()
-
-    def multiply(self, node: onnx.NodeProto) -> None:
-        """Add a MatMul or Gemm as a product of uint8 activations, whose zero is 128, and int8 weights."""
-        draft, name = self._draft, node.output[0]
-        values, step = self._in_integers(node.input[0])
-        matrix = draft.array(node.input[1])
-        weight, scale = by_channel(matrix.T if attributes_of(node).get("transB") else matrix, axis=1)
-        inputs = [
-            values,
-            draft.constant(f"{name}/weight/int", weight, np.int8),
-            draft.constant("rows/128", 128, np.uint8),
-        ]
-        draft.node("MatMulInteger", inputs, f"{name}/sum")
-        draft.node("Cast", [f"{name}/sum"], f"{name}/float", to=TensorProto.FLOAT)
-        # Not by the product of both scales: ONNX Runtime (1.31) fuses that form into a kernel that takes the
-        # first row's scale for all, and agreement falls from 1.00 to .78.
-        columns = draft.constant(f"{name}/weight/scale", scale, np.float32)
-        draft.node("Mul", [f"{name}/float", columns], f"{name}/columns")
-        if len(node.input) < 3:
-            draft.node("Mul", [f"{name}/columns", step], name)
-        else:
-            draft.node("Mul", [f"{name}/columns", step], f"{name}/product")
-            draft.node("Add", [f"{name}/product", node.input[2]], name)
-
-    def _in_integers(self, name: str) -> tuple[str, str]:
-        """Names of an activation's integers, and of what one step of them stands for in each row."""
-        integers, step = f"{name}/int", f"{name}/step"
-        if name in self._known:
-            return integers, step
-        self._known.add(name)
-        draft = self._draft
-        first, second, last = (draft.constant(f"rows/at_{i}", [i], np.int64) for i in (0, 1, -1))
-        draft.node("Abs", [name], f"{name}/magnitude")
-        draft.node("ReduceMax", [f"{name}/magnitude", last], f"{name}/reduced", keepdims=1)
-        # ReduceMax (1.31) leaves the width as it was where there are no rows.
-        draft.node("Slice", [f"{name}/reduced", first, second, last], f"{name}/largest")
-        draft.node(
-            "Max",
-            [f"{name}/largest", draft.constant("rows/least", 127 * _LEAST_STEP, np.float32)],
-            f"{name}/top",
-        )
-        draft.node("Div", [f"{name}/top", draft.constant("rows/127", 127, np.float32)], step)
-        draft.node("Div", [name, step], f"{name}/steps")
-        draft.node("Round", [f"{name}/steps"], f"{name}/whole")
-        draft.node("Add", [f"{name}/whole", draft.constant("rows/zero", 128, np.float32)], f"{name}/moved")
-        draft.node("Cast", [f"{name}/moved"], integers, to=TensorProto.UINT8)
-        return integers, step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from mmray.engine import Engine
 from mmray.optimize.gate import NOT_ENOUGH, PASSED, Thresholds, Verdict, compare, mean_divergence
 from mmray.optimize.outputs import LabelledTensors, Outputs, Runs, run_outputs, whole_outputs
 from mmray.optimize.records import Records
+from mmray.optimize.selective import Judged, judge_selective
 from mmray.optimize.steps import VariantRecipe
 from mmray.schema import Modality
 
@@ -77,6 +79,21 @@ class Judge:
         rows = self._recipe.batch_rows
         parent = whole_outputs(self._engine, self.test, batch_rows=rows, seen=reference)
         return compare(parent, whole_outputs(engine, self.test, batch_rows=rows), thresholds)
+
+    @cached_property
+    def own_selective(self) -> Judged:
+        """Temperatures of the parent, and what its surest answers are worth."""
+        return judge_selective(self._on_tune, self._on_test)
+
+    def selective(self, graph: Path) -> Judged:
+        """The same of an ONNX file that was judged."""
+        return judge_selective(self._run(graph, self.tune), self._run(graph, self.test))
+
+    def cascade_selective(self, engine: Runs, temperatures: Mapping[str, float]) -> Judged:
+        """The same of a cascade, whose engine gives scores that went through these temperatures already."""
+        rows = self._recipe.batch_rows
+        tune, test = (whole_outputs(engine, records, batch_rows=rows) for records in (self.tune, self.test))
+        return judge_selective(tune, test, already=temperatures)
 
     def passes(self, model: onnx.ModelProto) -> bool:
         """Whether a graph passes the gate on tune, or looks so where tune is too small to show it."""

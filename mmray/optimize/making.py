@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx
 
@@ -14,7 +14,8 @@ from mmray.optimize.histogram import Method
 from mmray.optimize.int8 import to_dynamic_int8, to_static_int8
 from mmray.optimize.judge import Judge
 from mmray.optimize.sensitivity import Quantize, fewest_exclusions, rank
-from mmray.optimize.steps import CascadeStep, Half, Step
+from mmray.optimize.steps import CascadeStep, Half, Int8, Step
+from mmray.optimize.trunks import best_forms
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,12 @@ class Made:
     """A variant's graph.
 
     A CPU runs float16 in float32 and shows nothing of what an accelerator rounds; `rehearsal` is then a
-    graph that does. `kept` are the blocks that a search left in float.
+    graph that does. `notes` say what a search found, for the manifest.
     """
 
     model: onnx.ModelProto
-    rehearsal: onnx.ModelProto | None
-    kept: tuple[str, ...]
+    rehearsal: onnx.ModelProto | None = None
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 class Workshop:
@@ -37,12 +38,18 @@ class Workshop:
         model: in float32; never altered.
         calibration: gives batches of records for ranges, from the beginning each time.
         judge: says how much a try changes, and whether it would pass.
+        batch_rows: records of one inference, as in the job.
     """
 
     def __init__(
-        self, model: onnx.ModelProto, calibration: Callable[[], Iterable[Feeds]], judge: Judge
+        self,
+        model: onnx.ModelProto,
+        calibration: Callable[[], Iterable[Feeds]],
+        judge: Judge,
+        batch_rows: int,
     ) -> None:
         self._model, self._calibration, self._judge = model, calibration, judge
+        self._batch_rows = batch_rows
         self._ranges: dict[Method, Ranges] = {}
 
     def make(self, step: Step) -> Made:
@@ -51,16 +58,25 @@ class Workshop:
         Raises:
             Exception: of any kind that onnx or ONNX Runtime raise on graphs that they do not take.
         """
+        if isinstance(step.kind, Int8) and step.kind.method == "best":
+            return self._best(step.kind)
         make = self._quantizer(step)
         rehearse = (lambda keep: rehearse_half(self._model, keep)) if isinstance(step.kind, Half) else None
         nodes: frozenset[str] = frozenset()
-        kept: tuple[str, ...] = ()
+        notes: dict[str, str] = {}
         if step.kind.mixed:
             tried = rehearse or make
             ranked = rank(self._model, tried, self._judge.change)
             kept = fewest_exclusions(ranked, tried, self._judge.passes).kept
             nodes = frozenset(name for block in ranked if block.block in kept for name in block.nodes)
-        return Made(make(nodes), rehearse(nodes) if rehearse else None, kept)
+            notes["kept_in_float"] = ", ".join(kept)
+        return Made(make(nodes), rehearse(nodes) if rehearse else None, notes)
+
+    def _best(self, kind: Int8) -> Made:
+        ranges, records = self._ranges_by(kind.ranges), self._calibration()
+        change, passes = self._judge.change, self._judge.passes
+        found = best_forms(self._model, ranges, records, self._batch_rows, change, passes)
+        return Made(found.model, notes={"forms": found.report})
 
     def _quantizer(self, step: Step) -> Quantize:
         """From names of nodes that stay in float to the graph."""

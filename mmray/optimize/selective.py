@@ -58,6 +58,10 @@ class Judged:
     fields: dict[str, Any]  # `temperatures` and `selective` of `mmray.bundle.Variant`
 
 
+#: Of a variant that nobody asked.
+NOTHING = Judged({}, {})
+
+
 def risk_coverage(
     confidence: npt.NDArray[np.float32], right: npt.NDArray[np.bool_], groups: npt.NDArray[np.str_]
 ) -> list[Point]:

@@ -43,6 +43,12 @@ class MadeCascade:
         assert self.variant.entry.cascade is not None
         return StagedEngine(self.variant.entry.cascade, self.variant.stages, modalities)
 
+    def calibrated_engine(self, modalities: Sequence[Modality]) -> StagedEngine:
+        """The same, with the scores of a run: the base's temperatures are the last stage's."""
+        entry = self.variant.entry
+        assert entry.cascade is not None
+        return StagedEngine(entry.cascade, self.variant.stages, modalities, entry.temperatures)
+
 
 def make_cascade(step: Step, tuning: Tuning, folder: Path, say: Say) -> MadeCascade:
     """Choose stages and exits on the tune records, cut the base variant's graph, and time the outcome.
@@ -92,7 +98,7 @@ def _cut(step: Step, base: str, policy: Policy, tuning: Tuning, folder: Path) ->
         entries.append(CascadeStage(file=file, modalities=modalities, exits=exits))
     cascade = Cascade(stages=tuple(entries), disagreement=policy.disagreement)
     entry = bundle.entry(base).model_copy(
-        update={"parent": FP32, "how": {**step.how, "of": base}, "cascade": cascade}
+        update={"parent": FP32, "how": {**step.how, "of": base}, "cascade": cascade, "selective": ()}
     )
     return NewVariant(entry, bundle.graph(base), bundle.golden(base)[1], tuple(graphs))
 

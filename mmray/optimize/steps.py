@@ -50,9 +50,11 @@ class Half(_Model):
 class Int8(_Model):
     """Weights and activations as int8."""
 
-    method: Literal["dynamic", "static"]  # scales of activations: from each batch, or from calibration
+    # Scales of activations: from each of their rows, or from calibration. "best" takes for each modality one
+    # of them, or float: the combination that is fastest on this machine and passes.
+    method: Literal["best", "dynamic", "static"] = "best"
     flavour: Literal["cpu", "tensorrt"] = "cpu"  # of static
-    ranges: Method = "percentile"  # of static: how calibration chooses them
+    ranges: Method = "percentile"  # of static and best: how calibration chooses them
     mixed: bool = False  # leave in float as few blocks as the gate demands, the most sensitive first
 
     precision: ClassVar[str] = "int8"
@@ -141,6 +143,7 @@ class VariantRecipe(_Model):
     thresholds: Thresholds = Thresholds()
     batch_rows: int = Field(8, ge=1, le=4096)  # the job's: for judging, and for one of the two latencies
     timing_rounds: int = Field(2, ge=0)  # processes in which each graph is timed and weighed; 0: not at all
+    abstain: float | None = Field(None, gt=0, lt=1)  # risk of the bundle's answers, see `mmray.confidence`
     keep_failed: bool = False  # also write the graphs that failed, to look into them
 
     @field_validator("input", mode="before")
@@ -173,8 +176,10 @@ def _faults(recipe: VariantRecipe) -> Iterator[str]:
             yield f"'{where}': a step is exactly one of half, int8 and cascade, not {len(step.kinds)} of them"
         elif step.variant in seen:
             yield f"'{where}': there is a variant {step.variant!r} already; give this one another `name`"
-        elif step.int8 and step.int8.method == "dynamic" and step.int8.flavour == "tensorrt":
+        elif step.int8 and step.int8.method != "static" and step.int8.flavour == "tensorrt":
             yield f"'{where}.int8': TensorRT takes static int8 only; set method: static"
+        elif step.int8 and step.int8.method == "best" and step.kind.mixed:
+            yield f"'{where}.int8': best has no mixed form; set method: static, or leave `mixed` out"
         elif step.cascade and (step.cascade.accuracy_loss is None) == (step.cascade.disagreement is None):
             yield f"'{where}.cascade': give exactly one of accuracy_loss and disagreement"
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -29,6 +29,7 @@ from mmray.optimize.making import Workshop
 from mmray.optimize.measure import Cost, measure
 from mmray.optimize.outputs import LabelledTensors
 from mmray.optimize.records import Records
+from mmray.optimize.selective import NOTHING, Judged
 from mmray.optimize.splits import Split
 from mmray.optimize.staged import MadeCascade, make_cascade
 from mmray.optimize.steps import CascadeStep, Step, VariantRecipe
@@ -74,7 +75,7 @@ def optimize(
         judge = Judge(fp32, records, recipe, folder)
         say(f"{_describe(judge.tune)} to choose by, {_describe(judge.test)} to judge by")
         say(f"{FP32}: {_figures(judge.own_verdict)}")
-        workshop = Workshop(onnx.load(fp32), partial(records.feeds, "train"), judge)
+        workshop = Workshop(onnx.load(fp32), partial(records.feeds, "train"), judge, recipe.batch_rows)
         attempts: list[_Attempt] = []
         tuning = None
         # Cascades last, whatever their place: they are cut from the fastest of the others.
@@ -95,7 +96,7 @@ def optimize(
             batches = _batches(judge.tune, recipe.batch_rows)
             costs = measure(graphs, batches, rounds=recipe.timing_rounds)
             say(f"timed and weighed {len(costs)} graphs")
-        cards = {FP32: {**judge.own_verdict.as_dict(), "split": "test"}}
+        cards = {FP32: {**judge.own_verdict.as_dict(), "split": "test", **judge.own_selective.card}}
         cards |= {a.step.variant: a.card for a in attempts}
         for name, graph in graphs.items():
             cards[name]["size_bytes"] = graph.stat().st_size
@@ -108,6 +109,8 @@ def optimize(
             scorecard=_scorecard(parent, recipe, records, uses, cards)
             | {"tradeoff": _tradeoff(tuning, judge.own_verdict, attempts) if tuning else []},
             origin={"optimize": recipe.model_dump_json()},
+            found={FP32: judge.own_selective.fields},
+            abstain=recipe.abstain,
         )
         say(f"wrote {output}")
     return bundle
@@ -123,7 +126,8 @@ class _Attempt:
     rehearsal: Path | None = None
     verdict: Verdict | None = None
     split: Split = "test"  # that the verdict is on: what fails on tune never sees test
-    kept: tuple[str, ...] = ()  # blocks that a search left in float
+    notes: dict[str, str] = field(default_factory=dict)  # what a search found
+    selective: Judged = NOTHING  # temperatures, and what the surest answers are worth
     cascade: MadeCascade | None = None  # `graph` is then the whole one, cut into its stages
 
     @property
@@ -131,12 +135,12 @@ class _Attempt:
         """For people."""
         if not self.verdict:
             return f"failed: {self.reason}"
-        figures = _figures(self.verdict)
+        told = _figures(self.verdict) + "".join(f"; {name}: {value}" for name, value in self.notes.items())
         if self.reason:
             where = "" if self.split == "test" else f" on {self.split}"
-            return f"{self.verdict.answer}{where}: {self.reason}; {figures}"
+            return f"{self.verdict.answer}{where}: {self.reason}; {told}"
         untold = len(self.verdict.untold)
-        return f"passed, {figures}" + (f"; {untold} labels have not enough records" if untold else "")
+        return f"passed, {told}" + (f"; {untold} labels have not enough records" if untold else "")
 
     @property
     def card(self) -> dict[str, Any]:
@@ -145,6 +149,7 @@ class _Attempt:
             {"passed": not self.reason, "reason": self.reason}
             | ({**self.verdict.as_dict(), "split": self.split} if self.verdict else {})
             | ({"cascade": self.cascade.card} if self.cascade else {})
+            | self.selective.card
         )
 
 
@@ -165,8 +170,8 @@ def _attempt(step: Step, workshop: Workshop, judge: Judge, folder: Path) -> _Att
         verdict = next((v for v in verdicts if not v.passed), verdicts[-1])
     except Exception as e:  # onnx's and ONNX Runtime's share no base; the scorecard has the reason
         return _Attempt(step, f"cannot be made: {(str(e).splitlines() or [type(e).__name__])[0]}")
-    reason = verdict.reason
-    return _Attempt(step, reason, graph, rehearsal, verdict, split, made.kept)
+    selective = judge.selective(judged[-1]) if verdict.passed else NOTHING
+    return _Attempt(step, verdict.reason, graph, rehearsal, verdict, split, made.notes, selective)
 
 
 def _tuning(
@@ -175,7 +180,10 @@ def _tuning(
     """What a cascade is chosen by: the tune records, and a bundle with all variants that passed so far."""
     passed = {a.step.variant: _new_variant(a, parent) for a in attempts if a.graph and not a.reason}
     cards: dict[str, Any] = {FP32: {}} | {name: {"passed": True} for name in passed}
-    bundle = extend_bundle(folder / "passed", parent, passed, scorecard={"variants": cards}, origin={})
+    found = {FP32: judge.own_selective.fields}
+    bundle = extend_bundle(
+        folder / "passed", parent, passed, scorecard={"variants": cards}, origin={}, found=found
+    )
     return Tuning(bundle, judge.tune, recipe.input, recipe.batch_rows)
 
 
@@ -188,12 +196,17 @@ def _attempt_cascade(
     try:
         made = make_cascade(step, tuning, folder, say)
         reference = step.kind.budget.looks_at(every)
-        verdict = judge.cascade_verdict(
-            made.engine(every), reference, step.kind.thresholds(recipe.thresholds)
-        )
+        allowed = step.kind.thresholds(recipe.thresholds)
+        verdict = judge.cascade_verdict(made.engine(every), reference, allowed)
+        selective = NOTHING
+        if verdict.passed:
+            temperatures = made.variant.entry.temperatures
+            selective = judge.cascade_selective(made.calibrated_engine(every), temperatures)
     except Exception as e:  # as in _attempt
         return _Attempt(step, f"cannot be made: {(str(e).splitlines() or [type(e).__name__])[0]}")
-    return _Attempt(step, verdict.reason, made.variant.graph, None, verdict, cascade=made)
+    return _Attempt(
+        step, verdict.reason, made.variant.graph, None, verdict, cascade=made, selective=selective
+    )
 
 
 def _tradeoff(tuning: Tuning, fp32: Verdict, attempts: Sequence[_Attempt]) -> list[dict[str, Any]]:
@@ -235,8 +248,9 @@ def _new_variant(attempt: _Attempt, parent: Bundle) -> NewVariant:
     assert attempt.graph is not None
     step = attempt.step
     if made := attempt.cascade:
-        return made.variant
-    how = step.how | ({"kept_in_float": ", ".join(attempt.kept)} if step.kind.mixed else {})
+        entry = made.variant.entry.model_copy(update=attempt.selective.fields)
+        return replace(made.variant, entry=entry)
+    how = step.how | attempt.notes
     inputs = parent.golden()[0]
     outputs = Engine(attempt.graph, provider="cpu")(inputs)
     elsewhere = (
@@ -253,6 +267,7 @@ def _new_variant(attempt: _Attempt, parent: Bundle) -> NewVariant:
             provider=step.kind.provider,
             how=how,
             golden_tolerance=max(_LEAST_TOLERANCE, _TOLERANCE_FACTOR * difference),
+            **attempt.selective.fields,
         ),
         attempt.graph,
         outputs,

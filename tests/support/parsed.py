@@ -7,6 +7,8 @@ import onnx
 import onnxruntime as ort
 from onnx import numpy_helper, parser
 
+from mmray.engine.cpu import kernel_options
+
 HEAD = '<ir_version: 10, opset_import: ["": 20]>'
 
 
@@ -53,7 +55,8 @@ def _session(model, optimized=None):
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    for key, value in kernel_options().items():
+        options.add_session_config_entry(key, value)
     if optimized:
         options.optimized_model_filepath = str(optimized)
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

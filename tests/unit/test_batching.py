@@ -6,7 +6,7 @@ import pytest
 from support.bundles import SPEC, records_table, small_tokenizer
 from support.media import clip, image_bytes
 
-from mmray.batching import batches, blank, fill, pack, padded
+from mmray.batching import batches, blank, fill, full_batch, pack, padded
 from mmray.preprocess import Preprocessor
 from mmray.preprocess.audio import log_mel
 from mmray.preprocess.spec import AudioSpec, PreprocessSpec, TextSpec
@@ -190,3 +190,23 @@ def test_a_clip_never_has_more_patches_than_its_spec_says():
         patches = 1 + (len(frames) - spec.patch_frames) // spec.patch_hop
         assert patches <= spec.max_patches
     assert patches == spec.max_patches
+
+
+def test_a_full_batch_repeats_the_records_that_have_most(tensors):
+    feeds = pack(tensors, SPEC)
+    full = full_batch(feeds, 3)
+    assert full["present"].all()
+    assert full["pixels_row"].tolist() == full["text_row"].tolist() == [0, 1, 2]
+    patches = int((feeds["log_mel_row"] == 0).sum())
+    assert full["log_mel_row"].tolist() == [row for row in range(3) for _ in range(patches)]
+    assert (full["pixels"] == feeds["pixels"][0]).all()
+    longest = int(feeds["attention_mask"][0].sum())
+    assert full["input_ids"].tolist() == [feeds["input_ids"][0, :longest].tolist()] * 3
+
+
+def test_a_full_batch_of_one_modality_has_nothing_else(tensors):
+    full = full_batch(pack(tensors, SPEC), 4, "text")
+    assert full["present"].tolist() == [[False, True, False]] * 4
+    assert len(full["pixels"]) == len(full["log_mel"]) == 0
+    ids = full["input_ids"][:, 1].tolist()
+    assert ids[0] == ids[3] != ids[2], "three records have a text, and the first comes again"

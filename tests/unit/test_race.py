@@ -6,10 +6,14 @@ import onnx
 import pytest
 from onnx import helper
 from support.bundles import make_bundle, reseal, small_bundle
-from support.racing import extended, slowed
+from support.racing import convolved, extended, slowed
 
+from mmray.batching import CPU_ROWS
 from mmray.digests import sealed
+from mmray.engine.cpu import FEATURES_VARIABLE, needs_exact_int8
 from mmray.errors import BundleError
+from mmray.optimize.calibrate import collect_ranges
+from mmray.optimize.int8 import to_static_int8
 from mmray.race import Form, candidates, choose, is_quantized
 from mmray.shapes import job_ladder
 
@@ -50,6 +54,40 @@ def test_a_slower_variant_loses(folder, slow, tmp_path):
     (race,) = (tmp_path / "races").iterdir()
     times = json.loads(race.read_text())["batch_ms"]
     assert times["fp32"] < times["quick"]
+
+
+@pytest.fixture(scope="module")
+def int8(folder):
+    """A bundle with convolutions, and its static int8 form."""
+    graph = convolved(small_bundle().graph("fp32"), folder / "convolved.onnx")
+    parent = make_bundle(folder / "convolved", graph=graph)
+    model = onnx.load(graph)
+    onnx.save(
+        to_static_int8(model, collect_ranges(model, [parent.golden()[0]])), folder / "convolved-int8.onnx"
+    )
+    return extended(folder, parent, "int8", graph=folder / "convolved-int8.onnx", precision="int8")
+
+
+def test_int8_is_not_chosen_without_vnni_where_it_is_slower(int8, tmp_path, monkeypatch):
+    monkeypatch.setenv(FEATURES_VARIABLE, "avx2")
+    assert fastest(int8, tmp_path) == "fp32"
+    monkeypatch.delenv(FEATURES_VARIABLE)
+    fastest(int8, tmp_path)
+    assert len(list((tmp_path / "races").iterdir())) == 2, "each kind of CPU has a race of its own"
+
+
+@pytest.mark.skipif(needs_exact_int8(), reason="this CPU has no fast int8")
+def test_int8_wins_with_vnni(int8, tmp_path):
+    assert fastest(int8, tmp_path) == "quick"
+
+
+def test_the_race_is_over_a_full_batch_like_the_jobs(folder, slow, tmp_path):
+    """Only one of the golden records has all modalities; it is there once for each record of a batch."""
+    bundle = extended(folder, slow, "full")
+    choice = choose(bundle, "auto", provider="cpu", cache=tmp_path)
+    [race] = (tmp_path / "races").iterdir()
+    found = json.loads(race.read_text())
+    assert choice.rows_per_s == pytest.approx(CPU_ROWS * 1e3 / found["batch_ms"]["quick"], rel=0.01)
 
 
 def test_a_variant_that_does_not_run_here_does_not_take_part(folder, slow, tmp_path):

@@ -11,11 +11,13 @@ import pytest
 import yaml
 from support.bundles import make_bundle, reseal
 from support.linear import linear_bundle, with_near_zero_scale, write_labelled
+from support.racing import convolved
 from support.tars import write_shard
 
 from mmray.bundle import Bundle
 from mmray.cli.optimizing import optimize_bundle
 from mmray.engine import Engine
+from mmray.engine.cpu import needs_exact_int8
 from mmray.errors import AuditError, BundleError, ConfigError, EngineError, UsageError
 from mmray.optimize.steps import load_recipe
 from mmray.optimize.variants import optimize
@@ -207,6 +209,18 @@ def test_a_step_that_breaks_is_a_reason_and_stops_no_other(tmp_path, records):
     assert card["reason"].startswith("cannot be made: ")
 
 
+@pytest.mark.skipif(needs_exact_int8(), reason="this CPU has no fast int8")
+def test_the_best_form_of_each_modality_is_found_and_said(parent, records, tmp_path):
+    graph = convolved(parent.graph("fp32"), tmp_path / "convolved.onnx")
+    outputs = Engine(graph, provider="cpu")(parent.golden()[0])
+    heavy = make_bundle(tmp_path / "heavy", graph=graph, features=24, golden_outputs=outputs)
+    bundle, said = run(heavy, records, tmp_path, [{"int8": None}])
+    assert bundle.passing() == ["fp32", "int8-best"]
+    forms = bundle.manifest.variants["int8-best"].how["forms"]
+    assert forms.startswith("image static (float ")
+    assert any("int8-best: passed, agreement 1.000" in line and forms in line for line in said)
+
+
 def test_records_without_labels_are_enough(parent, tmp_path):
     """Decisions can be compared without anybody knowing the right ones."""
     records = write_labelled(tmp_path / "records", rows=300, labels=False)
@@ -265,8 +279,7 @@ def test_the_parents_own_place_and_a_folder_of_something_else_are_refused(parent
         ({"thresholds": {"agrement": 1}}, "unknown key 'thresholds.agrement' (did you mean 'agreement'?)"),
         ({"steps": [{"int9": {}}]}, "unknown key 'steps.0.int9' (did you mean 'int8'?)"),
         ({"steps": [{"half": {}}, {"int8": {"metod": "static"}}]}, "unknown key 'steps.1.int8.metod'"),
-        ({"steps": [{"int8": {}}]}, "'steps.0.int8.method' is missing"),
-        ({"steps": [{"int8": {"method": "magic"}}]}, "'steps.0.int8.method': input should be 'dynamic'"),
+        ({"steps": [{"int8": {"method": "magic"}}]}, "'steps.0.int8.method': input should be 'best'"),
         ({"steps": [{}]}, "'steps.0': a step is exactly one of half, int8 and cascade, not 0 of them"),
         ({"steps": [{"half": {}, "int8": {"method": "static"}}]}, "not 2 of them"),
         ({"steps": [{"half": {}}, {"half": {}}]}, "'steps.1': there is a variant 'fp16' already"),
@@ -274,6 +287,8 @@ def test_the_parents_own_place_and_a_folder_of_something_else_are_refused(parent
         ({"steps": [{"half": {}, "name": "../x"}]}, "'steps.0.name': string should match pattern"),
         ({"steps": []}, "'steps': tuple should have at least 1 item"),
         ({"steps": [{"int8": {"method": "dynamic", "flavour": "tensorrt"}}]}, "set method: static"),
+        ({"steps": [{"int8": {"flavour": "tensorrt"}}]}, "set method: static"),
+        ({"steps": [{"int8": {"mixed": True}}]}, "'steps.0.int8': best has no mixed form"),
     ],
 )
 def test_a_recipe_that_cannot_be_meant_is_refused_by_file_and_key(tmp_path, changes, message):
