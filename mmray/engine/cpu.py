@@ -1,8 +1,8 @@
 """What this machine's CPU can do, and which int8 kernels ONNX Runtime may therefore use.
 
 Without VNNI, x86-64 multiplies uint8 by int8 with `vpmaddubsw`, whose 16-bit sums saturate: scores come out
-wrong. `session.x64quantprecision` avoids it with uint8 weights, which is exact, and slower than float32 on a
-CPU that has VNNI (2.3 times the time of int8 on the stamps, docs/log.md).
+wrong. `session.x64quantprecision` avoids it with uint8 weights, which is exact. On a CPU that has VNNI it
+would make int8 slower than float32 (stamps: 2.7 times int8's time, docs/variants.md).
 """
 
 from __future__ import annotations

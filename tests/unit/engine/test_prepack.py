@@ -11,6 +11,7 @@ from support.graphs import write_graph
 
 from mmray.batching import pack
 from mmray.engine import Engine, shared_graph
+from mmray.engine.cpu import FEATURES_VARIABLE
 from mmray.preprocess import Preprocessor
 
 GRAPH = small_bundle().graph("fp32")
@@ -43,6 +44,13 @@ def test_processes_do_not_disturb_each_other(tmp_path):
 def test_another_graph_has_another_place(tmp_path):
     other = shared_graph([write_graph(tmp_path / "other.onnx", scale=2.0)], tmp_path)
     assert other != shared_graph([GRAPH], tmp_path)
+
+
+def test_a_cpu_with_other_features_has_another_place(tmp_path, monkeypatch):
+    """What they change is saved with the graph, and machines may share the folder."""
+    own = shared_graph([GRAPH], tmp_path)
+    monkeypatch.setenv(FEATURES_VARIABLE, "sse4_1")
+    assert shared_graph([GRAPH], tmp_path) != own
 
 
 def test_one_that_broke_off_while_it_was_made_is_made_anew(tmp_path):
