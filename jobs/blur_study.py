@@ -7,8 +7,8 @@ spoilt step by step, as the model would see them: by blur, noise and lack of lig
 Hendrycks & Dietterich 2019 ("Benchmarking Neural Network Robustness"). Each record is then answered from the
 image alone, from the text alone, by the cascade, and from everything. Expected on the stamps: the image alone
 loses 20 to 50 points; cascade and fusion next to none in noise and little light, and about ten in a blur that
-leaves nothing to see. The cascade costs a fraction of the image alone. A table, a plot and one JSON line. Times
-are this process's own. About four minutes on one core.
+leaves nothing to see. The cascade costs a fraction of the image alone. A table, a plot and one JSON line.
+Times are this process's own. About four minutes on one core.
 """
 
 import io

@@ -6,8 +6,8 @@
 Needs a bundle that states its scripts, and `pip install 'mmray[language]'` where it states languages. Records
 of `split: test` with a label of the bundle are answered from text, image, and both, the text kept or
 masked. Expected on the stamps: masking texts in another script gains six to eleven points, masking those in
-another language nothing that could be seen. ± is the standard error, clustered by `caption_group`; that of the
-gain is paired.
+another language nothing that could be seen. ± is the standard error, clustered by `caption_group`; that of
+the gain is paired.
 """
 
 import json
