@@ -189,7 +189,7 @@ def chosen_risk(case: Case, risk: float, simulations: int) -> dict[str, Any]:
 def _answers(case: Case, random: np.random.Generator) -> tuple[Ids, Floats, Bools]:
     """Of each record [N]: its group, its confidence, and whether its answer is wrong."""
     group, factor = case.draw(random)
-    sure = random.random(len(group))
+    sure = case.latent(random, group)  # records of one caption are equally sure of it
     return group, sure, case.latent(random, group) < WORST * (1 - sure) ** 2 * factor
 
 

@@ -60,13 +60,14 @@ def case_lists() -> dict[str, tuple[Callable[..., dict[str, Any]], list[tuple[An
         (Case(1500, ONE, 1.0), SLICES),
         (Case(1500, ANY, 1.0), SLICES // 2),
     ]
-    chosen = [Case(500, ONE, 1.0), Case(500, ANY, 1.0), Case(5000, HIT, 1.0)]
+    left = [Case(500, ONE, 1.0), Case(500, ANY, 1.0), Case(500, HIT, 1.0), Case(5000, HIT, 1.0)]
+    answered = [Case(500, ONE, 1.0), Case(1500, ANY, 1.0), Case(15_000, HIT, 1.0)]
     return {
         "share": (bound_of_loss, shares),
         "difference": (bound_of_loss, pairs),
         "slices": (wrong_slices, slices),
-        "exit": (chosen_exit, [(case, 0.03) for case in chosen]),
-        "risk": (chosen_risk, [(case, 0.05) for case in chosen]),
+        "exit": (chosen_exit, [(case, 0.03) for case in left]),
+        "risk": (chosen_risk, [(case, 0.05) for case in answered]),
     }
 
 
