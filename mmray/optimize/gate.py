@@ -386,7 +386,7 @@ def _too_few(found: Comparison, allowed: Thresholds, agreement: float, loss: flo
         )
     if found.accuracy and found.accuracy.bound < -loss:
         return (
-            f"{seen} lose {-found.accuracy.difference:.3f} of accuracy, which shows "
+            f"{seen} lose {max(0.0, -found.accuracy.difference):.3f} of accuracy, which shows "
             f"{-found.accuracy.bound:.3f} at most; {loss:g} is allowed"
         )
     return f"{seen} are too few for all slices together (Holm)"

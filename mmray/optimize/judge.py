@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -40,6 +41,7 @@ class Judge:
         self._records, self._recipe = records, recipe
         self._candidate = folder / "candidate.onnx"
         self._engine = Engine(parent, provider="cpu")
+        self._known: dict[tuple[Path, str], Outputs] = {}
         #: Every choice is made on these.
         self.tune: LabelledTensors = records.load("tune")
 
@@ -58,13 +60,13 @@ class Judge:
         found = compare(self._on_test, self._on_test, self._recipe.thresholds)
         return replace(found, answer=PASSED, reason="", overall=replace(found.overall, verdict=PASSED))
 
-    def verdict(self, graph: Path | Runs) -> Verdict:
-        """What the gate says of an ONNX file, or of whatever answers as a graph does, on test."""
-        return compare(self._on_test, self._run(graph, self.test), self._recipe.thresholds)
+    def verdict(self, graph: Path) -> Verdict:
+        """What the gate says of a variant's ONNX file on test."""
+        return compare(self._on_test, self._judged(graph, "test"), self._recipe.thresholds)
 
-    def tune_verdict(self, graph: Path | Runs) -> Verdict:
-        """What the gate would say on tune: it may be asked as often as wanted."""
-        return compare(self._on_tune, self._run(graph, self.tune), self._recipe.thresholds)
+    def tune_verdict(self, graph: Path) -> Verdict:
+        """What the gate would say on tune."""
+        return compare(self._on_tune, self._judged(graph, "tune"), self._recipe.thresholds)
 
     def cascade_verdict(
         self, engine: Runs, reference: tuple[Modality, ...], thresholds: Thresholds
@@ -87,7 +89,7 @@ class Judge:
 
     def selective(self, graph: Path) -> Judged:
         """The same of an ONNX file that was judged."""
-        return judge_selective(self._run(graph, self.tune), self._run(graph, self.test))
+        return judge_selective(self._judged(graph, "tune"), self._judged(graph, "test"))
 
     def cascade_selective(self, engine: Runs, temperatures: Mapping[str, float]) -> Judged:
         """The same of a cascade, whose engine gives scores that went through these temperatures already."""
@@ -98,7 +100,8 @@ class Judge:
     def passes(self, model: onnx.ModelProto) -> bool:
         """Whether a graph passes the gate on tune, or looks so where tune is too small to show it."""
         onnx.save(model, self._candidate)
-        verdict = self.tune_verdict(self._candidate)
+        found = self._run(self._candidate, self.tune)
+        verdict = compare(self._on_tune, found, self._recipe.thresholds)
         return verdict.passed or (verdict.answer == NOT_ENOUGH and not self._tune_can_tell)
 
     def change(self, model: onnx.ModelProto) -> float:
@@ -133,6 +136,12 @@ class Judge:
     @cached_property
     def _trial_parent(self) -> Outputs:
         return self._run(self._engine, self._trial, largest=1)
+
+    def _judged(self, graph: Path, split: Literal["tune", "test"]) -> Outputs:
+        """What a variant's graph gives, run once: a verdict and a calibration look at the same."""
+        if (graph, split) not in self._known:
+            self._known[graph, split] = self._run(graph, self.tune if split == "tune" else self.test)
+        return self._known[graph, split]
 
     def _run(self, graph: Path | Runs, records: LabelledTensors, *, largest: int | None = None) -> Outputs:
         engine = Engine(graph, provider="cpu") if isinstance(graph, Path) else graph
