@@ -22,6 +22,7 @@ import onnxruntime as ort
 from mmray.batching import Feeds, pack
 from mmray.bundle import FP32, Bundle, NewVariant, Variant, check_replaceable, extend_bundle
 from mmray.engine import Engine
+from mmray.errors import RunError
 from mmray.golden import output_difference
 from mmray.optimize.gate import FAILED, Verdict
 from mmray.optimize.judge import Judge
@@ -168,6 +169,8 @@ def _attempt(step: Step, workshop: Workshop, judge: Judge, folder: Path) -> _Att
         if all(verdict.answer != FAILED for verdict in verdicts):
             verdicts, split = [judge.verdict(path) for path in judged], "test"
         verdict = next((v for v in verdicts if not v.passed), verdicts[-1])
+    except RunError:  # a signal: nothing of the step failed
+        raise
     except Exception as e:  # onnx's and ONNX Runtime's share no base; the scorecard has the reason
         return _Attempt(step, f"cannot be made: {(str(e).splitlines() or [type(e).__name__])[0]}")
     selective = judge.selective(judged[-1]) if verdict.passed else NOTHING
@@ -202,7 +205,9 @@ def _attempt_cascade(
         if verdict.passed:
             temperatures = made.variant.entry.temperatures
             selective = judge.cascade_selective(made.calibrated_engine(every), temperatures)
-    except Exception as e:  # as in _attempt
+    except RunError:  # as in _attempt
+        raise
+    except Exception as e:  # likewise
         return _Attempt(step, f"cannot be made: {(str(e).splitlines() or [type(e).__name__])[0]}")
     return _Attempt(
         step, verdict.reason, made.variant.graph, None, verdict, cascade=made, selective=selective

@@ -1,6 +1,7 @@
 """One command makes a recipe's variants: what passed may be used, what failed is refused with its reason."""
 
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -323,6 +324,23 @@ def test_the_command_shows_what_it_made_and_fails_where_nothing_passed(
 def mmray(*arguments):
     command = [str(Path(sys.executable).with_name("mmray")), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 3)])
+def test_a_signal_ends_the_command_in_whatever_step_it_is(parent, records, tmp_path, number, code):
+    steps = [{"int8": {"method": "static"}, "name": f"v{i}"} for i in range(60)]
+    recipe = write_recipe(tmp_path / "recipe.yaml", records, steps=steps)
+    command = [str(Path(sys.executable).with_name("mmray")), "optimize", str(parent.path)]
+    command += ["--recipe", str(recipe), "--output", str(tmp_path / "out"), "--again", "another test"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if "  v0: passed" in line:
+                process.send_signal(number)
+                break
+        out, err = process.communicate()
+    assert process.returncode == code, err
+    assert "v59" not in out
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_names_what_is_wrong_and_exits_with_2(parent, tmp_path):
