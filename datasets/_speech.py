@@ -76,7 +76,7 @@ def draw(word: str, language: str, rng: random.Random) -> Utterance:
 def speak(lists: Sequence[Sequence[Utterance]]) -> list[list[bytes]]:
     """An Ogg Vorbis file of each word, mono, 22,050 Hz, at least a second; made on all cores.
 
-    What is made of a list depends on that list alone. 5,200 words take 45 s of a core's time.
+    What is made of a list depends on that list alone. 5,600 words take 75 s of a core's time.
 
     Raises:
         InputError: the library is not installed, has no such voice, or says nothing for a word.

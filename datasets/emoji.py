@@ -2,7 +2,7 @@
 
 Result: `data/emoji/{train,tune,test}-NNNNNN.tar` and `dataset.json`, 1,443 emoji of 68 classes by four
 artists, 5,772 records; beside it `data/emoji-unknown/unknown-NNNNNN.tar`, emoji of the test artist that are
-of no class. The packages (345 MB) are fetched once into `data/downloads`. Takes a minute on two cores.
+of no class. The packages (345 MB) are fetched once into `data/downloads`. Takes a minute or two on two cores.
 
     python datasets/emoji.py                   # test on twitter, tune on facebook, train on google and apple
     python datasets/emoji.py --fold apple --output data/emoji-apple
