@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,15 +22,19 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mmray.optimize.intervals import Clusters, holm
 from mmray.optimize.outputs import Outputs
+from mmray.optimize.verdict import (
+    FAILED,
+    NOT_ENOUGH,
+    PASSED,
+    Accuracy,
+    Answer,
+    Comparison,
+    Verdict,
+    label_slice,
+)
 from mmray.schema import set_name
 
 _TINY = 1e-12  # what a score counts as at least, so that a zero does not make the divergence infinite
-
-Answer = Literal["passed", "failed", "not enough records"]
-
-PASSED: Answer = "passed"
-FAILED: Answer = "failed"
-NOT_ENOUGH: Answer = "not enough records"
 
 
 class Thresholds(BaseModel):
@@ -46,98 +49,6 @@ class Thresholds(BaseModel):
     divergence: float = Field(0.05, ge=0)  # mean KL divergence of the scores in nats, at most; as it is found
     least_groups: int = Field(50, ge=2)  # independent groups of records, below which nothing is shown
     confidence: float = Field(0.95, gt=0.5, lt=1)  # of the bounds, one-sided
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Accuracy of a variant and its parent on the same labelled records."""
-
-    records: int
-    parent: float
-    variant: float
-    difference: float  # variant minus parent
-    bound: float  # the difference is at least this
-    interval: tuple[float, float]  # of the difference, two-sided
-    own_interval: tuple[float, float]  # of the variant's accuracy, two-sided
-    groups: int
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A variant and its parent on the same records."""
-
-    verdict: Answer
-    records: int
-    groups: int
-    agreement: float  # share with the same decision
-    agreement_bound: float  # it is at least this
-    divergence: float  # mean KL divergence of the variant's scores from the parent's, nats
-    accuracy: Accuracy | None  # None where no record is labelled
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON; figures of the accuracy are there only where there is one."""
-        flat: dict[str, Any] = {
-            "verdict": self.verdict,
-            "records": self.records,
-            "groups": self.groups,
-            "agreement": self.agreement,
-            "agreement_bound": self.agreement_bound,
-            "divergence": self.divergence,
-        }
-        if known := self.accuracy:
-            flat |= {
-                "labelled": known.records,
-                "accuracy": known.variant,
-                "parent_accuracy": known.parent,
-                "difference": known.difference,
-                "difference_bound": known.bound,
-                "interval": list(known.interval),
-                "accuracy_interval": list(known.own_interval),
-            }
-        return flat
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the gate found. `reason` says why the variant did not pass; it is empty where it did."""
-
-    answer: Answer
-    reason: str
-    overall: Comparison  # on the records as they are
-    subsets: dict[str, Comparison]  # "image+text": on records that have, or were left with, only these
-    labels: dict[str, Comparison]  # on the records of one label, as they are
-    not_finite: int  # rows with scores that are NaN or infinite
-
-    @property
-    def passed(self) -> bool:
-        return self.answer == PASSED
-
-    @property
-    def slices(self) -> dict[str, Comparison]:
-        """All of them, as in "image+text" or "label cat"."""
-        return self.subsets | {_label(name): found for name, found in self.labels.items()}
-
-    @property
-    def untold(self) -> list[str]:
-        """Labels of which too few records were seen to say anything."""
-        return [name for name, found in self.labels.items() if found.verdict == NOT_ENOUGH]
-
-    @property
-    def worst_label(self) -> str | None:
-        """The label whose decisions agree least; None where there is none."""
-        return min(self.labels, key=lambda label: self.labels[label].agreement, default=None)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "passed": self.passed,
-            "reason": self.reason,
-            **self.overall.as_dict(),
-            "verdict": self.answer,
-            "not_finite": self.not_finite,
-            "worst_label": self.worst_label,
-            "slices": {name: found.as_dict() for name, found in self.slices.items()},
-        }
 
 
 def compare(parent: Outputs, variant: Outputs, thresholds: Thresholds) -> Verdict:
@@ -155,7 +66,7 @@ def compare(parent: Outputs, variant: Outputs, thresholds: Thresholds) -> Verdic
     samples = _Samples(parent, variant, thresholds)
     overall = samples.on(parent.whole)
     subsets, labels = dict(_subsets(parent)), dict(_labels(parent))
-    rows = subsets | {_label(name): mask for name, mask in labels.items()}
+    rows = subsets | {label_slice(name): mask for name, mask in labels.items()}
     slices = samples.family(rows)
     not_finite = int((~samples.finite).sum())
     verdict = Verdict(
@@ -163,7 +74,7 @@ def compare(parent: Outputs, variant: Outputs, thresholds: Thresholds) -> Verdic
         "",
         overall,
         {name: slices[name] for name in subsets},
-        {name: slices[_label(name)] for name in labels},
+        {name: slices[label_slice(name)] for name in labels},
         not_finite,
     )
     answer, reason = _answer(verdict, len(samples.finite), thresholds)
@@ -318,10 +229,6 @@ def _labels(outputs: Outputs) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
         rows = outputs.whole & (of_row == i)
         if rows.any():
             yield name, rows
-
-
-def _label(name: str) -> str:
-    return f"label {name}"
 
 
 def _answer(verdict: Verdict, rows: int, allowed: Thresholds) -> tuple[Answer, str]:

@@ -13,11 +13,12 @@ import numpy as np
 import onnx
 
 from mmray.engine import Engine
-from mmray.optimize.gate import NOT_ENOUGH, PASSED, Thresholds, Verdict, compare, mean_divergence
+from mmray.optimize.gate import Thresholds, compare, mean_divergence
 from mmray.optimize.outputs import LabelledTensors, Outputs, Runs, run_outputs, whole_outputs
 from mmray.optimize.records import Records
 from mmray.optimize.selective import Judged, judge_selective
 from mmray.optimize.steps import VariantRecipe
+from mmray.optimize.verdict import NOT_ENOUGH, PASSED, Verdict
 from mmray.schema import Modality
 
 _TRIAL_ROWS = 64  # records on which a search looks how much changed; 1 s a graph of the stamps

@@ -18,9 +18,10 @@ from support.linear import (
 
 from mmray.batching import batches, pack
 from mmray.engine import Engine
-from mmray.optimize.gate import FAILED, NOT_ENOUGH, PASSED, Thresholds, compare
+from mmray.optimize.gate import Thresholds, compare
 from mmray.optimize.outputs import Outputs, run_outputs
 from mmray.optimize.records import Records
+from mmray.optimize.verdict import FAILED, NOT_ENOUGH, PASSED
 
 # What 120 records can show.
 SOUND = Thresholds(
