@@ -42,7 +42,7 @@ def test_a_token_file_that_cannot_guard_is_refused(tmp_path):
 def test_a_blank_token_starts_nothing(monkeypatch, host, blank):
     """A secret that was not mounted must not open the server to all."""
     monkeypatch.setenv("MMRAY_TOKEN", blank)
-    asked = Asked(host, 8000, "1", "auto", "auto", "keep", None, 256)
+    asked = Asked(host, 8000, "1", "auto", "auto", None, 256)
     with pytest.raises(ConfigError, match="MMRAY_TOKEN is blank"):
         serve_bundles([str(small_bundle().path)], asked)
 
