@@ -161,7 +161,7 @@ def test_too_few_labelled_records_leave_a_variant_as_it_is():
 def linear(tmp_path_factory):
     """A trained bundle, and labelled records of it."""
     from mmray.engine import Engine
-    from mmray.optimize.outputs import labelled_tensors
+    from mmray.optimize.records import Records
 
     folder = tmp_path_factory.mktemp("linear")
     bundle = linear_bundle(folder / "bundle")
@@ -169,7 +169,7 @@ def linear(tmp_path_factory):
     return (
         bundle,
         Engine(bundle.graph("fp32"), provider="cpu"),
-        labelled_tensors(shards, bundle, rows=160, without="train"),
+        Records(shards, bundle, {"train": 1, "tune": 1, "test": 160}).load("test"),
     )
 
 
