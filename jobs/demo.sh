@@ -18,9 +18,9 @@ env -u OMP_NUM_THREADS python jobs/build_bundle.py --input "$data" --output "$bu
 say "job: every record through the actors of a Ray cluster, predictions in runs/demo/parts"
 mmray run jobs/configs/demo.yaml --input "$data" --bundle "$bundle" --output runs/demo
 
-say "the same job on the held-out records, with their pictures alone"
+say "the same job on the records of the test split, with their pictures alone"
 mmray run jobs/configs/demo.yaml --input "$data/test-*.tar" --bundle "$bundle" --output runs/demo-image \
   --set modalities=image
 
-say "held-out records: all modalities beside the picture alone"
+say "test split: all modalities beside the picture alone"
 python jobs/held_out.py --bundle "$bundle" --run all=runs/demo --run image=runs/demo-image

@@ -7,6 +7,7 @@ want. Stamps bundle, three processes: about 55 % of the memory, a third of the t
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -20,7 +21,10 @@ from mmray.engine.cpu import kernel_options
 from mmray.engine.device import device_type, engine_version
 from mmray.errors import EngineError
 
-_LEAST_BYTES = 1024  # of a weight that goes into the file; smaller ones stay in the graph
+_LEAST_BYTES = 16 << 10  # of a weight that goes into the file; smaller ones stay in the graph
+_ALIGNED = 64  # bytes: where kernels expect packed weights to begin
+# Where a weight lies and how long it is, in a graph's bytes (onnx.proto, TensorProto.external_data).
+_PLACES = re.compile(rb"\n\x06(?:offset|length)\x12.(\d+)", re.DOTALL)
 
 
 def shared_graph(files: Sequence[Path], cache: Path) -> Path:
@@ -56,13 +60,32 @@ def shared_graph(files: Sequence[Path], cache: Path) -> Path:
 
 
 def _prepack(graph: Path, target: Path) -> None:
+    """Save the graph, and its weights in the layout of the kernels where they may be read from the file.
+
+    ONNX Runtime (1.31) writes weights one behind the other, and its kernels take packed ones from the mapped
+    file as if they were aligned: behind one of an odd size they end the process by a signal. There each
+    process packs its own.
+    """
+    _save(graph, target, packed=True)
+    if not is_aligned(target):
+        for file in target.parent.iterdir():
+            file.unlink()
+        _save(graph, target, packed=False)
+
+
+def is_aligned(graph: Path) -> bool:
+    """Whether all weights that lie in a file begin and end where kernels expect it."""
+    return all(int(place) % _ALIGNED == 0 for place in _PLACES.findall(graph.read_bytes()))
+
+
+def _save(graph: Path, target: Path, *, packed: bool) -> None:
     options = ort.SessionOptions()
     options.log_severity_level = 3  # it warns that the result is for this machine, which it is
     options.optimized_model_filepath = str(target)
     for key, value in {
         "session.optimized_model_external_initializers_file_name": f"{target.name}.data",
         "session.optimized_model_external_initializers_min_size_in_bytes": str(_LEAST_BYTES),
-        "session.save_external_prepacked_constant_initializers": "1",
+        "session.save_external_prepacked_constant_initializers": str(int(packed)),
         **kernel_options(),  # as the engine sets them: what they change is saved with the graph
     }.items():
         options.add_session_config_entry(key, value)

@@ -5,7 +5,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper, parser
 from support.bundles import GOLDEN_ROWS, SPEC, records_table, small_bundle, small_tokenizer
 from support.graphs import write_graph
 
@@ -22,6 +24,38 @@ def test_a_prepacked_graph_gives_what_the_graph_gives(tmp_path):
     plain = Engine(GRAPH, provider="cpu")(feeds)
     prepacked = Engine(shared_graph([GRAPH], tmp_path), provider="cpu", prepacked=True)(feeds)
     assert all(np.abs(plain[name] - prepacked[name]).max() < 1e-6 for name in plain)
+
+
+LOADED = """
+import sys
+from pathlib import Path
+import numpy as np
+from mmray.engine import Engine, shared_graph
+
+graph, cache = map(Path, sys.argv[1:])
+feeds = {"x": np.linspace(-1, 1, 7 * 256, dtype=np.float32).reshape(7, 256)}
+shared = Engine(shared_graph([graph], cache), provider="cpu", prepacked=True)(feeds)
+plain = Engine(graph, provider="cpu")(feeds)
+assert all(np.abs(shared[name] - plain[name]).max() < 1e-4 for name in plain)
+"""
+
+
+def test_a_weight_of_an_odd_size_before_a_product_ends_no_process(tmp_path):
+    """Kernels read packed weights from the mapped file as if they were aligned."""
+    graph = tmp_path / "odd.onnx"
+    model = parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 20]> g (float[N,256] x) => (float[N,5001] z, float[N,67] y) '
+        "{ s = ReduceSum <keepdims = 1> (x, last)  z = Add (s, odd)  y = Gemm <transB = 1> (x, w) }"
+    )
+    random = np.random.default_rng(0)
+    for name, shape in (("odd", (5001,)), ("w", (67, 256))):
+        values = random.normal(size=shape).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "last"))
+    onnx.save(model, graph)
+    command = [sys.executable, "-c", LOADED, str(graph), str(tmp_path / "cache")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-300:]
 
 
 def test_it_is_made_once_even_if_many_ask_at_once(tmp_path):
