@@ -20,6 +20,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,8 @@ from mmray.pipeline.cluster import connected
 from mmray.pipeline.meter import Snapshot
 from mmray.pipeline.run import Watcher, run
 from mmray.schema import MODALITIES, Modality
+
+Address = tuple[str, int]  # shard and row
 
 _SOON = 1_000  # records within which a shift must be told
 _WORKER = "(ray::MapWorker"  # how Ray names the processes that do all of the work in a fused topology
@@ -167,6 +170,8 @@ def compare(case: Case, place: Path) -> dict[str, Any]:
                 seconds.append(1e3 * longer / more)
     first = next(iter(slopes))
     answers = {contender: decisions(ran, contender.bundle) for contender, ran in latest.items()}
+    judged = {address: group for rows in answers.values() for address, group in groups(rows).items()}
+    clusters = Clusters(np.array(list(judged.values()), np.str_))
     columns = (
         "contender",
         "CPU ms a record",
@@ -182,9 +187,9 @@ def compare(case: Case, place: Path) -> dict[str, Any]:
     for contender, slope in slopes.items():
         ms = {kind: mean(values) for kind, values in slope.items()}
         ratio = {kind: mean(slopes[first][kind]) / ms[kind] for kind in ms}
-        right = is_right(answers[contender])
-        gain = right.astype(np.float64) - is_right(answers[first])
-        bound = Clusters(groups(answers[first])).lower(gain, 0.95)
+        right = is_right(answers[contender], judged)
+        gain = right.astype(np.float64) - is_right(answers[first], judged)
+        bound = clusters.lower(gain, 0.95)
         figures = [f"{ms['cpu']:.1f}", f"{ms['clock']:.1f}", f"{ratio['cpu']:.2f}", f"{right.mean():.3f}"]
         table.add_row(str(contender), *figures, f"{bound:+.3f}")
         found.append(
@@ -201,8 +206,8 @@ def compare(case: Case, place: Path) -> dict[str, Any]:
     Console().print(table)
     return {
         "records": latest[first].this_run["rows"],
-        "judged": len(answers[first]),
-        "groups": len(set(groups(answers[first]).tolist())),
+        "judged": len(judged),
+        "groups": clusters.count,
         "contenders": found,
     }
 
@@ -217,18 +222,22 @@ def decisions(ran: Ran, bundle: str) -> pa.Table:
     return rows.sort_by([("shard", "ascending"), ("row", "ascending")])
 
 
-def is_right(rows: pa.Table) -> npt.NDArray[np.bool_]:
-    """Of each record whether its label was found."""
-    right = pc.fill_null(pc.equal(rows["label"], rows["meta_label"]), False)
-    found: npt.NDArray[np.bool_] = right.to_numpy(zero_copy_only=False)
-    return found
+def is_right(rows: pa.Table, judged: Iterable[Address]) -> npt.NDArray[np.bool_]:
+    """Of each record whether its label was found; a reject has none, as one that has nothing to look at."""
+    right = pc.fill_null(pc.equal(rows["label"], rows["meta_label"]), False).to_pylist()
+    found = dict(zip(addresses(rows), right, strict=True))
+    return np.array([found.get(address, False) for address in judged], np.bool_)
 
 
-def groups(rows: pa.Table) -> npt.NDArray[np.str_]:
+def groups(rows: pa.Table) -> dict[Address, str]:
     """Group of each record; one without is a group of its own."""
     named = rows["meta_caption_group"].to_pylist()
-    own = zip(rows["shard"].to_pylist(), rows["row"].to_pylist(), strict=True)
-    return np.array([n or f"{shard}#{row}" for n, (shard, row) in zip(named, own, strict=True)], np.str_)
+    return {at: n or f"{at[0]}#{at[1]}" for n, at in zip(named, addresses(rows), strict=True)}
+
+
+def addresses(rows: pa.Table) -> list[Address]:
+    """Shard and row of each record."""
+    return list(zip(rows["shard"].to_pylist(), rows["row"].to_pylist(), strict=True))
 
 
 def shift(case: Case, place: Path) -> dict[str, Any]:

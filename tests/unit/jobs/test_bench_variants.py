@@ -1,6 +1,7 @@
 """How `jobs/bench_variants.py` reads its contenders, and what it does to records before it watches a run."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from support.scripts import load_script
 from support.tars import write_shard
@@ -40,3 +41,12 @@ def test_a_contender_is_a_variant_of_a_bundle_and_perhaps_what_it_may_look_at():
     for wrong in ("b/stamps", "b/stamps:", "b/stamps:fp32:smell"):
         with pytest.raises(InputError, match="give bundle:variant"):
             bench.parse_contender(wrong)
+
+
+def test_a_record_that_a_contender_rejects_counts_as_not_right():
+    columns = {"meta_caption_group": ["g", None, "g"], "meta_label": ["cat", "dog", "cat"]}
+    both = pa.table({"shard": ["s"] * 3, "row": [0, 1, 2], "label": ["cat", "cat", None], **columns})
+    judged = bench.groups(both)
+    assert list(judged.values()) == ["g", "s#1", "g"]
+    assert bench.is_right(both, judged).tolist() == [True, False, False]
+    assert bench.is_right(both.slice(1), judged).tolist() == [False, False, False]
