@@ -92,13 +92,15 @@ def draw(points: Sequence[Point], labels: Sequence[str], frame: Frame, size: tup
             (left / size[0], bottom / size[1], width / size[0], height / size[1]), facecolor="none"
         )
         _prepare(axes, frame, size[1])
-        curve = sorted((p for p in points if p.kind == "cascade"), key=lambda p: p.ms)
+        cascades = sorted((p for p in points if p.kind == "cascade"), key=lambda p: p.ms)
+        # A line through what is expected; what was chosen was measured, and stands where it was.
+        curve = [p for p in cascades if not p.chosen]
         _draw_curve(axes, curve)
         named = [(p, label) for p, label in zip(points, labels, strict=True) if _stands_alone(p)]
         for i, (point, _) in enumerate(named):
             _draw_point(axes, point, f"point-{i}", frame)
         nameless = [(curve[len(curve) // 2], "cascade, none chosen")] if curve else []
-        has_chosen = any(point.chosen for point in curve)
+        has_chosen = any(point.chosen for point in cascades)
         _draw_labels(axes, curve, named if has_chosen else named + nameless, frame)
         figure.patch.set_alpha(0)
         file = io.StringIO()

@@ -217,9 +217,15 @@ def _card(base: str, budget: Budget, policy: Policy, alone: Subsets, ms: dict[st
 def _points(
     variant: str, policy: Policy, alone: Subsets, ms: float, tuning: Tuning, *, worth: bool
 ) -> list[dict[str, Any]]:
-    """Of the scorecard's `tradeoff`: settings of one cascade, of which the chosen one was measured."""
+    """Of the scorecard's `tradeoff`: the setting that was chosen, as measured, and once for each base others.
+
+    Times of these follow from times of another round, so they are brought to this one's by the chosen one's.
+    """
     found = []
-    for point in _thinned(policy.front, policy.chosen):
+    others = () if alone.variant in tuning.drawn else policy.front
+    tuning.drawn.add(alone.variant)
+    slower = ms / policy.chosen.ms
+    for point in _thinned(others, policy.chosen):
         is_chosen = point is policy.chosen
         found.append(
             tuning.point(
@@ -227,7 +233,7 @@ def _points(
                 "cascade",
                 variant,
                 tuning.bundle.spec.modalities,
-                ms if is_chosen else point.ms,
+                ms if is_chosen else slower * point.ms,
                 alone.trial.outcome(point.setting).decided,
                 threshold=point.setting.thresholds[0],
                 measured=is_chosen,

@@ -46,6 +46,8 @@ class Tuning:
         self._subsets: dict[str, Subsets] = {}
         #: Points of the scorecard's `tradeoff` that are cascades; whoever tries one adds them.
         self.cascades: list[dict[str, Any]] = []
+        #: Variants whose cascades' settings are among them.
+        self.drawn: set[str] = set()
 
     @cached_property
     def blocks(self) -> list[Any]:
