@@ -73,7 +73,10 @@ class Members(Layout):
         extension = split_name(name, self._split_at)[1]
         if len(value) <= CARRIED_BYTES and self.carry(members, extension, _stripped(value)):
             return
-        thing = unlisted(text_of(name), extension, bytes(value[:HEAD_BYTES]), self._column_of)
+        # One as small as this is no picture and no sound, whatever it begins with: what is said of it must
+        # not depend on which of its kind was met first.
+        head = bytes(value[:HEAD_BYTES]) if len(value) > _TINY_BYTES else None
+        thing = unlisted(text_of(name), extension, head, self._column_of)
         if thing.modality is None:  # then one for all records alike
             if len(self._tiny) >= SUFFIXES:
                 self._tiny.clear()
