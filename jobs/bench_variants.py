@@ -203,7 +203,7 @@ def compare(case: Case, place: Path) -> dict[str, Any]:
                 "cascade": latest[contender].this_run.get("cascade"),
             }
         )
-    Console().print(table)
+    Console(width=140).print(table)
     return {
         "records": latest[first].this_run["rows"],
         "judged": len(judged),
@@ -258,7 +258,7 @@ def shift(case: Case, place: Path) -> dict[str, Any]:
         differ = cascade["shadowed"] - cascade["agreed"]
         table.add_row(str(number), str(ran.told_at), str(cascade["shadowed"]), str(differ))
         found.append({"told_at": ran.told_at, "rows": ran.this_run["rows"], **cascade})
-    Console().print(table)
+    Console(width=140).print(table)
     in_time = [each["told_at"] is not None and each["told_at"] <= _SOON for each in found]
     return {"in_time": sum(in_time), "of": len(in_time), "runs": found}
 

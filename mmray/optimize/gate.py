@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from mmray.optimize.intervals import Clusters, holm
+from mmray.optimize.intervals import Clusters, holm, least_groups
 from mmray.optimize.outputs import Outputs
 from mmray.optimize.verdict import (
     FAILED,
@@ -287,9 +287,11 @@ def _too_few(found: Comparison, allowed: Thresholds, agreement: float, loss: flo
     if found.groups < allowed.least_groups:
         return f"{seen}; it takes {allowed.least_groups} groups (thresholds.least_groups) to show anything"
     if found.agreement_bound < agreement:
+        needed = least_groups(1 - agreement, allowed.confidence) if agreement < 1 else 0
+        takes = f", which take {needed:,} groups even where all agree" if needed > found.groups else ""
         return (
             f"{seen} agree on {found.agreement:.1%}, which shows {found.agreement_bound:.1%} at least; "
-            f"{agreement:.1%} are asked for"
+            f"{agreement:.1%} are asked for{takes}"
         )
     if found.accuracy and found.accuracy.bound < -loss:
         return (

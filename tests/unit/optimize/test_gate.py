@@ -241,6 +241,14 @@ def test_too_few_records_to_show_that_little_is_lost_are_not_enough():
     assert verdict.reason.endswith("at most; 0.05 is allowed")
 
 
+def test_a_share_that_so_few_groups_cannot_show_is_told_with_the_number_that_can():
+    parent = made_up(rows=60)
+    allowed = Thresholds(agreement=0.99, accuracy_loss=1, slice_agreement=0, slice_accuracy_loss=1)
+    verdict = compare(parent, parent, allowed)
+    assert verdict.answer == NOT_ENOUGH
+    assert verdict.reason.endswith("99.0% are asked for, which take 300 groups even where all agree")
+
+
 def test_more_is_lost_than_allowed_is_a_failure_however_few_the_records():
     parent = made_up(rows=60)
     allowed = Thresholds(agreement=0, accuracy_loss=0.05, slice_agreement=0, slice_accuracy_loss=1)
