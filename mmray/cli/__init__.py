@@ -296,6 +296,23 @@ def optimize(
 
 
 @app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="Model and training: docs/training.md.")],
+    output: Annotated[Path, typer.Option("--output", help="Directory of the bundle.")],
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoints, history, curves; runs/train/NAME by default. Goes on where it was."),
+    ] = None,
+    downloads: Annotated[Path, typer.Option(help="Where fetched weights are kept.")] = Path("data/downloads"),
+    workers: Annotated[int, typer.Option(min=1, help="Of Ray Train; 1 trains without Ray.")] = 1,
+) -> None:
+    """Train a model by a recipe on labelled shards, and write it as a bundle."""
+    from mmray.cli.training import train_recipe
+
+    train_recipe(recipe, output, work, downloads, workers)
+
+
+@app.command()
 def doctor(
     bundle: Annotated[
         str | None, typer.Option(help="Also tell where the nodes of this bundle's graphs run here.")

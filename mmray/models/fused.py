@@ -74,25 +74,70 @@ class FusedModel(nn.Module):
             Logits and scores (their softmax), float32 [B, C], if there is a head; fused features, float32
             [B, D], zero where a modality is absent.
         """
-        given: dict[Modality, tuple[Tensor | None, ...]] = {
-            "image": (pixels, pixels_row),
-            "text": (input_ids, attention_mask, text_row),
-            "audio": (log_mel, log_mel_row),
+        named = {
+            "pixels": pixels,
+            "pixels_row": pixels_row,
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "text_row": text_row,
+            "log_mel": log_mel,
+            "log_mel_row": log_mel_row,
         }
-        parts = []
-        for column, modality in enumerate(self.modalities):
-            inputs = [tensor for tensor in given[modality] if tensor is not None]
-            if len(inputs) != len(INPUTS[modality]):
-                raise ValueError(f"the model takes {modality}: give {', '.join(INPUTS[modality])}")
-            *encoded, row = inputs
-            pooled = pool_rows(self.encoders[modality](*encoded), row, present.shape[0])
-            # A selection and not a product: 0 * NaN would let an absent modality through.
-            parts.append(torch.where(present[:, column, None], pooled, 0.0))
-        features = torch.cat(parts, dim=1)
+        feeds = {name: tensor for name, tensor in named.items() if tensor is not None}
+        features = self.join(self.encode({"present": present, **feeds}), present)
         if self.head is None:
             return (features,)
         logits = self.head(features, present)
         return logits, logits.softmax(dim=1), features
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Width of each modality's features."""
+        return tuple(self.encoders[m].dim for m in self.modalities)
+
+    def encode(
+        self, feeds: Mapping[str, Tensor], known: Mapping[Modality, Tensor] | None = None
+    ) -> dict[Modality, Tensor]:
+        """Features [B, D_m] of each modality, of records that lack it as they come.
+
+        Args:
+            feeds: the arguments of `forward`, by name.
+            known: modalities whose features are there already: their encoders are not run.
+
+        Raises:
+            ValueError: an input is missing.
+        """
+        known = known or {}
+        found: dict[Modality, Tensor] = {}
+        for modality in self.modalities:
+            if modality in known:
+                found[modality] = known[modality]
+                continue
+            if any(name not in feeds for name in INPUTS[modality]):
+                raise ValueError(f"the model takes {modality}: give {', '.join(INPUTS[modality])}")
+            *encoded, row = (feeds[name] for name in INPUTS[modality])
+            found[modality] = pool_rows(self.encoders[modality](*encoded), row, feeds["present"].shape[0])
+        return found
+
+    def join(self, encoded: Mapping[Modality, Tensor], present: Tensor) -> Tensor:
+        """Fused features [B, D] of what `encode` gave, zero where `present` [B, M] is false."""
+        # A selection and not a product: 0 * NaN would let an absent modality through.
+        parts = [
+            torch.where(present[:, column, None], encoded[modality], 0.0)
+            for column, modality in enumerate(self.modalities)
+        ]
+        return torch.cat(parts, dim=1)
+
+    def decide(self, encoded: Mapping[Modality, Tensor], present: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, C] and fused features [B, D] of what `encode` gave, from what is `present` [B, M].
+
+        Raises:
+            ValueError: the model has no head.
+        """
+        if self.head is None:
+            raise ValueError("a model without a head decides nothing; it only gives features")
+        features = self.join(encoded, present)
+        return self.head(features, present), features
 
 
 def pool_rows(embeddings: Tensor, row: Tensor, records: int) -> Tensor:

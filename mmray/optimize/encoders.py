@@ -117,7 +117,7 @@ def tiny_encoders(inputs: Sequence[str], seed: int = 0) -> EncoderSet:
         inputs: shards, as `mmray.sources.list_shards` takes them.
         seed: of the weights.
     """
-    tokenizer = _word_tokenizer(inputs)
+    tokenizer = word_tokenizer(inputs)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         image = EfficientNetLite(width=0.25, depth=0.3, features=32)
@@ -154,7 +154,7 @@ def yamnet_convolutions(archive: Path) -> list[tuple[Tensor, Tensor]]:
     return [(tensors[n.input[1]], tensors[n.input[2]]) for n in graph.node if n.op_type == "Conv"]
 
 
-def _word_tokenizer(inputs: Sequence[str]) -> Tokenizer:
+def word_tokenizer(inputs: Sequence[str]) -> Tokenizer:
     """One token a word of the captions, lower case."""
     words: set[str] = set()
     lower, split = Lowercase(), Whitespace()

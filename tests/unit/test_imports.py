@@ -4,7 +4,8 @@
 1  client, digests, storage, remote, urls, sources, align, magic, preprocess, batching
 2  config, bundle, golden, engine, loading, cascade, confidence, outcomes, race, predictor, models
 3  pipeline, serve, optimize: three wings that never import each other
-4  cli
+4  training: stands on optimize, and on no other wing
+5  cli
 """
 
 import ast
@@ -46,16 +47,17 @@ FLOORS = [
         "models",
     },
     {"pipeline", "serve", "optimize"},
+    {"training"},
     {"cli"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 WINGS = FLOORS[3]
 
 FENCES = {
-    "ray": {"pipeline", "serve"},
-    "torch": {"models", "optimize"},
+    "ray": {"pipeline", "serve", "training"},
+    "torch": {"models", "optimize", "training"},
     "onnxruntime": {"engine", "optimize"},
-    "matplotlib": {"optimize"},
+    "matplotlib": {"optimize", "training"},
 }
 
 FILES = sorted((ROOT / "mmray").rglob("*.py"))
@@ -116,6 +118,11 @@ def test_nothing_imports_upward(file):
 @pytest.mark.parametrize("file", [f for f in FILES if module_of(f)[1] in WINGS], ids=ids)
 def test_the_wings_do_not_import_each_other(file):
     assert not rooms_of(file) & WINGS - {module_of(file)[1]}
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if module_of(f)[1] == "training"], ids=ids)
+def test_training_stands_on_one_wing_alone(file):
+    assert not rooms_of(file) & WINGS - {"optimize"}
 
 
 @pytest.mark.parametrize("library", FENCES)

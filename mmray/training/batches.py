@@ -1,0 +1,130 @@
+"""What the loop is given: the rows of an epoch, in an order of the seed's, and batches of them as tensors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mmray.models.encoder import Encoder
+from mmray.models.fused import INPUTS, pool_rows
+from mmray.optimize.export import with_blank_rows
+from mmray.schema import Modality
+from mmray.training.augment import augment
+from mmray.training.prepared import Prepared
+
+_ENCODED_ROWS = 32  # of one call of a frozen encoder
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B records."""
+
+    feeds: Mapping[str, Tensor]  # inputs of the encoders that are trained, and `present`
+    known: Mapping[Modality, Tensor]  # [B, D_m] float32: what frozen encoders gave
+    targets: Tensor  # [B] int64
+    rows: npt.NDArray[np.intp]  # [B], of the prepared records
+
+
+class Batches:
+    """Batches of prepared records.
+
+    Args:
+        prepared: all records.
+        classes: names of the labels, in order.
+        known: features [N, D_m] of frozen encoders over all of them (`frozen_features`).
+        augmented: whether images and sounds are altered at random.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        classes: npt.NDArray[np.str_],
+        known: Mapping[Modality, npt.NDArray[np.float32]],
+        *,
+        augmented: bool,
+    ) -> None:
+        self._prepared, self._known, self._augmented = prepared, known, augmented
+        self._targets = np.searchsorted(classes, prepared.labels)
+        self._skipped = {name for m in known for name in INPUTS[m]}
+        self._present = prepared.present
+
+    def epoch(
+        self, rows: npt.NDArray[np.intp], batch_rows: int, seed: int, *, rank: int = 0, world: int = 1
+    ) -> Iterator[Batch]:
+        """The rows in an order of the seed's; each of `world` workers gets its share of every batch.
+
+        What is left over at the end, fewer than a batch, waits for another epoch. The next batch is made
+        while one is learnt.
+        """
+        order = np.random.default_rng(seed).permutation(rows)
+        full = len(order) // batch_rows * batch_rows or len(order)
+        parts = [order[start : start + batch_rows][rank::world] for start in range(0, full, batch_rows)]
+        yield from self._made(parts, seed if self._augmented else None)
+
+    def plain(self, rows: npt.NDArray[np.intp], batch_rows: int) -> Iterator[Batch]:
+        """The rows in their order, as they are."""
+        yield from self._made([rows[i : i + batch_rows] for i in range(0, len(rows), batch_rows)], None)
+
+    def _made(self, parts: list[npt.NDArray[np.intp]], seed: int | None) -> Iterator[Batch]:
+        with ThreadPoolExecutor(1) as pool:
+            waiting = None
+            for number, rows in enumerate(parts):
+                making = pool.submit(self._batch, rows, None if seed is None else seed * 1_000_003 + number)
+                if waiting:
+                    yield waiting.result()
+                waiting = making
+            if waiting:
+                yield waiting.result()
+
+    def _batch(self, rows: npt.NDArray[np.intp], seed: int | None) -> Batch:
+        if len(self._known) == self._present.shape[1]:  # nothing has to be read
+            feeds = {"present": torch.from_numpy(self._present[rows])}
+        else:
+            arrays = with_blank_rows(self._prepared.feeds(rows))
+            feeds = {
+                name: torch.from_numpy(array.copy())
+                for name, array in arrays.items()
+                if name not in self._skipped
+            }
+            if seed is not None:
+                feeds = augment(feeds, torch.Generator().manual_seed(seed))
+        known = {m: torch.from_numpy(np.asarray(values[rows])) for m, values in self._known.items()}
+        return Batch(feeds, known, torch.from_numpy(self._targets[rows]), rows)
+
+
+@torch.no_grad()
+def frozen_features(
+    prepared: Prepared, modality: Modality, encoder: Encoder, folder: Path
+) -> npt.NDArray[np.float32]:
+    """Features [N, D] of a frozen encoder over all records, on disk, mapped; zero where there is nothing.
+
+    They are made once for these records and weights.
+    """
+    digest = hashlib.sha256("\n".join((prepared.identity, modality)).encode())
+    for name, tensor in encoder.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    file = folder / f"{modality}-{digest.hexdigest()[:16]}.npy"
+    if not file.exists():
+        partial = file.with_suffix(".partial")
+        values = np.lib.format.open_memmap(
+            partial, mode="w+", dtype=np.float32, shape=(len(prepared), encoder.dim)
+        )
+        there = np.flatnonzero(prepared.present[:, prepared.spec.modalities.index(modality)])
+        for start in range(0, len(there), _ENCODED_ROWS):
+            rows = there[start : start + _ENCODED_ROWS]
+            feeds = {n: torch.from_numpy(a.copy()) for n, a in prepared.feeds(rows).items()}
+            *inputs, row = (feeds[name] for name in INPUTS[modality])
+            values[rows] = pool_rows(encoder(*inputs), row, len(rows)).numpy()
+        values.flush()
+        partial.replace(file)
+    found: npt.NDArray[np.float32] = np.load(file, mmap_mode="r")
+    return found

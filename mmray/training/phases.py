@@ -1,0 +1,75 @@
+"""A training in phases, each with a folder, a checkpoint and a share of the epochs: plain, pruning, QAT."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mmray.errors import ConfigError
+from mmray.schema import Modality
+from mmray.training import qat
+from mmray.training.loop import BEST, Entry, Task, train
+from mmray.training.model import Trained
+from mmray.training.prepared import Prepared
+from mmray.training.prune import Pruner
+from mmray.training.recipe import Prune, TrainRecipe
+from mmray.training.weights import load_weights
+
+_RANGE_ROWS, _RANGE_BATCH = 256, 16  # train records that QAT finds its ranges on
+
+
+def load_start(model: Trained, recipe: TrainRecipe) -> None:
+    """Weights of an earlier training, whose model may be narrower than a new one.
+
+    Raises:
+        ConfigError: there is none, or it was of another model.
+    """
+    if recipe.start is None:
+        return
+    try:
+        load_weights(model, Path(recipe.start) / BEST)
+    except FileNotFoundError as e:
+        raise ConfigError(f"{recipe.start}: no {BEST} in it; train that recipe first") from e
+    except RuntimeError as e:
+        raise ConfigError(
+            f"{recipe.start}: trained with other encoders or another fusion; give this recipe the same ({e})"
+        ) from e
+
+
+def run_phases(task: Task, records: Prepared) -> list[Entry]:
+    """All phases of a task's recipe, one after the other.
+
+    Args:
+        task: its folder holds a phase each; the last phase's best weights end up in the folder itself.
+        records: what it trains on.
+    """
+    recipe = task.recipe
+    if recipe.prune:
+        return _prune(task, recipe.prune, records)
+    if recipe.quantize:
+        rows = np.random.default_rng(recipe.seed).permutation(task.train)[:_RANGE_ROWS]
+        feeds = (records.feeds(rows[i : i + _RANGE_BATCH]) for i in range(0, len(rows), _RANGE_BATCH))
+        qat.prepare(task.model, records.spec, feeds)
+        history = train(replace(task, title="QAT, epoch"))
+        qat.strip(task.model)
+        return history
+    return train(task)
+
+
+def _prune(task: Task, wanted: Prune, records: Prepared) -> list[Entry]:
+    share: dict[Modality, float] = {m: s for m in records.spec.modalities if (s := getattr(wanted, m))}
+    rows = task.train[records.present[task.train].all(axis=1)][:2]
+    batch = {name: torch.from_numpy(a.copy()) for name, a in records.feeds(rows).items()}
+    pruner = Pruner(task.model, share, wanted.steps, batch)
+    history: list[Entry] = []
+    for step in range(1, wanted.steps + 1):
+        pruner.step()
+        is_last = step == wanted.steps
+        folder = task.folder if is_last else task.folder / f"step-{step}"
+        epochs = task.epochs // wanted.steps + (task.epochs % wanted.steps if is_last else 0)
+        title = f"pruned {step}/{wanted.steps}, epoch"
+        history += train(replace(task, folder=folder, epochs=max(1, epochs), title=title))
+    return history

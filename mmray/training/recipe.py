@@ -1,0 +1,140 @@
+"""What `mmray train` is asked for: a YAML file, every key a field of `TrainRecipe`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from mmray.config import explain, read_yaml
+from mmray.errors import ConfigError
+from mmray.schema import MODALITIES, Modality
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ImageModel(_Model):
+    """Encoder of the image: EfficientNet-Lite0 or a smaller one of its kind."""
+
+    encoder: Literal["efficientnet-lite0"] = "efficientnet-lite0"
+    pixels: int = Field(224, ge=32, le=1024)  # height and width that the model sees
+    depth: float = Field(1.0, gt=0, le=1)  # of the published one's blocks, so many are kept
+    pretrained: bool = True  # begin with the published weights
+    frozen: bool = False  # its weights stay as they are; then it sees no augmentation
+
+
+class TextModel(_Model):
+    """Encoder of the text: MiniLM, or a table of words."""
+
+    encoder: Literal["minilm", "small"] = "minilm"
+    # Begin with MiniLM's published weights, "small" with its table of words. If not, the vocabulary is the
+    # words of the shards' own texts.
+    pretrained: bool = True
+    frozen: bool = False
+
+
+class AudioModel(_Model):
+    """Encoder of the sound: YAMNet, or a small convolutional one that is trained from nothing."""
+
+    encoder: Literal["yamnet", "small"] = "yamnet"
+    pretrained: bool = True
+    frozen: bool = False
+
+
+class Distil(_Model):
+    """What is learnt from a teacher (Hinton et al. 2015; Romero et al. 2015, "FitNets")."""
+
+    teacher: str  # a bundle
+    logits: float = Field(1.0, ge=0)  # weight of the divergence from the teacher's softened scores
+    temperature: float = Field(2.0, gt=0)  # by which they are softened
+    features: float = Field(0.0, ge=0)  # weight of the distance of projected features from the teacher's
+
+
+class Prune(_Model):
+    """Structured pruning in equal steps, each followed by its part of the epochs."""
+
+    image: float = Field(0.0, ge=0, lt=1)  # share of the channels inside its blocks that goes
+    text: float = Field(0.0, ge=0, lt=1)  # share of MiniLM's heads and feed-forward width
+    audio: float = Field(0.0, ge=0, lt=1)
+    steps: int = Field(3, ge=1)
+    structured: bool = (
+        True  # false: single weights become zero, which makes a file smaller and nothing faster
+    )
+
+
+class TrainRecipe(_Model):
+    """A model, what it is trained on, and how."""
+
+    input: tuple[str, ...] = Field(min_length=1)  # labelled shards; train is learnt, tune stops, test judges
+    least_records: int = Field(15, ge=5)  # labels that fewer records have are left out
+    image: ImageModel | None = ImageModel()
+    text: TextModel | None = TextModel()
+    audio: AudioModel | None = AudioModel()
+    # late: decisions of each modality, weighted; intermediate: gated features; early: one transformer over
+    # patches, words and frames, which has no encoders of its own.
+    fusion: Literal["late", "intermediate", "early"] = "intermediate"
+    start: str | None = None  # a folder of an earlier training, whose weights are the first
+    distil: Distil | None = None
+    prune: Prune | None = None
+    quantize: bool = False  # train as int8 will round (QAT)
+    epochs: int = Field(10, ge=1)
+    patience: int = Field(4, ge=1)  # epochs without a better tune accuracy, after which it ends
+    batch_rows: int = Field(32, ge=1, le=4096)
+    learning_rate: float = Field(1e-3, gt=0)
+    pretrained_rate: float = Field(0.2, ge=0)  # of the learning rate, for weights that were trained before
+    weight_decay: float = Field(0.02, ge=0)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    drop_modality: float = Field(0.4, ge=0, lt=1)  # chance of each modality to be hidden in the second look
+    augment: bool = True
+    seed: int = 0
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """What the model takes, in the schema's order."""
+        return tuple(m for m in MODALITIES if getattr(self, m) is not None)
+
+    def digest(self) -> str:
+        """Changes with every option, sha256, hex."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def load_recipe(path: Path) -> TrainRecipe:
+    """Read a recipe.
+
+    Raises:
+        ConfigError: names the file, the key, and the nearest key that exists.
+    """
+    try:
+        recipe = TrainRecipe.model_validate(read_yaml(path))
+    except ValidationError as e:
+        raise ConfigError(explain(e, TrainRecipe, str(path))) from e
+    for fault in _faults(recipe):
+        raise ConfigError(f"{path}: {fault}")
+    return recipe
+
+
+def _faults(recipe: TrainRecipe) -> Iterator[str]:
+    """What the types do not say."""
+    if not recipe.modalities:
+        yield "a model needs a modality; leave image, text or audio in"
+    if recipe.prune and not recipe.start:
+        yield "'prune': there is nothing to prune in a model that was not trained; name its folder in `start`"
+    if recipe.prune and not any((recipe.prune.image, recipe.prune.text, recipe.prune.audio)):
+        yield "'prune': give a share for image, text or audio"
+    for modality in recipe.modalities:
+        if recipe.prune and getattr(recipe.prune, modality) and getattr(recipe, modality).frozen:
+            yield f"'prune.{modality}': its encoder is frozen, so it could not recover; leave `frozen` out"
+    if recipe.quantize and recipe.prune:
+        yield "'quantize': first prune, then quantize: two recipes, the second with `start`"
+    if recipe.quantize and recipe.fusion == "early":
+        yield "'quantize': QAT is for encoders; early fusion has none"

@@ -1,0 +1,248 @@
+"""From a recipe to a bundle: prepare, teach, train in phases, export, prove, score, write."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmray.bundle import FP32, MANIFEST, Bundle, write_bundle
+from mmray.engine import Engine
+from mmray.errors import ConfigError, InputError, OutputError
+from mmray.optimize.cases import batch_cases, golden_records
+from mmray.optimize.export import check_parity, export_graph
+from mmray.optimize.selective import judge_selective
+from mmray.preprocess import Preprocessor
+from mmray.schema import Modality
+from mmray.sources import ReadOptions, Shard, list_shards, read
+from mmray.training.batches import Batches, frozen_features
+from mmray.training.curves import draw_curves
+from mmray.training.loop import Alone, Entry, Task, Workers
+from mmray.training.model import Design, Trained, build_model, design, fold_norms, frozen_modalities
+from mmray.training.phases import load_start, run_phases
+from mmray.training.prepared import Prepared, prepare
+from mmray.training.recipe import TrainRecipe
+from mmray.training.scores import score_outputs, subset_outputs
+from mmray.training.teacher import Taught, ask_teacher
+
+_RECIPE = "recipe.json"
+_SAMPLE_ROWS = 16  # records of the golden batch
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a training keeps what."""
+
+    work: Path  # checkpoints, history and curves of this training
+    prepared: Path  # preprocessed shards, features of frozen encoders, answers of teachers: for all trainings
+    downloads: Path  # published weights
+
+
+def train_bundle(recipe: TrainRecipe, output: Path, places: Places, *, workers: int = 1, say: Say) -> Bundle:
+    """Train a recipe's model and write it as a bundle of one fp32 variant. What was interrupted goes on.
+
+    Args:
+        recipe: the model and how it is trained.
+        output: the bundle's directory; its name becomes the bundle's.
+        places: where what is kept.
+        workers: of one training, by Ray Train; 1 trains here, without Ray.
+        say: told what was done, a line at a time.
+
+    Raises:
+        InputError: the shards hold too little that is labelled.
+        ConfigError: another recipe was trained in the same folder, or its parts do not fit.
+        OutputError: there is something else than a bundle at `output`.
+        EngineError: the exported graph is not equal to the model.
+    """
+    _check_replaceable(output)
+    _claim(places.work, recipe)
+    ready = _Ready(recipe, places, say)
+    if workers > 1:
+        from mmray.training.distributed import run_workers
+
+        config = {"recipe": recipe.model_dump_json(), "places": [str(p) for p in vars(places).values()]}
+        run_workers(_train_as_worker, config, workers, str(places.work.resolve()))
+    history = ready.train(Alone(), say)
+    draw_curves(history, places.work / "curves.png")
+    return _write(ready, output, history, say)
+
+
+class _Ready:
+    """All that a training needs, made or found on disk."""
+
+    def __init__(self, recipe: TrainRecipe, places: Places, say: Say) -> None:
+        self.recipe, self.places = recipe, places
+        self.design: Design = design(recipe, places.downloads, places.work)
+        self.shards = list_shards(list(recipe.input))
+        places.prepared.mkdir(parents=True, exist_ok=True)
+        self.records = self._prepare(self.design, say)
+        self.train_rows, self.tune_rows = self.records.of("train"), self.records.of("tune")
+        self.classes = tuple(str(label) for label in np.unique(self.records.labels[self.train_rows]))
+        if len(self.classes) < 2:
+            raise InputError(
+                f"{self.shards[0].url}: the train split has {len(self.classes)} labels with "
+                f"{recipe.least_records} records or more; training needs two: give more shards, or lower "
+                "least_records"
+            )
+        known = np.isin(self.records.labels, self.classes)
+        self.records = self.records.take(known)
+        self.train_rows, self.tune_rows = self.records.of("train"), self.records.of("tune")
+        self.model: Trained = build_model(recipe, self.design, len(self.classes), places.downloads)
+        load_start(self.model, recipe)
+        self.known = self._frozen()
+        self.taught = self._taught(say)
+
+    def train(self, workers: Workers, say: Say) -> list[Entry]:
+        """Run all phases; the model ends with its best weights."""
+        task = Task(
+            recipe=self.recipe,
+            model=self.model,
+            batches=self.batches(augmented=self.recipe.augment),
+            train=self.train_rows,
+            tune=self.tune_rows,
+            taught=self.taught,
+            folder=self.places.work,
+            epochs=self.recipe.epochs,
+            say=say,
+            workers=workers,
+        )
+        return run_phases(task, self.records)
+
+    def batches(self, *, augmented: bool) -> Batches:
+        """Batches of the records."""
+        return Batches(self.records, np.array(self.classes), self.known, augmented=augmented)
+
+    def _prepare(self, made: Design, say: Say) -> Prepared:
+        return prepare(
+            self.shards,
+            made.spec,
+            made.tokenizer,
+            self.places.prepared,
+            least_records=self.recipe.least_records,
+            say=say,
+        )
+
+    def _frozen(self) -> dict[Modality, npt.NDArray[np.float32]]:
+        return {
+            m: frozen_features(self.records, m, self.model.encoders[m], self.places.prepared)
+            for m in frozen_modalities(self.recipe)
+        }
+
+    def _taught(self, say: Say) -> Taught | None:
+        if not self.recipe.distil:
+            return None
+        teacher = Bundle.open(self.recipe.distil.teacher)
+        seen = self._prepare(Design(teacher.spec, teacher.tokenizer, ()), say)
+        return ask_teacher(teacher, seen, self.records, np.array(self.classes), self.places.prepared)
+
+
+def _train_as_worker(config: dict[str, Any]) -> None:
+    """One of several: everything that is prepared lies on disk already."""
+    from mmray.training.distributed import Together
+
+    together = Together()
+    say: Say = print if together.rank == 0 else _silent
+    ready = _Ready(
+        TrainRecipe.model_validate_json(config["recipe"]), Places(*map(Path, config["places"])), say
+    )
+    ready.train(together, say)
+
+
+def _silent(_: str) -> None:
+    """What the other workers say: the same."""
+
+
+def _write(ready: _Ready, output: Path, history: list[Entry], say: Say) -> Bundle:
+    model, records, spec = ready.model.eval(), ready.records, ready.design.spec
+    fold_norms(model)
+    plain = ready.batches(augmented=False)
+    tune, test = (
+        subset_outputs(model, plain, records, records.of(split), ready.classes) for split in ("tune", "test")
+    )
+    selective = judge_selective(tune, test)
+    sample, sample_records = _sample(ready.shards, ready.design)
+    cases = batch_cases(sample, spec)
+    with tempfile.TemporaryDirectory() as temporary:
+        graph = Path(temporary) / "fused.onnx"
+        export_graph(model, spec, graph)
+        parity = check_parity(model, graph, cases)
+        say(f"exported {graph.stat().st_size / 1e6:.0f} MB, equal to torch within {parity:.1e}")
+        card = {
+            "splits": records.counts(),
+            "test_uses": [
+                {
+                    "variant": FP32,
+                    "when": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "why": "told when it was trained",
+                }
+            ],
+            "training": {"history": history, "parameters": sum(p.numel() for p in model.parameters())},
+            "tune": score_outputs(tune),
+            "test": score_outputs(test),
+            "variants": {
+                FP32: {"bytes": graph.stat().st_size, "difference_from_torch": parity, **selective.card}
+            },
+        }
+        bundle = write_bundle(
+            output,
+            name=output.name,
+            graph=graph,
+            spec=spec,
+            labels=ready.classes,
+            features=sum(model.dims),
+            tokenizer=ready.design.tokenizer,
+            golden_inputs=cases["mixed"],
+            golden_outputs=Engine(graph, provider="cpu")(cases["mixed"]),
+            golden_records=golden_records(sample_records, sample, spec),
+            scorecard=card,
+            sources=ready.design.sources,
+            origin={"recipe": ready.recipe.model_dump_json(), "trained_by": "mmray train"},
+            found=selective.fields,
+        )
+    whole = card["test"]["as they are"]
+    say(
+        f"wrote {output}: on test {whole['accuracy']:.3f} ({whole['low']:.3f} to {whole['high']:.3f}, "
+        f"n {whole['records']})"
+    )
+    return bundle
+
+
+def _sample(shards: list[Shard], made: Design) -> tuple[pa.Table, pa.Table]:
+    """TENSORS of the first usable records, and the RECORDS that they were made of."""
+    preprocess = Preprocessor(made.spec, made.tokenizer)
+    for shard in shards:
+        for block in read(shard, ReadOptions(block_rows=_SAMPLE_ROWS)):
+            tensors = preprocess(block)
+            good = pc.is_null(tensors["error"])
+            if pc.any(good).as_py():
+                return tensors.filter(good), block.filter(good)
+    raise InputError(f"{shards[0].url}: no usable record")
+
+
+def _check_replaceable(output: Path) -> None:
+    """A bundle may be replaced, and nothing else: writing one deletes what is there."""
+    is_empty = output.is_dir() and not any(output.iterdir())
+    if output.exists() and not is_empty and not (output / MANIFEST).is_file():
+        raise OutputError(f"{output}: there, but not a bundle; give another output, or move it away")
+
+
+def _claim(work: Path, recipe: TrainRecipe) -> None:
+    """A folder belongs to one recipe."""
+    work.mkdir(parents=True, exist_ok=True)
+    file = work / _RECIPE
+    text = recipe.model_dump_json(indent=1)
+    if file.exists() and file.read_text() != text:
+        raise ConfigError(
+            f"{work}: another recipe was trained there; name another folder by --work, or delete this one"
+        )
+    file.write_text(text)

@@ -1,0 +1,180 @@
+"""From a recipe to a bundle that the job runs; killed and gone on; refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from support.scripts import ROOT
+
+from mmray.bundle import Bundle
+from mmray.errors import ConfigError, OutputError
+from mmray.predictor import Predictor, open_preprocessor
+from mmray.schema import MODALITIES
+from mmray.sources import ReadOptions, list_shards, read
+from mmray.training.recipe import TrainRecipe
+from mmray.training.run import Places, train_bundle
+
+SMALL = {
+    "image": {"pixels": 32, "depth": 0.3, "pretrained": False},
+    "text": {"encoder": "small", "pretrained": False},
+    "audio": {"encoder": "small"},
+    "epochs": 2,
+    "batch_rows": 16,
+    "learning_rate": 0.003,
+    "least_records": 5,
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Folder of what all trainings share."""
+    return tmp_path_factory.mktemp("prepared")
+
+
+def trained(shards, tmp_path, prepared, name="trained", **changes):
+    recipe = TrainRecipe.model_validate({"input": [str(shards)], **SMALL, **changes})
+    places = Places(tmp_path / "work" / name, prepared, tmp_path / "no downloads")
+    said = []
+    return train_bundle(recipe, tmp_path / name, places, say=said.append), said
+
+
+@pytest.fixture(scope="module")
+def whole(shards, tmp_path_factory, prepared):
+    """A model of words alone, which learns in a second, and where it was trained."""
+    folder = tmp_path_factory.mktemp("whole")
+    changes = {"image": None, "audio": None, "epochs": 12, "learning_rate": 0.01}
+    bundle, said = trained(shards, folder, prepared, **changes)
+    return bundle, said, folder
+
+
+def test_it_learns_and_its_scorecard_tells_how_well(whole):
+    bundle, said, folder = whole
+    card = bundle.scorecard
+    assert card["test"]["text"]["accuracy"] > 0.3  # chance: 1 / 8
+    assert card["test"]["text"]["low"] < card["test"]["text"]["accuracy"] < card["test"]["text"]["high"]
+    assert [use["variant"] for use in card["test_uses"]] == ["fp32"]
+    history = card["training"]["history"]
+    assert history[-1]["loss"]["labels"] < history[0]["loss"]["labels"]
+    assert any("min left" in line for line in said)
+    assert (folder / "work/trained/curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_bundle_predicts_like_its_scorecard(whole, shards):
+    bundle = Bundle.open(whole[0].path)
+    preprocess, predictor = open_preprocessor(bundle), Predictor(bundle, provider="cpu")
+    right = []
+    for shard in list_shards([str(shards)]):
+        for block in read(shard, ReadOptions()):
+            outcomes = predictor(preprocess(block)).to_pylist()
+            for record, outcome in zip(block.to_pylist(), outcomes, strict=True):
+                meta = json.loads(record["meta"])
+                if meta["split"] == "test" and outcome["modalities"]:
+                    right.append(outcome["label"] == meta["label"])
+    expected = bundle.scorecard["test"]["text"]
+    assert len(right) == expected["records"]
+    assert sum(right) / len(right) == pytest.approx(expected["accuracy"], abs=1e-4)
+
+
+@pytest.mark.parametrize("fusion", ["late", "intermediate", "early"])
+def test_every_fusion_ends_as_a_bundle_that_does_without_a_modality(shards, tmp_path, prepared, fusion):
+    bundle, _ = trained(shards, tmp_path, prepared, fusion=fusion, epochs=1)
+    assert bundle.spec.modalities == MODALITIES
+    assert set(bundle.scorecard["test"]) == {
+        "as they are",
+        *("image", "text", "audio"),
+        *("image+text", "image+audio", "text+audio", "image+text+audio"),
+    }
+    Bundle.open(bundle.path).verify()
+
+
+def test_a_student_learns_from_a_bundle(whole, shards, tmp_path, prepared):
+    distil = {"teacher": str(whole[0].path), "features": 0.5}
+    bundle, _ = trained(shards, tmp_path, prepared, audio=None, image=None, distil=distil)
+    assert bundle.scorecard["training"]["history"][0]["loss"].keys() == {"labels", "logits", "features"}
+
+
+def test_a_teacher_of_other_labels_is_refused(shards, tmp_path, prepared, bundle):
+    from support.bundles import small_bundle
+
+    with pytest.raises(ConfigError, match="must know all labels"):
+        trained(shards, tmp_path, prepared, distil={"teacher": str(small_bundle().path)})
+
+
+def test_frozen_encoders_run_once(whole, shards, tmp_path, prepared):
+    text = {"encoder": "small", "pretrained": False, "frozen": True}
+    start = str(whole[2] / "work/trained")
+    kept = {"image": None, "audio": None, "text": text, "start": start}
+    before = {*prepared.glob("text-*.npy")}
+    bundle, _ = trained(shards, tmp_path, prepared, **kept)
+    again, _ = trained(shards, tmp_path, prepared, name="again", **kept, seed=1)
+    assert len({*prepared.glob("text-*.npy")} - before) == 1
+    assert bundle.scorecard["test"]["text"]["accuracy"] > 0.3
+    assert again.scorecard["test"]["text"]["accuracy"] > 0.3
+
+
+def test_pruned_it_is_narrower_and_starts_again_from_its_folder(shards, tmp_path, prepared):
+    image = {"text": None, "audio": None, "epochs": 1}
+    full, _ = trained(shards, tmp_path, prepared, name="full", **image)
+    start = str(tmp_path / "work/full")
+    pruned, said = trained(
+        shards,
+        tmp_path,
+        prepared,
+        "pruned",
+        **image | {"epochs": 2},
+        start=start,
+        prune={"image": 0.5, "steps": 2},
+    )
+    sizes = [b.scorecard["variants"]["fp32"]["bytes"] for b in (full, pruned)]
+    assert sizes[1] < 0.75 * sizes[0]
+    assert any(line.startswith("pruned 2/2, epoch") for line in said)
+    after, _ = trained(
+        shards, tmp_path, prepared, "tuned", **image, start=str(tmp_path / "work/pruned"), quantize=True
+    )
+    assert after.scorecard["variants"]["fp32"]["bytes"] == pytest.approx(sizes[1], rel=0.01)
+
+
+def test_another_recipe_in_the_same_folder_is_refused(whole, shards, prepared):
+    _, _, folder = whole
+    with pytest.raises(ConfigError, match="another recipe was trained there"):
+        trained(shards, folder, prepared, image=None, audio=None, epochs=3)
+
+
+def test_what_is_no_bundle_is_not_replaced(shards, tmp_path, prepared):
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained/thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match="not a bundle"):
+        trained(shards, tmp_path, prepared)
+
+
+def test_killed_it_goes_on_and_ends_as_if_it_had_not_been(shards, tmp_path, prepared):
+    """The second run learns only the epochs that are missing, and the same weights come out."""
+    text = {"image": None, "audio": None, "epochs": 60, "patience": 60}
+    whole, _ = trained(shards, tmp_path, prepared, "whole", **text)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({"input": str(shards), **SMALL, **text}))
+    program = (
+        "import sys\nfrom pathlib import Path\n"
+        "from mmray.training.recipe import load_recipe\nfrom mmray.training.run import Places, train_bundle\n"
+        "recipe, work, prepared, output = map(Path, sys.argv[1:])\n"
+        "places = Places(work, prepared, work)\n"
+        "train_bundle(load_recipe(recipe), output, places, say=lambda line: print(line, flush=True))\n"
+    )
+    work, output = tmp_path / "work/killed", tmp_path / "killed"
+    command = [sys.executable, "-c", program, recipe, work, prepared, output]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        for line in process.stdout:
+            if line.startswith("epoch 3/"):
+                os.kill(process.pid, signal.SIGKILL)
+                break
+    assert not output.exists()
+    done = len((work / "history.jsonl").read_text().splitlines())
+    assert 3 <= done < 60
+    found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert f"goes on after {done} epochs" in found
+    assert f"epoch {done}/60" not in found
+    killed = Bundle.open(output)
+    assert killed.graph("fp32").read_bytes() == whole.graph("fp32").read_bytes()
