@@ -1,4 +1,4 @@
-"""SmallText: a student's text encoder, a table of word vectors and nothing that mixes them."""
+"""SmallText: a student's text encoder, a table of word vectors and nothing else."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from mmray.models.encoder import Encoder
-from mmray.models.minilm import MASKED
 
 
 class SmallText(Encoder):
     """Text encoder: int32 ids and mask [N, T] to float features [N, `dim`].
 
-    The features are a weighted mean of a text's word vectors, where each word of the vocabulary has a vector
-    and a weight, both learnt: a bag of words as in fastText (Joulin et al., 2016, arXiv:1607.01759, section
-    2). The weights let it pass over [CLS], [SEP] and words that say little. The order of words is lost.
+    The mean of the text's word vectors, as in fastText (Joulin et al., 2016, arXiv:1607.01759, section 2): the
+    length of a learnt vector is its weight. The order of words is lost.
 
     Padding (mask 0) changes nothing; a row without any token gives zeros.
 
@@ -27,15 +25,13 @@ class SmallText(Encoder):
         super().__init__()
         self.dim = dim
         self.words = nn.Embedding(vocabulary, dim)
-        self.weights = nn.Embedding(vocabulary, 1)
-        nn.init.normal_(self.words.weight, std=dim**-0.5)
-        nn.init.zeros_(self.weights.weight)
+        nn.init.normal_(self.words.weight, std=dim**-0.5)  # of mean length 1
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Mean of the words' vectors, weighed by the softmax of the words' weights."""
+        """Masked mean over the tokens."""
         kept = attention_mask.to(self.words.weight.dtype)[:, :, None]
-        shares = (self.weights(input_ids) + (1.0 - kept) * MASKED).softmax(dim=1)
-        mean: Tensor = (self.words(input_ids) * shares * kept).sum(dim=1)
+        total = (self.words(input_ids) * kept).sum(dim=1)
+        mean: Tensor = total / kept.sum(dim=1).clamp(min=1.0)
         return mean
 
     def inherit(self, words: Tensor) -> None:

@@ -8,26 +8,21 @@ from mmray.models.small_sound import SmallSound
 
 
 def test_is_as_small_as_it_says():
-    assert sum(p.numel() for p in SmallSound().parameters()) < 80_000
+    assert sum(p.numel() for p in SmallSound().parameters()) < 90_000
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(("patches", "frames"), [(0, 96), (1, 96), (3, 96), (2, 144)])
 def test_gives_a_row_of_features_for_each_patch(patches, frames):
-    model = SmallSound(dim=24, width=8).eval()
+    model = SmallSound(dim=24).eval()
     found = model(torch.randn(patches, frames, 64).to(torch.float16))
     assert (found.shape, found.dtype) == ((patches, 24), torch.float32)
-
-
-def test_bands_that_cannot_be_halved_three_times_are_refused():
-    with pytest.raises(ValueError, match="60 mel bins; take 40, 64 or 80"):
-        SmallSound(mel_bins=60)
 
 
 @torch.no_grad()
 def test_folded_norms_change_nothing():
     torch.manual_seed(0)
-    model = SmallSound(dim=24, width=8)
+    model = SmallSound(dim=24)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_()
@@ -47,7 +42,7 @@ def test_learns_which_tone_comes_first():
     for patch, kind, at in zip(patches, label.tolist(), start.tolist(), strict=True):
         patch[at : at + 16, slice(4, 8) if kind else slice(40, 44)] = 0.0
         patch[at + 16 : at + 32, slice(40, 44) if kind else slice(4, 8)] = 0.0
-    model = torch.nn.Sequential(SmallSound(dim=16, width=8), torch.nn.Linear(16, 2))
+    model = torch.nn.Sequential(SmallSound(dim=16), torch.nn.Linear(16, 2))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     for _ in range(25):
         optimizer.zero_grad()

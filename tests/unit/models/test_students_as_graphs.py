@@ -21,7 +21,7 @@ def student():
     encoders = {
         "image": EfficientNetLite(width=0.25, depth=0.3, features=8),
         "text": SmallText(VOCABULARY, dim=12),
-        "audio": SmallSound(dim=16, width=8),
+        "audio": SmallSound(dim=16),
     }
     model = FusedModel(encoders, GatedFusion([e.dim for e in encoders.values()], classes=4, width=16))
     model.eval()
