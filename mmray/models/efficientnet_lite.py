@@ -83,11 +83,13 @@ class EfficientNetLite(Encoder):
         self.dim = features
         self.stem = _Unit(3, STEM_CHANNELS, kernel=3, stride=2)
         blocks: list[nn.Module] = []
+        self.repeats: list[int] = []  # blocks of each stage
         channels = STEM_CHANNELS
         for stage, (repeats, kernel, stride, expansion, outputs) in enumerate(STAGES):
             scaled = _round_channels(outputs * width)
             if 0 < stage < len(STAGES) - 1:
                 repeats = max(1, math.ceil(repeats * depth))
+            self.repeats.append(repeats)
             for repeat in range(repeats):
                 blocks.append(_Block(channels, scaled, kernel, stride if repeat == 0 else 1, expansion))
                 channels = scaled
@@ -110,6 +112,29 @@ class EfficientNetLite(Encoder):
             if isinstance(module, _Unit) and isinstance(module.norm, nn.BatchNorm2d):
                 module.conv = fuse_conv_bn_eval(module.conv.eval(), module.norm.eval())
                 module.norm = nn.Identity()
+
+    def inherit(self, parent: EfficientNetLite) -> None:
+        """Start from the weights of a deeper one: of each stage the first blocks, and stem and head.
+
+        DistilBERT starts from a part of its teacher's layers in the same way (Sanh et al., 2019,
+        arXiv:1910.01108, section 3). The head keeps its own weights where `features` differ. Do it before
+        `fold_norms` of either, or after that of both.
+
+        Raises:
+            ValueError: the parent has fewer blocks in a stage.
+            RuntimeError: its channels differ, or the norms of one of the two are folded.
+        """
+        if any(own > its for own, its in zip(self.repeats, parent.repeats, strict=True)):
+            raise ValueError(f"the parent's stages have {parent.repeats} blocks, these {self.repeats}")
+        self.stem.load_state_dict(parent.stem.state_dict())
+        first = own = 0
+        for wanted, there in zip(self.repeats, parent.repeats, strict=True):
+            for repeat in range(wanted):
+                self.blocks[own].load_state_dict(parent.blocks[first + repeat].state_dict())
+                own += 1
+            first += there
+        if self.dim == parent.dim:
+            self.head.load_state_dict(parent.head.state_dict())
 
     def load_checkpoint(self, state: Mapping[str, Tensor]) -> None:
         """Take the weights of the `efficientnet-lite0` checkpoint of EfficientNet-PyTorch's naming.

@@ -33,7 +33,7 @@ _NAMES = (
 )
 
 
-class _Layer(nn.Module):
+class Layer(nn.Module):
     """Post-norm transformer layer."""
 
     def __init__(self, hidden: int, heads: int, intermediate: int) -> None:
@@ -81,7 +81,7 @@ class MiniLM(Encoder):
         self.positions = nn.Embedding(positions, hidden)
         self.types = nn.Embedding(2, hidden)
         self.norm = nn.LayerNorm(hidden, NORM_EPS)
-        self.layers = nn.ModuleList(_Layer(hidden, heads, intermediate) for _ in range(layers))
+        self.layers = nn.ModuleList(Layer(hidden, heads, intermediate) for _ in range(layers))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Masked mean of the last layer, scaled to unit length."""

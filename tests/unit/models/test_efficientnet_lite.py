@@ -43,6 +43,39 @@ def test_folded_norms_change_nothing():
     torch.testing.assert_close(model(pixels), before, rtol=1e-4, atol=1e-4)
 
 
+@torch.no_grad()
+def test_a_shallower_one_inherits_the_first_blocks_of_each_stage():
+    torch.manual_seed(0)
+    parent, student = EfficientNetLite(width=0.25, features=24), EfficientNetLite(0.25, 0.5, features=24)
+    student.inherit(parent)
+    assert (parent.repeats, student.repeats) == ([1, 2, 2, 3, 3, 4, 1], [1, 1, 1, 2, 2, 2, 1])
+    # With the parent's other blocks taken out, both are the same.
+    kept = [0, 1, 3, 5, 6, 8, 9, 11, 12, 15]
+    parent.blocks = torch.nn.Sequential(*(parent.blocks[i] for i in kept))
+    pixels = torch.randint(0, 256, (2, 64, 48, 3), dtype=torch.uint8)
+    assert torch.equal(student.eval()(pixels), parent.eval()(pixels))
+
+
+def test_a_head_of_another_width_is_not_inherited():
+    parent, student = EfficientNetLite(width=0.25, features=24), EfficientNetLite(width=0.25, features=16)
+    before = student.head.conv.weight.clone()
+    student.inherit(parent)
+    assert torch.equal(student.head.conv.weight, before)
+    assert torch.equal(student.stem.conv.weight, parent.stem.conv.weight)
+
+
+@pytest.mark.parametrize(
+    ("parent", "error", "message"),
+    [
+        ({"width": 0.25, "depth": 0.5}, ValueError, r"blocks, these \[1, 2, 2, 3, 3, 4, 1\]"),
+        ({"width": 0.5}, RuntimeError, "size mismatch"),
+    ],
+)
+def test_a_parent_that_does_not_fit_is_refused(parent, error, message):
+    with pytest.raises(error, match=message):
+        EfficientNetLite(width=0.25).inherit(EfficientNetLite(**parent))
+
+
 def test_a_checkpoint_of_another_size_is_refused():
     with pytest.raises(RuntimeError, match="size mismatch"):
         EfficientNetLite(features=64).load_checkpoint(

@@ -6,6 +6,7 @@ import onnx.parser
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from support.packed import SIZES, SPEC, VOCABULARY, feeds
 
 from mmray.engine import Engine
 from mmray.errors import EngineError
@@ -15,16 +16,14 @@ from mmray.models.head import SubsetHead
 from mmray.models.minilm import MiniLM
 from mmray.models.yamnet import YAMNet
 from mmray.optimize.export import check_parity, clean, export_graph, with_blank_rows
-from mmray.preprocess.spec import AudioSpec, ImageSpec, PreprocessSpec, TextSpec
-
-SPEC = PreprocessSpec(image=ImageSpec(height=32, width=48), text=TextSpec(max_tokens=16), audio=AudioSpec())
+from mmray.preprocess.spec import PreprocessSpec
 
 
 def random_model(modalities=("image", "text", "audio")):
     torch.manual_seed(0)
     encoders = {
         "image": EfficientNetLite(width=0.25, depth=0.3, features=8),
-        "text": MiniLM(vocabulary=50, layers=1, hidden=8, heads=2, intermediate=16, positions=16),
+        "text": MiniLM(VOCABULARY, layers=1, hidden=8, heads=2, intermediate=16, positions=16),
         "audio": YAMNet(width=0.25, layers=2),
     }
     kept = {m: encoders[m] for m in modalities}
@@ -35,26 +34,6 @@ def random_model(modalities=("image", "text", "audio")):
     return FusedModel(kept, head).eval().requires_grad_(False)
 
 
-def feeds(records, images, texts, tokens, patches, seed=0):
-    """Rows belong to random records; every record is present where a row is its own."""
-    random = np.random.default_rng(seed)
-    rows = [random.permutation(records)[:images], random.permutation(records)[:texts]]
-    rows.append(random.integers(0, records, patches))
-    present = np.zeros((records, 3), np.bool_)
-    for column, values in enumerate(rows):
-        present[values, column] = True
-    return {
-        "present": present,
-        "pixels": random.integers(0, 256, (images, 32, 48, 3)).astype(np.uint8),
-        "pixels_row": rows[0].astype(np.int64),
-        "input_ids": random.integers(0, 50, (texts, tokens)).astype(np.int32),
-        "attention_mask": (np.arange(tokens) <= random.integers(0, tokens, (texts, 1))).astype(np.int32),
-        "text_row": rows[1].astype(np.int64),
-        "log_mel": random.normal(size=(patches, 96, 64)).astype(np.float16),
-        "log_mel_row": rows[2].astype(np.int64),
-    }
-
-
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """A model with all modalities, and its graph."""
@@ -63,18 +42,7 @@ def exported(tmp_path_factory):
     return model, path
 
 
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        {"records": 1, "images": 1, "texts": 1, "tokens": 1, "patches": 1},
-        {"records": 9, "images": 4, "texts": 7, "tokens": 16, "patches": 20},
-        {"records": 3, "images": 0, "texts": 3, "tokens": 5, "patches": 4},
-        {"records": 3, "images": 3, "texts": 0, "tokens": 5, "patches": 4},
-        {"records": 3, "images": 3, "texts": 3, "tokens": 5, "patches": 0},
-        {"records": 2, "images": 0, "texts": 0, "tokens": 8, "patches": 0},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_any_sizes_give_what_torch_gives(exported, sizes):
     model, path = exported
     assert check_parity(model, path, {"sizes": feeds(**sizes)}) < 1e-5

@@ -1,0 +1,156 @@
+"""Early fusion: one small transformer over the tokens of all modalities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mmray.models.fused import INPUTS, input_names, pool_rows
+from mmray.models.minilm import MASKED, NORM_EPS, Layer
+from mmray.models.small_sound import DEVIATION as SOUND_DEVIATION
+from mmray.models.small_sound import MEAN as SOUND_MEAN
+from mmray.preprocess.spec import PreprocessSpec
+from mmray.schema import Modality
+
+INIT_DEVIATION = 0.02  # of embeddings, as in BERT
+PIXEL_MEAN, PIXEL_DEVIATION = 127.0, 128.0  # as of the image encoder
+
+
+@dataclass(frozen=True)
+class EarlySizes:
+    """Sizes of the transformer, and how much of a modality is one token."""
+
+    hidden: int = 192
+    layers: int = 4
+    heads: int = 6
+    intermediate: int = 384
+    patch_px: int = 16
+    frames: int = 8  # log-mel frames of a token
+
+
+class EarlyFusion(nn.Module):
+    """Pixel patches, word tokens and log-mel frames as one sequence behind a class token.
+
+    Patches of pixels are embedded as in ViT (Dosovitskiy et al., 2021, arXiv:2010.11929, section 3.1), frames
+    as in AST (Gong et al., 2021, arXiv:2104.01778); one encoder reads all of them, as in ViLT (Kim et al.,
+    2021, arXiv:2102.03334). Each modality has positions of its own, which also tell its type. A record has
+    one picture and one text. Of the patches of a clip the mean is taken, token by token, so that a clip of
+    any length is as many tokens as one patch; the order of its patches is lost.
+
+    Tokens of absent modalities are masked. Unlike in a `FusedModel` they cost as much as any.
+
+    Args:
+        spec: modalities, and shapes of pixels, texts and log-mel patches.
+        classes: number of classes.
+        vocabulary: number of the tokenizer's tokens.
+        sizes: of the transformer.
+
+    Raises:
+        ValueError: a picture or a log-mel patch is not a whole number of tokens.
+    """
+
+    def __init__(
+        self, spec: PreprocessSpec, classes: int, vocabulary: int = 30_522, sizes: EarlySizes | None = None
+    ) -> None:
+        super().__init__()
+        sizes = sizes or EarlySizes()
+        hidden, self.patch_px = sizes.hidden, sizes.patch_px
+        self.modalities: tuple[Modality, ...] = spec.modalities
+        lengths: dict[Modality, int] = {}
+        if image := spec.image:
+            lengths["image"] = _tokens(image.height, sizes.patch_px) * _tokens(image.width, sizes.patch_px)
+            self.patches = nn.Linear(3 * sizes.patch_px**2, hidden)
+        if text := spec.text:
+            lengths["text"] = text.max_tokens
+            self.words = nn.Embedding(vocabulary, hidden)
+            nn.init.normal_(self.words.weight, std=INIT_DEVIATION)
+        if audio := spec.audio:
+            lengths["audio"] = _tokens(audio.patch_frames, sizes.frames)
+            self.frames = nn.Linear(sizes.frames * audio.mel_bins, hidden)
+        self.start = nn.Parameter(torch.randn(hidden) * INIT_DEVIATION)
+        self.positions = nn.ParameterDict(
+            {m: nn.Parameter(torch.randn(length, hidden) * INIT_DEVIATION) for m, length in lengths.items()}
+        )
+        self.norm = nn.LayerNorm(hidden, NORM_EPS)
+        self.layers = nn.ModuleList(
+            Layer(hidden, sizes.heads, sizes.intermediate) for _ in range(sizes.layers)
+        )
+        self.classify = nn.Linear(hidden, classes)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the graph's inputs, in order."""
+        return input_names(self.modalities)
+
+    def forward(
+        self,
+        present: Tensor,
+        pixels: Tensor | None = None,
+        pixels_row: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        text_row: Tensor | None = None,
+        log_mel: Tensor | None = None,
+        log_mel_row: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Score B records; the arguments are those of `mmray.models.fused.FusedModel.forward`.
+
+        Returns:
+            Logits and scores (their softmax), float32 [B, C]; the last state of the class token, float32
+            [B, `hidden`].
+        """
+        given: dict[Modality, tuple[Tensor | None, ...]] = {
+            "image": (pixels, pixels_row),
+            "text": (input_ids, attention_mask, text_row),
+            "audio": (log_mel, log_mel_row),
+        }
+        records = present.shape[0]
+        sequence = [self.norm(self.start).expand(records, 1, -1)]
+        kept = [torch.ones_like(present[:, :1])]
+        for column, modality in enumerate(self.modalities):
+            inputs = [tensor for tensor in given[modality] if tensor is not None]
+            if len(inputs) != len(INPUTS[modality]):
+                raise ValueError(f"the model takes {modality}: give {', '.join(INPUTS[modality])}")
+            tokens = self._tokens(modality, inputs[0])
+            length, row = tokens.shape[1], inputs[-1]
+            tokens = self.norm(tokens + self.positions[modality][:length])
+            there = present[:, column, None].expand(-1, length)
+            if modality == "text":
+                there = there & (pool_rows(inputs[1].to(tokens.dtype), row, records) > 0)
+            pooled = pool_rows(tokens.flatten(1), row, records).view(records, length, -1)
+            # The mask alone would let NaN through: 0 * NaN.
+            sequence.append(torch.where(there[:, :, None], pooled, 0.0))
+            kept.append(there)
+        x = torch.cat(sequence, dim=1)
+        mask = (~torch.cat(kept, dim=1)).to(x.dtype)[:, None, None, :] * MASKED
+        for layer in self.layers:
+            x = layer(x, mask)
+        features = x[:, 0]
+        logits = self.classify(features)
+        return logits, logits.softmax(dim=1), features
+
+    def _tokens(self, modality: Modality, rows: Tensor) -> Tensor:
+        """Rows of a modality to their tokens, float [N, L, hidden], without positions."""
+        if modality == "image":
+            n, height, width, _ = rows.shape
+            side = self.patch_px
+            grid = rows.reshape(n, height // side, side, width // side, side, 3).transpose(2, 3)
+            flat = grid.reshape(n, self.positions["image"].shape[0], self.patches.in_features)
+            patches: Tensor = self.patches((flat.to(self.start.dtype) - PIXEL_MEAN) / PIXEL_DEVIATION)
+            return patches
+        if modality == "text":
+            words: Tensor = self.words(rows)
+            return words
+        x = (rows.to(self.start.dtype) - SOUND_MEAN) / SOUND_DEVIATION
+        length = self.positions["audio"].shape[0]
+        frames: Tensor = self.frames(x.reshape(x.shape[0], length, self.frames.in_features))
+        return frames
+
+
+def _tokens(length: int, of_one: int) -> int:
+    """How many tokens a side is."""
+    if length % of_one:
+        raise ValueError(f"early fusion: {length} pixels or frames are no whole number of tokens of {of_one}")
+    return length // of_one

@@ -1,0 +1,89 @@
+"""SmallSound: a student's audio encoder, a convolutional net along time that is small enough to learn words.
+
+As in MatchboxNet for keyword spotting (Majumdar & Ginsburg, 2020, arXiv:2004.08531, section 2) the mel bands
+are channels, and separable convolutions with long kernels look along time. YAMNet averages over frequency,
+though it is which band sounds that tells vowels apart.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_eval
+
+from mmray.models.encoder import Encoder
+
+#: Frames that the stem's filters see, and those of each layer behind it; these frames are twice as long.
+STEM_KERNEL, KERNELS = 11, (13, 15, 17, 19)
+#: Log-mel values lie between log(0.001) = -6.9 and about 4; those of speech are about here.
+MEAN, DEVIATION = -3.0, 3.0
+
+
+class _Unit(nn.Module):
+    """Convolution along time, batch norm and, unless linear, ReLU. Even padding: the graph has no Pad."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        linear: bool = False,
+    ) -> None:
+        super().__init__()
+        # Of two dimensions, with one column: the fast kernels of ONNX Runtime know no others.
+        shape, strides, padding = (kernel, 1), (stride, 1), (kernel // 2, 0)
+        self.conv = nn.Conv2d(inputs, outputs, shape, strides, padding, groups=groups, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(outputs)
+        self.act: nn.Module = nn.Identity() if linear else nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.act(self.norm(self.conv(x)))
+        return out
+
+
+class _Separable(nn.Module):
+    """Depthwise convolution, then a pointwise one; skipped over where shapes allow."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.depthwise = _Unit(inputs, inputs, kernel, stride, groups=inputs, linear=True)
+        self.pointwise = _Unit(inputs, outputs)
+        self.skip = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.pointwise(self.depthwise(x))
+        return x + y if self.skip else y
+
+
+class SmallSound(Encoder):
+    """Audio encoder: float log-mel patches [N, frames, mel bins] to float features [N, `dim`].
+
+    85 thousand parameters at the defaults; YAMNet has 3.2 million.
+
+    Args:
+        dim: channels of all layers, and so the width of the features.
+        mel_bins: of a patch. The number of frames is free.
+    """
+
+    def __init__(self, dim: int = 128, mel_bins: int = 64) -> None:
+        super().__init__()
+        self.dim = dim
+        self.stem = _Separable(mel_bins, dim, STEM_KERNEL, stride=2)
+        self.layers = nn.Sequential(*(_Separable(dim, dim, kernel) for kernel in KERNELS))
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        """The mean over time of the last layer."""
+        bands = log_mel.transpose(1, 2)[..., None].to(self.stem.pointwise.conv.weight.dtype)
+        last: Tensor = self.layers(self.stem((bands - MEAN) / DEVIATION))
+        return last.mean(dim=(2, 3))
+
+    def fold_norms(self) -> None:
+        """Fold the batch norms, as they are in eval mode, into the convolutions: the same features, faster.
+
+        For a model that is trained, before its export: int8 takes a convolution's result, not a norm's.
+        """
+        for module in self.modules():
+            if isinstance(module, _Unit) and isinstance(module.norm, nn.BatchNorm2d):
+                module.conv = fuse_conv_bn_eval(module.conv.eval(), module.norm.eval())
+                module.norm = nn.Identity()
