@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -101,35 +102,67 @@ class EarlyFusion(nn.Module):
             Logits and scores (their softmax), float32 [B, C]; the last state of the class token, float32
             [B, `hidden`].
         """
-        given: dict[Modality, tuple[Tensor | None, ...]] = {
-            "image": (pixels, pixels_row),
-            "text": (input_ids, attention_mask, text_row),
-            "audio": (log_mel, log_mel_row),
+        named = {
+            "pixels": pixels,
+            "pixels_row": pixels_row,
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "text_row": text_row,
+            "log_mel": log_mel,
+            "log_mel_row": log_mel_row,
         }
-        records = present.shape[0]
-        sequence = [self.norm(self.start).expand(records, 1, -1)]
+        feeds = {name: tensor for name, tensor in named.items() if tensor is not None}
+        logits, features = self.decide(self.encode({"present": present, **feeds}), present)
+        return logits, logits.softmax(dim=1), features
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Widths that add up to the features': here one."""
+        return (self.classify.in_features,)
+
+    def encode(
+        self, feeds: Mapping[str, Tensor], known: Mapping[Modality, Tensor] | None = None
+    ) -> dict[Modality, Tensor]:
+        """Tokens [B, L_m, hidden] of each modality, NaN in the place of those that a record does not have.
+
+        Args:
+            feeds: the arguments of `forward`, by name.
+            known: nothing; there are no encoders that could have run before.
+
+        Raises:
+            ValueError: an input is missing.
+        """
+        found: dict[Modality, Tensor] = {}
+        for modality in self.modalities:
+            if any(name not in feeds for name in INPUTS[modality]):
+                raise ValueError(f"the model takes {modality}: give {', '.join(INPUTS[modality])}")
+            inputs = [feeds[name] for name in INPUTS[modality]]
+            tokens, row, records = self._tokens(modality, inputs[0]), inputs[-1], feeds["present"].shape[0]
+            length = tokens.shape[1]
+            tokens = self.norm(tokens + self.positions[modality][:length])
+            pooled = pool_rows(tokens.flatten(1), row, records).view(records, length, -1)
+            if modality == "text":
+                there = pool_rows(inputs[1].to(tokens.dtype), row, records) > 0
+                pooled = torch.where(there[:, :, None], pooled, torch.nan)
+            found[modality] = pooled
+        return found
+
+    def decide(self, encoded: Mapping[Modality, Tensor], present: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, C] and the last state of the class token [B, hidden], from what is `present` [B, M]."""
+        sequence = [self.norm(self.start).expand(present.shape[0], 1, -1)]
         kept = [torch.ones_like(present[:, :1])]
         for column, modality in enumerate(self.modalities):
-            inputs = [tensor for tensor in given[modality] if tensor is not None]
-            if len(inputs) != len(INPUTS[modality]):
-                raise ValueError(f"the model takes {modality}: give {', '.join(INPUTS[modality])}")
-            tokens = self._tokens(modality, inputs[0])
-            length, row = tokens.shape[1], inputs[-1]
-            tokens = self.norm(tokens + self.positions[modality][:length])
-            there = present[:, column, None].expand(-1, length)
-            if modality == "text":
-                there = there & (pool_rows(inputs[1].to(tokens.dtype), row, records) > 0)
-            pooled = pool_rows(tokens.flatten(1), row, records).view(records, length, -1)
+            tokens = encoded[modality]
+            there = present[:, column, None] & ~tokens[:, :, 0].isnan()
             # The mask alone would let NaN through: 0 * NaN.
-            sequence.append(torch.where(there[:, :, None], pooled, 0.0))
+            sequence.append(torch.where(there[:, :, None], tokens, 0.0))
             kept.append(there)
         x = torch.cat(sequence, dim=1)
         mask = (~torch.cat(kept, dim=1)).to(x.dtype)[:, None, None, :] * MASKED
         for layer in self.layers:
             x = layer(x, mask)
         features = x[:, 0]
-        logits = self.classify(features)
-        return logits, logits.softmax(dim=1), features
+        return self.classify(features), features
 
     def _tokens(self, modality: Modality, rows: Tensor) -> Tensor:
         """Rows of a modality to their tokens, float [N, L, hidden], without positions."""
