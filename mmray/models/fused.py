@@ -93,7 +93,13 @@ class FusedModel(nn.Module):
     @property
     def dims(self) -> tuple[int, ...]:
         """Width of each modality's features."""
-        return tuple(self.encoders[m].dim for m in self.modalities)
+        return tuple(self.encoder(m).dim for m in self.modalities)
+
+    def encoder(self, modality: Modality) -> Encoder:
+        """That of a modality."""
+        encoder = self.encoders[modality]
+        assert isinstance(encoder, Encoder)
+        return encoder
 
     def encode(
         self, feeds: Mapping[str, Tensor], known: Mapping[Modality, Tensor] | None = None

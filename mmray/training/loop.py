@@ -147,7 +147,7 @@ class _Run:
         for batch in drawn:
             parts = self._loss(batch, generator)
             self._optimizer.zero_grad()
-            torch.stack(list(parts.values())).sum().backward()
+            torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
             learnt = [p for group in self._optimizer.param_groups for p in group["params"]]
             workers.average(learnt)
             nn.utils.clip_grad_norm_(learnt, _CLIP)

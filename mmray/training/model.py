@@ -109,8 +109,6 @@ def fold_norms(model: Trained) -> None:
 
 def frozen_modalities(recipe: TrainRecipe) -> tuple[Modality, ...]:
     """Those whose encoder is not trained, so that it need not be run in each epoch."""
-    if recipe.fusion == "early":
-        return ()
     return tuple(m for m in recipe.modalities if getattr(recipe, m).frozen)
 
 

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from mmray.bundle import FP32, MANIFEST, Bundle, write_bundle
 from mmray.engine import Engine
 from mmray.errors import ConfigError, InputError, OutputError
+from mmray.models.fused import FusedModel
 from mmray.optimize.cases import batch_cases, golden_records
 from mmray.optimize.export import check_parity, export_graph
 from mmray.optimize.selective import judge_selective
@@ -66,22 +67,33 @@ def train_bundle(recipe: TrainRecipe, output: Path, places: Places, *, workers: 
     """
     _check_replaceable(output)
     _claim(places.work, recipe)
-    ready = _Ready(recipe, places, say)
+    training = Training(recipe, places, say)
     if workers > 1:
         from mmray.training.distributed import run_workers
 
         config = {"recipe": recipe.model_dump_json(), "places": [str(p) for p in vars(places).values()]}
         run_workers(_train_as_worker, config, workers, str(places.work.resolve()))
-    history = ready.train(Alone(), say)
+    history = training.train(Alone(), say)
     draw_curves(history, places.work / "curves.png")
-    return _write(ready, output, history, say)
+    return _write(training, output, history, say)
 
 
-class _Ready:
-    """All that a training needs, made or found on disk."""
+class Training:
+    """All that a training needs, made or found on disk.
+
+    Args:
+        recipe: the model and how it is trained.
+        places: where what is kept.
+        say: told what was done, a line at a time.
+
+    Raises:
+        InputError: the shards hold too little that is labelled.
+        ConfigError: weights to start from, or a teacher, do not fit.
+    """
 
     def __init__(self, recipe: TrainRecipe, places: Places, say: Say) -> None:
         self.recipe, self.places = recipe, places
+        places.work.mkdir(parents=True, exist_ok=True)
         self.design: Design = design(recipe, places.downloads, places.work)
         self.shards = list_shards(list(recipe.input))
         places.prepared.mkdir(parents=True, exist_ok=True)
@@ -133,8 +145,10 @@ class _Ready:
         )
 
     def _frozen(self) -> dict[Modality, npt.NDArray[np.float32]]:
+        if not isinstance(self.model, FusedModel):
+            return {}
         return {
-            m: frozen_features(self.records, m, self.model.encoders[m], self.places.prepared)
+            m: frozen_features(self.records, m, self.model.encoder(m), self.places.prepared)
             for m in frozen_modalities(self.recipe)
         }
 
@@ -147,36 +161,38 @@ class _Ready:
 
 
 def _train_as_worker(config: dict[str, Any]) -> None:
-    """One of several: everything that is prepared lies on disk already."""
+    """One of several: everything that is prepared lies on disk altraining."""
     from mmray.training.distributed import Together
 
     together = Together()
     say: Say = print if together.rank == 0 else _silent
-    ready = _Ready(
+    training = Training(
         TrainRecipe.model_validate_json(config["recipe"]), Places(*map(Path, config["places"])), say
     )
-    ready.train(together, say)
+    training.train(together, say)
 
 
 def _silent(_: str) -> None:
     """What the other workers say: the same."""
 
 
-def _write(ready: _Ready, output: Path, history: list[Entry], say: Say) -> Bundle:
-    model, records, spec = ready.model.eval(), ready.records, ready.design.spec
+def _write(training: Training, output: Path, history: list[Entry], say: Say) -> Bundle:
+    model, records, spec = training.model.eval(), training.records, training.design.spec
     fold_norms(model)
-    plain = ready.batches(augmented=False)
+    plain = training.batches(augmented=False)
     tune, test = (
-        subset_outputs(model, plain, records, records.of(split), ready.classes) for split in ("tune", "test")
+        subset_outputs(model, plain, records, records.of(split), training.classes)
+        for split in ("tune", "test")
     )
     selective = judge_selective(tune, test)
-    sample, sample_records = _sample(ready.shards, ready.design)
+    sample, sample_records = _sample(training.shards, training.design)
     cases = batch_cases(sample, spec)
     with tempfile.TemporaryDirectory() as temporary:
         graph = Path(temporary) / "fused.onnx"
         export_graph(model, spec, graph)
         parity = check_parity(model, graph, cases)
         say(f"exported {graph.stat().st_size / 1e6:.0f} MB, equal to torch within {parity:.1e}")
+        scores = score_outputs(test)
         card = {
             "splits": records.counts(),
             "test_uses": [
@@ -188,7 +204,7 @@ def _write(ready: _Ready, output: Path, history: list[Entry], say: Say) -> Bundl
             ],
             "training": {"history": history, "parameters": sum(p.numel() for p in model.parameters())},
             "tune": score_outputs(tune),
-            "test": score_outputs(test),
+            "test": scores,
             "variants": {
                 FP32: {"bytes": graph.stat().st_size, "difference_from_torch": parity, **selective.card}
             },
@@ -198,18 +214,18 @@ def _write(ready: _Ready, output: Path, history: list[Entry], say: Say) -> Bundl
             name=output.name,
             graph=graph,
             spec=spec,
-            labels=ready.classes,
+            labels=training.classes,
             features=sum(model.dims),
-            tokenizer=ready.design.tokenizer,
+            tokenizer=training.design.tokenizer,
             golden_inputs=cases["mixed"],
             golden_outputs=Engine(graph, provider="cpu")(cases["mixed"]),
             golden_records=golden_records(sample_records, sample, spec),
             scorecard=card,
-            sources=ready.design.sources,
-            origin={"recipe": ready.recipe.model_dump_json(), "trained_by": "mmray train"},
+            sources=training.design.sources,
+            origin={"recipe": training.recipe.model_dump_json(), "trained_by": "mmray train"},
             found=selective.fields,
         )
-    whole = card["test"]["as they are"]
+    whole = scores["as they are"]
     say(
         f"wrote {output}: on test {whole['accuracy']:.3f} ({whole['low']:.3f} to {whole['high']:.3f}, "
         f"n {whole['records']})"

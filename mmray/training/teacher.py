@@ -49,7 +49,7 @@ def ask_teacher(
             "the same shards"
         )
     rows = records.of(_TAUGHT)
-    key = f"{records.identity}-{seen.identity}-{teacher.manifest.digest()[:16]}"
+    key = f"{records.identity}-{seen.identity}-{teacher.digest[:16]}"
     files = [folder / f"teacher-{what}-{key}.npy" for what in ("logits", "features")]
     if not all(file.exists() for file in files):
         answers = _answers(teacher, seen, _matching(seen, records, rows))

@@ -14,8 +14,9 @@ from mmray.errors import ConfigError, OutputError
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.schema import MODALITIES
 from mmray.sources import ReadOptions, list_shards, read
+from mmray.training.loop import BEST, HISTORY, Alone
 from mmray.training.recipe import TrainRecipe
-from mmray.training.run import Places, train_bundle
+from mmray.training.run import Places, Training, train_bundle
 
 SMALL = {
     "image": {"pixels": 32, "depth": 0.3, "pretrained": False},
@@ -41,6 +42,12 @@ def trained(shards, tmp_path, prepared, name="trained", **changes):
     return train_bundle(recipe, tmp_path / name, places, say=said.append), said
 
 
+def training_of(shards, work, prepared, **changes):
+    recipe = TrainRecipe.model_validate({"input": [str(shards)], **SMALL, **changes})
+    work.mkdir(parents=True)
+    return Training(recipe, Places(work, prepared, work), print)
+
+
 @pytest.fixture(scope="module")
 def whole(shards, tmp_path_factory, prepared):
     """A model of words alone, which learns in a second, and where it was trained."""
@@ -53,11 +60,11 @@ def whole(shards, tmp_path_factory, prepared):
 def test_it_learns_and_its_scorecard_tells_how_well(whole):
     bundle, said, folder = whole
     card = bundle.scorecard
-    assert card["test"]["text"]["accuracy"] > 0.3  # chance: 1 / 8
+    assert card["tune"]["text"]["accuracy"] > 0.2  # chance: 1 / 8; few of the words are in both splits
     assert card["test"]["text"]["low"] < card["test"]["text"]["accuracy"] < card["test"]["text"]["high"]
     assert [use["variant"] for use in card["test_uses"]] == ["fp32"]
     history = card["training"]["history"]
-    assert history[-1]["loss"]["labels"] < history[0]["loss"]["labels"]
+    assert history[-1]["loss"]["labels"] < 0.6 * history[0]["loss"]["labels"]
     assert any("min left" in line for line in said)
     assert (folder / "work/trained/curves.png").read_bytes().startswith(b"\x89PNG")
 
@@ -78,7 +85,7 @@ def test_the_bundle_predicts_like_its_scorecard(whole, shards):
     assert sum(right) / len(right) == pytest.approx(expected["accuracy"], abs=1e-4)
 
 
-@pytest.mark.parametrize("fusion", ["late", "intermediate", "early"])
+@pytest.mark.parametrize("fusion", ["late", "early"])
 def test_every_fusion_ends_as_a_bundle_that_does_without_a_modality(shards, tmp_path, prepared, fusion):
     bundle, _ = trained(shards, tmp_path, prepared, fusion=fusion, epochs=1)
     assert bundle.spec.modalities == MODALITIES
@@ -105,14 +112,11 @@ def test_a_teacher_of_other_labels_is_refused(shards, tmp_path, prepared, bundle
 
 def test_frozen_encoders_run_once(whole, shards, tmp_path, prepared):
     text = {"encoder": "small", "pretrained": False, "frozen": True}
-    start = str(whole[2] / "work/trained")
-    kept = {"image": None, "audio": None, "text": text, "start": start}
+    kept = {"image": None, "audio": None, "text": text, "start": str(whole[2] / "work/trained")}
     before = {*prepared.glob("text-*.npy")}
-    bundle, _ = trained(shards, tmp_path, prepared, **kept)
-    again, _ = trained(shards, tmp_path, prepared, name="again", **kept, seed=1)
+    for seed in (0, 1):
+        training_of(shards, tmp_path / str(seed), prepared, **kept, seed=seed).train(Alone(), print)
     assert len({*prepared.glob("text-*.npy")} - before) == 1
-    assert bundle.scorecard["test"]["text"]["accuracy"] > 0.3
-    assert again.scorecard["test"]["text"]["accuracy"] > 0.3
 
 
 def test_pruned_it_is_narrower_and_starts_again_from_its_folder(shards, tmp_path, prepared):
@@ -152,29 +156,27 @@ def test_what_is_no_bundle_is_not_replaced(shards, tmp_path, prepared):
 
 def test_killed_it_goes_on_and_ends_as_if_it_had_not_been(shards, tmp_path, prepared):
     """The second run learns only the epochs that are missing, and the same weights come out."""
-    text = {"image": None, "audio": None, "epochs": 60, "patience": 60}
-    whole, _ = trained(shards, tmp_path, prepared, "whole", **text)
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(json.dumps({"input": str(shards), **SMALL, **text}))
+    options = {"image": None, "audio": None, "epochs": 60, "patience": 60}
+    training_of(shards, tmp_path / "whole", prepared, **options).train(Alone(), print)
+    recipe = TrainRecipe.model_validate({"input": [str(shards)], **SMALL, **options})
     program = (
-        "import sys\nfrom pathlib import Path\n"
-        "from mmray.training.recipe import load_recipe\nfrom mmray.training.run import Places, train_bundle\n"
-        "recipe, work, prepared, output = map(Path, sys.argv[1:])\n"
-        "places = Places(work, prepared, work)\n"
-        "train_bundle(load_recipe(recipe), output, places, say=lambda line: print(line, flush=True))\n"
+        "import sys\nfrom pathlib import Path\nfrom mmray.training.loop import Alone\n"
+        "from mmray.training.recipe import TrainRecipe\nfrom mmray.training.run import Places, Training\n"
+        "work, prepared = map(Path, sys.argv[2:])\n"
+        "say = lambda line: print(line, flush=True)\n"
+        "recipe = TrainRecipe.model_validate_json(sys.argv[1])\n"
+        "Training(recipe, Places(work, prepared, work), say).train(Alone(), say)\n"
     )
-    work, output = tmp_path / "work/killed", tmp_path / "killed"
-    command = [sys.executable, "-c", program, recipe, work, prepared, output]
+    work = tmp_path / "killed"
+    command = [sys.executable, "-c", program, recipe.model_dump_json(), work, prepared]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         for line in process.stdout:
             if line.startswith("epoch 3/"):
                 os.kill(process.pid, signal.SIGKILL)
                 break
-    assert not output.exists()
-    done = len((work / "history.jsonl").read_text().splitlines())
+    done = len((work / HISTORY).read_text().splitlines())
     assert 3 <= done < 60
     found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
     assert f"goes on after {done} epochs" in found
     assert f"epoch {done}/60" not in found
-    killed = Bundle.open(output)
-    assert killed.graph("fp32").read_bytes() == whole.graph("fp32").read_bytes()
+    assert (work / BEST).read_bytes() == (tmp_path / "whole" / BEST).read_bytes()
