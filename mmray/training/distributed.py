@@ -49,7 +49,7 @@ def run_workers(
         folder: where Ray Train keeps its own files.
     """
     if not ray.is_initialized():
-        ray.init(log_to_driver=True, include_dashboard=False)
+        ray.init(include_dashboard=True)  # Ray Train asks the state API, which it has
     trainer = TorchTrainer(
         work,
         train_loop_config=config,

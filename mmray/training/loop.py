@@ -30,6 +30,7 @@ from mmray.training.weights import load_weights, save_weights
 _WARM = 0.1  # of all steps: the learning rate rises, then falls along a cosine
 _CLIP = 1.0  # norm of the gradient at most
 _EVALUATED_ROWS = 64
+_QUIET_S = 30.0  # an epoch that takes longer says how far it is
 _CHECKPOINT = "checkpoint.pt"
 #: Weights with the best accuracy on tune so far.
 BEST = "best.safetensors"
@@ -140,11 +141,12 @@ class _Run:
         torch.manual_seed(seed)
         task.model.train()
         sums: dict[str, float] = {}
+        began = said = monotonic()
         workers = task.workers
         drawn = task.batches.epoch(
             task.train, recipe.batch_rows, seed, rank=workers.rank, world=workers.world
         )
-        for batch in drawn:
+        for number, batch in enumerate(drawn, start=1):
             parts = self._loss(batch, generator)
             self._optimizer.zero_grad()
             torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
@@ -155,6 +157,10 @@ class _Run:
             self._schedule.step()
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
+            if workers.rank == 0 and monotonic() - said > _QUIET_S:
+                said = monotonic()
+                left = (said - began) / number * (self._steps - number)
+                task.say(f"{task.title} {epoch + 1}: {number} of {self._steps} batches, {left:.0f} s left")
         return {name: value / self._steps for name, value in sums.items()}
 
     def keep(self, history: list[Entry], *, is_best: bool) -> None:
