@@ -11,8 +11,8 @@ from mmray.models.encoder import Encoder
 class SmallText(Encoder):
     """Text encoder: int32 ids and mask [N, T] to float features [N, `dim`].
 
-    The mean of the text's word vectors, as in fastText (Joulin et al., 2016, arXiv:1607.01759, section 2): the
-    length of a learnt vector is its weight. The order of words is lost.
+    They are the mean of the text's word vectors, as in fastText (Joulin et al., 2016, arXiv:1607.01759,
+    section 2): the length of a learnt vector is its weight. The order of words is lost.
 
     Padding (mask 0) changes nothing; a row without any token gives zeros.
 
