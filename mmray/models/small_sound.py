@@ -32,8 +32,8 @@ class _Unit(nn.Module):
         linear: bool = False,
     ) -> None:
         super().__init__()
-        # Of two dimensions, with one column: the fast kernels of ONNX Runtime know no others.
-        shape, strides, padding = (kernel, 1), (stride, 1), (kernel // 2, 0)
+        # With time along rows: with one column ONNX Runtime took 4.9 times as long.
+        shape, strides, padding = (1, kernel), (1, stride), (0, kernel // 2)
         self.conv = nn.Conv2d(inputs, outputs, shape, strides, padding, groups=groups, bias=False)
         self.norm: nn.Module = nn.BatchNorm2d(outputs)
         self.act: nn.Module = nn.Identity() if linear else nn.ReLU()
@@ -70,14 +70,13 @@ class SmallSound(Encoder):
     def __init__(self, dim: int = 128, mel_bins: int = 64) -> None:
         super().__init__()
         self.dim = dim
-        widths = (mel_bins, *(dim for _ in STRIDES))
         self.layers = nn.Sequential(
-            *(_Separable(*widths[i : i + 2], KERNEL, stride) for i, stride in enumerate(STRIDES))
+            *(_Separable(dim if i else mel_bins, dim, KERNEL, stride) for i, stride in enumerate(STRIDES))
         )
 
     def forward(self, log_mel: Tensor) -> Tensor:
         """The mean over time of the last layer."""
-        bands = log_mel.transpose(1, 2)[..., None].to(next(self.parameters()).dtype)
+        bands = log_mel.transpose(1, 2)[:, :, None].to(next(self.parameters()).dtype)
         last: Tensor = self.layers((bands - MEAN) / DEVIATION)
         return last.mean(dim=(2, 3))
 

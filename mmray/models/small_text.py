@@ -57,5 +57,6 @@ def projected_words(words: Tensor, width: int) -> Tensor:
         raise ValueError(f"word vectors of width {words.shape[1]} have no {width} principal components")
     centred = words.detach().to(torch.float32) - words.detach().mean(dim=0)
     components = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, :width]
-    projected = centred @ components
-    return projected / projected.norm(dim=1).mean().clamp(min=1e-6)
+    projected: Tensor = centred @ components
+    mean_length: Tensor = projected.norm(dim=1).mean().clamp(min=1e-6)
+    return projected / mean_length
