@@ -28,7 +28,7 @@ class GatedFusion(nn.Module):
         dropout: share of the middle features, and of the MLP's, that training leaves out.
     """
 
-    def __init__(self, dims: Sequence[int], classes: int, width: int = 256, dropout: float = 0.3) -> None:
+    def __init__(self, dims: Sequence[int], classes: int, width: int = 256, dropout: float = 0.1) -> None:
         super().__init__()
         self.dims, self.width = tuple(dims), width
         # Features come in any scale: MiniLM's are of length 1, EfficientNet-Lite's of about 17.

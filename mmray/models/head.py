@@ -18,6 +18,10 @@ class SubsetHead(nn.Module):
     weights are shared by all subsets; only a few gains and one bias belong to each. Features of absent
     modalities must be zero.
 
+    This is late fusion. Where it is learnt by gradient steps, and not in closed form, give every modality's
+    features one scale first: of unscaled ones (MiniLM's are of length 1, EfficientNet-Lite's of about 17)
+    those with small values learn too slowly.
+
     Args:
         dims: width of each modality's features, in the order of the columns of `present`.
         classes: number of classes.

@@ -11,8 +11,8 @@ from mmray.models.encoder import Encoder
 class SmallText(Encoder):
     """Text encoder: int32 ids and mask [N, T] to float features [N, `dim`].
 
-    The mean of the text's word vectors, as in fastText (Joulin et al., 2016, arXiv:1607.01759, section 2): the
-    length of a learnt vector is its weight. The order of words is lost.
+    They are the mean of the text's word vectors, as in fastText (Joulin et al., 2016, arXiv:1607.01759,
+    section 2): the length of a learnt vector is its weight. The order of words is lost.
 
     Padding (mask 0) changes nothing; a row without any token gives zeros.
 
@@ -57,5 +57,6 @@ def projected_words(words: Tensor, width: int) -> Tensor:
         raise ValueError(f"word vectors of width {words.shape[1]} have no {width} principal components")
     centred = words.detach().to(torch.float32) - words.detach().mean(dim=0)
     components = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, :width]
-    projected = centred @ components
-    return projected / projected.norm(dim=1).mean().clamp(min=1e-6)
+    projected: Tensor = centred @ components
+    mean_length: Tensor = projected.norm(dim=1).mean().clamp(min=1e-6)
+    return projected / mean_length
