@@ -1,7 +1,8 @@
 """Records altered at random, so that a model does not learn them by heart.
 
-Pixels: mirrored, turned, scaled, moved; brightness, contrast, colours. Log-mel: louder or softer, bands of
-time and frequency blanked (Park et al. 2019, "SpecAugment"). Text stays as it is.
+Pixels: mirrored, turned, scaled, moved; brightness, contrast, colours. Log-mel: moved and stretched in time
+and in pitch, louder or softer, noise, bands of time and frequency blanked (Park et al. 2019, "SpecAugment").
+Text stays as it is.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ _LIGHT = 30.0  # of 255, each channel by itself: tint and brightness
 _CONTRAST = 0.3
 _WHITE = 255.0  # what moves into the picture: the ground that preprocessing pads with
 _LOUDER = 1.0  # of the natural logarithm
-_FRAMES, _BANDS = 16, 8  # that are blanked at most
+_STRETCH, _BAND_STRETCH = 0.15, 0.1  # of the logarithm: speed, and length of the vocal tract
+_MOVED_FRAMES, _MOVED_BANDS = 15.0, 2.0
+_NOISE = 4.0  # above the softest value, at most
+_FRAMES, _BANDS = 20, 10  # that are blanked at most
 
 
 def augment(feeds: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
@@ -65,12 +69,39 @@ def _pixels(pixels: Tensor, generator: torch.Generator) -> Tensor:
 def _log_mel(log_mel: Tensor, generator: torch.Generator) -> Tensor:
     """[N, F, K] → the same shape and dtype."""
     n, frames, bands = log_mel.shape
-    low = log_mel.float().amin(dim=(1, 2), keepdim=True)
-    x = log_mel.float() + (2 * torch.rand(n, 1, 1, generator=generator) - 1) * _LOUDER
-    for length, most, axis in ((frames, _FRAMES, 1), (bands, _BANDS, 2)):
-        width = torch.rand(n, 1, generator=generator) * min(most, math.ceil(length / 3))
+    silence = log_mel.float().amin()
+
+    def spread(width: float) -> Tensor:
+        return (2 * torch.rand(n, 1, generator=generator) - 1) * width
+
+    x = _stretched(log_mel.float(), spread(_STRETCH).exp(), spread(_MOVED_FRAMES), 1, silence)
+    x = _stretched(x, spread(_BAND_STRETCH).exp(), spread(_MOVED_BANDS), 2, silence)
+    x = x + spread(_LOUDER)[:, :, None]
+    noise = silence + _NOISE * torch.rand(n, 1, 1, generator=generator)
+    x = torch.logaddexp(x, noise + 0.5 * torch.randn(x.shape, generator=generator))
+    for length, most, axis in ((frames, _FRAMES, 1), (bands, _BANDS, 2), (bands, _BANDS, 2)):
+        width = torch.rand(n, 1, generator=generator) * min(most, math.ceil(length / 4))
         start = torch.rand(n, 1, generator=generator) * length
         place = torch.arange(length)[None]
         blank = (place >= start) & (place < start + width)
-        x = torch.where(blank[:, :, None] if axis == 1 else blank[:, None], low, x)
+        mean = x.mean(dim=(1, 2), keepdim=True)
+        x = torch.where(blank[:, :, None] if axis == 1 else blank[:, None], mean, x)
     return x.to(log_mel.dtype)
+
+
+def _stretched(x: Tensor, factor: Tensor, moved: Tensor, axis: int, outside: Tensor) -> Tensor:
+    """[N, F, K] read at other places of an axis, linearly between two; factor and shift [N, 1]."""
+    length = x.shape[axis]
+    place = torch.arange(length)[None] * factor + moved
+    low = place.floor()
+    share = (place - low)[:, :, None] if axis == 1 else (place - low)[:, None]
+    index = low.long().clamp(0, length - 1)
+    after = (index + 1).clamp(max=length - 1)
+    is_out = (place < 0) | (place > length - 1)
+    shape = list(x.shape)
+
+    def read(at: Tensor) -> Tensor:
+        return x.gather(axis, (at[:, :, None] if axis == 1 else at[:, None]).expand(shape))
+
+    value = read(index) * (1 - share) + read(after) * share
+    return torch.where(is_out[:, :, None] if axis == 1 else is_out[:, None], outside, value)

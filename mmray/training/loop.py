@@ -25,15 +25,13 @@ from mmray.training.model import Trained, parameter_groups
 from mmray.training.objective import Objective, hide
 from mmray.training.recipe import TrainRecipe
 from mmray.training.teacher import Taught
-from mmray.training.weights import load_weights, save_weights
+from mmray.training.weights import BEST, load_weights, save_weights
 
 _WARM = 0.1  # of all steps: the learning rate rises, then falls along a cosine
 _CLIP = 1.0  # norm of the gradient at most
 _EVALUATED_ROWS = 64
 _QUIET_S = 30.0  # an epoch that takes longer says how far it is
 _CHECKPOINT = "checkpoint.pt"
-#: Weights with the best accuracy on tune so far.
-BEST = "best.safetensors"
 #: A line of JSON for each epoch.
 HISTORY = "history.jsonl"
 

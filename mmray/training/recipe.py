@@ -18,32 +18,40 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ImageModel(_Model):
-    """Encoder of the image: EfficientNet-Lite0 or a smaller one of its kind."""
+class _Encoder(_Model):
+    """What the encoders of all modalities have in common."""
+
+    pretrained: bool = True  # begin with published weights
+    start: str | None = None  # or with those of an earlier training, in its folder
+    frozen: bool = False  # its weights stay as they are; then it sees no augmentation
+
+
+class ImageModel(_Encoder):
+    """EfficientNet-Lite0, or a shallower one of its kind."""
 
     encoder: Literal["efficientnet-lite0"] = "efficientnet-lite0"
     pixels: int = Field(224, ge=32, le=1024)  # height and width that the model sees
     depth: float = Field(1.0, gt=0, le=1)  # of the published one's blocks, so many are kept
-    pretrained: bool = True  # begin with the published weights
-    frozen: bool = False  # its weights stay as they are; then it sees no augmentation
 
 
-class TextModel(_Model):
-    """Encoder of the text: MiniLM, or a table of words."""
+class TextModel(_Encoder):
+    """MiniLM, or a table of words, which begins with MiniLM's.
+
+    One that is not pretrained has the words of the shards' own texts as its vocabulary.
+    """
 
     encoder: Literal["minilm", "small"] = "minilm"
-    # Begin with MiniLM's published weights, "small" with its table of words. If not, the vocabulary is the
-    # words of the shards' own texts.
-    pretrained: bool = True
-    frozen: bool = False
 
 
-class AudioModel(_Model):
-    """Encoder of the sound: YAMNet, or a small convolutional one that is trained from nothing."""
+class AudioModel(_Encoder):
+    """YAMNet, or a small convolutional one, of which there are no published weights."""
 
     encoder: Literal["yamnet", "small"] = "yamnet"
-    pretrained: bool = True
-    frozen: bool = False
+
+    @property
+    def is_published(self) -> bool:
+        """Whether it begins with published weights."""
+        return self.pretrained and self.encoder == "yamnet"
 
 
 class Distil(_Model):

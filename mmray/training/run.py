@@ -27,7 +27,15 @@ from mmray.sources import ReadOptions, Shard, list_shards, read
 from mmray.training.batches import Batches, frozen_features
 from mmray.training.curves import draw_curves
 from mmray.training.loop import Alone, Entry, Task, Workers
-from mmray.training.model import Design, Trained, build_model, design, fold_norms, frozen_modalities
+from mmray.training.model import (
+    Design,
+    Trained,
+    build_model,
+    design,
+    fold_norms,
+    frozen_modalities,
+    start_gains,
+)
 from mmray.training.phases import load_start, run_phases
 from mmray.training.prepared import Prepared, prepare
 from mmray.training.recipe import TrainRecipe
@@ -35,6 +43,7 @@ from mmray.training.scores import score_outputs, subset_outputs
 from mmray.training.teacher import Taught, ask_teacher
 
 _RECIPE = "recipe.json"
+_SCALED_ROWS = 256  # train records on which late fusion sees how large features are
 _SAMPLE_ROWS = 16  # records of the golden batch
 
 Say = Callable[[str], None]
@@ -112,6 +121,9 @@ class Training:
         self.model: Trained = build_model(recipe, self.design, len(self.classes), places.downloads)
         load_start(self.model, recipe)
         self.known = self._frozen()
+        if not recipe.start:
+            some = np.random.default_rng(recipe.seed).permutation(self.train_rows)[:_SCALED_ROWS]
+            start_gains(self.model, self.batches(augmented=False).plain(some, _SCALED_ROWS // 4))
         self.taught = self._taught(say)
 
     def train(self, workers: Workers, say: Say) -> list[Entry]:

@@ -9,8 +9,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from mmray.errors import ConfigError
+from mmray.schema import Modality
 from mmray.training.prune import widths_of, with_widths
 
+#: In a training's folder: weights with the best accuracy on tune so far.
+BEST = "best.safetensors"
 _WIDTHS = "widths"
 
 
@@ -20,16 +24,33 @@ def save_weights(model: nn.Module, file: Path) -> None:
     save_file(tensors, file, metadata={_WIDTHS: json.dumps(widths_of(model))})
 
 
-def load_weights(model: nn.Module, file: Path) -> None:
+def load_weights(model: nn.Module, file: Path, part: str = "") -> None:
     """Take what `save_weights` wrote of a model of the same kind; its layers get the same widths.
 
+    Args:
+        model: what gets the weights.
+        file: from `save_weights`.
+        part: of what was saved, the submodule that `model` is, as ``encoders.image.``; empty: all.
+
     Raises:
-        FileNotFoundError: there is no such file.
-        ConfigError: it has layers that this model lacks.
-        RuntimeError: tensors are missing, or are of other shapes.
+        ConfigError: there is no such file, or it is of another kind of model.
     """
-    with safe_open(file, "pt") as weights:
-        widths = json.loads(weights.metadata()[_WIDTHS])
-        if widths != {name: list(pair) for name, pair in widths_of(model).items()}:
-            with_widths(model, widths)
-        model.load_state_dict({name: weights.get_tensor(name) for name in weights.keys()})  # noqa: SIM118
+    try:
+        with safe_open(file, "pt") as weights:
+            saved = json.loads(weights.metadata()[_WIDTHS])
+            widths = {name.removeprefix(part): w for name, w in saved.items() if name.startswith(part)}
+            if widths != {name: list(pair) for name, pair in widths_of(model).items()}:
+                with_widths(model, widths)
+            names = [name for name in weights.keys() if name.startswith(part)]  # noqa: SIM118
+            model.load_state_dict({name.removeprefix(part): weights.get_tensor(name) for name in names})
+    except FileNotFoundError as e:
+        raise ConfigError(f"{file}: not there; train that recipe first") from e
+    except RuntimeError as e:
+        raise ConfigError(
+            f"{file}: trained with other encoders or another fusion; give this recipe the same ({e})"
+        ) from e
+
+
+def load_encoder(encoder: nn.Module, modality: Modality, file: Path) -> None:
+    """Take one encoder's weights from what `save_weights` wrote of a fused model; as `load_weights`."""
+    load_weights(encoder, file, f"encoders.{modality}.")

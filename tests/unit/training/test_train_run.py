@@ -14,9 +14,10 @@ from mmray.errors import ConfigError, OutputError
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.schema import MODALITIES
 from mmray.sources import ReadOptions, list_shards, read
-from mmray.training.loop import BEST, HISTORY, Alone
+from mmray.training.loop import HISTORY, Alone
 from mmray.training.recipe import TrainRecipe
 from mmray.training.run import Places, Training, train_bundle
+from mmray.training.weights import BEST
 
 SMALL = {
     "image": {"pixels": 32, "depth": 0.3, "pretrained": False},
