@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mmray.models.encoder import Encoder
-from mmray.models.fused import INPUTS, pool_rows
+from mmray.models.fused import INPUTS
 from mmray.optimize.export import with_blank_rows
 from mmray.schema import Modality
 from mmray.training.augment import augment
 from mmray.training.prepared import Prepared
-
-_ENCODED_ROWS = 32  # of one call of a frozen encoder
 
 
 @dataclass(frozen=True)
@@ -39,7 +34,7 @@ class Batches:
     Args:
         prepared: all records.
         classes: names of the labels, in order.
-        known: features [N, D_m] of frozen encoders over all of them (`frozen_features`).
+        known: features [N, D_m] of frozen encoders over all of them (`mmray.training.frozen`).
         augmented: whether images and sounds are altered at random.
     """
 
@@ -98,33 +93,3 @@ class Batches:
                 feeds = augment(feeds, torch.Generator().manual_seed(seed))
         known = {m: torch.from_numpy(np.asarray(values[rows])) for m, values in self._known.items()}
         return Batch(feeds, known, torch.from_numpy(self._targets[rows]), rows)
-
-
-@torch.no_grad()
-def frozen_features(
-    prepared: Prepared, modality: Modality, encoder: Encoder, folder: Path
-) -> npt.NDArray[np.float32]:
-    """Features [N, D] of a frozen encoder over all records, on disk, mapped; zero where there is nothing.
-
-    They are made once for these records and weights.
-    """
-    digest = hashlib.sha256("\n".join((prepared.identity, modality)).encode())
-    for name, tensor in encoder.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    file = folder / f"{modality}-{digest.hexdigest()[:16]}.npy"
-    if not file.exists():
-        partial = file.with_suffix(".partial")
-        values = np.lib.format.open_memmap(
-            partial, mode="w+", dtype=np.float32, shape=(len(prepared), encoder.dim)
-        )
-        there = np.flatnonzero(prepared.present[:, prepared.spec.modalities.index(modality)])
-        for start in range(0, len(there), _ENCODED_ROWS):
-            rows = there[start : start + _ENCODED_ROWS]
-            feeds = {n: torch.from_numpy(a.copy()) for n, a in prepared.feeds(rows).items()}
-            *inputs, row = (feeds[name] for name in INPUTS[modality])
-            values[rows] = pool_rows(encoder(*inputs), row, len(rows)).numpy()
-        values.flush()
-        partial.replace(file)
-    found: npt.NDArray[np.float32] = np.load(file, mmap_mode="r")
-    return found

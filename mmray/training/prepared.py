@@ -24,7 +24,7 @@ from mmray.optimize.splits import SPLITS, Assigned, assign, group_of
 from mmray.optimize.threads import map_in_order
 from mmray.preprocess import Preprocessor
 from mmray.preprocess.spec import PreprocessSpec
-from mmray.schema import TENSOR_OF, meta_fields
+from mmray.schema import TENSOR_OF, Modality, meta_fields
 from mmray.sources import ReadOptions, Shard, read
 
 _BLOCK_ROWS = 64
@@ -74,6 +74,11 @@ class Prepared:
             groups=self.groups[rows],
             splits=self.splits[rows],
         )
+
+    def only(self, modality: Modality) -> Prepared:
+        """The same records, of which one modality is read."""
+        others: dict[str, None] = {m: None for m in self.spec.modalities if m != modality}
+        return replace(self, spec=self.spec.model_copy(update=others))
 
     def of(self, split: str) -> npt.NDArray[np.intp]:
         """Indices of a split's records.

@@ -24,8 +24,9 @@ from mmray.optimize.selective import judge_selective
 from mmray.preprocess import Preprocessor
 from mmray.schema import Modality
 from mmray.sources import ReadOptions, Shard, list_shards, read
-from mmray.training.batches import Batches, frozen_features
+from mmray.training.batches import Batches
 from mmray.training.curves import draw_curves
+from mmray.training.frozen import frozen_features
 from mmray.training.loop import Alone, Entry, Task, Workers
 from mmray.training.model import (
     Design,

@@ -1,0 +1,64 @@
+"""Features of frozen encoders, made once and kept: by the job's engine, which is 3 times as fast as torch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mmray.engine import Engine
+from mmray.models.encoder import Encoder
+from mmray.models.fused import FEATURES_ONLY, FusedModel
+from mmray.optimize.export import export_graph
+from mmray.preprocess.spec import PreprocessSpec
+from mmray.schema import Modality
+from mmray.training.prepared import Prepared
+
+_ROWS = 8  # of one inference, as in the job
+
+
+def frozen_features(
+    prepared: Prepared, modality: Modality, encoder: Encoder, folder: Path
+) -> npt.NDArray[np.float32]:
+    """Features [N, D] of a frozen encoder over all records, mapped; zero where there is nothing.
+
+    Args:
+        prepared: N records.
+        modality: of the encoder.
+        encoder: in eval mode.
+        folder: where they are kept, under a digest of records and weights.
+    """
+    digest = hashlib.sha256("\n".join((prepared.identity, modality)).encode())
+    for name, tensor in encoder.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    file = folder / f"{modality}-{digest.hexdigest()[:16]}.npy"
+    if not file.exists():
+        own = prepared.only(modality)
+        engine = _engine(modality, encoder, own.spec)
+        there = np.flatnonzero(own.present)
+        parts = [there[i : i + _ROWS] for i in range(0, len(there), _ROWS)]
+        partial = file.with_suffix(".partial")
+        shape = (len(prepared), encoder.dim)
+        values = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            features = pool.map(lambda rows: engine(own.feeds(rows))["features"], parts)
+            for rows, of_rows in zip(parts, features, strict=True):
+                values[rows] = of_rows
+        values.flush()
+        partial.replace(file)
+    found: npt.NDArray[np.float32] = np.load(file, mmap_mode="r")
+    return found
+
+
+def _engine(modality: Modality, encoder: Encoder, spec: PreprocessSpec) -> Engine:
+    """The encoder as a graph."""
+    with tempfile.TemporaryDirectory() as temporary:
+        graph = Path(temporary) / "encoder.onnx"
+        export_graph(FusedModel({modality: encoder}), spec, graph, FEATURES_ONLY)
+        return Engine(graph, provider="cpu")
