@@ -1,8 +1,8 @@
 """Structured pruning: fewer channels, feed-forward units and attention heads, in steps between fine-tuning.
 
-What hangs together (the channels of an expansion, its depthwise convolution and the projection behind it) is
-found by torch-pruning from one traced batch (Fang et al., DepGraph, 2023, arXiv:2301.12900). The features that
-an encoder gives keep their width, so that a head keeps fitting.
+What hangs together (the channels of an expansion, its depthwise convolution and the projection behind it)
+is found by torch-pruning from one traced batch (Fang et al., DepGraph, 2023, arXiv:2301.12900). The features
+that an encoder gives keep their width, so that a head keeps fitting.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from mmray.schema import Modality
 #: Inputs and outputs of each layer, by its name in the model. It goes through JSON unharmed.
 Widths = Mapping[str, Sequence[int]]
 
-#: Channels come by sixteens, as the kernels of a CPU with AVX-512 take them: EfficientNet-Lite0 in int8 without
-#: 30 % of its channels took 1.05 times as long as all of it where they came by eights, and 0.70 times so.
+#: Channels come by sixteens, as the kernels of a CPU with AVX-512 take them: EfficientNet-Lite0 in int8
+#: without 30 % of its channels took 1.05 times as long as all of it where they came by eights, and 0.70 so.
 _MULTIPLE = 16
 
 
@@ -30,9 +30,10 @@ class Pruner:
     """Takes the least important channels and heads out of a model's encoders, in place.
 
     Every layer loses the same share. What matters least is found by first-order Taylor expansion, as the sum
-    of |weight * gradient| over a channel's weights (Molchanov et al., Importance estimation for neural network
-    pruning, 2019, section 3). Prune before norms are folded, and let training estimate them anew: the channels
-    that are left have other means. Fine-tune after each step: without, little is left of a CNN's accuracy.
+    of |weight * gradient| over a channel's weights (Molchanov et al., Importance estimation for neural
+    network pruning, 2019, section 3). Prune before norms are folded, and let training estimate them anew: the
+    channels that are left have other means. Fine-tune after each step: without, little is left of a CNN's
+    accuracy.
 
     After each step the parameters are new ones: make a new optimizer. To resume, make the pruner from the
     unpruned model, then take `with_widths`, then set `done`.

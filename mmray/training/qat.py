@@ -6,8 +6,8 @@ Quantization and training of neural networks for integer-arithmetic-only inferen
 Gradients pass the rounding as if it were not there, within the range (Bengio et al., 2013, arXiv:1308.3432).
 
 The graph is then made as without such training: the plain weights are exported, and `to_static_int8` takes
-the same ranges. So it has the same kernels and the same speed, first convolutions in their wide form included,
-which QuantizeLinear nodes exported from torch could not have.
+the same ranges. So it has the same kernels and the same speed, first convolutions in their wide form
+included, which QuantizeLinear nodes exported from torch could not have.
 """
 
 from __future__ import annotations
@@ -38,14 +38,17 @@ from mmray.optimize.wide import pixels_of
 from mmray.preprocess.spec import PreprocessSpec
 
 _ROUNDERS = "rounders"  # the model's submodule of them, by the name of the activation in the graph
+#: Attribute of a layer: the rounder of what it takes, by which its bias is rounded. Not a submodule, since
+#: the state would have it twice.
+_SOURCE = "source"
 _TINY = 1e-30  # scale of a channel whose weights are all zero
 
 
 def prepare(model: nn.Module, spec: PreprocessSpec, feeds: Iterable[Feeds]) -> None:
     """Make a trained model round its weights and activations, in place; batch norms are folded before.
 
-    Parameters become other ones: make a new optimizer. Biases are left as they are, since their integers have
-    32 bits. What the head multiplies without an `nn.Linear` stays in float, here and in the int8 graph.
+    Folding makes other parameters: make a new optimizer. What the head multiplies without an `nn.Linear`
+    stays in float, here and in the int8 graph.
 
     Args:
         model: gives `mmray.models.fused.OUTPUTS`.
@@ -61,21 +64,25 @@ def prepare(model: nn.Module, spec: PreprocessSpec, feeds: Iterable[Feeds]) -> N
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.bias is not None:
             module.bias.requires_grad_(module.weight.requires_grad)  # torch's folding makes it a constant
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     graph = _exported(model, spec)
-    model.train(training)
+    for module, training in modes:
+        module.training = training
     ranges, draft, layers = collect_ranges(graph, feeds), Draft(graph), _Layers(model)
     found = [(site, layer) for site in sites(graph.graph) if (layer := layers.of(draft, site.node.input[1]))]
     found = [(site, layer) for site, layer in found if site.source in ranges]
-    results = {site.result for site, _ in found if site.node.op_type == "Conv"}
     rounders = nn.ModuleDict({name: Rounder(*ranges[name]) for site, _ in found for name in _rounded(site)})
+    ends = {site.result: _end_of(model, site, layer) for site, layer in found if site.node.op_type == "Conv"}
+    for result, module in ends.items():
+        rounders[result].round_results_of(module)
     for site, layer in found:
         layer.__class__ = _ROUNDING[type(layer)]
-        if site.source not in results and not pixels_of(draft, site.source):
+        if site.node.op_type != "MatMul":  # whose bias stays in float
+            layer.__dict__[_SOURCE] = rounders[site.source]
+        if pixels := pixels_of(draft, site.source):
+            rounders[site.source].set_step(pixels.step, pixels.zero)  # whole already
+        elif site.source not in ends:
             rounders[site.source].round_inputs_of(layer)
-        if site.node.op_type == "Conv":
-            plain = site.result == site.node.output[0]
-            rounders[site.result].round_results_of(layer if plain else _unit_of(model, layer))
     for node in draft.originals:
         if (table := table_of(draft, node)) and (embedding := layers.of(draft, table)):
             embedding.__class__ = _Embedding
@@ -89,6 +96,7 @@ def strip(model: nn.Module) -> None:
             module.remove()
         elif plain := _PLAIN.get(type(module)):
             module.__class__ = plain
+            module.__dict__.pop(_SOURCE, None)
     del model._modules[_ROUNDERS]
 
 
@@ -121,11 +129,15 @@ class Rounder(nn.Module):
     def __init__(self, low: float, high: float) -> None:
         super().__init__()
         step = max((high - low) / 255, LEAST_STEP)
+        self.set_step(step, round(-low / step))
+        self._hooks: list[RemovableHandle] = []
+
+    def set_step(self, step: float, zero: int) -> None:
+        """What one step of the integers stands for, and which of them stands for zero."""
         self.register_buffer("step", torch.tensor(step))
-        self.register_buffer("zero", torch.tensor(round(-low / step), dtype=torch.int32))
+        self.register_buffer("zero", torch.tensor(zero, dtype=torch.int32))
         self.step: Tensor
         self.zero: Tensor
-        self._hooks: list[RemovableHandle] = []
 
     def forward(self, x: Tensor) -> Tensor:
         """Values of any shape, as they are after rounding."""
@@ -160,17 +172,17 @@ class Rounder(nn.Module):
 
 class _Conv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, _round(self.weight, self.weight, axis=0), self.bias)
+        return self._conv_forward(x, *_rounded_parameters(self))
 
 
 class _Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, _round(self.weight, self.weight, axis=0), self.bias)
+        return F.linear(x, *_rounded_parameters(self))
 
 
 class _Embedding(nn.Embedding):
     def forward(self, ids: Tensor) -> Tensor:
-        return _round(super().forward(ids), self.weight, axis=1)
+        return _round(super().forward(ids), _scale(self.weight, axis=1), axis=ids.ndim)
 
 
 #: Layers that round their weights. They differ in their class alone, so that a checkpoint fits both.
@@ -182,19 +194,25 @@ _ROUNDING: dict[type[nn.Module], type[nn.Module]] = {
 _PLAIN = {rounding: plain for plain, rounding in _ROUNDING.items()}
 
 
-def _round(values: Tensor, weight: Tensor, axis: int) -> Tensor:
-    """Values as int8 and back, each channel by its largest weight, as `mmray.optimize.draft.by_channel` does.
+def _rounded_parameters(layer: nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor | None]:
+    """Weight in int8 and bias in int32, and back, as in `to_static_int8`; some biases stay in float there."""
+    scale, bias = _scale(layer.weight, axis=0), layer.bias
+    if bias is not None and (source := layer.__dict__.get(_SOURCE)):
+        unit = source.step * scale
+        bias = bias + ((bias / unit).round() * unit - bias).detach()
+    return _round(layer.weight, scale, axis=0), bias
 
-    Args:
-        values: rows of the weight, or all of it; the channels lie along the last axis, or along `axis`.
-        weight: float, of any shape.
-        axis: of the weight's channels.
-    """
+
+def _scale(weight: Tensor, axis: int) -> Tensor:
+    """Of each channel along an axis, as `mmray.optimize.draft.by_channel` has it."""
     others = [i for i in range(weight.ndim) if i != axis]
-    scale = (weight.detach().abs().amax(dim=others) / 127).clamp(min=_TINY)
+    return (weight.detach().abs().amax(dim=others) / 127).clamp(min=_TINY)
+
+
+def _round(values: Tensor, scale: Tensor, axis: int) -> Tensor:
+    """Values in int8 and back, with a scale for each channel along an axis."""
     zero = torch.zeros_like(scale, dtype=torch.int32)
-    place = axis if values is weight else values.ndim - 1
-    return torch.fake_quantize_per_channel_affine(values, scale, zero, place, -127, 127)
+    return torch.fake_quantize_per_channel_affine(values, scale, zero, axis, -127, 127)
 
 
 class _Layers:
@@ -216,8 +234,10 @@ def _bytes(value: npt.NDArray[np.float32]) -> tuple[tuple[int, ...], bytes]:
     return value.shape, value.tobytes()
 
 
-def _unit_of(model: nn.Module, conv: nn.Module) -> nn.Module:
-    """The module that applies a convolution and the activation behind it, and nothing else with weights."""
+def _end_of(model: nn.Module, site: Site, conv: nn.Module) -> nn.Module:
+    """The module that gives a convolution's result: itself, or the one that holds it and the activation."""
+    if site.result == site.node.output[0]:
+        return conv
     name = next(name for name, module in model.named_modules() if module is conv)
     unit = model.get_submodule(name.rpartition(".")[0])
     convolutions = [child for child in unit.modules() if isinstance(child, nn.Conv2d | nn.Linear)]
