@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch_pruning as tp
@@ -168,7 +169,7 @@ def _rounded(width: float, together: int, full: int) -> int:
     return max(round(width / multiple), 1) * multiple
 
 
-def _attentions(encoder: nn.Module) -> Iterator[nn.Module]:
+def _attentions(encoder: nn.Module) -> Iterator[Any]:
     """Modules with `heads` that are `width` wide, made by `query`, `key` and `value`."""
     return (module for module in encoder.modules() if hasattr(module, "heads") and hasattr(module, "query"))
 

@@ -71,7 +71,7 @@ def prepare(model: nn.Module, spec: PreprocessSpec, feeds: Iterable[Feeds]) -> N
     ranges, draft, layers = collect_ranges(graph, feeds), Draft(graph), _Layers(model)
     found = [(site, layer) for site in sites(graph.graph) if (layer := layers.of(draft, site.node.input[1]))]
     found = [(site, layer) for site, layer in found if site.source in ranges]
-    rounders = nn.ModuleDict({name: Rounder(*ranges[name]) for site, _ in found for name in _rounded(site)})
+    rounders = {name: Rounder(*ranges[name]) for site, _ in found for name in _rounded(site)}
     ends = {site.result: _end_of(model, site, layer) for site, layer in found if site.node.op_type == "Conv"}
     for result, module in ends.items():
         rounders[result].round_results_of(module)
@@ -86,7 +86,7 @@ def prepare(model: nn.Module, spec: PreprocessSpec, feeds: Iterable[Feeds]) -> N
     for node in draft.originals:
         if (table := table_of(draft, node)) and (embedding := layers.of(draft, table)):
             embedding.__class__ = _Embedding
-    model.add_module(_ROUNDERS, rounders)
+    model.add_module(_ROUNDERS, nn.ModuleDict(rounders))
 
 
 def strip(model: nn.Module) -> None:
@@ -109,7 +109,8 @@ def to_int8(model: nn.Module, spec: PreprocessSpec) -> onnx.ModelProto:
     plain = copy.deepcopy(model)
     strip(plain)
     graph = _exported(plain, spec)
-    ranges = {name: rounder.range for name, rounder in model.get_submodule(_ROUNDERS).named_children()}
+    rounders = model.get_submodule(_ROUNDERS).named_children()
+    ranges = {name: rounder.range for name, rounder in rounders if isinstance(rounder, Rounder)}
     if lacking := ranges.keys() - {name for site in sites(graph.graph) for name in _rounded(site)}:
         raise EngineError(
             f"int8: the graph has no activation {sorted(lacking)[0]!r}, whose range is known; prepare the "
@@ -164,15 +165,16 @@ class Rounder(nn.Module):
 
     # Methods, not closures: a copy of the model rounds by the copies of its rounders.
     def _before(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:  # noqa: ARG002
-        return (self(inputs[0]),)
+        return (self.forward(inputs[0]),)
 
     def _after(self, module: nn.Module, inputs: tuple[Tensor, ...], result: Tensor) -> Tensor:  # noqa: ARG002
-        return self(result)  # type: ignore[no-any-return]
+        return self.forward(result)
 
 
 class _Conv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, *_rounded_parameters(self))
+        out: Tensor = self._conv_forward(x, *_rounded_parameters(self))
+        return out
 
 
 class _Linear(nn.Linear):

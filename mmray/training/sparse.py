@@ -25,7 +25,7 @@ class Sparsity:
         sizes = torch.cat([weight.detach().abs().flatten() for weight in weights])
         gone = torch.zeros_like(sizes, dtype=torch.bool)
         gone[sizes.argsort(stable=True)[: int(share * len(sizes))]] = True
-        parts = gone.split([weight.numel() for weight in weights])
+        parts = torch.split(gone, [weight.numel() for weight in weights])
         self._gone = [(weight, part.view_as(weight)) for weight, part in zip(weights, parts, strict=True)]
         self._apply()
 
