@@ -103,18 +103,23 @@ def by_channel(
     return np.rint(weight / np.expand_dims(scale, others)).clip(-127, 127).astype(np.int8), scale
 
 
+def table_of(draft: Draft, node: onnx.NodeProto) -> str | None:
+    """Name of the large float32 table that a node looks rows up in, if it is such a Gather."""
+    if node.op_type != "Gather" or attributes_of(node).get("axis") or not draft.is_float(node.input[0]):
+        return None
+    table = draft.array(node.input[0])
+    return node.input[0] if table.ndim == 2 and table.size >= _TABLE_VALUES else None
+
+
 def add_lookup(draft: Draft, node: onnx.NodeProto, *, before: bool = False) -> bool:
     """Add a Gather from a large float32 table as one from an int8 table, if it is such a Gather.
 
     Only the rows that were looked up are dequantized; or `before` it the whole table, for engines that know
     integers only as constants.
     """
-    if node.op_type != "Gather" or attributes_of(node).get("axis") or not draft.is_float(node.input[0]):
+    if not (table := table_of(draft, node)):
         return False
-    table = draft.array(node.input[0])
-    if table.ndim != 2 or table.size < _TABLE_VALUES:
-        return False
-    integers, *scale = draft.integers(f"{node.input[0]}/table", *by_channel(table, axis=1))
+    integers, *scale = draft.integers(f"{table}/table", *by_channel(draft.array(table), axis=1))
     found = node.output[0]
     if before:
         whole = draft.node("DequantizeLinear", [integers, *scale], f"{found}/table", axis=1)
