@@ -121,7 +121,9 @@ class EarlyFusion(nn.Module):
         return (self.classify.in_features,)
 
     def encode(
-        self, feeds: Mapping[str, Tensor], known: Mapping[Modality, Tensor] | None = None
+        self,
+        feeds: Mapping[str, Tensor],
+        known: Mapping[Modality, Tensor] | None = None,  # noqa: ARG002  (as of a fused model)
     ) -> dict[Modality, Tensor]:
         """Tokens [B, L_m, hidden] of each modality, NaN in the place of those that a record does not have.
 

@@ -24,6 +24,7 @@ from mmray.training.batches import Batch, Batches
 from mmray.training.model import Trained, parameter_groups
 from mmray.training.objective import Objective, hide
 from mmray.training.recipe import TrainRecipe
+from mmray.training.sparse import Sparsity
 from mmray.training.teacher import Taught
 from mmray.training.weights import BEST, load_weights, save_weights
 
@@ -71,6 +72,7 @@ class Task:
     epochs: int
     say: Callable[[str], None]
     title: str = "epoch"
+    sparsity: Sparsity | None = None  # zeros that stay
     workers: Workers = field(default_factory=Alone)
 
 
@@ -127,6 +129,8 @@ class _Run:
         self._objective = Objective(recipe, sum(task.model.dims), width)
         own = {"params": list(self._objective.parameters()), "lr": recipe.learning_rate}
         self._optimizer = torch.optim.AdamW([*parameter_groups(task.model, recipe), own])
+        if task.sparsity:
+            task.sparsity.hold(self._optimizer)
         self._steps = max(1, len(task.train) // recipe.batch_rows)
         total = self._steps * task.epochs
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, lambda step: _rate(step / total))

@@ -173,6 +173,7 @@ def _image(wanted: ImageModel, downloads: Path) -> Encoder:
         published.load_checkpoint(torch.load(fetch(EFFICIENTNET_LITE0, downloads), weights_only=True))
         encoder.inherit(published)
         encoder.fold_norms()  # they stay as they are; without them a step takes .7 of the time
+        encoder.requires_grad_(True)  # folding made biases that are not learnt
     return encoder
 
 

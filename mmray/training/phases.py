@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from mmray.schema import Modality
 from mmray.training import qat
@@ -15,9 +18,11 @@ from mmray.training.model import Trained
 from mmray.training.prepared import Prepared
 from mmray.training.prune import Pruner
 from mmray.training.recipe import Prune, TrainRecipe
+from mmray.training.sparse import Sparsity
 from mmray.training.weights import BEST, load_weights
 
 _RANGE_ROWS, _RANGE_BATCH = 256, 16  # train records that QAT finds its ranges on
+_WEIGHED_ROWS, _WEIGHED_BATCH = 256, 32  # train records that say which channels matter
 
 
 def load_start(model: Trained, recipe: TrainRecipe) -> None:
@@ -47,6 +52,8 @@ def run_phases(task: Task, records: Prepared) -> list[Entry]:
         history = train(replace(task, title="QAT, epoch"))
         qat.strip(task.model)
         return history
+    if recipe.sparsity:
+        return train(replace(task, sparsity=Sparsity(task.model, recipe.sparsity), title="sparse, epoch"))
     return train(task)
 
 
@@ -57,10 +64,19 @@ def _prune(task: Task, wanted: Prune, records: Prepared) -> list[Entry]:
     pruner = Pruner(task.model, share, wanted.steps, batch)
     history: list[Entry] = []
     for step in range(1, wanted.steps + 1):
-        pruner.step()
+        pruner.step(_losses(task))
         is_last = step == wanted.steps
         folder = task.folder if is_last else task.folder / f"step-{step}"
         epochs = task.epochs // wanted.steps + (task.epochs % wanted.steps if is_last else 0)
         title = f"pruned {step}/{wanted.steps}, epoch"
         history += train(replace(task, folder=folder, epochs=max(1, epochs), title=title))
     return history
+
+
+def _losses(task: Task) -> Iterator[Tensor]:
+    """Of the model as it is, on a few batches of train."""
+    task.model.eval()
+    rows = np.random.default_rng(task.recipe.seed).permutation(task.train)[:_WEIGHED_ROWS]
+    for batch in task.batches.plain(rows, _WEIGHED_BATCH):
+        logits, _ = task.model.decide(task.model.encode(batch.feeds, batch.known), batch.feeds["present"])
+        yield F.cross_entropy(logits, batch.targets)

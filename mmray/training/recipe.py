@@ -70,9 +70,6 @@ class Prune(_Model):
     text: float = Field(0.0, ge=0, lt=1)  # share of MiniLM's heads and feed-forward width
     audio: float = Field(0.0, ge=0, lt=1)
     steps: int = Field(3, ge=1)
-    structured: bool = (
-        True  # false: single weights become zero, which makes a file smaller and nothing faster
-    )
 
 
 class TrainRecipe(_Model):
@@ -89,6 +86,7 @@ class TrainRecipe(_Model):
     start: str | None = None  # a folder of an earlier training, whose weights are the first
     distil: Distil | None = None
     prune: Prune | None = None
+    sparsity: float = Field(0.0, ge=0, lt=1)  # share of single weights that become zero: smaller, not faster
     quantize: bool = False  # train as int8 will round (QAT)
     epochs: int = Field(10, ge=1)
     patience: int = Field(4, ge=1)  # epochs without a better tune accuracy, after which it ends
@@ -142,7 +140,9 @@ def _faults(recipe: TrainRecipe) -> Iterator[str]:
     for modality in recipe.modalities:
         if recipe.prune and getattr(recipe.prune, modality) and getattr(recipe, modality).frozen:
             yield f"'prune.{modality}': its encoder is frozen, so it could not recover; leave `frozen` out"
-    if recipe.quantize and recipe.prune:
-        yield "'quantize': first prune, then quantize: two recipes, the second with `start`"
+    if sum((bool(recipe.prune), bool(recipe.sparsity), recipe.quantize)) > 1:
+        yield "'prune', 'sparsity', 'quantize': one at a time: two recipes, the second with `start`"
+    if recipe.prune and recipe.fusion == "early":
+        yield "'prune': encoders are pruned; early fusion has none"
     if recipe.quantize and recipe.fusion == "early":
         yield "'quantize': QAT is for encoders; early fusion has none"
