@@ -169,13 +169,16 @@ def load_config(
         raise ConfigError(explain(e, RunConfig, str(path) if in_file else "command line") + remedy) from e
 
 
-def with_assignments(model: type[Settings], values: dict[str, Any], assignments: Iterable[str]) -> Settings:
+def with_assignments(
+    model: type[Settings], values: dict[str, Any], assignments: Iterable[str], where: str = "command line"
+) -> Settings:
     """Settings of another kind than a run's, as the command line gives them.
 
     Args:
         model: their type.
         values: of some keys.
         assignments: as of `load_config`; they count more.
+        where: the values come from, for messages.
 
     Raises:
         ConfigError: names the key, and the nearest key that exists.
@@ -184,7 +187,7 @@ def with_assignments(model: type[Settings], values: dict[str, Any], assignments:
     try:
         return model.model_validate(values)
     except ValidationError as e:
-        raise ConfigError(explain(e, model, "command line")) from e
+        raise ConfigError(explain(e, model, where)) from e
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

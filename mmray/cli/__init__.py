@@ -305,11 +305,15 @@ def train(
     ] = None,
     downloads: Annotated[Path, typer.Option(help="Where fetched weights are kept.")] = Path("data/downloads"),
     workers: Annotated[int, typer.Option(min=1, help="Of Ray Train; 1 trains without Ray.")] = 1,
+    set: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe, as `seed=1`."),
+    ] = None,
 ) -> None:
     """Train a model by a recipe on labelled shards, and write it as a bundle."""
     from mmray.cli.training import train_recipe
 
-    train_recipe(recipe, output, work, downloads, workers)
+    train_recipe(recipe, output, work, downloads, workers, set or ())
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -10,7 +11,14 @@ from mmray.cli.display import console, print_line
 from mmray.errors import UsageError
 
 
-def train_recipe(recipe_file: Path, output: Path, work: Path | None, downloads: Path, workers: int) -> None:
+def train_recipe(
+    recipe_file: Path,
+    output: Path,
+    work: Path | None,
+    downloads: Path,
+    workers: int,
+    assignments: Sequence[str],
+) -> None:
     """Train, write the bundle, show how good it is.
 
     Raises:
@@ -21,7 +29,7 @@ def train_recipe(recipe_file: Path, output: Path, work: Path | None, downloads: 
         from mmray.training.run import Places, train_bundle
     except ModuleNotFoundError as e:
         raise UsageError(f"training needs the package {e.name}: pip install 'mmray[train]'") from e
-    recipe = load_recipe(recipe_file)
+    recipe = load_recipe(recipe_file, assignments)
     places = Places(work or Path("runs/train") / output.name, Path("data/prepared"), downloads)
     bundle = train_bundle(recipe, output, places, workers=workers, say=print_line)
     table = Table(box=None, padding=(0, 2, 0, 0))

@@ -128,7 +128,7 @@ class _Run:
         torch.manual_seed(recipe.seed)
         self._objective = Objective(recipe, sum(task.model.dims), width)
         own = {"params": list(self._objective.parameters()), "lr": recipe.learning_rate}
-        self._optimizer = torch.optim.AdamW([*parameter_groups(task.model, recipe), own])
+        self._optimizer = torch.optim.AdamW([*parameter_groups(task.model, recipe), own], fused=True)
         if task.sparsity:
             task.sparsity.hold(self._optimizer)
         self._steps = max(1, len(task.train) // recipe.batch_rows)

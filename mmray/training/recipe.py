@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from mmray.config import explain, read_yaml
+from mmray.config import read_yaml, with_assignments
 from mmray.errors import ConfigError
 from mmray.schema import MODALITIES, Modality
 
@@ -114,16 +114,17 @@ class TrainRecipe(_Model):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
-def load_recipe(path: Path) -> TrainRecipe:
+def load_recipe(path: Path, assignments: Iterable[str] = ()) -> TrainRecipe:
     """Read a recipe.
+
+    Args:
+        path: YAML file.
+        assignments: ``seed=1`` or ``distil.features=0``; they count more than the file.
 
     Raises:
         ConfigError: names the file, the key, and the nearest key that exists.
     """
-    try:
-        recipe = TrainRecipe.model_validate(read_yaml(path))
-    except ValidationError as e:
-        raise ConfigError(explain(e, TrainRecipe, str(path))) from e
+    recipe = with_assignments(TrainRecipe, read_yaml(path), assignments, str(path))
     for fault in _faults(recipe):
         raise ConfigError(f"{path}: {fault}")
     return recipe

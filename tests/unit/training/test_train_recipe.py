@@ -38,3 +38,9 @@ def test_what_cannot_be_is_refused_by_name(tmp_path, text, told):
     with pytest.raises(ConfigError, match=r"recipe\.yaml") as e:
         load_recipe(written(tmp_path, text))
     assert told in str(e.value)
+
+
+def test_assignments_count_more_than_the_file(tmp_path):
+    file = written(tmp_path, "input: a\nseed: 1\ndistil: {teacher: b, features: 1}")
+    recipe = load_recipe(file, ["seed=2", "distil.features=0"])
+    assert (recipe.seed, recipe.distil.features, recipe.distil.teacher) == (2, 0, "b")
