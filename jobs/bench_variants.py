@@ -75,6 +75,14 @@ class Contender:
     variant: str
     modalities: tuple[Modality, ...] | None  # None: all
 
+    @property
+    def megabytes(self) -> float:
+        """Of the variant's graphs."""
+        bundle = Bundle.open(self.bundle)
+        cascade = bundle.entry(self.variant).cascade
+        graphs = [stage.file for stage in cascade.stages] if cascade else [bundle.entry(self.variant).file]
+        return sum(file.stat().st_size for graph in graphs for file in bundle.graph_files(graph)) / 1e6
+
     def __str__(self) -> str:
         looks_at = f" {'+'.join(self.modalities)} alone" if self.modalities else ""
         return f"{Path(self.bundle).name} {self.variant}{looks_at}"
@@ -174,11 +182,14 @@ def compare(case: Case, place: Path) -> dict[str, Any]:
     clusters = Clusters(np.array(list(judged.values()), np.str_))
     columns = (
         "contender",
+        "MB",
         "CPU ms a record",
-        "ms a record",
+        "rows/s",
         "times as fast",
         "accuracy",
-        "more right, at least",
+        "95 %",
+        "more right",
+        "at least",
     )
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in columns:
@@ -190,14 +201,26 @@ def compare(case: Case, place: Path) -> dict[str, Any]:
         right = is_right(answers[contender], judged)
         gain = right.astype(np.float64) - is_right(answers[first], judged)
         bound = clusters.lower(gain, 0.95)
-        figures = [f"{ms['cpu']:.1f}", f"{ms['clock']:.1f}", f"{ratio['cpu']:.2f}", f"{right.mean():.3f}"]
-        table.add_row(str(contender), *figures, f"{bound:+.3f}")
+        low, high = clusters.lower(right, 0.975), clusters.upper(right, 0.975)
+        table.add_row(
+            str(contender),
+            f"{contender.megabytes:.0f}",
+            f"{ms['cpu']:.1f}",
+            f"{1e3 / ms['clock']:.0f}",
+            f"{ratio['cpu']:.2f}",
+            f"{right.mean():.3f}",
+            f"{low:.3f} to {high:.3f}",
+            f"{gain.mean():+.3f}",
+            f"{bound:+.3f}",
+        )
         found.append(
             {
                 "contender": str(contender),
+                "megabytes": round(contender.megabytes, 1),
                 "slopes_ms": {kind: [round(value, 2) for value in values] for kind, values in slope.items()},
                 "ratio_to_first": {kind: round(value, 3) for kind, value in ratio.items()},
                 "accuracy": round(float(right.mean()), 4),
+                "interval": [round(low, 4), round(high, 4)],
                 "accuracy_gain": round(float(gain.mean()), 4),
                 "accuracy_gain_at_least": round(bound, 4),
                 "cascade": latest[contender].this_run.get("cascade"),

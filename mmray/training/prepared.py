@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from mmray.schema import TENSOR_OF, Modality, meta_fields
 from mmray.sources import ReadOptions, Shard, read
 
 _BLOCK_ROWS = 64
+_QUIET_S = 10.0
 _OWN = pa.schema(
     [("row", pa.int64()), ("label", pa.string()), ("group", pa.string()), ("split", pa.string())]
 )
@@ -128,7 +130,7 @@ def prepare(
         tokenizer: tokenizer.json, where the spec has text.
         folder: for the Arrow files, uncompressed: about 0.2 MB a record of 224 pixels.
         least_records: labels that fewer records have are left out.
-        say: told how many shards are done.
+        say: told how many shards are done, from time to time.
 
     Raises:
         InputError: no record carries a label.
@@ -138,11 +140,14 @@ def prepare(
     preprocess = Preprocessor(spec, tokenizer)
     columns = [TENSOR_OF[m] for m in spec.modalities]
     files = []
+    said = monotonic()
     for number, shard in enumerate(shards):
         file = place / f"shard-{number:05d}.arrow"
         if not file.exists():
             _write(file, _labelled(shard, preprocess, columns))
-            say(f"preprocessed {number + 1} of {len(shards)} shards")
+            if monotonic() - said > _QUIET_S or number + 1 == len(shards):
+                said = monotonic()
+                say(f"preprocessed {number + 1} of {len(shards)} shards")
         files.append(file)
     numbered = [(number, batch) for number, file in enumerate(files) for batch in _mapped(file)]
     blocks = tuple(batch for _, batch in numbered)
