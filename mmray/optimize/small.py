@@ -22,7 +22,7 @@ from mmray.optimize.examples import Examples
 from mmray.optimize.export import clean
 from mmray.optimize.head import TrainedHead, train_head
 from mmray.optimize.outputs import LabelledTensors
-from mmray.optimize.staging import needed
+from mmray.optimize.staging import dependencies, needed
 from mmray.schema import Modality
 
 _NEVER = -30.0  # logit of a class that no record was trained for
@@ -55,12 +55,14 @@ def _pooled(model: onnx.ModelProto) -> onnx.ModelProto:
     copy.CopyFrom(model)
     graph = copy.graph
     del graph.value_info[:]  # of the whole images
+    of = dependencies(graph)
     for node in graph.node:
         node.input[:] = ["half/pixels" if name == "pixels" else name for name in node.input]
     constants = {constant.name: constant for constant in graph.initializer}
     for node in graph.node:
         # Columns as channels, see mmray.optimize.wide.regrouped: that states how many columns there are.
-        if node.op_type == "Reshape" and node.output[0].endswith("/places"):
+        name, is_image = node.output[0], of[node.output[0]] == {"image"}
+        if is_image and node.op_type == "Reshape" and name.endswith("/places"):
             *kept, places, channels = numpy_helper.to_array(constants[node.input[1]]).tolist()
             shape = np.array([*kept, places // 2, channels], np.int64)
             constants[node.input[1]].CopyFrom(numpy_helper.from_array(shape, node.input[1]))

@@ -119,7 +119,8 @@ class Tuning:
             graph = half_graph(self.bundle.graph(variant), train, folder, self._batch_rows)
             engine = Engine(graph, provider="cpu")
             half = ask(engine, self.records, batch_rows=self._batch_rows).logits
-            new = NewVariant(self.bundle.entry(variant), graph, engine(self.bundle.golden()[0]))
+            entry = self.bundle.entry(variant).model_copy(update={"file": f"variants/{name}.onnx"})
+            new = NewVariant(entry, graph, engine(self.bundle.golden()[0]))
             bundle = self.trying(name, new, folder)
             image: tuple[Modality, ...] = ("image",)
             ways = {"whole": Way(variant, image), "half": Way(name, image), "decoded": Way(None, image)}
