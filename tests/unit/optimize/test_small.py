@@ -17,6 +17,7 @@ from mmray.optimize.records import Records
 from mmray.optimize.small import half_graph
 from mmray.optimize.staging import split_stages
 from mmray.predictor import Predictor, open_preprocessor
+from mmray.shapes import job_ladder
 
 MODALITIES = ("image", "text", "audio")
 ORDERS = [
@@ -185,6 +186,10 @@ def test_in_a_bundle_its_image_is_decoded_once_and_the_stage_says_which_was_look
     for row, scores in zip(rows, small["scores"], strict=True):
         if row["stage"] == 2:
             assert row["scores"] == pytest.approx(scores, abs=1e-5)
+    padded = Predictor(bundle, variant="cascade", provider="cpu", ladder=job_ladder(bundle.spec, 8), shadow=1)
+    again = padded(preprocess(records, padded.later), preprocess.complete).to_pylist()
+    for column in ("label", "stage", "modalities"):
+        assert [row[column] for row in again] == [row[column] for row in rows]
 
 
 def test_a_record_that_goes_on_has_its_image_decoded_already(folder, parent, half):
