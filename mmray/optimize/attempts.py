@@ -102,7 +102,7 @@ def tuning_of(
     bundle = extend_bundle(
         folder / "passed", parent, passed, scorecard={"variants": cards}, origin={}, found=found
     )
-    return Tuning(bundle, judge.tune, recipe.input, recipe.batch_rows)
+    return Tuning(bundle, judge.tune, recipe.input, recipe.batch_rows, judge.to_train)
 
 
 def attempt_cascade(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
+
+from mmray.optimize.evidence import HALF
 
 
 @dataclass(frozen=True)
@@ -15,10 +17,23 @@ class Costs:
     """Milliseconds of a record on one thread."""
 
     row: float  # for each stage that it reaches, whatever it has
-    modality: Mapping[str, float]  # for one that it has and that is looked at: decoding and encoder
+    modality: Mapping[str, float]  # by look, for one that it has and that is looked at: decoding and encoder
+    decoded_image: float = 0.0  # of an image whose half an earlier stage looked at: it is decoded already
 
-    def of(self, modality: str) -> float:
-        return self.modality[modality]
+    def with_half(self, *, saved: float, decoding: float) -> Costs:
+        """The same with HALF.
+
+        Args:
+            saved: by looking at half an image instead of all of it.
+            decoding: of an image.
+        """
+        half = max(self.modality["image"] - saved, 0.0)
+        again = max(self.modality["image"] - decoding, 0.0)
+        return replace(self, modality={**self.modality, HALF: half}, decoded_image=again)
+
+    def of(self, look: str, before: Collection[str] = ()) -> float:
+        """Of a modality, or of HALF, once earlier stages have looked at others."""
+        return self.decoded_image if look == "image" and HALF in before else self.modality[look]
 
 
 def fit_costs(times: Mapping[tuple[str, ...], float], shares: Mapping[str, float]) -> Costs:

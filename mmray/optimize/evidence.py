@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import combinations
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,14 @@ from mmray.batching import batches, pack
 from mmray.engine import Engine
 from mmray.optimize.outputs import LabelledTensors
 from mmray.schema import Modality
+
+#: What a stage may look at instead of the image: the same at half its height and width.
+HALF = "image/2"
+
+
+def modality_of(look: str) -> Modality:
+    """The modality that a stage looks at: a look's own name, or the image for HALF."""
+    return "image" if look == HALF else cast("Modality", look)
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,14 @@ class Evidence:
     logits: Mapping[
         str, npt.NDArray[np.float32]
     ]  # by subset, as "image+text": [N, C], of what a record has of it
+    half: Mapping[str, npt.NDArray[np.float32]] | None = None  # the same from images at half their size
+
+    def of(self, looks: Collection[str]) -> Mapping[str, npt.NDArray[np.float32]]:
+        """Answers of the graph that runs once these looks were taken; the whole image replaces half of it."""
+        if HALF not in looks or "image" in looks:
+            return self.logits
+        assert self.half is not None
+        return self.half
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -56,19 +72,31 @@ def ask(
         of: subsets; None: every one.
     """
     modalities = records.spec.modalities
-    blank = pack(records.tensors.slice(0, 0), records.spec)
+    logits = {
+        "+".join(subset): answers(engine, records, subset, batch_rows=batch_rows)
+        for subset in of or subsets(modalities)
+    }
+    return Evidence(modalities, records.present, records.labels, records.groups, logits)
 
+
+def answers(
+    engine: Engine,
+    records: LabelledTensors,
+    subset: tuple[Modality, ...],
+    *,
+    batch_rows: int,
+    output: str = "logits",
+) -> npt.NDArray[np.float32]:
+    """One output [K, D] of a graph for K records of which it sees only some modalities; K at least 1."""
+    blank = pack(records.tensors.slice(0, 0), records.spec)
     work = list(batches(records.tensors, batch_rows))
 
-    def run(subset: tuple[Modality, ...], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
+    def run(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
         taken = pack(records.tensors.take(rows), records.spec, take=subset, seen=subset)
-        return engine({**blank, **taken})["logits"]
+        return engine({**blank, **taken})[output]
 
-    logits = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for subset in of or subsets(modalities):
-            values = np.zeros((len(records), len(records.classes)), np.float32)
-            for rows, found in zip(work, pool.map(partial(run, subset), work), strict=True):
-                values[rows] = found
-            logits["+".join(subset)] = values
-    return Evidence(modalities, records.present, records.labels, records.groups, logits)
+        found = np.concatenate(list(pool.map(run, work)))
+    values = np.empty(found.shape, np.float32)
+    values[np.concatenate(work)] = found
+    return values

@@ -57,6 +57,17 @@ class Examples:
             self.splits[rows],
         )
 
+    @classmethod
+    def join(cls, parts: Sequence[Examples]) -> Examples:
+        """The records of all parts, which have the same features."""
+        return cls(
+            {m: np.concatenate([part.features[m] for part in parts]) for m in parts[0].features},
+            *(
+                np.concatenate([getattr(part, name) for part in parts])
+                for name in ("present", "labels", "groups", "splits")
+            ),
+        )
+
     def frequent(self, least: int) -> Examples:
         """Without the labels that fewer than `least` records have."""
         names, counts = np.unique(self.labels, return_counts=True)
@@ -112,7 +123,7 @@ def encode(
         if missing := sample_rows - sum(kept.num_rows for kept in sample):
             sample.append(part.sample.slice(0, missing))
             raw.append(part.sample_records.slice(0, missing))
-    examples = _join(parts)
+    examples = Examples.join(parts)
     assigned = assign(stated, examples.groups.tolist())
     examples = replace(examples, splits=assigned.of)
     if not len(examples):
@@ -175,13 +186,3 @@ def _embed(
             if len(row):
                 values[batch] = pool_rows(encoders[modality](*inputs), row, len(batch)).numpy()
     return features, present
-
-
-def _join(parts: Sequence[Examples]) -> Examples:
-    return Examples(
-        {m: np.concatenate([part.features[m] for part in parts]) for m in parts[0].features},
-        *(
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("present", "labels", "groups", "splits")
-        ),
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,8 @@ from mmray.optimize.verdict import NOT_ENOUGH, PASSED, Verdict
 from mmray.schema import Modality
 
 _TRIAL_ROWS = 64  # records on which a search looks how much changed; 1 s a graph of the stamps
+
+_TRAIN_ROWS = 5000  # for a head: their features take 0.2 GB
 
 
 class Judge:
@@ -54,6 +56,10 @@ class Judge:
             InputError: there is no usable one.
         """
         return self._records.load("test")
+
+    def to_train(self) -> Iterator[LabelledTensors]:
+        """Records that a head may be trained on, a few at a time."""
+        return self._records.parts("train", _TRAIN_ROWS)
 
     @cached_property
     def own_verdict(self) -> Verdict:

@@ -22,7 +22,7 @@ from mmray.errors import InputError
 from mmray.optimize.costs import Costs
 from mmray.optimize.evidence import Evidence
 from mmray.optimize.intervals import Clusters, Values
-from mmray.optimize.trial import Point, Trial, front, settings
+from mmray.optimize.trial import Point, Trial, front
 
 M = TypeVar("M", bound=str)
 
@@ -91,7 +91,7 @@ def choose_policy(evidence: Evidence, costs: Costs, budget: Budget) -> Policy:
         raise InputError("a cascade needs a model of two modalities or more")
     trial = Trial(evidence, costs)
     measure = _Measure(trial, budget)
-    points = [point for setting in settings(evidence.modalities) if (point := trial.point(setting)).early]
+    points = [point for setting in trial.settings() if (point := trial.point(setting)).early]
     bounds: dict[bytes, float] = {}  # by what is decided: many settings decide alike, and a bound takes long
     # Of equally fast ones the more careful.
     for point in sorted(points, key=lambda p: (p.ms, -p.accuracy, [-t for t in p.setting.thresholds])):

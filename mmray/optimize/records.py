@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -81,16 +82,18 @@ class Records:
             InputError: there is none.
         """
         tables = list(self.tensors(split))
-        tensors = pa.concat_tables(tables) if tables else None
-        if not tensors:
+        if not tables:
             raise self.none_of(split)
+        return self._labelled(pa.concat_tables(tables))
+
+    def parts(self, split: Split, rows: int) -> Iterator[LabelledTensors]:
+        """The usable records of a split, `rows` at most, a few at a time, read as they are asked for."""
+        yield from map(self._labelled, self.tensors(split, rows))
+
+    def _labelled(self, tensors: pa.Table) -> LabelledTensors:
         index = {label: i for i, label in enumerate(self._bundle.labels)}
-        of = {
-            (self._shards[self._numbers[i]].id, self._places[i]): i
-            for i in np.flatnonzero(self._chosen(split))
-        }
         addresses = zip(tensors["shard"].to_pylist(), tensors["row"].to_pylist(), strict=True)
-        rows = [of[address] for address in addresses]
+        rows = [self._at[address] for address in addresses]
         return LabelledTensors(
             tensors,
             labels=np.array([index.get(str(self._metas[i].get("label")), -1) for i in rows], np.intp),
@@ -99,11 +102,26 @@ class Records:
             classes=tuple(self._bundle.labels),
         )
 
-    def tensors(self, split: Split) -> Iterator[pa.Table]:
-        """TENSORS of a split's records without errors, a few rows at a time, read as they are asked for."""
+    @cached_property
+    def _at(self) -> dict[tuple[str, int], int]:
+        """Index of each record by where it lies."""
+        return {
+            (self._shards[number].id, place): i
+            for i, (number, place) in enumerate(
+                zip(self._numbers.tolist(), self._places.tolist(), strict=True)
+            )
+        }
+
+    def tensors(self, split: Split, rows: int | None = None) -> Iterator[pa.Table]:
+        """TENSORS of a split's records without errors, a few rows at a time, read as they are asked for.
+
+        Args:
+            split: of the records.
+            rows: at most; None: as many as are used for the split.
+        """
         preprocess = open_preprocessor(self._bundle)
         options = ReadOptions(block_rows=_READ_ROWS)
-        chosen = self._chosen(split)
+        chosen = self._chosen(split, rows)
         for number, shard in enumerate(self._shards):
             if wanted := self._wanted(np.flatnonzero(chosen & (self._numbers == number))):
                 for block in read(shard, options, wanted):
@@ -133,11 +151,12 @@ class Records:
         runs = np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) > 1) + 1)
         return [Missing(int(rows[r[0]]), int(rows[r[-1]]), self._offsets[records[r[0]]]) for r in runs]
 
-    def _chosen(self, split: Split) -> npt.NDArray[np.bool_]:
+    def _chosen(self, split: Split, most: int | None = None) -> npt.NDArray[np.bool_]:
         """Which of all records are used for a split."""
+        most = most or self._rows[split]
         rows = np.flatnonzero(self._assigned.of == split)
-        if len(rows) > self._rows[split]:
-            rows = rows[np.unique(np.linspace(0, len(rows) - 1, self._rows[split]).astype(np.intp))]
+        if len(rows) > most:
+            rows = rows[np.unique(np.linspace(0, len(rows) - 1, most).astype(np.intp))]
         chosen = np.zeros(len(self._numbers), np.bool_)
         chosen[rows] = True
         return chosen

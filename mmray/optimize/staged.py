@@ -11,11 +11,12 @@ import numpy as np
 import onnx
 
 from mmray.batching import Feeds
-from mmray.bundle import FP32, Cascade, CascadeStage, NewVariant, extend_bundle
+from mmray.bundle import FP32, Cascade, CascadeStage, NewVariant
 from mmray.cascade import carried, to_stages
 from mmray.confidence import calibrated, stage_temperatures
 from mmray.engine import Engine
-from mmray.errors import InputError
+from mmray.errors import InputError, RunError
+from mmray.optimize.evidence import modality_of
 from mmray.optimize.paths import Way
 from mmray.optimize.policy import Budget, Policy, choose_policy
 from mmray.optimize.staging import split_stages
@@ -27,6 +28,7 @@ from mmray.schema import Modality
 _CURVE_POINTS = 40  # of the scorecard's curve at most
 _SHOWN = 12  # lines that are said
 _FASTER = 0.95  # a cascade takes at most this share of what something simpler takes; less may be chance
+_NO_HALF = "         no stage for images at half their size"
 
 Say = Callable[[str], None]
 
@@ -69,11 +71,10 @@ def make_cascade(step: Step, tuning: Tuning, folder: Path, say: Say) -> MadeCasc
     budget = step.kind.budget
     base = tuning.fastest if step.kind.of == "auto" else step.kind.of
     tuning.bundle.check_variant(base)
-    alone = tuning.subsets_of(base)
-    policy = choose_policy(alone.trial.evidence, alone.trial.costs, budget)
+    alone, policy = _choose(base, step.kind, tuning, folder, say)
     for line in _trade_off(policy, alone):
         say(line)
-    new = _cut(step, base, policy, tuning, folder)
+    new = _cut(step, base, policy, alone, tuning, folder)
     ms = _time(step, new, alone, policy, tuning, folder)
     say(f"         measured: {', '.join(f'{name} {value:.2f} ms' for name, value in ms.items())}")
     own, *rivals = ms.values()
@@ -84,12 +85,37 @@ def make_cascade(step: Step, tuning: Tuning, folder: Path, say: Say) -> MadeCasc
     return MadeCascade(new, _card(base, budget, policy, alone, ms))
 
 
-def _cut(step: Step, base: str, policy: Policy, tuning: Tuning, folder: Path) -> NewVariant:
+def _choose(base: str, kind: CascadeStep, tuning: Tuning, folder: Path, say: Say) -> tuple[Subsets, Policy]:
+    """The fastest setting; one that looks at half images must be faster than others by more than chance."""
+    alone = tuning.subsets_of(base)
+    policy = choose_policy(alone.trial.evidence, alone.trial.costs, kind.budget)
+    if not kind.half_images or "image" not in alone.trial.evidence.modalities or not tuning.bundle.labels:
+        return alone, policy
+    try:
+        with_half = tuning.with_half(base, folder)
+    except RunError:  # a signal: nothing of the graph failed
+        raise
+    except Exception as e:  # ONNX Runtime's own exception types share no base; what it is, is said
+        say(f"{_NO_HALF}: {(str(e).splitlines() or [type(e).__name__])[0]}")
+        return alone, policy
+    other = choose_policy(with_half.trial.evidence, with_half.trial.costs, kind.budget)
+    if other.chosen.ms <= _FASTER * policy.chosen.ms:
+        return with_half, other
+    say(
+        f"{_NO_HALF}: {other.chosen.setting} would take {other.chosen.ms:.2f} ms, "
+        f"{policy.chosen.setting} {policy.chosen.ms:.2f} ms"
+    )
+    return alone, policy
+
+
+def _cut(step: Step, base: str, policy: Policy, alone: Subsets, tuning: Tuning, folder: Path) -> NewVariant:
     """The base's graph in stages."""
     bundle, stages = tuning.bundle, policy.chosen.setting.stages
-    parts = split_stages(onnx.load(bundle.graph(base)), stages, bundle.golden()[0])
+    half = onnx.load(alone.half) if alone.half else None
+    parts = split_stages(onnx.load(bundle.graph(base)), stages, bundle.golden()[0], half)
     entries, graphs = [], []
-    for number, (part, modalities) in enumerate(zip(parts, stages, strict=True), start=1):
+    for number, (part, looks) in enumerate(zip(parts, stages, strict=True), start=1):
+        modalities = tuple(map(modality_of, looks))
         path = folder / f"{step.variant}-{number}.onnx"
         onnx.save(part, path)
         graphs.append(path)
@@ -113,11 +139,7 @@ def _time(
     """
     assert isinstance(step.kind, CascadeStep)
     name, budget = step.variant, step.kind.budget
-    before = tuning.bundle.scorecard
-    scorecard = before | {"variants": before.get("variants", {}) | {name: {"passed": True}}}
-    bundle = extend_bundle(
-        folder / f"{name}-timed", tuning.bundle, {name: new}, scorecard=scorecard, origin={}
-    )
+    bundle = tuning.trying(name, new, folder)
     ways = {name: Way(name), f"{tuning.fastest} with all": Way(tuning.fastest)}
     rivals = alone.as_good(policy.chosen, by_agreement=budget.accuracy_loss is None)
     if rivals:

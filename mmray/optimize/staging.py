@@ -22,20 +22,27 @@ from mmray.batching import Feeds
 from mmray.cascade import CARRIED
 from mmray.errors import ModelError
 from mmray.models.fused import INPUTS
+from mmray.optimize.evidence import HALF, modality_of
 from mmray.optimize.export import clean
 
 _Modalities = frozenset[str]
 
 
 def split_stages(
-    model: onnx.ModelProto, stages: Sequence[Sequence[str]], feeds: Feeds
+    model: onnx.ModelProto,
+    stages: Sequence[Sequence[str]],
+    feeds: Feeds,
+    half: onnx.ModelProto | None = None,
 ) -> list[onnx.ModelProto]:
     """Cut a graph.
 
     Args:
         model: takes what `mmray.batching.pack` gives; it is not altered.
-        stages: modalities of each stage; together they are those of the model.
+        stages: modalities of each stage; together they are those of the model. HALF may be in a stage before
+            the image's.
         feeds: a batch of several records, to see what is one row a record.
+        half: the same model on half images (`mmray.optimize.small`), which answers from HALF until the image
+            was looked at. What it finds in other modalities is what the model finds, and is handed on alike.
 
     Returns:
         A graph for each stage. It takes `present`, the inputs of its own modalities and tensors that earlier
@@ -45,9 +52,32 @@ def split_stages(
     Raises:
         ModelError: the graph cannot be cut between two of the stages.
     """
-    seen = [frozenset(m for stage in stages[: k + 1] for m in stage) for k in range(len(stages))]
-    cut = _Cut(model, feeds)
-    return [cut.stage(seen[k - 1] if k else frozenset(), seen[k]) for k in range(len(stages))]
+    cuts = {False: _Cut(model, feeds)} | ({True: _Cut(half, feeds)} if half else {})
+    parts = []
+    before, was_half = frozenset[str](), False
+    for k in range(len(stages)):
+        looked = {look for earlier in stages[: k + 1] for look in earlier}
+        is_half = HALF in looked and "image" not in looked
+        seen = frozenset(modality_of(look) for look in looked)
+        # What was found in half an image is of no use to the graph that looks at the whole.
+        known = before - {"image"} if was_half and not is_half else before
+        kept = seen - {"image"} if is_half and "image" in stages[k + 1] else seen
+        parts.append(cuts[is_half].stage(known, seen, kept))
+        before, was_half = seen, is_half
+    _check_handed_on(parts)
+    return parts
+
+
+def _check_handed_on(parts: Sequence[onnx.ModelProto]) -> None:
+    """Each stage finds what it takes: both graphs of a model are to have the same places to cut."""
+    given: set[str] = set()
+    for part in parts:
+        names = {value.name for value in part.graph.input if value.name.startswith(CARRIED)}
+        if lacking := names - given:
+            raise ModelError(
+                f"a later stage takes {min(lacking)}, which the graph of half images does not give"
+            )
+        given |= {value.name for value in part.graph.output}
 
 
 class _Cut:
@@ -59,17 +89,20 @@ class _Cut:
         self._of = dependencies(model.graph)
         self._all = frozenset(m for found in self._of.values() for m in found)
 
-    def stage(self, before: _Modalities, seen: _Modalities) -> onnx.ModelProto:
-        """The graph of the stage that looks at `seen`, of which earlier ones have looked at `before`."""
+    def stage(self, before: _Modalities, seen: _Modalities, kept: _Modalities) -> onnx.ModelProto:
+        """The graph of the stage that looks at `seen`.
+
+        Earlier ones have handed on what they found in `before`, and later ones want that of `kept`.
+        """
         taken = self._border(before)
-        given = {} if seen == self._all else self._border(seen)
+        given = {} if kept == self._all else self._border(kept)
         given = {name: row for name, row in given.items() if name not in taken}
         absent = self._border(self._all - seen)
         copy = onnx.ModelProto()
         copy.CopyFrom(self._model)
         graph = copy.graph
         outputs = [output.name for output in graph.output]
-        nodes = _needed(graph, [*outputs, *given], {*taken, *absent})
+        nodes = needed(graph, [*outputs, *given], {*taken, *absent})
         own = {name for m, names in INPUTS.items() if m in seen - before for name in names}
         inputs = [i for i in graph.input if i.name == "present" or i.name in own]
         del graph.node[:], graph.input[:]
@@ -144,7 +177,7 @@ def dependencies(graph: onnx.GraphProto) -> dict[str, _Modalities]:
     return of
 
 
-def _needed(graph: onnx.GraphProto, wanted: Sequence[str], given: Collection[str]) -> list[onnx.NodeProto]:
+def needed(graph: onnx.GraphProto, wanted: Sequence[str], given: Collection[str]) -> list[onnx.NodeProto]:
     """Nodes that make the wanted tensors, where some others are given."""
     waiting = set(wanted)
     nodes = []

@@ -76,6 +76,7 @@ class CascadeStep(_Model):
     disagreement: float | None = Field(None, gt=0, lt=1)  # or: share decided otherwise than in full
     reference: str = WHOLE  # of accuracy_loss: the whole model, or it with only "image", "image+text", …
     confidence: float = Field(0.95, ge=0.8, lt=1)  # of the bound that must keep within that, one-sided
+    half_images: bool = True  # whether a stage may look at images of half their height and width first
 
     mixed: ClassVar[bool] = False
     precision: ClassVar[str] = "fp32"

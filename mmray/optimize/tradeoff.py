@@ -6,21 +6,23 @@ it, which counts as a wrong one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mmray.bundle import Bundle
+from mmray.bundle import Bundle, NewVariant, extend_bundle
 from mmray.engine import Engine
 from mmray.optimize.costs import fit_costs
 from mmray.optimize.evidence import Evidence, ask, subsets
 from mmray.optimize.intervals import Clusters
 from mmray.optimize.outputs import LabelledTensors
 from mmray.optimize.paths import Way, record_blocks, time_ways
+from mmray.optimize.small import half_graph
 from mmray.optimize.trial import Point, Trial
 from mmray.schema import Modality
 
@@ -36,14 +38,21 @@ class Tuning:
         records: of the tune split.
         inputs: shards that hold them, for times of the whole path.
         batch_rows: records of one inference, as in the job.
+        train: gives records that a head may be trained on, a few at a time; None: there are none.
     """
 
     def __init__(
-        self, bundle: Bundle, records: LabelledTensors, inputs: Sequence[str], batch_rows: int
+        self,
+        bundle: Bundle,
+        records: LabelledTensors,
+        inputs: Sequence[str],
+        batch_rows: int,
+        train: Callable[[], Iterable[LabelledTensors]] | None = None,
     ) -> None:
         self.bundle, self.records = bundle, records
-        self._inputs, self._batch_rows = inputs, batch_rows
+        self._inputs, self._batch_rows, self._train = inputs, batch_rows, train
         self._subsets: dict[str, Subsets] = {}
+        self._with_half: dict[str, Subsets] = {}
         #: Points of the scorecard's `tradeoff` that are cascades; whoever tries one adds them.
         self.cascades: list[dict[str, Any]] = []
         #: Variants whose cascades' settings are among them.
@@ -70,6 +79,14 @@ class Tuning:
         """Milliseconds a record of ways, measured in turns."""
         return time_ways(bundle or self.bundle, ways, self.blocks, batch_rows=self._batch_rows)
 
+    def trying(self, name: str, new: NewVariant, folder: Path) -> Bundle:
+        """The bundle with one more variant, as if that had passed, to time it."""
+        before = self.bundle.scorecard
+        scorecard = before | {"variants": before.get("variants", {}) | {name: {"passed": True}}}
+        return extend_bundle(
+            folder / f"{name}-timed", self.bundle, {name: new}, scorecard=scorecard, origin={}
+        )
+
     def ask(self, variant: str, of: Sequence[tuple[Modality, ...]] | None = None) -> Evidence:
         """What a variant answers, see `mmray.optimize.evidence.ask`."""
         engine = Engine(self.bundle.graph(variant), provider="cpu")
@@ -85,6 +102,36 @@ class Tuning:
             costs = fit_costs({subset: ms["+".join(subset)] for subset in every}, shares)
             self._subsets[variant] = Subsets(variant, ms, Trial(self.ask(variant), costs))
         return self._subsets[variant]
+
+    def with_half(self, variant: str, folder: Path) -> Subsets:
+        """The same, with what it answers from images of half their size, by a head trained on those.
+
+        Args:
+            variant: of a bundle with labels, whose model takes images and something else.
+            folder: for the graph.
+
+        Raises:
+            ModelError, ValueError and what ONNX Runtime raises: as `mmray.optimize.small.half_graph`.
+        """
+        if variant not in self._with_half:
+            plain, name = self.subsets_of(variant), f"{variant}-half"
+            train = self._train() if self._train else ()
+            graph = half_graph(self.bundle.graph(variant), train, folder, self._batch_rows)
+            engine = Engine(graph, provider="cpu")
+            half = ask(engine, self.records, batch_rows=self._batch_rows).logits
+            entry = self.bundle.entry(variant).model_copy(update={"file": f"variants/{name}.onnx"})
+            new = NewVariant(entry, graph, engine(self.bundle.golden()[0]))
+            bundle = self.trying(name, new, folder)
+            image: tuple[Modality, ...] = ("image",)
+            ways = {"whole": Way(variant, image), "half": Way(name, image), "decoded": Way(None, image)}
+            ms = self.time(ways, bundle)
+            share = self._timed_shares[self.bundle.spec.modalities.index("image")]
+            costs = plain.trial.costs.with_half(
+                saved=(ms["whole"] - ms["half"]) / share, decoding=ms["decoded"] / share
+            )
+            trial = Trial(replace(plain.trial.evidence, half=half), costs)
+            self._with_half[variant] = Subsets(variant, plain.ms, trial, graph)
+        return self._with_half[variant]
 
     @property
     def _timed_shares(self) -> list[float]:
@@ -163,6 +210,7 @@ class Subsets:
     variant: str
     ms: dict[str, float]  # a record, by subset as "image+text"
     trial: Trial  # of its answers on the tune records
+    half: Path | None = None  # graph that answers from half images, if that may be tried
 
     def as_good(self, point: Point, *, by_agreement: bool) -> dict[str, float]:
         """Milliseconds of the subsets, less than all, that do not fall behind a setting.

@@ -1,8 +1,9 @@
 """Settings of a cascade, tried on the answers that there are from each subset of the modalities.
 
 A *setting* is an ordered partition of the modalities into stages, and for each stage but the last the least
-calibrated confidence that lets a record leave. What it costs follows from milliseconds measured on this
-machine: a record pays for the stages that it reaches, and in them for the modalities that it has.
+calibrated confidence that lets a record leave. A stage before the image's may look at half of it (HALF). What
+it costs follows from milliseconds measured on this machine: a record pays for the stages that it reaches, and
+in them for the modalities that it has.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from mmray.bundle import Exit
 from mmray.cascade import softmax
 from mmray.optimize.calibration import fit_temperature
 from mmray.optimize.costs import Costs
-from mmray.optimize.evidence import Evidence
+from mmray.optimize.evidence import HALF, Evidence, modality_of
 from mmray.optimize.intervals import Clusters
 from mmray.schema import set_name
 
@@ -28,6 +29,7 @@ _THRESHOLDS = (
     *(0.0, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8),
     *(0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999),
 )
+_FEW_THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # for three exits: 19³ are too many
 _LEAST_ROWS = 30  # of a set of modalities that gets an exit
 _LOG_TEMPERATURES = (-2.0, 2.0)
 _NO_EXIT = -1.0  # below any threshold
@@ -69,23 +71,29 @@ class Point:
     early: float  # share that leaves before all is looked at
 
 
-def settings(modalities: Sequence[str]) -> Iterator[Setting]:
-    """Every ordered partition of the modalities into two stages or more, with every choice of thresholds."""
-    for stages in partitions(modalities):
-        for thresholds in product(_THRESHOLDS, repeat=len(stages) - 1):
+def settings(looks: Sequence[str]) -> Iterator[Setting]:
+    """Every ordered partition into two stages or more, with every choice of thresholds."""
+    for stages in partitions(looks):
+        grid = _THRESHOLDS if len(stages) < 4 else _FEW_THRESHOLDS
+        for thresholds in product(grid, repeat=len(stages) - 1):
             if thresholds:
                 yield Setting(stages, thresholds)
 
 
-def partitions(modalities: Sequence[str]) -> list[Stages]:
-    """Ordered partitions of a set, 13 for three: all of it in one stage first, each alone last."""
+def partitions(looks: Sequence[str]) -> list[Stages]:
+    """Ordered partitions of a set, 13 for three: all of it in one stage first, each alone last.
+
+    With HALF they are the 31 of four in which it comes before the image.
+    """
     found: dict[Stages, None] = {}
-    for order in permutations(modalities):
-        for cuts in product((False, True), repeat=len(modalities) - 1):
-            starts = [0, *(i for i, is_cut in enumerate(cuts, start=1) if is_cut), len(modalities)]
+    for order in permutations(looks):
+        for cuts in product((False, True), repeat=len(looks) - 1):
+            starts = [0, *(i for i, is_cut in enumerate(cuts, start=1) if is_cut), len(looks)]
             parts = [order[a:b] for a, b in pairwise(starts)]
-            stages = tuple(tuple(m for m in modalities if m in part) for part in parts)
-            found[stages] = None
+            stages = tuple(tuple(m for m in looks if m in part) for part in parts)
+            stage_of = {look: number for number, stage in enumerate(stages) for look in stage}
+            if HALF not in stage_of or stage_of[HALF] < stage_of["image"]:
+                found[stages] = None
     return sorted(found, key=len)
 
 
@@ -110,15 +118,22 @@ class Trial:
         self.evidence, self.costs = evidence, costs
         self._decided: dict[frozenset[str], npt.NDArray[np.intp]] = {}
         self._exits: dict[frozenset[str], tuple[npt.NDArray[np.float32], dict[str, float]]] = {}
-        self._ms: dict[tuple[str, ...], npt.NDArray[np.float64]] = {}
+        self._ms: dict[tuple[tuple[str, ...], bool], npt.NDArray[np.float64]] = {}
 
-    def decided(self, modalities: Sequence[str] | frozenset[str]) -> npt.NDArray[np.intp]:
-        """Best class [N] of each record from these modalities alone; -1 where it has none of them."""
-        seen = frozenset(modalities)
+    def settings(self) -> Iterator[Setting]:
+        """All that can be tried on the evidence; those that look at half images come last."""
+        every = self.evidence.modalities
+        yield from settings(every)
+        if self.evidence.half is not None:
+            yield from settings((*every, HALF))
+
+    def decided(self, looks: Sequence[str] | frozenset[str]) -> npt.NDArray[np.intp]:
+        """Best class [N] of each record from these looks alone; -1 where it has nothing for them."""
+        seen = frozenset(looks)
         if seen not in self._decided:
             decided = np.full(len(self.evidence), -1, np.intp)
             for name, rows in self._sets(seen):
-                decided[rows] = self.evidence.logits[name][rows].argmax(axis=1)
+                decided[rows] = self.evidence.of(seen)[name][rows].argmax(axis=1)
             self._decided[seen] = decided
         return self._decided[seen]
 
@@ -127,12 +142,14 @@ class Trial:
         """Best class [N] from all modalities."""
         return self.decided(self.evidence.modalities)
 
-    def ms(self, stage: Sequence[str]) -> npt.NDArray[np.float64]:
-        """Milliseconds [N] that each record costs where it reaches a stage."""
-        key = tuple(stage)
+    def ms(self, stage: Sequence[str], before: frozenset[str] = frozenset()) -> npt.NDArray[np.float64]:
+        """Milliseconds [N] that each record costs where it reaches a stage, once others have looked."""
+        key = tuple(stage), HALF in before
         if key not in self._ms:
-            each = [self.costs.of(m) if m in key else 0.0 for m in self.evidence.modalities]
-            self._ms[key] = self.costs.row + self.evidence.present @ np.array(each)
+            each = dict.fromkeys(self.evidence.modalities, 0.0)
+            for look in stage:
+                each[modality_of(look)] += self.costs.of(look, before)
+            self._ms[key] = self.costs.row + self.evidence.present @ np.array(list(each.values()))
         return self._ms[key]
 
     def outcome(self, setting: Setting) -> Outcome:
@@ -144,7 +161,7 @@ class Trial:
         total = 0.0
         seen: frozenset[str] = frozenset()
         for number, stage in enumerate(setting.stages):
-            total += float(self.ms(stage)[waiting].sum())
+            total += float(self.ms(stage, seen)[waiting].sum())
             seen |= set(stage)
             if number < last:
                 leaves = waiting & (self._exit(seen)[0] >= setting.thresholds[number])
@@ -202,7 +219,7 @@ class Trial:
             for name, rows in self._sets(seen):
                 if rows.sum() < _LEAST_ROWS:
                     continue
-                logits = evidence.logits[name][rows]
+                logits = evidence.of(seen)[name][rows]
                 labelled = evidence.labels[rows] >= 0
                 temperatures[name] = 1.0
                 if labelled.sum() >= _LEAST_ROWS:
@@ -212,7 +229,8 @@ class Trial:
         return self._exits[seen]
 
     def _sets(self, seen: frozenset[str]) -> list[tuple[str, npt.NDArray[np.bool_]]]:
-        """Name and rows [N] of each set that records have of some modalities; those with none are in none."""
-        present = self.evidence.present & np.isin(self.evidence.modalities, list(seen))
+        """Name and rows [N] of each set of modalities that records have; those with none are in none."""
+        looked_at = [modality_of(look) for look in seen]
+        present = self.evidence.present & np.isin(self.evidence.modalities, looked_at)
         named = ((set_name(self.evidence.modalities, flags), flags) for flags in np.unique(present, axis=0))
         return [(name, (present == flags).all(axis=1)) for name, flags in named if name]

@@ -121,7 +121,8 @@ class Preprocessor:
             return tensors
         given = _Given(*(tensors[name].to_pylist() for name in ("error", "damaged", "unread")))
         columns = self._decode(wanted, tensors, given, [Step()] * tensors.num_rows)
-        others = [TENSOR_OF[m] for m in self._modalities if m not in wanted]
+        # What is decoded already, and what is left for a later stage still.
+        others = [name for m in self._modalities if m not in wanted for name in (m, TENSOR_OF[m])]
         there = [[value.is_valid for value in tensors[name]] for name in others]
         self._refuse_empty(columns, given, [any(row) for row in zip(*there, strict=True)] if there else [])
         nothing = pa.nulls(tensors.num_rows, pa.binary())

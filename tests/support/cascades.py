@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 
 from mmray.bundle import Cascade, CascadeStage, Exit, NewVariant, extend_bundle
+from mmray.optimize.evidence import modality_of
 from mmray.optimize.staging import split_stages
 from support.bundles import records_table, small_bundle
 from support.media import clip, image_bytes
@@ -14,23 +15,30 @@ TEXT_FIRST = (("text",), ("audio", "image"))
 
 def cascaded(folder, threshold, *, parent=None, stages=TEXT_FIRST, disagreement=0.05, temperature=1.0):
     """The parent bundle with a variant `cascade`, which records with text leave at that confidence."""
-    parent = parent or small_bundle()
-    graphs = []
-    for number, part in enumerate(split_stages(onnx.load(parent.graph("fp32")), stages, parent.golden()[0])):
-        graphs.append(folder.parent / f"{folder.name}-{number}.onnx")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        onnx.save(part, graphs[-1])
     exits = [{"+".join(stage): Exit(threshold=threshold, temperature=temperature)} for stage in stages[:-1]]
+    return cut_into(folder, parent or small_bundle(), stages, exits, disagreement=disagreement)
+
+
+def cut_into(folder, parent, stages, exits, *, disagreement=0.05, half=None, name="cascade"):
+    """The parent bundle with its graph in stages; `half`: the graph for those that look at half images."""
+    graphs = []
+    parts = split_stages(
+        onnx.load(parent.graph("fp32")), stages, parent.golden()[0], onnx.load(half) if half else None
+    )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for number, part in enumerate(parts):
+        graphs.append(folder.parent / f"{folder.name}-{number}.onnx")
+        onnx.save(part, graphs[-1])
     entries = [
-        CascadeStage(file=f"variants/cascade-{i}.onnx", modalities=stage, exits=rules)
+        CascadeStage(file=f"variants/{name}-{i}.onnx", modalities=tuple(map(modality_of, stage)), exits=rules)
         for i, (stage, rules) in enumerate(zip(stages, [*exits, {}], strict=True))
     ]
     entry = parent.manifest.variants["fp32"].model_copy(
         update={"parent": "fp32", "cascade": Cascade(stages=tuple(entries), disagreement=disagreement)}
     )
     new = NewVariant(entry, parent.graph("fp32"), parent.golden()[1], tuple(graphs))
-    card = {"variants": {"fp32": {}, "cascade": {"passed": True}}}
-    return extend_bundle(folder, parent, {"cascade": new}, scorecard=card, origin={})
+    card = {"variants": {"fp32": {}, name: {"passed": True}}}
+    return extend_bundle(folder, parent, {name: new}, scorecard=card, origin={})
 
 
 def mixed_records(rows=48, seed=0):

@@ -249,3 +249,12 @@ def test_stages_that_run_apart_answer_as_together(bundle, preprocess, staged):
     assert together.equals(staged)
     assert second.open.num_rows == 0
     assert stages[1].counts["shadowed"] == stages[0].counts["left 1"]
+
+
+def test_a_record_waits_for_the_stage_of_its_only_modality(tmp_path):
+    """While images are decoded, its sound lies there as bytes still: it is not empty."""
+    three = cascaded(tmp_path / "three", 0.0, stages=(("text",), ("image",), ("audio",)))
+    predict, preprocess = Predictor(three, variant="cascade", provider="cpu"), open_preprocessor(three)
+    rows = predict(preprocess(mixed_records(), predict.later), preprocess.complete).to_pylist()
+    assert not any(row["error"] for row in rows)
+    assert {row["stage"] for row in rows if row["modalities"] == ["audio"]} == {3}

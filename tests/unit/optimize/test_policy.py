@@ -1,5 +1,7 @@
 """The fastest setting that keeps within the budget is taken, and none that is not shown to."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,8 @@ from support.evidence import made_evidence
 
 from mmray.errors import InputError
 from mmray.optimize.costs import Costs, fit_costs
-from mmray.optimize.evidence import Evidence, subsets
+from mmray.optimize.evidence import HALF, Evidence, subsets
+from mmray.optimize.evidence import modality_of as of
 from mmray.optimize.intervals import Clusters
 from mmray.optimize.policy import Budget, choose_policy
 from mmray.optimize.trial import Setting, Trial, front, partitions
@@ -122,10 +125,38 @@ def test_the_curve_rises_and_every_setting_is_on_it_or_beaten():
         assert any(c.ms <= point.ms and c.accuracy >= point.accuracy for c in curve)
 
 
-def test_there_are_thirteen_ordered_partitions_of_three():
-    found = partitions(MODALITIES)
-    assert len(set(found)) == 13
-    assert all(sorted(m for stage in stages for m in stage) == sorted(MODALITIES) for stages in found)
+@pytest.mark.parametrize(("looks", "count"), [(MODALITIES, 13), ((*MODALITIES, HALF), 31)])
+def test_every_ordered_partition_is_tried_in_which_half_an_image_comes_before_the_whole(looks, count):
+    found = partitions(looks)
+    assert len(set(found)) == count
+    for stages in found:
+        assert sorted(m for stage in stages for m in stage) == sorted(looks)
+        if HALF in looks:
+            first, second = (next(s for s in stages if look in s) for look in (HALF, "image"))
+            assert stages.index(first) < stages.index(second)
+
+
+def with_half(evidence, seed=1, right=0.9):
+    """Half an image says as much as all together, but for a share of the records."""
+    random = np.random.default_rng(seed)
+    rows = random.random(len(evidence)) < right
+    full = evidence.logits["image+text+audio"]
+    small = np.where(rows[:, None], full, np.roll(full, 1, axis=1) / 8)
+    half = {name: small if "image" in name else values for name, values in evidence.logits.items()}
+    return replace(evidence, half=half)
+
+
+def test_half_an_image_is_looked_at_first_where_that_is_faster_and_good_enough():
+    """The 30 % that text leaves open are settled by half the image, but for one in ten."""
+    evidence = with_half(made_evidence())
+    costs = Costs(0.1, COSTS.modality | {HALF: 3.0}, decoded_image=10.0)
+    policy = choose_policy(evidence, costs, ONE_POINT)
+    assert policy.chosen.setting.stages[:2] == (("text",), (HALF,))
+    plain = choose_policy(replace(evidence, half=None), costs, ONE_POINT)
+    assert policy.chosen.ms < 0.7 * plain.chosen.ms
+    assert policy.tried < 20_000
+    slow = replace(costs, modality=costs.modality | {HALF: 30.0})
+    assert choose_policy(evidence, slow, ONE_POINT).chosen == plain.chosen
 
 
 @settings(max_examples=15, deadline=None)
@@ -136,22 +167,27 @@ def test_there_are_thirteen_ordered_partitions_of_three():
 )
 def test_what_a_setting_does_is_what_each_record_would_do_by_itself(present, number, seed):
     made = made_evidence(rows=len(present), seed=seed)
-    evidence = Evidence(MODALITIES, np.array(present), made.labels, made.groups, made.logits)
-    every = list(every_setting(MODALITIES))
-    setting = every[number % len(every)]
-    trial = Trial(evidence, COSTS)
+    evidence = with_half(Evidence(MODALITIES, np.array(present), made.labels, made.groups, made.logits))
+    costs = Costs(0.1, COSTS.modality | {HALF: 3.0}, decoded_image=9.0)
+    trial = Trial(evidence, costs)
+    every = list(trial.settings())
+    setting = every[number * 7 % len(every)]
     found, exits = trial.outcome(setting), trial.exits(setting)
     ms = 0.0
     for i, flags in enumerate(present):
         has, seen = [m for m, flag in zip(MODALITIES, flags, strict=True) if flag], set()
         for number, stage in enumerate(setting.stages):
-            ms += 0.1 + sum(COSTS.of(m) for m in stage if m in has)
+            paid = [
+                9.0 if m == "image" and HALF in seen else costs.modality[m] for m in stage if of(m) in has
+            ]
+            ms += 0.1 + sum(paid)
             seen |= set(stage)
-            name = "+".join(m for m in has if m in seen)
+            name = "+".join(m for m in has if m in map(of, seen))
+            answers = evidence.half if HALF in seen and "image" not in seen else evidence.logits
             is_last = number == len(setting.stages) - 1
             rule = None if is_last else exits[number].get(name)
             if rule or is_last:
-                logits = evidence.logits[name][i] / (rule.temperature if rule else 1.0)
+                logits = answers[name][i] / (rule.temperature if rule else 1.0)
                 sure = np.exp(logits - logits.max()).max() / np.exp(logits - logits.max()).sum()
                 if is_last or sure >= rule.threshold:
                     assert (found.left[i], found.decided[i]) == (number, logits.argmax())

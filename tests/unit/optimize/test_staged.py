@@ -8,6 +8,7 @@ from support.linear import linear_bundle, write_labelled
 from mmray.bundle import NewVariant, extend_bundle
 from mmray.engine import Engine
 from mmray.errors import BundleError, InputError
+from mmray.optimize.evidence import HALF
 from mmray.optimize.int8 import to_dynamic_int8
 from mmray.optimize.outputs import run_outputs
 from mmray.optimize.paths import Way, record_blocks, time_ways
@@ -79,6 +80,7 @@ def test_it_is_cut_from_the_variant_that_is_wanted_and_kept_within_the_budget(ca
     assert card["chosen_on"]["settings"] > 1000
     assert card["measured_ms"]["cascade"] < min(ms for n, ms in card["measured_ms"].items() if n != "cascade")
     assert "chosen" in said
+    assert "no stage for images at half their size: no record of the train split can be used" in said
 
 
 def test_in_a_bundle_it_answers_as_it_was_chosen_to(cascade, tuning, folder):
@@ -100,6 +102,22 @@ def test_in_a_bundle_it_answers_as_it_was_chosen_to(cascade, tuning, folder):
     outputs = run_outputs(engine, tuning.records, batch_rows=8)
     asked = outputs.scores[outputs.whole].argmax(axis=1)
     assert sorted(bundle.labels[i] for i in asked) == sorted(row["label"] for row in rows)
+
+
+def test_half_images_are_asked_and_timed_beside_whole_ones(tuning, folder, bundle):
+    """Their head is trained on records of train, their answers and times are of tune."""
+    shards = write_labelled(folder / "train", rows=150, split="train", seed=8)
+    train = Records([str(shards)], bundle, {"train": 1, "tune": 1, "test": 1})
+    own = Tuning(bundle, tuning.records, (str(folder / "some"),), 8, lambda: train.parts("train", 1000))
+    found = own.with_half("int8", folder)
+    evidence, costs = found.trial.evidence, found.trial.costs
+    assert evidence.half.keys() == evidence.logits.keys()
+    with_image = tuning.records.present[:, 0]
+    right = evidence.half["image"].argmax(axis=1) == evidence.labels
+    assert right[with_image].mean() > 0.8
+    assert costs.modality.keys() == {"image", "text", "audio", HALF}
+    assert 0 <= costs.decoded_image < costs.of("image")  # nearly all that these pictures cost is decoding
+    assert own.with_half("int8", folder) is found
 
 
 def test_the_curve_has_variants_subsets_and_settings_with_their_intervals(cascade, tuning):
