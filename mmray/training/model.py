@@ -122,14 +122,17 @@ def frozen_modalities(recipe: TrainRecipe) -> tuple[Modality, ...]:
 
 
 @torch.no_grad()
-def start_gains(model: Trained, batches: Iterable[Batch]) -> None:
+def start_gains(model: Trained, recipe: TrainRecipe, batches: Iterable[Batch]) -> None:
     """Late fusion learns by gradient steps only where all features are of one scale: its gains make it so.
 
     Emoji: MiniLM's features are of length 1, EfficientNet-Lite's of about 17; a word alone was learnt to .36
     without it and to .56 with it.
 
+    Features of an encoder that begins untrained will not stay as they are, and its gain is left at 1.
+
     Args:
         model: other fusions are left alone.
+        recipe: says which encoders were trained before.
         batches: a few, to see how large features are.
     """
     if not isinstance(model, FusedModel) or not isinstance(model.head, SubsetHead):
@@ -142,8 +145,17 @@ def start_gains(model: Trained, batches: Iterable[Batch]) -> None:
             there = present[:, column]
             squares[column] += values[there].square().mean(dim=1).sum()
             counts[column] += there.sum()
-    scale = (squares / counts.clamp(min=1)).sqrt()
+    was_trained = torch.tensor([m in trained_before(recipe) for m in model.modalities])
+    scale = torch.where(was_trained, (squares / counts.clamp(min=1)).sqrt(), 0.0)
     model.head.gain.copy_(torch.where(scale > 0, 1 / scale, 1.0).expand_as(model.head.gain))
+
+
+def trained_before(recipe: TrainRecipe) -> set[Modality]:
+    """Modalities whose encoder begins with weights that were trained."""
+    found = {m for m in recipe.modalities if getattr(recipe, m).pretrained or getattr(recipe, m).start}
+    if recipe.audio and not recipe.audio.is_published and not recipe.audio.start:
+        found.discard("audio")
+    return found
 
 
 def parameter_groups(model: Trained, recipe: TrainRecipe) -> list[dict[str, object]]:
@@ -151,9 +163,7 @@ def parameter_groups(model: Trained, recipe: TrainRecipe) -> list[dict[str, obje
 
     Vectors (biases, norms) have no weight decay.
     """
-    before = {m for m in recipe.modalities if getattr(recipe, m).pretrained or getattr(recipe, m).start}
-    if recipe.audio and not recipe.audio.is_published and not recipe.audio.start:
-        before.discard("audio")
+    before = trained_before(recipe)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

@@ -124,7 +124,7 @@ class Training:
         self.known = self._frozen()
         if not recipe.start:
             some = np.random.default_rng(recipe.seed).permutation(self.train_rows)[:_SCALED_ROWS]
-            start_gains(self.model, self.batches(augmented=False).plain(some, _SCALED_ROWS // 4))
+            start_gains(self.model, recipe, self.batches(augmented=False).plain(some, _SCALED_ROWS // 4))
         self.taught = self._taught(say)
 
     def train(self, workers: Workers, say: Say) -> list[Entry]:
