@@ -53,7 +53,7 @@ def collect_ranges(model: onnx.ModelProto, feeds: Iterable[Feeds], method: Metho
     found = {name: Histogram() for name in observed}
     batches = 0
     with tempfile.TemporaryDirectory() as folder:
-        session = _session(_observing(model, observed), Path(folder) / "observing.onnx")
+        session = probe_session(_observing(model, observed), Path(folder) / "observing.onnx")
         for batch in feeds:
             outputs = iter(session.run(None, batch))
             for name, histogram in found.items():
@@ -82,7 +82,7 @@ def _activations(graph: onnx.GraphProto) -> list[str]:
 def _observing(model: onnx.ModelProto, observed: Iterable[str]) -> onnx.ModelProto:
     """The model with three outputs for each activation: lowest and highest value, and a sample.
 
-    The nodes of an activation stand right behind the one that makes it, see `_session`.
+    The nodes of an activation stand right behind the one that makes it, see `probe_session`.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -129,7 +129,7 @@ def _observe(name: str) -> Iterator[onnx.NodeProto]:
     yield node("Gather", "values", own + "flat", own + "index")
 
 
-def _session(model: onnx.ModelProto, path: Path) -> ort.InferenceSession:
+def probe_session(model: onnx.ModelProto, path: Path) -> ort.InferenceSession:
     """Runs nodes in the order of the graph, so that an activation is dropped as soon as it is reduced.
 
     In ONNX Runtime's usual order all of them wait for the end: 16 records took 2.2 GB, this way 0.45. The

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import onnx
 
@@ -11,9 +12,12 @@ from mmray.batching import Feeds
 from mmray.optimize.calibrate import Ranges, collect_ranges
 from mmray.optimize.half import rehearse_half, to_half
 from mmray.optimize.histogram import Method
-from mmray.optimize.int8 import to_dynamic_int8, to_static_int8
+from mmray.optimize.int8 import Flavour, Form, to_dynamic_int8, to_int8
 from mmray.optimize.judge import Judge
+from mmray.optimize.moments import collect_moments
+from mmray.optimize.rounding import Rounding, find_rounding
 from mmray.optimize.sensitivity import Quantize, fewest_exclusions, rank
+from mmray.optimize.sites import name_of, sites
 from mmray.optimize.steps import CascadeStep, Half, Int8, Step
 from mmray.optimize.trunks import best_forms
 
@@ -73,9 +77,12 @@ class Workshop:
         return Made(make(nodes), rehearse(nodes) if rehearse else None, notes)
 
     def _best(self, kind: Int8) -> Made:
-        ranges, records = self._ranges_by(kind.ranges), self._calibration()
+        def quantize(form_of: Callable[[str], Form]) -> onnx.ModelProto:
+            return self._int8(form_of, kind.ranges)
+
         change, passes = self._judge.change, self._judge.passes
-        found = best_forms(self._model, ranges, records, self._batch_rows, change, passes)
+        records = self._calibration()
+        found = best_forms(self._model, quantize, records, self._batch_rows, change, passes)
         return Made(found.model, notes={"forms": found.report})
 
     def _quantizer(self, step: Step) -> Quantize:
@@ -86,11 +93,29 @@ class Workshop:
             return lambda keep: to_half(model, keep)
         if kind.method == "dynamic":
             return lambda keep: to_dynamic_int8(model, keep)
-        ranges, flavour = self._ranges_by(kind.ranges), kind.flavour
-        return lambda keep: to_static_int8(model, ranges, flavour, keep)
+        return lambda keep: self._int8(
+            lambda name: "float" if name in keep else "static", kind.ranges, kind.flavour
+        )
+
+    def _int8(
+        self, form_of: Callable[[str], Form], method: Method, flavour: Flavour = "cpu"
+    ) -> onnx.ModelProto:
+        """The graph with each node in the form that is wanted for it, static ones with fitted weights."""
+        static = [name for name in self._sites if form_of(name) == "static"]
+        return to_int8(self._rounding.on(self._model, static), form_of, self._ranges_by(method), flavour)
+
+    @cached_property
+    def _sites(self) -> list[str]:
+        return [name_of(site.node) for site in sites(self._model.graph)]
+
+    @cached_property
+    def _rounding(self) -> Rounding:
+        """Found once for all steps."""
+        return find_rounding(self._model, collect_moments(self._model, self._calibration()))
 
     def _ranges_by(self, method: Method) -> Ranges:
-        """Collected once for all steps."""
+        """Collected once for all steps, on weights as static int8 has them."""
         if method not in self._ranges:
-            self._ranges[method] = collect_ranges(self._model, self._calibration(), method)
+            rounded = self._rounding.on(self._model, self._sites)
+            self._ranges[method] = collect_ranges(rounded, self._calibration(), method)
         return self._ranges[method]

@@ -19,8 +19,7 @@ import onnx
 from mmray.batching import INPUTS, Feeds, full_batch
 from mmray.engine import Engine
 from mmray.errors import EngineError
-from mmray.optimize.calibrate import Ranges
-from mmray.optimize.int8 import Form, to_int8
+from mmray.optimize.int8 import Form
 from mmray.optimize.sites import name_of
 from mmray.schema import MODALITIES, Modality
 
@@ -64,7 +63,7 @@ def trunks(model: onnx.ModelProto) -> dict[Modality, frozenset[str]]:
 
 def best_forms(
     model: onnx.ModelProto,
-    ranges: Ranges,
+    quantize: Callable[[Callable[[str], Form]], onnx.ModelProto],
     batches: Iterable[Feeds],
     rows: int,
     change: Callable[[onnx.ModelProto], float],
@@ -74,7 +73,7 @@ def best_forms(
 
     Args:
         model: in float32; it is not altered.
-        ranges: from `collect_ranges` of the same model.
+        quantize: from a form by a node's name, as of `to_int8`, to the graph.
         batches: records to time with, drawn until each modality was there.
         rows: records of one inference, as in the job.
         change: of a graph's decisions, as for `mmray.optimize.sensitivity.rank`.
@@ -87,7 +86,7 @@ def best_forms(
 
     def make(forms: Mapping[Modality, Form]) -> onnx.ModelProto:
         of_node = {name: form for m, form in forms.items() for name in of_trunks[m]}
-        return to_int8(model, lambda name: of_node.get(name, "float"), ranges)
+        return quantize(lambda name: of_node.get(name, "float"))
 
     options: dict[Modality, list[Option]] = {}
     unchanged = make({})

@@ -10,6 +10,7 @@ from mmray.engine import Engine
 from mmray.engine.cpu import FEATURES_VARIABLE, needs_exact_int8
 from mmray.errors import EngineError
 from mmray.optimize.calibrate import collect_ranges
+from mmray.optimize.int8 import to_int8
 from mmray.optimize.trunks import best_forms, trunks
 
 
@@ -31,7 +32,8 @@ def choose(model, golden, tmp_path, passes=lambda _: True):
         found = Engine(tmp_path / "tried.onnx", provider="cpu")(golden)["scores"]
         return float(np.abs(found - small_bundle().golden()[1]["scores"]).max())
 
-    return best_forms(model, collect_ranges(model, [golden]), [golden], 8, change, passes)
+    ranges = collect_ranges(model, [golden])
+    return best_forms(model, lambda form_of: to_int8(model, form_of, ranges), [golden], 8, change, passes)
 
 
 def test_a_trunk_is_what_depends_on_one_modality_alone(bundle):
@@ -78,4 +80,4 @@ def test_a_modality_that_no_record_has_stays_in_float(model, golden, tmp_path, m
     blind = golden | {"pixels": golden["pixels"][:0], "pixels_row": golden["pixels_row"][:0]}
     blind["present"] = golden["present"] & np.array([False, True, True])
     with pytest.raises(EngineError, match=r": text float \("):
-        best_forms(model, {}, [blind], 8, lambda _: 0.0, lambda _: True)
+        best_forms(model, lambda form_of: to_int8(model, form_of), [blind], 8, lambda _: 0.0, lambda _: True)
