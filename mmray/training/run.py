@@ -81,7 +81,10 @@ def train_bundle(recipe: TrainRecipe, output: Path, places: Places, *, workers: 
     if workers > 1:
         from mmray.training.distributed import run_workers
 
-        config = {"recipe": recipe.model_dump_json(), "places": [str(p) for p in vars(places).values()]}
+        config = {
+            "recipe": recipe.model_dump_json(),
+            "places": [str(p.resolve()) for p in vars(places).values()],
+        }
         run_workers(_train_as_worker, config, workers, str(places.work.resolve()))
     history = training.train(Alone(), say)
     draw_curves(history, places.work / "curves.png")
@@ -116,8 +119,8 @@ class Training:
                 f"{recipe.least_records} records or more; training needs two: give more shards, or lower "
                 "least_records"
             )
-        known = np.isin(self.records.labels, self.classes)
-        self.records = self.records.take(known)
+        usable = np.isin(self.records.labels, self.classes) & self.records.present.any(axis=1)
+        self.records = self.records.take(usable)
         self.train_rows, self.tune_rows = self.records.of("train"), self.records.of("tune")
         self.model: Trained = build_model(recipe, self.design, len(self.classes), places.downloads)
         load_start(self.model, recipe)
