@@ -34,7 +34,9 @@ def early():
     return EarlyFusion(SPEC, 4, VOCABULARY, EarlySizes(hidden=16, layers=1, heads=2, intermediate=32))
 
 
-@pytest.fixture(scope="module", params=[student, early], ids=["student", "early"])
+@pytest.fixture(
+    scope="module", params=[student, pytest.param(early, marks=pytest.mark.long)], ids=["student", "early"]
+)
 def exported(request, tmp_path_factory):
     torch.manual_seed(0)
     model, path = request.param().requires_grad_(False), tmp_path_factory.mktemp("graphs") / "model.onnx"

@@ -59,6 +59,7 @@ def test_channels_stay_in_sixteens(half):
     assert all(width % 16 == 0 for width in inner)
 
 
+@pytest.mark.long
 def test_a_pruned_model_exports_and_its_graph_agrees(half, spec, tmp_path):
     export_graph(copy.deepcopy(half), spec, tmp_path / "graph.onnx")
     assert check_parity(half, tmp_path / "graph.onnx", {"all": batch_of(spec)}) < 1e-4

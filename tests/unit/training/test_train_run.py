@@ -86,7 +86,7 @@ def test_the_bundle_predicts_like_its_scorecard(whole, shards):
     assert sum(right) / len(right) == pytest.approx(expected["accuracy"], abs=1e-4)
 
 
-@pytest.mark.parametrize("fusion", ["late", "early"])
+@pytest.mark.parametrize("fusion", [pytest.param("late", marks=pytest.mark.long), "early"])
 def test_every_fusion_ends_as_a_bundle_that_does_without_a_modality(shards, tmp_path, prepared, fusion):
     bundle, _ = trained(shards, tmp_path, prepared, fusion=fusion, epochs=1)
     assert bundle.spec.modalities == MODALITIES
