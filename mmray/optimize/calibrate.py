@@ -144,4 +144,5 @@ def probe_session(model: onnx.ModelProto, path: Path) -> ort.InferenceSession:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_mem_pattern = False
+    options.enable_cpu_mem_arena = False  # pieces of it stay behind where batches differ
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
