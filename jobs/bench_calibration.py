@@ -19,7 +19,7 @@ import typer
 from mmray.batching import Feeds
 from mmray.bundle import FP32, Bundle
 from mmray.optimize.calibrate import collect_ranges
-from mmray.optimize.moments import collect_moments
+from mmray.optimize.moments import MOMENT_ROWS, collect_moments
 from mmray.optimize.records import Records
 
 
@@ -31,19 +31,19 @@ def main(
     """Collect both, print what that took."""
     opened = Bundle.open(bundle)
     model, start = onnx.load(opened.graph(FP32)), perf_counter()
-    collect_moments(model, _feeds(input, opened, rows))
-    ranges = collect_ranges(model, _feeds(input, opened, rows))
+    collect_moments(model, _feeds(input, opened, rows, batch_rows=MOMENT_ROWS))
+    ranges = collect_ranges(model, _feeds(input, opened, rows, batch_rows=16))
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     took = {"rows": rows, "activations": len(ranges), "seconds": round(perf_counter() - start, 1)}
     print(json.dumps(took | {"peak_mb": round(peak_mb)}))
 
 
-def _feeds(inputs: list[str], bundle: Bundle, rows: int) -> Iterator[Feeds]:
+def _feeds(inputs: list[str], bundle: Bundle, rows: int, batch_rows: int) -> Iterator[Feeds]:
     records = Records(inputs, bundle, {"train": rows, "tune": 1, "test": 1})
     left = rows
     while left > 0:
         before = left
-        for feeds in records.feeds("train"):
+        for feeds in records.feeds("train", batch_rows):
             yield feeds
             left -= len(feeds["present"])
         if left == before:

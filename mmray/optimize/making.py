@@ -14,7 +14,7 @@ from mmray.optimize.half import rehearse_half, to_half
 from mmray.optimize.histogram import Method
 from mmray.optimize.int8 import Flavour, Form, to_dynamic_int8, to_int8
 from mmray.optimize.judge import Judge
-from mmray.optimize.moments import collect_moments
+from mmray.optimize.moments import MOMENT_ROWS, collect_moments
 from mmray.optimize.rounding import Rounding, find_rounding
 from mmray.optimize.sensitivity import Quantize, fewest_exclusions, rank
 from mmray.optimize.sites import name_of, sites
@@ -40,7 +40,8 @@ class Workshop:
 
     Args:
         model: in float32; never altered.
-        calibration: gives batches of records for ranges, from the beginning each time.
+        calibration: gives batches of records, of `batch_rows` or as many as it likes, from the beginning each
+            time.
         judge: says how much a try changes, and whether it would pass.
         batch_rows: records of one inference, as in the job.
     """
@@ -48,7 +49,7 @@ class Workshop:
     def __init__(
         self,
         model: onnx.ModelProto,
-        calibration: Callable[[], Iterable[Feeds]],
+        calibration: Callable[..., Iterable[Feeds]],
         judge: Judge,
         batch_rows: int,
     ) -> None:
@@ -111,7 +112,8 @@ class Workshop:
     @cached_property
     def _rounding(self) -> Rounding:
         """Found once for all steps."""
-        return find_rounding(self._model, collect_moments(self._model, self._calibration()))
+        feeds = self._calibration(batch_rows=MOMENT_ROWS)
+        return find_rounding(self._model, collect_moments(self._model, feeds))
 
     def _ranges_by(self, method: Method) -> Ranges:
         """Collected once for all steps, on weights as static int8 has them."""

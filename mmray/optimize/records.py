@@ -130,10 +130,10 @@ class Records:
                     if good.num_rows:
                         yield good
 
-    def feeds(self, split: Split) -> Iterator[Feeds]:
+    def feeds(self, split: Split, batch_rows: int = _CALIBRATION_ROWS) -> Iterator[Feeds]:
         """Batches of the same records, for calibration: they need not fit in memory."""
         for tensors in self.tensors(split):
-            for rows in batches(tensors, _CALIBRATION_ROWS):
+            for rows in batches(tensors, batch_rows):
                 yield pack(tensors.take(rows), self._bundle.spec)
 
     def none_of(self, split: Split) -> InputError:
