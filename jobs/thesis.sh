@@ -31,10 +31,10 @@ train() { # NAME [RECIPE] [--set …]
     ${set[@]+"${set[@]}"} "$@"
 }
 
-optimize() { # NAME: int8 and a cascade of it
+optimize() { # NAME [RECIPE]: int8, and a cascade of it
   [ -f "$bundles/$1-optimized/manifest.json" ] && return
   say "int8 and cascade of $1"
-  mmray optimize "$bundles/$1" --recipe "$recipes/thesis-optimize.yaml" --output "$bundles/$1-optimized" || true
+  mmray optimize "$bundles/$1" --recipe "$recipes/thesis-${2:-optimize}.yaml" --output "$bundles/$1-optimized" || true
 }
 
 say "records: four artists' emoji, a keyword and a spoken word each, in $data"
@@ -59,7 +59,7 @@ train pruned
 train qat
 optimize teacher-intermediate
 optimize student
-optimize qat
+optimize qat qat
 optimize pruned
 
 say "the batch job on an artist that none of them has seen"
@@ -68,4 +68,4 @@ python jobs/bench_variants.py --input "$data" --copies 1 --rounds "$rounds" \
   "$teacher:fp32" "$teacher:fp32:image" "$bundles/teacher-late:fp32" "$bundles/early:fp32" \
   "$teacher-optimized:int8-best" "$teacher-optimized:cascade" \
   "$student:fp32" "$student:fp32:image" "$student:int8-best" "$student:cascade" \
-  "$bundles/qat-optimized:int8-best" "$bundles/pruned:fp32" "$bundles/image:fp32"
+  "$bundles/qat-optimized:int8-qat" "$bundles/pruned:fp32" "$bundles/image:fp32"

@@ -18,7 +18,7 @@ from mmray.optimize.moments import MOMENT_ROWS, collect_moments
 from mmray.optimize.rounding import Rounding, find_rounding
 from mmray.optimize.sensitivity import Quantize, fewest_exclusions, rank
 from mmray.optimize.sites import name_of, sites
-from mmray.optimize.steps import CascadeStep, Half, Int8, Step
+from mmray.optimize.steps import Given, Half, Int8, Step
 from mmray.optimize.trunks import best_forms
 
 
@@ -65,6 +65,8 @@ class Workshop:
         """
         if isinstance(step.kind, Int8) and step.kind.method == "best":
             return self._best(step.kind)
+        if isinstance(step.kind, Given):
+            return Made(onnx.load(step.kind.graph))
         make = self._quantizer(step)
         rehearse = (lambda keep: rehearse_half(self._model, keep)) if isinstance(step.kind, Half) else None
         nodes: frozenset[str] = frozenset()
@@ -89,7 +91,7 @@ class Workshop:
     def _quantizer(self, step: Step) -> Quantize:
         """From names of nodes that stay in float to the graph."""
         kind, model = step.kind, self._model
-        assert not isinstance(kind, CascadeStep)  # is no graph of another precision
+        assert isinstance(kind, Half | Int8)
         if isinstance(kind, Half):
             return lambda keep: to_half(model, keep)
         if kind.method == "dynamic":

@@ -68,6 +68,17 @@ class Int8(_Model):
         return "tensorrt" if self.flavour == "tensorrt" else "any"
 
 
+class Given(_Model):
+    """A graph of the bundle's inputs and outputs that was made elsewhere, as by training for int8."""
+
+    graph: str  # ONNX file
+    precision: Literal["fp32", "fp16", "int8"] = "int8"
+
+    mixed: ClassVar[bool] = False
+    provider: ClassVar[Literal["any"]] = "any"
+    title: ClassVar[str] = "given"
+
+
 class CascadeStep(_Model):
     """A variant's graph cut into stages, of which the early ones answer the easy records."""
 
@@ -106,21 +117,23 @@ class Step(_Model):
 
     half: Half | None = None
     int8: Int8 | None = None
+    given: Given | None = None
     cascade: CascadeStep | None = None
     name: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9._-]*$")
 
-    @field_validator("half", "int8", "cascade", mode="before")
+    @field_validator("half", "int8", "given", "cascade", mode="before")
     @classmethod
     def _nothing_is_the_default(cls, value: object) -> object:
         return {} if value is None else value  # `- half:` is what people write
 
     @property
-    def kinds(self) -> dict[str, Half | Int8 | CascadeStep]:
+    def kinds(self) -> dict[str, Half | Int8 | Given | CascadeStep]:
         """What is asked for, by the YAML file's key."""
-        return {k: v for k in ("half", "int8", "cascade") if (v := getattr(self, k)) is not None}
+        kinds = ("half", "int8", "given", "cascade")
+        return {k: v for k in kinds if (v := getattr(self, k)) is not None}
 
     @property
-    def kind(self) -> Half | Int8 | CascadeStep:
+    def kind(self) -> Half | Int8 | Given | CascadeStep:
         return next(iter(self.kinds.values()))
 
     @property
@@ -174,13 +187,16 @@ def _faults(recipe: VariantRecipe) -> Iterator[str]:
     for i, step in enumerate(recipe.steps):
         where = f"steps.{i}"
         if len(step.kinds) != 1:
-            yield f"'{where}': a step is exactly one of half, int8 and cascade, not {len(step.kinds)} of them"
+            kinds = "half, int8, given and cascade"
+            yield f"'{where}': a step is exactly one of {kinds}, not {len(step.kinds)} of them"
         elif step.variant in seen:
             yield f"'{where}': there is a variant {step.variant!r} already; give this one another `name`"
         elif step.int8 and step.int8.method != "static" and step.int8.flavour == "tensorrt":
             yield f"'{where}.int8': TensorRT takes static int8 only; set method: static"
         elif step.int8 and step.int8.method == "best" and step.kind.mixed:
             yield f"'{where}.int8': best has no mixed form; set method: static, or leave `mixed` out"
+        elif step.given and not Path(step.given.graph).is_file():
+            yield f"'{where}.given': {step.given.graph} is not there; train that recipe first"
         elif step.cascade and (step.cascade.accuracy_loss is None) == (step.cascade.disagreement is None):
             yield f"'{where}.cascade': give exactly one of accuracy_loss and disagreement"
         else:

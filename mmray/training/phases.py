@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,6 +22,8 @@ from mmray.training.recipe import Prune, TrainRecipe
 from mmray.training.sparse import Sparsity
 from mmray.training.weights import BEST, load_weights
 
+#: In the folder of a training for int8: the graph that it ended with, for a step `given` of mmray optimize.
+INT8 = "int8.onnx"
 _RANGE_ROWS, _RANGE_BATCH = 256, 16  # train records that QAT finds its ranges on
 _WEIGHED_ROWS, _WEIGHED_BATCH = 256, 32  # train records that say which channels matter
 
@@ -50,6 +53,8 @@ def run_phases(task: Task, records: Prepared) -> list[Entry]:
         feeds = (records.feeds(rows[i : i + _RANGE_BATCH]) for i in range(0, len(rows), _RANGE_BATCH))
         qat.prepare(task.model, records.spec, feeds)
         history = train(replace(task, title="QAT, epoch"))
+        if task.workers.rank == 0:
+            onnx.save(qat.to_int8(task.model.eval(), records.spec), task.folder / INT8)
         qat.strip(task.model)
         return history
     if recipe.sparsity:

@@ -11,10 +11,13 @@ from support.scripts import ROOT
 
 from mmray.bundle import Bundle
 from mmray.errors import ConfigError, OutputError
+from mmray.optimize.steps import VariantRecipe
+from mmray.optimize.variants import optimize
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.schema import MODALITIES
 from mmray.sources import ReadOptions, list_shards, read
 from mmray.training.loop import HISTORY, Alone
+from mmray.training.phases import INT8
 from mmray.training.recipe import TrainRecipe
 from mmray.training.run import Places, Training, train_bundle
 from mmray.training.weights import BEST
@@ -140,6 +143,14 @@ def test_pruned_it_is_narrower_and_starts_again_from_its_folder(shards, tmp_path
         shards, tmp_path, prepared, "tuned", **image, start=str(tmp_path / "work/pruned"), quantize=True
     )
     assert after.scorecard["variants"]["fp32"]["bytes"] == pytest.approx(sizes[1], rel=0.01)
+    given = {"graph": str(tmp_path / "work/tuned" / INT8)}
+    rows = {"train": 16, "tune": 20, "test": 20}
+    steps = [{"name": "int8-qat", "given": given}]
+    recipe = VariantRecipe.model_validate(
+        {"input": str(shards), "rows": rows, "timing_rounds": 0, "steps": steps, "keep_failed": True}
+    )
+    judged = optimize(after, recipe, tmp_path / "judged", say=print)
+    assert judged.graph("int8-qat").stat().st_size < sizes[1] / 2
 
 
 def test_another_recipe_in_the_same_folder_is_refused(whole, shards, prepared):
