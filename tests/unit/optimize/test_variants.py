@@ -281,7 +281,7 @@ def test_the_parents_own_place_and_a_folder_of_something_else_are_refused(parent
         ({"steps": [{"int9": {}}]}, "unknown key 'steps.0.int9' (did you mean 'int8'?)"),
         ({"steps": [{"half": {}}, {"int8": {"metod": "static"}}]}, "unknown key 'steps.1.int8.metod'"),
         ({"steps": [{"int8": {"method": "magic"}}]}, "'steps.0.int8.method': input should be 'best'"),
-        ({"steps": [{}]}, "'steps.0': a step is exactly one of half, int8 and cascade, not 0 of them"),
+        ({"steps": [{}]}, "'steps.0': a step is exactly one of half, int8, given and cascade, not 0 of them"),
         ({"steps": [{"half": {}, "int8": {"method": "static"}}]}, "not 2 of them"),
         ({"steps": [{"half": {}}, {"half": {}}]}, "'steps.1': there is a variant 'fp16' already"),
         ({"steps": [{"half": {}, "name": "fp32"}]}, "there is a variant 'fp32' already"),
