@@ -3,8 +3,8 @@
 # makes the emoji of four artists, encoders, three fusions, a teacher, a student, a pruned and an int8-trained
 # model and a cascade, runs them all in the batch job over an artist that none has seen, and prints one table.
 #
-#     jobs/thesis.sh            about an hour on two cores; what is there already is not made again
-#     jobs/thesis.sh --quick    a few records and one epoch, five minutes: shows that all of it works, no figure
+#     jobs/thesis.sh            what is there already is not made again; not yet timed as a whole
+#     jobs/thesis.sh --quick    a few records and one epoch: shows that all of it works, no figure
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH="$PWD/.venv/bin:$PATH"
@@ -34,6 +34,7 @@ train() { # NAME [RECIPE] [--set …]
 optimize() { # NAME [RECIPE]: int8, and a cascade of it
   [ -f "$bundles/$1-optimized/manifest.json" ] && return
   say "int8 and cascade of $1"
+  # Exit 1 says that no variant passed; the bundle is there all the same, and a missing variant is told below.
   mmray optimize "$bundles/$1" --recipe "$recipes/thesis-${2:-optimize}.yaml" --output "$bundles/$1-optimized" || true
 }
 

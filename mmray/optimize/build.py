@@ -62,7 +62,7 @@ def build_bundle(
     """
     recipe = recipe or Recipe()
     encoders = encoders.only(recipe.modalities)
-    _check_replaceable(output)
+    check_replaceable(output)
     clock = _Clock(say)
     shards = list_shards(inputs)
     with tempfile.TemporaryDirectory() as temporary:
@@ -138,7 +138,7 @@ class _Clock:
         self._start = now
 
 
-def _check_replaceable(output: Path) -> None:
+def check_replaceable(output: Path) -> None:
     """A bundle may be replaced, and nothing else: writing one deletes what is there."""
     is_empty = output.is_dir() and not any(output.iterdir())
     if output.exists() and not is_empty and not (output / MANIFEST).is_file():

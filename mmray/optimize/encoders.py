@@ -58,16 +58,7 @@ class EncoderSet:
     @property
     def sources(self) -> list[Source]:
         """Where the weights came from, for the bundle's manifest."""
-        return [
-            Source(
-                name=p.name,
-                version=f"{p.package}=={p.version}",
-                file=p.member,
-                sha256=p.sha256,
-                licence=p.licence,
-            )
-            for p in self.pretrained
-        ]
+        return [source_of(weights) for weights in self.pretrained]
 
     def only(self, modalities: Collection[Modality]) -> EncoderSet:
         """The set without the other modalities' encoders.
@@ -86,6 +77,13 @@ class EncoderSet:
             tokenizer=self.tokenizer if "text" in modalities else None,
             pretrained=tuple(p for p in self.pretrained if p.modality in modalities),
         )
+
+
+def source_of(p: Pretrained) -> Source:
+    """Published weights as a bundle's manifest names them."""
+    return Source(
+        name=p.name, version=f"{p.package}=={p.version}", file=p.member, sha256=p.sha256, licence=p.licence
+    )
 
 
 def pretrained_encoders(downloads: Path) -> EncoderSet:

@@ -1,4 +1,4 @@
-"""The same training on several Ray workers, by Ray Train: gradients are averaged over gloo or NCCL.
+"""The same training on several Ray workers, by Ray Train: gradients are averaged over gloo.
 
 Every worker sees the same folder of prepared tensors, so on several machines it must lie on a shared disk.
 """
@@ -53,7 +53,7 @@ def run_workers(
     trainer = TorchTrainer(
         work,
         train_loop_config=config,
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=torch.cuda.is_available()),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=False),
         run_config=RunConfig(storage_path=folder, name="ray-train"),
     )
     trainer.fit()

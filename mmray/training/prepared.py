@@ -47,10 +47,15 @@ class Prepared:
     splits: npt.NDArray[np.str_]  # [N], of `mmray.optimize.splits.SPLITS`, or empty
     spec: PreprocessSpec
     rule: str  # by which the splits were assigned
-    identity: str  # changes with the records and their preprocessing
+    source: str  # changes with the shards and their preprocessing
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def identity(self) -> str:
+        """Changes with the records, their order and their preprocessing."""
+        return hashlib.sha256(self.source.encode() + self.places.tobytes()).hexdigest()[:16]
 
     @property
     def present(self) -> npt.NDArray[np.bool_]:
@@ -170,7 +175,7 @@ def prepare(
         assigned.of,
         spec,
         assigned.rule,
-        f"{place.name}-{least_records}",
+        place.name,
     )
     names, counts = np.unique(found.labels, return_counts=True)
     kept = np.isin(found.labels, names[counts >= least_records]) & np.isin(found.splits, SPLITS)

@@ -14,10 +14,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmray.bundle import FP32, MANIFEST, Bundle, write_bundle
+from mmray.bundle import FP32, Bundle, write_bundle
 from mmray.engine import Engine
-from mmray.errors import ConfigError, InputError, OutputError
+from mmray.errors import ConfigError, InputError
 from mmray.models.fused import FusedModel
+from mmray.optimize.build import check_replaceable
 from mmray.optimize.cases import batch_cases, golden_records
 from mmray.optimize.export import check_parity, export_graph
 from mmray.optimize.selective import judge_selective
@@ -75,7 +76,7 @@ def train_bundle(recipe: TrainRecipe, output: Path, places: Places, *, workers: 
         OutputError: there is something else than a bundle at `output`.
         EngineError: the exported graph is not equal to the model.
     """
-    _check_replaceable(output)
+    check_replaceable(output)
     _claim(places.work, recipe)
     training = Training(recipe, places, say)
     if workers > 1:
@@ -177,7 +178,7 @@ class Training:
 
 
 def _train_as_worker(config: dict[str, Any]) -> None:
-    """One of several: everything that is prepared lies on disk altraining."""
+    """One of several: everything that is prepared lies on disk already."""
     from mmray.training.distributed import Together
 
     together = Together()
@@ -259,13 +260,6 @@ def _sample(shards: list[Shard], made: Design) -> tuple[pa.Table, pa.Table]:
             if pc.any(good).as_py():
                 return tensors.filter(good), block.filter(good)
     raise InputError(f"{shards[0].url}: no usable record")
-
-
-def _check_replaceable(output: Path) -> None:
-    """A bundle may be replaced, and nothing else: writing one deletes what is there."""
-    is_empty = output.is_dir() and not any(output.iterdir())
-    if output.exists() and not is_empty and not (output / MANIFEST).is_file():
-        raise OutputError(f"{output}: there, but not a bundle; give another output, or move it away")
 
 
 def _claim(work: Path, recipe: TrainRecipe) -> None:
