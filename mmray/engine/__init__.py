@@ -12,7 +12,7 @@ import onnxruntime as ort
 from mmray.batching import Feeds
 from mmray.engine.bound import Bound, Sessions, placement, sizes_of
 from mmray.engine.compiled import Compiled
-from mmray.engine.cpu import kernel_options
+from mmray.engine.cpu import LEFT_OUT, kernel_options
 from mmray.engine.device import device_name, device_type, engine_version
 from mmray.engine.prepack import shared_graph
 from mmray.engine.providers import (
@@ -94,7 +94,9 @@ class Engine:
         providers = provider_chain(chosen, setup)
 
         def load() -> ort.InferenceSession:
-            return ort.InferenceSession(str(graph), options, providers=providers)
+            return ort.InferenceSession(
+                str(graph), options, providers=providers, disabled_optimizers=LEFT_OUT
+            )
 
         try:
             self._session = load()

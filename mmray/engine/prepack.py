@@ -17,7 +17,7 @@ import onnxruntime as ort
 from filelock import FileLock
 
 from mmray.digests import is_sealed, seal, sha256_of_all
-from mmray.engine.cpu import kernel_options
+from mmray.engine.cpu import LEFT_OUT, kernel_options
 from mmray.engine.device import device_type, engine_version
 from mmray.errors import EngineError
 
@@ -89,10 +89,11 @@ def _save(graph: Path, target: Path, *, packed: bool) -> None:
         **kernel_options(),  # as the engine sets them: what they change is saved with the graph
     }.items():
         options.add_session_config_entry(key, value)
-    ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    providers = ["CPUExecutionProvider"]
+    ort.InferenceSession(str(graph), options, providers=providers, disabled_optimizers=LEFT_OUT)
 
 
 def _key(digest: str) -> str:
-    """Names the graph, the version of ONNX Runtime, and the CPU by its model and features."""
-    about = f"{digest} {engine_version()} {device_type('cpu')}"
+    """Names the graph, ONNX Runtime's version and optimizers, and the CPU by its model and features."""
+    about = f"{digest} {engine_version()} without {LEFT_OUT} {device_type('cpu')}"
     return hashlib.sha256(about.encode()).hexdigest()[:24]

@@ -205,7 +205,7 @@ def _add_wide(draft: Draft, site: Site, wide: Wide, activations: _Activations) -
     if result != site.node.output[0]:
         follower = next(node for node in draft.originals if result in node.output)
         name = draft.node(follower.op_type, [name, *follower.input[1:]], f"{result}/wide")
-    integers = draft.node("QuantizeLinear", [name, *activations.scale(result)], f"{result}/wide/int")
+    integers = draft.node("QuantizeLinear", [name, *activations.scale(result)], f"{result}/wide/result")
     regrouped(draft, integers, f"{result}/int", wide.column)
     activations.are_there(result)
 

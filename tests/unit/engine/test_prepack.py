@@ -122,3 +122,23 @@ def flip(file):
 def _no_leftovers(tmp_path):
     yield
     assert not list(tmp_path.glob("**/.tmp-*"))
+
+
+@pytest.mark.parametrize("prepacked", [False, True])
+def test_float_weights_between_integers_stay_in_float(tmp_path, prepacked):
+    """ONNX Runtime would round them by one scale for all channels, and the smaller ones would be gone."""
+    graph = tmp_path / "mixed.onnx"
+    model = parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 20]> g (uint8[N,4,8,8] x) => (uint8[N,4,6,6] y) '
+        "{ f = DequantizeLinear (x, step, zero)  c = Conv <group = 4> (f, w)  y = QuantizeLinear (c, fine, zero) }"
+    )
+    scales = np.array([1, 0.014, 0.011, 0.003], np.float32)
+    weights = np.full((4, 1, 3, 3), 1 / 9, np.float32) * scales[:, None, None, None]
+    steps = {"step": np.float32(1), "fine": np.float32(0.1), "zero": np.uint8(0)}
+    for name, array in (*steps.items(), ("w", weights)):
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
+    bright = np.full((1, 4, 8, 8), 200, np.uint8)
+    onnx.save(model, graph)
+    path = shared_graph([graph], tmp_path / "cache") if prepacked else graph
+    found = Engine(path, provider="cpu", prepacked=prepacked)({"x": bright})["y"]
+    np.testing.assert_array_equal(found[0, :, 0, 0], [255, 28, 22, 6])

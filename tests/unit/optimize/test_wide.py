@@ -128,6 +128,17 @@ def test_pixels_reach_the_kernel_untouched_and_what_is_read_of_them_is_exact(tmp
     assert np.abs(run(small, **picture()) - expected).max() < 0.02 * np.abs(expected).max()
 
 
+def test_a_wide_convolution_may_have_no_activation_behind_it():
+    model = parse(
+        PIXELS.replace("Relu", "Neg"),
+        **{c.name: numpy_helper.to_array(c) for c in pixel_model().graph.initializer},
+    )
+    small = to_static_int8(model, collect_ranges(model, [picture()], "minmax"))
+    expected = run(model, **picture())
+    assert any("wide" in name for name in constants_of(small))
+    assert np.abs(run(small, **picture()) - expected).max() < 0.02 * np.abs(expected).max()
+
+
 def test_a_first_convolution_that_stays_in_float_takes_pixels_as_before():
     model = pixel_model()
     small = to_static_int8(model, collect_ranges(model, [picture()], "minmax"), exclude={"conv_node"})
