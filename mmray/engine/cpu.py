@@ -16,9 +16,9 @@ from pathlib import Path
 #: to time or prepare on this machine what another, lesser one will run. The instructions stay this machine's.
 FEATURES_VARIABLE = "MMRAY_CPU_FEATURES"
 
-#: Optimizers of ONNX Runtime that no graph is run with. This one (1.31) gives the float weights of a convolution
-#: between DequantizeLinear and QuantizeLinear one int8 scale for all channels, and scores go wrong: where a
-#: graph wants int8 weights, it has them (docs/log.md).
+#: Optimizers of ONNX Runtime that no graph is run with. This one (1.31) gives the float weights of a
+#: convolution between DequantizeLinear and QuantizeLinear one int8 scale for all channels, and scores go
+#: wrong. Where a graph wants int8 weights, it has them.
 LEFT_OUT = ["WeightBiasQuantization"]
 
 _AVX512_CORE = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}

@@ -130,7 +130,8 @@ def test_float_weights_between_integers_stay_in_float(tmp_path, prepacked):
     graph = tmp_path / "mixed.onnx"
     model = parser.parse_model(
         '<ir_version: 10, opset_import: ["": 20]> g (uint8[N,4,8,8] x) => (uint8[N,4,6,6] y) '
-        "{ f = DequantizeLinear (x, step, zero)  c = Conv <group = 4> (f, w)  y = QuantizeLinear (c, fine, zero) }"
+        "{ f = DequantizeLinear (x, step, zero)  c = Conv <group = 4> (f, w) "
+        "  y = QuantizeLinear (c, fine, zero) }"
     )
     scales = np.array([1, 0.014, 0.011, 0.003], np.float32)
     weights = np.full((4, 1, 3, 3), 1 / 9, np.float32) * scales[:, None, None, None]
