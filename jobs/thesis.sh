@@ -11,9 +11,10 @@ PATH="$PWD/.venv/bin:$PATH"
 
 say() { printf '\n── %s\n' "$1"; }
 
-data=data/emoji bundles=bundles/thesis runs=runs/thesis rounds=2 set=()
+data=data/emoji bundles=bundles/thesis runs=runs/thesis seeds='0 1 2' rounds=2 set=()
+optimized='teacher-intermediate student-0 pruned'
 if [ "${1:-}" = --quick ]; then
-  data=data/emoji-quick bundles=bundles/thesis-quick runs=runs/thesis-quick rounds=1
+  data=data/emoji-quick bundles=bundles/thesis-quick runs=runs/thesis-quick seeds=0 rounds=1 optimized=student-0
   set=(--set epochs=1 --set least_records=5)
 fi
 recipes=$runs/recipes
@@ -51,22 +52,45 @@ train image-large
 train teacher-late
 train teacher-intermediate
 train early
-for seed in 0 1 2; do
-  suffix=$([ "$seed" = 0 ] || echo "-$seed")
-  train "student$suffix" student --set "seed=$seed"
-  train "student-logits$suffix" student --set "seed=$seed" --set distil.features=0
+for seed in $seeds; do
+  train "student-$seed" student --set "seed=$seed"
+  train "logits-$seed" student --set "seed=$seed" --set distil.features=0
 done
 train pruned
 train qat
-optimize teacher-intermediate
-optimize student
+for name in $optimized; do optimize "$name"; done
 optimize qat qat
-optimize pruned
+
+contenders=()
+enter() { # BUNDLE VARIANT [MODALITIES], unless it was not made or did not pass
+  if [ ! -e "$bundles/$1" ]; then
+    return
+  elif python -c 'import json, sys; sys.exit(sys.argv[2] not in json.load(open(sys.argv[1]))["variants"])' \
+    "$bundles/$1/manifest.json" "$2"; then
+    contenders+=("$bundles/$1:$2${3:+:$3}")
+  else
+    printf '   %s has no variant %s: it did not pass\n' "$1" "$2"
+  fi
+}
 
 say "the batch job on an artist that none of them has seen"
-teacher=$bundles/teacher-intermediate student=$bundles/student-optimized
-python jobs/bench_variants.py --input "$data" --copies 1 --rounds "$rounds" \
-  "$teacher:fp32" "$teacher:fp32:image" "$bundles/teacher-late:fp32" "$bundles/early:fp32" \
-  "$teacher-optimized:int8-best" "$teacher-optimized:cascade" \
-  "$student:fp32" "$student:fp32:image" "$student:int8-best" "$student:cascade" \
-  "$bundles/qat-optimized:int8-qat" "$bundles/pruned:fp32" "$bundles/image:fp32"
+enter teacher-intermediate fp32
+enter teacher-intermediate fp32 image
+enter teacher-late fp32
+enter early fp32
+enter teacher-intermediate-optimized int8-best
+enter teacher-intermediate-optimized cascade
+enter student-0 fp32
+enter student-0 fp32 image
+enter student-0-optimized int8-best
+enter student-0-optimized cascade
+enter qat-optimized int8-qat
+enter qat-optimized int8-static
+enter image fp32
+enter pruned fp32
+enter pruned-optimized int8-best
+python jobs/bench_variants.py --input "$data" --copies 1 --rounds "$rounds" "${contenders[@]}"
+
+say "a student that learns the teacher's features too, and one that learns its scores alone"
+of() { for seed in $seeds; do printf '%s' "$bundles/$1-$seed,"; done | sed 's/,$//'; }
+python jobs/seeds.py --input "$data" --one "$(of student)" --other "$(of logits)"
