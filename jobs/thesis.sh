@@ -8,6 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH="$PWD/.venv/bin:$PATH"
+export OMP_NUM_THREADS=1
 
 say() { printf '\n── %s\n' "$1"; }
 
@@ -27,9 +28,18 @@ train() { # NAME [RECIPE] [--set …]
   local name=$1 recipe=${2:-$1}
   shift $(($# > 1 ? 2 : 1))
   [ -f "$bundles/$name/manifest.json" ] && return
-  say "training $name"
   mmray train "$recipes/$recipe.yaml" --work "$runs/$name" --output "$bundles/$name" \
-    ${set[@]+"${set[@]}"} "$@"
+    ${set[@]+"${set[@]}"} "$@" | sed -u "s/^/$name  /"
+}
+
+together() { # COMMAND COMMAND: two of them at once, a core each
+  local command pids=()
+  say "${*%% --set*}"
+  for command in "$@"; do
+    $command &
+    pids+=($!)
+  done
+  for pid in "${pids[@]}"; do wait "$pid"; done
 }
 
 optimize() { # NAME [RECIPE]: int8, and a cascade of it
@@ -46,18 +56,15 @@ if [ "$data" != data/emoji ]; then
   cp data/emoji/{train-00000[07],tune-000000,test-000000}.tar "$data"
 fi
 
-train sound
-train image
-train image-large
+together 'train sound' 'train image'
+together 'train image-large' 'train pruned'
 train teacher-late
 train teacher-intermediate
-train early
 for seed in $seeds; do
-  train "student-$seed" student --set "seed=$seed"
-  train "logits-$seed" student --set "seed=$seed" --set distil.features=0
+  together "train student-$seed student --set seed=$seed" \
+    "train logits-$seed student --set seed=$seed --set distil.features=0"
 done
-train pruned
-train qat
+together 'train early' 'train qat'
 for name in $optimized; do optimize "$name"; done
 optimize qat qat
 
@@ -89,6 +96,7 @@ enter qat-optimized int8-static
 enter image fp32
 enter pruned fp32
 enter pruned-optimized int8-best
+if [ "$rounds" = 1 ]; then contenders=("${contenders[@]::1}" "${contenders[@]: -1}"); fi
 python jobs/bench_variants.py --input "$data" --copies 1 --rounds "$rounds" "${contenders[@]}"
 
 say "a student that learns the teacher's features too, and one that learns its scores alone"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock
 
 from mmray.engine import Engine
 from mmray.models.encoder import Encoder
@@ -38,22 +39,25 @@ def frozen_features(
         digest.update(name.encode())
         digest.update(tensor.contiguous().numpy().tobytes())
     file = folder / f"{modality}-{digest.hexdigest()[:16]}.npy"
-    if not file.exists():
-        own = prepared.only(modality)
-        engine = _engine(modality, encoder, own.spec)
-        there = np.flatnonzero(own.present)
-        parts = [there[i : i + _ROWS] for i in range(0, len(there), _ROWS)]
-        partial = file.with_suffix(".partial")
-        shape = (len(prepared), encoder.dim)
-        values = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            features = pool.map(lambda rows: engine(own.feeds(rows))["features"], parts)
-            for rows, of_rows in zip(parts, features, strict=True):
-                values[rows] = of_rows
-        values.flush()
-        partial.replace(file)
+    with FileLock(file.with_suffix(".lock")):
+        if not file.exists():
+            _make(file, prepared.only(modality), modality, encoder)
     found: npt.NDArray[np.float32] = np.load(file, mmap_mode="r")
     return found
+
+
+def _make(file: Path, own: Prepared, modality: Modality, encoder: Encoder) -> None:
+    engine = _engine(modality, encoder, own.spec)
+    there = np.flatnonzero(own.present)
+    parts = [there[i : i + _ROWS] for i in range(0, len(there), _ROWS)]
+    partial = file.with_suffix(".partial")
+    values = np.lib.format.open_memmap(partial, "w+", np.float32, (len(own), encoder.dim))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        features = pool.map(lambda rows: engine(own.feeds(rows))["features"], parts)
+        for rows, of_rows in zip(parts, features, strict=True):
+            values[rows] = of_rows
+    values.flush()
+    partial.replace(file)
 
 
 def _engine(modality: Modality, encoder: Encoder, spec: PreprocessSpec) -> Engine:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from filelock import FileLock
 
 from mmray.batching import Feeds, pack
 from mmray.digests import sha256_of
@@ -146,14 +147,15 @@ def prepare(
     columns = [TENSOR_OF[m] for m in spec.modalities]
     files = []
     said = monotonic()
-    for number, shard in enumerate(shards):
-        file = place / f"shard-{number:05d}.arrow"
-        if not file.exists():
-            _write(file, _labelled(shard, preprocess, columns))
-            if monotonic() - said > _QUIET_S or number + 1 == len(shards):
-                said = monotonic()
-                say(f"preprocessed {number + 1} of {len(shards)} shards")
-        files.append(file)
+    with FileLock(place.with_suffix(".lock")):  # several trainings may begin at once
+        for number, shard in enumerate(shards):
+            file = place / f"shard-{number:05d}.arrow"
+            if not file.exists():
+                _write(file, _labelled(shard, preprocess, columns))
+                if monotonic() - said > _QUIET_S or number + 1 == len(shards):
+                    said = monotonic()
+                    say(f"preprocessed {number + 1} of {len(shards)} shards")
+            files.append(file)
     numbered = [(number, batch) for number, file in enumerate(files) for batch in _mapped(file)]
     blocks = tuple(batch for _, batch in numbered)
     own = pa.Table.from_batches([batch.select(_OWN.names) for batch in blocks], _OWN) if blocks else None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock
 
 from mmray.bundle import FP32, Bundle
 from mmray.engine import Engine
@@ -51,20 +52,27 @@ def ask_teacher(
     rows = records.of(_TAUGHT)
     key = f"{records.identity}-{seen.identity}-{teacher.digest[:16]}"
     files = [folder / f"teacher-{what}-{key}.npy" for what in ("logits", "features")]
-    if not all(file.exists() for file in files):
-        answers = _answers(teacher, seen, _matching(seen, records, rows))
-        columns = [teacher.labels.index(str(label)) for label in classes]
-        features = answers["features"]
-        spread = features.std(axis=0)
-        scaled = (features - features.mean(axis=0)) / np.where(spread > 1e-6, spread, 1.0)
-        for file, values in zip(files, (answers["logits"][:, columns], scaled), strict=True):
-            whole = np.zeros((len(records), values.shape[1]), np.float32)
-            whole[rows] = values
-            partial = file.with_suffix(".partial")
-            with partial.open("wb") as sink:
-                np.save(sink, whole)
-            partial.replace(file)
+    with FileLock(files[0].with_suffix(".lock")):
+        if not all(file.exists() for file in files):
+            answers = _answers(teacher, seen, _matching(seen, records, rows))
+            columns = [teacher.labels.index(str(label)) for label in classes]
+            for file, values in zip(
+                files, (answers["logits"][:, columns], _scaled(answers["features"])), strict=True
+            ):
+                whole = np.zeros((len(records), values.shape[1]), np.float32)
+                whole[rows] = values
+                partial = file.with_suffix(".partial")
+                with partial.open("wb") as sink:
+                    np.save(sink, whole)
+                partial.replace(file)
     return Taught(*(np.load(file, mmap_mode="r") for file in files))
+
+
+def _scaled(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Each column with mean 0 and standard deviation 1."""
+    spread = features.std(axis=0)
+    scaled: npt.NDArray[np.float32] = (features - features.mean(axis=0)) / np.where(spread > 1e-6, spread, 1)
+    return scaled
 
 
 def _matching(seen: Prepared, records: Prepared, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
