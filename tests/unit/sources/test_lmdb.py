@@ -876,7 +876,7 @@ def lost(path):
 
 
 @pytest.mark.parametrize("version", [0, 1], ids=["LMDB 0.9", "LMDB 1.0"])
-@pytest.mark.parametrize("junk", [b"\0", b"\xa5"])
+@pytest.mark.parametrize("junk", [b"\0", pytest.param(b"\xa5", marks=pytest.mark.long)])
 def test_a_page_that_was_never_copied_does_not_end_the_process(path, version, junk):
     """LMDB itself would abort it; a copy that broke off may leave such holes."""
     write_members(path, good_records(60), lib_version=version)

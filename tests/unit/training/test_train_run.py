@@ -123,6 +123,7 @@ def test_frozen_encoders_run_once(whole, shards, tmp_path, prepared):
     assert len({*prepared.glob("text-*.npy")} - before) == 1
 
 
+@pytest.mark.long
 def test_pruned_it_is_narrower_and_starts_again_from_its_folder(shards, tmp_path, prepared):
     image = {"text": None, "audio": None, "epochs": 1}
     full, _ = trained(shards, tmp_path, prepared, name="full", **image)
