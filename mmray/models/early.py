@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mmray.models.fused import INPUTS, input_names, pool_rows
+from mmray.models.fused import INPUTS, PackedModel, pool_rows
 from mmray.models.minilm import MASKED, NORM_EPS, Layer
 from mmray.models.small_sound import DEVIATION as SOUND_DEVIATION
 from mmray.models.small_sound import MEAN as SOUND_MEAN
@@ -31,7 +31,7 @@ class EarlySizes:
     frames: int = 8  # log-mel frames of a token
 
 
-class EarlyFusion(nn.Module):
+class EarlyFusion(PackedModel):
     """Pixel patches, word tokens and log-mel frames as one sequence behind a class token.
 
     Patches of pixels are embedded as in ViT (Dosovitskiy et al., 2021, arXiv:2010.11929, section 3.1), frames
@@ -58,7 +58,7 @@ class EarlyFusion(nn.Module):
         super().__init__()
         sizes = sizes or EarlySizes()
         hidden, self.patch_px = sizes.hidden, sizes.patch_px
-        self.modalities: tuple[Modality, ...] = spec.modalities
+        self.modalities = spec.modalities
         lengths: dict[Modality, int] = {}
         if image := spec.image:
             lengths["image"] = _tokens(image.height, sizes.patch_px) * _tokens(image.width, sizes.patch_px)
@@ -81,41 +81,6 @@ class EarlyFusion(nn.Module):
         self.classify = nn.Linear(hidden, classes)
 
     @property
-    def input_names(self) -> tuple[str, ...]:
-        """Names of the graph's inputs, in order."""
-        return input_names(self.modalities)
-
-    def forward(
-        self,
-        present: Tensor,
-        pixels: Tensor | None = None,
-        pixels_row: Tensor | None = None,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        text_row: Tensor | None = None,
-        log_mel: Tensor | None = None,
-        log_mel_row: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Score B records; the arguments are those of `mmray.models.fused.FusedModel.forward`.
-
-        Returns:
-            Logits and scores (their softmax), float32 [B, C]; the last state of the class token, float32
-            [B, `hidden`].
-        """
-        named = {
-            "pixels": pixels,
-            "pixels_row": pixels_row,
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "text_row": text_row,
-            "log_mel": log_mel,
-            "log_mel_row": log_mel_row,
-        }
-        feeds = {name: tensor for name, tensor in named.items() if tensor is not None}
-        logits, features = self.decide(self.encode({"present": present, **feeds}), present)
-        return logits, logits.softmax(dim=1), features
-
-    @property
     def dims(self) -> tuple[int, ...]:
         """Widths that add up to the features': here one."""
         return (self.classify.in_features,)
@@ -123,16 +88,11 @@ class EarlyFusion(nn.Module):
     def encode(
         self,
         feeds: Mapping[str, Tensor],
-        known: Mapping[Modality, Tensor] | None = None,  # noqa: ARG002  (as of a fused model)
+        known: Mapping[Modality, Tensor] | None = None,  # noqa: ARG002
     ) -> dict[Modality, Tensor]:
         """Tokens [B, L_m, hidden] of each modality, NaN in the place of those that a record does not have.
 
-        Args:
-            feeds: the arguments of `forward`, by name.
-            known: nothing; there are no encoders that could have run before.
-
-        Raises:
-            ValueError: an input is missing.
+        Nothing may be known; there are no encoders that could have run before.
         """
         found: dict[Modality, Tensor] = {}
         for modality in self.modalities:
@@ -150,7 +110,7 @@ class EarlyFusion(nn.Module):
         return found
 
     def decide(self, encoded: Mapping[Modality, Tensor], present: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [B, C] and the last state of the class token [B, hidden], from what is `present` [B, M]."""
+        """Logits [B, C] and the last state of the class token [B, hidden]."""
         sequence = [self.norm(self.start).expand(present.shape[0], 1, -1)]
         kept = [torch.ones_like(present[:, :1])]
         for column, modality in enumerate(self.modalities):

@@ -27,20 +27,15 @@ def input_names(modalities: Iterable[Modality]) -> tuple[str, ...]:
     return ("present", *(name for m in MODALITIES if m in taken for name in INPUTS[m]))
 
 
-class FusedModel(nn.Module):
-    """Encoders and a head as one graph.
+class PackedModel(nn.Module):
+    """A model over packed modalities as one graph: it encodes each, then decides from what is present."""
 
-    Args:
-        encoders: encoder of each modality, called with its inputs but the row index.
-        head: gives logits from fused features and `present`. Its features are the encoders' side by side,
-            in the order of `mmray.schema.MODALITIES`. None: the model only gives features.
-    """
+    modalities: tuple[Modality, ...]
 
-    def __init__(self, encoders: Mapping[Modality, Encoder], head: nn.Module | None = None) -> None:
-        super().__init__()
-        self.modalities: tuple[Modality, ...] = tuple(m for m in MODALITIES if m in encoders)
-        self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
-        self.head = head
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Widths that add up to the features'."""
+        raise NotImplementedError
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -71,8 +66,8 @@ class FusedModel(nn.Module):
             log_mel_row: int64 [Np], record of each patch.
 
         Returns:
-            Logits and scores (their softmax), float32 [B, C], if there is a head; fused features, float32
-            [B, D], zero where a modality is absent.
+            Logits and scores (their softmax), float32 [B, C], if the model has labels; features, float32
+            [B, D].
         """
         named = {
             "pixels": pixels,
@@ -84,11 +79,46 @@ class FusedModel(nn.Module):
             "log_mel_row": log_mel_row,
         }
         feeds = {name: tensor for name, tensor in named.items() if tensor is not None}
-        features = self.join(self.encode({"present": present, **feeds}), present)
-        if self.head is None:
-            return (features,)
-        logits = self.head(features, present)
+        return self.answer(self.encode({"present": present, **feeds}), present)
+
+    def encode(
+        self, feeds: Mapping[str, Tensor], known: Mapping[Modality, Tensor] | None = None
+    ) -> dict[Modality, Tensor]:
+        """What each modality of B records becomes by itself, float [B, ...].
+
+        Args:
+            feeds: the arguments of `forward`, by name.
+            known: modalities of which that is there already: they are not encoded.
+
+        Raises:
+            ValueError: an input is missing.
+        """
+        raise NotImplementedError
+
+    def decide(self, encoded: Mapping[Modality, Tensor], present: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, C] and features [B, D] of what `encode` gave, from what is `present`, bool [B, M]."""
+        raise NotImplementedError
+
+    def answer(self, encoded: Mapping[Modality, Tensor], present: Tensor) -> tuple[Tensor, ...]:
+        """The graph's outputs of what `encode` gave."""
+        logits, features = self.decide(encoded, present)
         return logits, logits.softmax(dim=1), features
+
+
+class FusedModel(PackedModel):
+    """Encoders and a head as one graph.
+
+    Args:
+        encoders: encoder of each modality, called with its inputs but the row index.
+        head: gives logits from fused features and `present`. Its features are the encoders' side by side,
+            in the order of `mmray.schema.MODALITIES`. None: the model only gives features.
+    """
+
+    def __init__(self, encoders: Mapping[Modality, Encoder], head: nn.Module | None = None) -> None:
+        super().__init__()
+        self.modalities = tuple(m for m in MODALITIES if m in encoders)
+        self.encoders = nn.ModuleDict({m: encoders[m] for m in self.modalities})
+        self.head = head
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -104,15 +134,7 @@ class FusedModel(nn.Module):
     def encode(
         self, feeds: Mapping[str, Tensor], known: Mapping[Modality, Tensor] | None = None
     ) -> dict[Modality, Tensor]:
-        """Features [B, D_m] of each modality, of records that lack it as they come.
-
-        Args:
-            feeds: the arguments of `forward`, by name.
-            known: modalities whose features are there already: their encoders are not run.
-
-        Raises:
-            ValueError: an input is missing.
-        """
+        """Features [B, D_m] of each modality, of records that lack it as they come; else as of any model."""
         known = known or {}
         found: dict[Modality, Tensor] = {}
         for modality in self.modalities:
@@ -144,6 +166,10 @@ class FusedModel(nn.Module):
             raise ValueError("a model without a head decides nothing; it only gives features")
         features = self.join(encoded, present)
         return self.head(features, present), features
+
+    def answer(self, encoded: Mapping[Modality, Tensor], present: Tensor) -> tuple[Tensor, ...]:
+        """Features alone where there is no head."""
+        return (self.join(encoded, present),) if self.head is None else super().answer(encoded, present)
 
 
 def pool_rows(embeddings: Tensor, row: Tensor, records: int) -> Tensor:

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmray.models.fused import PackedModel
 from mmray.training.batches import Batch, Batches
-from mmray.training.model import Trained, parameter_groups
+from mmray.training.model import parameter_groups
 from mmray.training.objective import Objective, hide
 from mmray.training.recipe import TrainRecipe
 from mmray.training.sparse import Sparsity
@@ -63,7 +64,7 @@ class Task:
     """What is trained, and on what."""
 
     recipe: TrainRecipe
-    model: Trained
+    model: PackedModel
     batches: Batches
     train: npt.NDArray[np.intp]
     tune: npt.NDArray[np.intp]
@@ -107,7 +108,7 @@ def train(task: Task) -> list[Entry]:
 
 
 @torch.no_grad()
-def evaluate(model: Trained, batches: Batches, rows: npt.NDArray[np.intp]) -> tuple[float, float]:
+def evaluate(model: PackedModel, batches: Batches, rows: npt.NDArray[np.intp]) -> tuple[float, float]:
     """Mean cross-entropy and accuracy on records as they are."""
     model.eval()
     loss = right = 0.0

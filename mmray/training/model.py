@@ -15,7 +15,7 @@ from mmray.bundle import Source
 from mmray.models.early import EarlyFusion
 from mmray.models.efficientnet_lite import EfficientNetLite
 from mmray.models.encoder import Encoder
-from mmray.models.fused import FusedModel
+from mmray.models.fused import FusedModel, PackedModel
 from mmray.models.fusion import GatedFusion
 from mmray.models.head import SubsetHead
 from mmray.models.minilm import MiniLM
@@ -36,9 +36,6 @@ from mmray.schema import Modality
 from mmray.training.batches import Batch
 from mmray.training.recipe import AudioModel, ImageModel, TextModel, TrainRecipe
 from mmray.training.weights import BEST, load_encoder
-
-#: A model that is trained: encode, then decide; both kinds of fusion split so.
-Trained = FusedModel | EarlyFusion
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ def design(recipe: TrainRecipe, downloads: Path, folder: Path) -> Design:
     return Design(spec, tokenizer, tuple(source_of(weights) for weights in used))
 
 
-def build_model(recipe: TrainRecipe, made: Design, classes: int, downloads: Path) -> Trained:
+def build_model(recipe: TrainRecipe, made: Design, classes: int, downloads: Path) -> PackedModel:
     """The untrained model, the same for the same seed.
 
     Args:
@@ -110,7 +107,7 @@ def build_model(recipe: TrainRecipe, made: Design, classes: int, downloads: Path
     return FusedModel(encoders, head)
 
 
-def fold_norms(model: Trained) -> None:
+def fold_norms(model: PackedModel) -> None:
     """Fold batch norms, as they are in eval mode, into the convolutions before them, in place."""
     for module in list(model.modules()):
         if callable(fold := getattr(module, "fold_norms", None)):
@@ -123,7 +120,7 @@ def frozen_modalities(recipe: TrainRecipe) -> tuple[Modality, ...]:
 
 
 @torch.no_grad()
-def start_gains(model: Trained, recipe: TrainRecipe, batches: Iterable[Batch]) -> None:
+def start_gains(model: PackedModel, recipe: TrainRecipe, batches: Iterable[Batch]) -> None:
     """Late fusion learns by gradient steps only where all features are of one scale: its gains make it so.
 
     Emoji: MiniLM's features are of length 1, EfficientNet-Lite's of about 17; a word alone was learnt to .36
@@ -159,7 +156,7 @@ def trained_before(recipe: TrainRecipe) -> set[Modality]:
     return found
 
 
-def parameter_groups(model: Trained, recipe: TrainRecipe) -> list[dict[str, object]]:
+def parameter_groups(model: PackedModel, recipe: TrainRecipe) -> list[dict[str, object]]:
     """Parameters with their learning rates: those that were trained before learn more slowly.
 
     Vectors (biases, norms) have no weight decay.

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmray.models.fused import PackedModel
 from mmray.schema import Modality
 from mmray.training import qat
 from mmray.training.loop import Entry, Task, train
-from mmray.training.model import Trained
 from mmray.training.prepared import Prepared
 from mmray.training.prune import Pruner
 from mmray.training.recipe import Prune, TrainRecipe
@@ -28,7 +28,7 @@ _RANGE_ROWS, _RANGE_BATCH = 256, 16  # train records that QAT finds its ranges o
 _WEIGHED_ROWS, _WEIGHED_BATCH = 256, 32  # train records that say which channels matter
 
 
-def load_start(model: Trained, recipe: TrainRecipe) -> None:
+def load_start(model: PackedModel, recipe: TrainRecipe) -> None:
     """Weights of an earlier training, whose model may be narrower than a new one.
 
     Raises:

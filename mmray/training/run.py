@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from mmray.bundle import FP32, Bundle, write_bundle
 from mmray.engine import Engine
 from mmray.errors import ConfigError, InputError
-from mmray.models.fused import FusedModel
+from mmray.models.fused import FusedModel, PackedModel
 from mmray.optimize.build import check_replaceable
 from mmray.optimize.cases import batch_cases, golden_records
 from mmray.optimize.export import check_parity, export_graph
@@ -31,7 +31,6 @@ from mmray.training.frozen import frozen_features
 from mmray.training.loop import Alone, Entry, Task, Workers
 from mmray.training.model import (
     Design,
-    Trained,
     build_model,
     design,
     fold_norms,
@@ -123,7 +122,7 @@ class Training:
         usable = np.isin(self.records.labels, self.classes) & self.records.present.any(axis=1)
         self.records = self.records.take(usable)
         self.train_rows, self.tune_rows = self.records.of("train"), self.records.of("tune")
-        self.model: Trained = build_model(recipe, self.design, len(self.classes), places.downloads)
+        self.model: PackedModel = build_model(recipe, self.design, len(self.classes), places.downloads)
         load_start(self.model, recipe)
         self.known = self._frozen()
         if not recipe.start:

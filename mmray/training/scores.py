@@ -9,12 +9,12 @@ import numpy.typing as npt
 import torch
 
 from mmray.cascade import softmax
+from mmray.models.fused import PackedModel
 from mmray.optimize.head import subsets
 from mmray.optimize.intervals import Clusters
 from mmray.optimize.outputs import Outputs
 from mmray.schema import set_name
 from mmray.training.batches import Batches
-from mmray.training.model import Trained
 from mmray.training.prepared import Prepared
 
 _ROWS = 64
@@ -23,7 +23,11 @@ _CONFIDENCE = 0.975  # one-sided each: 95 % between them
 
 @torch.no_grad()
 def subset_outputs(
-    model: Trained, batches: Batches, prepared: Prepared, rows: npt.NDArray[np.intp], classes: tuple[str, ...]
+    model: PackedModel,
+    batches: Batches,
+    prepared: Prepared,
+    rows: npt.NDArray[np.intp],
+    classes: tuple[str, ...],
 ) -> Outputs:
     """What the model answers to some records from every subset of the modalities that each has.
 
