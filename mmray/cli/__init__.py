@@ -197,6 +197,27 @@ def audit(
 
 
 @app.command()
+def report(
+    out: RunArgument,
+    other: Annotated[str | None, typer.Argument(metavar="OTHER", help="Another run, beside it.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="File of the page; OUT/report.html by default.")
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option("--labels", metavar="FIELD", help="Carried field with true labels; `label` by default."),
+    ] = None,
+    gallery: Annotated[
+        int, typer.Option("--gallery", min=0, max=60, help="Small pictures of what went most wrong.")
+    ] = 0,
+) -> None:
+    """Write report.html of a run anew: time, counts, labels, confidence, accuracy; or compare two runs."""
+    from mmray.cli.reporting import report_run
+
+    report_run(out, other, html, labels, gallery)
+
+
+@app.command()
 def index(
     inputs: Annotated[list[str], typer.Argument(metavar="IN...", help="Shards, as --input takes them.")],
 ) -> None:
@@ -339,6 +360,8 @@ def _conclude(display: RunDisplay, result: Result) -> None:
     from mmray.errors import AuditError
 
     display.conclude(result)
+    if result.summary["this_run"]:
+        display.report()
     if problems := result.audit.problems:
         found = number(len(problems), "problem")
         raise AuditError(f"{display.output}: the audit found {found}; mmray run does again what is broken")

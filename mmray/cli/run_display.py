@@ -27,6 +27,7 @@ from mmray.cli.display import (
 from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.meter import Snapshot
 from mmray.pipeline.plan import Plan
+from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.survey import Survey
 
 if TYPE_CHECKING:  # it imports Ray, which audits and inspections can do without
@@ -137,6 +138,15 @@ class RunDisplay:
         for problem in verdict.problems:
             print_line(f"  {problem}")
         print_faults(verdict.faults)
+
+    def report(self) -> None:
+        """Write report.html; a run that is done does not fail for it."""
+        from mmray.report.page import try_report  # matplotlib takes half a second to import
+
+        if problem := try_report(self.output):
+            console.print(f"[bold yellow]warning:[/] {escape(problem)}", soft_wrap=True)
+        else:
+            print_line(f"report    {RunDirectory.at(self.output).report}")
 
     def _render(self, snapshot: Snapshot) -> Group:
         done = self._done_before + snapshot.rows

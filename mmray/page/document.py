@@ -76,6 +76,7 @@ def figure_html(
     draw: Callable[[tuple[float, float]], str],
     caption: str,
     sizes: tuple[tuple[float, float], tuple[float, float]],
+    kind: str = "",
 ) -> str:
     """A drawing, made twice: for screens and for phones.
 
@@ -83,8 +84,10 @@ def figure_html(
         draw: gives the `<svg>` of a size in points.
         caption: as HTML.
         sizes: width and height, wide and narrow.
+        kind: a class of the figure.
     """
     drawings = "".join(
         f'<div class="{name}">{draw(size)}</div>' for name, size in zip((WIDE, NARROW), sizes, strict=True)
     )
-    return f"<figure>{drawings}<figcaption>{caption}</figcaption></figure>"
+    named = f' class="{kind}"' if kind else ""
+    return f"<figure{named}>{drawings}<figcaption>{caption}</figcaption></figure>"

@@ -41,7 +41,7 @@ class Progress:
             self.write(snapshot)
 
     def write(self, snapshot: Snapshot) -> None:
-        """Write a point. One that cannot be written, or no longer may, is left out: it is only for reading."""
+        """Write a point. One that cannot be written, or no longer may, is left out: a run needs none."""
         with suppress(OSError):
             claim = self._out.claim
             if claim is None or claim.exists():
