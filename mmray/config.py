@@ -108,6 +108,7 @@ class RunConfig(BaseModel):
     on_unread: OnUnread = "warn"
     #: A text in a script or language that the model does not read is counted; mask: and counts as missing.
     foreign_text: OnForeignText = "keep"
+    report: bool = True  # whether report.html is written at the end
     max_reject_rate: float = Field(0.05, ge=0, le=1)  # beyond it the run ends with exit 1; nothing is lost
     limits: Limits = Limits()
     extensions: Extensions = Extensions()

@@ -360,8 +360,7 @@ def _conclude(display: RunDisplay, result: Result) -> None:
     from mmray.errors import AuditError
 
     display.conclude(result)
-    if result.summary["this_run"]:
-        display.report()
+    display.report(result)
     if problems := result.audit.problems:
         found = number(len(problems), "problem")
         raise AuditError(f"{display.output}: the audit found {found}; mmray run does again what is broken")

@@ -20,7 +20,7 @@ def report_run(run: str, other: str | None, html: Path | None, labels: str | Non
     if other is None:
         from mmray.report.page import write_report
 
-        place = write_report(run, labels=labels, gallery=gallery, to=html and partial(_write, html))
+        place = write_report(run, labels=labels, gallery=gallery, to=partial(_write, html) if html else None)
         print_line(f"wrote {html or place}")
         return
     if html is None:

@@ -51,6 +51,7 @@ class RunDisplay:
         self._started = time.time()
         self._next_line = 0.0
         self._warned = False
+        self._reports = False
 
     @property
     def watcher(self) -> Watcher:
@@ -70,6 +71,7 @@ class RunDisplay:
 
     def surveyed(self, found: Survey, ledger: Ledger) -> None:
         """Say what there is."""
+        self._reports = found.config.report
         done, rejected = ledger.rows, ledger.rejects.total()
         self._done_before, self._expected = (0, rejected) if self._retry else (done, found.expected_rows)
         print_survey(found, done)
@@ -139,9 +141,11 @@ class RunDisplay:
             print_line(f"  {problem}")
         print_faults(verdict.faults)
 
-    def report(self) -> None:
-        """Write report.html; a run that is done does not fail for it."""
-        from mmray.report.page import try_report  # matplotlib takes half a second to import
+    def report(self, result: Result) -> None:
+        """Write report.html, if there is news; a run that is done does not fail for it."""
+        if not (self._reports and result.summary["this_run"]):
+            return
+        from mmray.report.page import try_report  # with matplotlib and scipy it takes a second to import
 
         if problem := try_report(self.output):
             console.print(f"[bold yellow]warning:[/] {escape(problem)}", soft_wrap=True)

@@ -90,7 +90,8 @@ class Clusters:
         return checked
 
     def _upper(self, values: npt.NDArray[np.float64], confidence: float) -> float:
-        return _upper(np.bincount(self._group, weights=values), self._sizes, confidence)
+        sums = np.bincount(self._group, weights=values).astype(np.float64)
+        return _upper(sums, self._sizes, confidence)
 
 
 def share_interval(

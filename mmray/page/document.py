@@ -60,9 +60,10 @@ def table_html(title: str, table: Table) -> str:
 
     def line(tag: str, cells: tuple[str, ...]) -> str:
         classes = [' class="text"' if name in table.text else "" for name in table.header]
+        tags = [tag if cell else "td" for cell in cells]  # an empty header is none, to who hears a page
         return "".join(
             f"<{tag}{kind}>{cell if isinstance(cell, Markup) else escape(cell)}</{tag}>"
-            for kind, cell in zip(classes, cells, strict=True)
+            for tag, kind, cell in zip(tags, classes, cells, strict=True)
         )
 
     rows = "".join(f"<tr>{line('td', row)}</tr>" for row in table.rows)

@@ -9,6 +9,7 @@ from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from mmray.optimize.intervals import share_interval
 
@@ -85,7 +86,8 @@ class Sums:
     @property
     def records(self) -> npt.NDArray[np.float64]:
         """[slices]"""
-        return self._sizes.sum(axis=1)
+        counted: npt.NDArray[np.float64] = self._sizes.sum(axis=1)
+        return counted
 
     def add(
         self, slices: npt.NDArray[np.int64], buckets: npt.NDArray[np.int64], held: npt.NDArray[np.bool_]
@@ -113,9 +115,14 @@ class Buckets:
         self._known: dict[str, int] = {}
         self._next = 0
 
-    def of(self, groups: Sequence[str | None]) -> npt.NDArray[np.int64]:
-        """[N]"""
-        return np.array([self._one(group) for group in groups], np.int64)
+    def of(self, groups: pa.Array) -> npt.NDArray[np.int64]:
+        """[N] buckets of the groups [N] of some records; a null is a group of its own."""
+        encoded = groups.dictionary_encode()
+        known = np.array([self._one(group) for group in encoded.dictionary.to_pylist()], np.int64)
+        found = self.alone(len(groups)) if groups.null_count else np.zeros(len(groups), np.int64)
+        there = encoded.indices.is_valid().to_numpy(zero_copy_only=False)
+        found[there] = known[encoded.indices.drop_null().to_numpy()]
+        return found
 
     def alone(self, count: int) -> npt.NDArray[np.int64]:
         """Of records that are groups by themselves."""
@@ -123,13 +130,11 @@ class Buckets:
         self._next += count
         return found
 
-    def _one(self, group: str | None) -> int:
-        if group is not None and group in self._known:
+    def _one(self, group: str) -> int:
+        if group in self._known:
             return self._known[group]
-        if group is not None and len(self._known) >= BUCKETS:
+        if len(self._known) >= BUCKETS:
             return crc32(group.encode()) % BUCKETS
-        bucket = self._next % BUCKETS
+        self._known[group] = self._next % BUCKETS
         self._next += 1
-        if group is not None:
-            self._known[group] = bucket
-        return bucket
+        return self._known[group]

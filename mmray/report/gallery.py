@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -117,7 +117,7 @@ def _offsets(run: Run, shard: Shard, options: ReadOptions, shots: Sequence[Shot]
 
 def _records(
     shard: Shard, options: ReadOptions, gaps: Sequence[Missing], columns: list[str]
-) -> Iterator[Mapping[str, object]]:
+) -> Iterator[dict[str, Any]]:
     for block in read(shard, options, gaps):
         yield from block.select(columns).to_pylist()
 

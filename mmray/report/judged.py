@@ -144,7 +144,7 @@ class Judged:
         if GROUP not in rows.column_names:
             return self._buckets.alone(pc.sum(there).as_py() or 0)
         self.groups = True
-        return self._buckets.of(rows[GROUP].filter(there).to_pylist())
+        return self._buckets.of(rows[GROUP].filter(there).combine_chunks())
 
     def _count_pairs(self, truth: pa.ChunkedArray, given: pa.ChunkedArray) -> None:
         counted = (
@@ -205,7 +205,8 @@ def _coded(
         [numbers.number(rename(n)) for n in encoded.dictionary.to_pylist()],
         np.int64,
     )
-    return known[encoded.indices.to_numpy()] if len(encoded) else np.zeros(0, np.int64)
+    coded: npt.NDArray[np.int64] = known[encoded.indices.to_numpy()]
+    return coded
 
 
 def _shares(sums: Sums, names: Names) -> list[Share]:

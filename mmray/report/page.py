@@ -59,7 +59,7 @@ def try_report(output: str) -> str:
     try:
         write_report(output)
     except UsageError as e:
-        return str(e)
+        return f"no report.html: {e}"
     except Exception as e:  # the run must not fail for its report; whoever runs is told
         return f"no report.html: {one_line(e)}; `mmray report {output}` tries again"
     return ""

@@ -58,7 +58,7 @@ FENCES = {
     "ray": {"pipeline", "serve", "training"},
     "torch": {"models", "optimize", "training"},
     "onnxruntime": {"engine", "optimize"},
-    "matplotlib": {"optimize", "training", "page"},
+    "matplotlib": {"optimize", "training", "page", "report"},
 }
 
 FILES = sorted((ROOT / "mmray").rglob("*.py"))
