@@ -96,6 +96,8 @@ class RunConfig(BaseModel):
     #: Copied to columns meta_<name>: fields of the JSON member, small members as "cls", columns, features.
     carry: tuple[str, ...] = ()
 
+    report: bool = True  # report.html at the end (docs/report.md)
+
     # Of a cascade
     shadow: float = Field(0.05, ge=0, le=1)  # share of the early answers that are compared with full ones
     on_shift: Literal["warn", "stop"] = "warn"  # where they differ too often; stop: no more early ones
@@ -108,7 +110,6 @@ class RunConfig(BaseModel):
     on_unread: OnUnread = "warn"
     #: A text in a script or language that the model does not read is counted; mask: and counts as missing.
     foreign_text: OnForeignText = "keep"
-    report: bool = True  # whether report.html is written at the end
     max_reject_rate: float = Field(0.05, ge=0, le=1)  # beyond it the run ends with exit 1; nothing is lost
     limits: Limits = Limits()
     extensions: Extensions = Extensions()

@@ -184,8 +184,9 @@ def audit(
     ] = False,
 ) -> None:
     """Check that input = predicted + rejected, shard by shard, each row once."""
-    from mmray.cli.display import number, print_audit
+    from mmray.cli.display import print_audit
     from mmray.errors import AuditError
+    from mmray.page.table import number
     from mmray.pipeline.audit import audit as audit_run
     from mmray.pipeline.rundir import RunDirectory
 
@@ -356,8 +357,8 @@ def doctor(
 
 def _conclude(display: RunDisplay, result: Result) -> None:
     """Print the closing table; exit code 1 where the run is not good enough."""
-    from mmray.cli.display import number
     from mmray.errors import AuditError
+    from mmray.page.table import number
 
     display.conclude(result)
     display.report(result)

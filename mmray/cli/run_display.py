@@ -18,12 +18,12 @@ from rich.text import Text
 from mmray.cli.display import (
     console,
     describe_machines,
-    number,
     print_faults,
     print_field,
     print_line,
     print_survey,
 )
+from mmray.page.table import number
 from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.meter import Snapshot
 from mmray.pipeline.plan import Plan

@@ -37,3 +37,8 @@ class Table:
 def share(value: float | None, form: str = ".3f") -> str:
     """A number of at most 1, as in ".976"."""
     return "" if value is None else f"{value:{form}}".replace("0.", ".", 1)
+
+
+def number(count: int, noun: str) -> str:
+    """As in "1 shard", "2 shards"."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from mmray.page.table import number
 from mmray.pipeline.progress import EVENT
 
 _SHOWN = 100  # events
@@ -95,21 +96,21 @@ def _words(event: Mapping[str, Any]) -> str:
     match event["event"]:
         case "started":
             return (
-                f"started: {event.get('topology')} topology, {_count(event, 'actors')} actors, "
+                f"started: {event.get('topology')} topology, {number(_count(event, 'actors'), 'actor')}, "
                 f"{_count(event, 'done'):,} rows done before"
             )
         case "retry":
-            return f"retry of {_count(event, 'rejects'):,} rejects in {_count(event, 'parts'):,} parts"
+            return f"retry of {number(_count(event, 'rejects'), 'reject')} in {number(_count(event, 'parts'), 'part')}"
         case "pass" if _count(event, "number") > 1:
-            return f"pass {event['number']}, over what is still missing: {_count(event, 'units'):,} units"
+            return f"pass {event['number']}, over what is still missing: {number(_count(event, 'units'), 'unit')}"
         case "lost":
-            return f"{_count(event, 'workers')} workers died: {event.get('at')}"
+            return f"{number(_count(event, 'workers'), 'worker')} died: {event.get('at')}"
         case "set aside":
             files = event.get("files") or []
-            return f"{len(files)} broken files were set aside: {', '.join(map(str, files[:3]))}"
+            return f"set aside {number(len(files), 'broken file')}: {', '.join(map(str, files[:3]))}"
         case "broke off":
             return f"broke off: {event.get('reason')}"
         case "finished":
             clean = "clean" if event.get("ok") else "the audit is not clean"
-            return f"finished, {clean}: {_count(event, 'rows'):,} rows"
+            return f"finished, {clean}: {number(_count(event, 'rows'), 'row')}"
     return ""

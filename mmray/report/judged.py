@@ -172,7 +172,8 @@ def step_of(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     with np.errstate(divide="ignore"):
         odds = np.log(scores) - np.log1p(-scores)
     steps = np.floor((odds + _ODDS) / (2 * _ODDS) * _STEPS)
-    return np.clip(np.nan_to_num(steps), 0, _STEPS - 1).astype(np.int64)
+    bounded: npt.NDArray[np.int64] = np.clip(np.nan_to_num(steps), 0, _STEPS - 1).astype(np.int64)
+    return bounded
 
 
 def chance(step: int) -> float:

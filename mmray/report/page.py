@@ -21,7 +21,8 @@ b.blue { color: var(--blue); } b.orange { color: var(--orange); }
 .matrix td, .matrix th { padding: .25rem .5rem; } .matrix td { text-align: center; }
 .matrix th[scope=col] span { writing-mode: vertical-rl; transform: rotate(180deg); }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); gap: .8rem; }
-.gallery img { display: block; } td { max-width: 30rem; } td.text { white-space: normal; }
+.gallery img { display: block; } td { max-width: 30rem; vertical-align: top; }
+td.text { white-space: normal; } td.text:last-child { min-width: 9rem; }
 figure { max-width: 45rem; margin-bottom: .8rem; } figure.small { max-width: 27rem; }
 """
 

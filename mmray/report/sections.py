@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from html import escape
 
 from mmray.page.document import figure_html, section, table_html
-from mmray.page.table import Markup, Table, share
+from mmray.page.table import Markup, Table, number, share
 from mmray.report.bottleneck import bottleneck
 from mmray.report.confusion import confusion_html
 from mmray.report.facts import Run
@@ -39,11 +39,11 @@ def overview(run: Run) -> Iterator[str]:
         ("bundle", f"{config.get('bundle')} {digest[:12]}, {run.plan.get('variant')}"),
         ("output", str(run.out)),
         ("mmray", str(run.plan.get("mmray", ""))),
-        ("topology", f"{ran.get('topology')}, {ran.get('actors')} actors"),
+        ("topology", f"{ran.get('topology')}, {number(int(ran.get('actors') or 0), 'actor')}"),
     ]
     if this_run:
         rate = this_run.get("rows_per_s")
-        took = f"{this_run.get('rows', 0):,} rows in {this_run.get('elapsed_s', 0):,.1f} s"
+        took = f"{number(this_run.get('rows', 0), 'row')} in {this_run.get('elapsed_s', 0):,.1f} s"
         took += f", of which {this_run.get('startup_s', 0):,.1f} s to the first row"
         facts.append(("latest call", took + (f"; then {rate:,.1f} rows/s" if rate else "")))
     facts += [("note", str(note)) for note in run.plan.get("notes", ())]
@@ -56,7 +56,9 @@ def time_sections(run: Run) -> Iterator[str]:
     this_run = run.this_run
     if any(call.points for call in run.history.calls):
         caption = "Rows predicted and rejected. Pauses between two calls are left out"
-        caption += "; dashed: the run was continued." if len(run.history.calls) > 1 else "."
+        caption += (
+            "; dashed: the run was continued, with what was written." if len(run.history.calls) > 1 else "."
+        )
         yield "<h2>Rows over time</h2>"
         yield figure_html(lambda size: draw_progress(run.history, size), caption, _TALL)
     stages = stages_table(this_run)
@@ -84,7 +86,7 @@ def record_sections(run: Run) -> Iterator[str]:
     )
     unread = {**ledger.unread.to_json(), **summary.get("unread_files", {})}
     yield from section("What was not read", unread_table(unread))
-    empty = [f"{summary['empty_shards']:,} shards hold no records."] if summary.get("empty_shards") else []
+    empty = [f"Shards without records: {summary['empty_shards']:,}."] if summary.get("empty_shards") else []
     empty += [f"{name} is null in all rows." for name in summary.get("null_columns", ())]
     yield "".join(f"<p>{escape(line)}</p>" for line in empty)
     rejects = ledger.rejects + ledger.faults

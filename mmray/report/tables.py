@@ -74,9 +74,10 @@ def devices_table(devices: Mapping[str, Mapping[str, Any]]) -> Table:
                     f'<span class="bars">{bar(busy / whole)}{bar(planned / whole, "orange")}'
                     f"{bar(waiting / whole, 'line')}</span>"
                 ),
-                f"{use.get('batches', 0):,}",
-                f"{len(use.get('shapes', {})):,}",
-                f"{use.get('changes', 0):,}",
+                *(
+                    f"{n:,}" if use.get("batches") else ""
+                    for n in (use.get("batches", 0), len(use.get("shapes", {})), use.get("changes", 0))
+                ),
                 ", ".join(f"{k} {percent(v)}" for k, v in use.get("padding", {}).items()),
             )
         )
@@ -84,7 +85,7 @@ def devices_table(devices: Mapping[str, Mapping[str, Any]]) -> Table:
         *("device", "busy\u00a0s", "planning\u00a0s", "waiting\u00a0s", "copying\u00a0s", ""),
         *("batches", "shapes", "changes of shape", "padding"),
     )
-    return Table(header, rows, frozenset({"device", "", "padding"}))
+    return Table(header, rows, frozenset({"device", "", "padding"})).trimmed()
 
 
 def unread_table(unread: Mapping[str, Mapping[str, Any]]) -> Table:

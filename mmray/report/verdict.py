@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmray.config import RunConfig
+from mmray.page.table import number
 from mmray.report.facts import Run
 
 GOOD, BAD = "good", "bad"
@@ -16,7 +17,7 @@ def verdict(run: Run) -> tuple[str, str]:
     ledger, rejected = run.ledger, run.ledger.rejects.total()
     counts = f"{ledger.rows:,} rows = {ledger.predicted:,} predicted + {rejected:,} rejected"
     if faults := ledger.faults.total():
-        counts += f" + {faults:,} shard faults"
+        counts += f" + {number(faults, 'shard fault')}"
     if not run.finished:
         return BAD, f"Unfinished: {counts} so far; the same `mmray run` goes on"
     if faults:
