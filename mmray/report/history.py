@@ -95,14 +95,14 @@ def _words(event: Mapping[str, Any]) -> str:
     """An event in a line; empty where it is no news."""
     match event["event"]:
         case "started":
-            return (
-                f"started: {event.get('topology')} topology, {number(_count(event, 'actors'), 'actor')}, "
-                f"{_count(event, 'done'):,} rows done before"
-            )
+            actors, done = number(_count(event, "actors"), "actor"), number(_count(event, "done"), "row")
+            return f"started: {event.get('topology')} topology, {actors}, {done} done before"
         case "retry":
-            return f"retry of {number(_count(event, 'rejects'), 'reject')} in {number(_count(event, 'parts'), 'part')}"
+            parts = number(_count(event, "parts"), "part")
+            return f"retry of {number(_count(event, 'rejects'), 'reject')} in {parts}"
         case "pass" if _count(event, "number") > 1:
-            return f"pass {event['number']}, over what is still missing: {number(_count(event, 'units'), 'unit')}"
+            units = number(_count(event, "units"), "unit")
+            return f"pass {event['number']}, over what is still missing: {units}"
         case "lost":
             return f"{number(_count(event, 'workers'), 'worker')} died: {event.get('at')}"
         case "set aside":

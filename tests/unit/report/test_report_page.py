@@ -5,7 +5,9 @@ import re
 import sys
 from html.parser import HTMLParser
 
+import pyarrow.parquet as pq
 import pytest
+from support.abstaining import abstaining
 from support.reports import EVIL, finish, labelled_run
 from support.runs import make_config, part_files
 from support.tars import write_shard
@@ -94,6 +96,18 @@ def test_a_run_that_carried_nothing_has_confidence_but_no_accuracy(tmp_path):
     assert "Confidence" in page
     assert "surest mistakes" not in page
     assert "Pictures" in page, "the least sure ones"
+
+
+def test_records_without_a_label_are_counted_and_take_no_part_in_the_accuracy(out, tmp_path):
+    scores = [score for part in part_files(out) for score in pq.read_table(part)["score"].to_pylist()]
+    bundle = abstaining(tmp_path / "bundle", {0.05: sorted(scores)[12]})
+    run = load(labelled_run(tmp_path, bundle=str(bundle.path), variant="fp32", abstain=0.05))
+    assert 0 < run.ledger.abstained < 24
+    assert run.rows.judged.abstained == run.ledger.abstained == run.rows.abstained.total()
+    assert run.rows.judged.all.records == 24 - run.ledger.abstained
+    said = told(to_html(run))
+    assert "Records without a label" in said
+    assert f"{run.ledger.abstained} records with a label got none" in said
 
 
 def test_a_field_that_was_not_carried_is_refused_with_those_that_were(out):
