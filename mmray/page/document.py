@@ -27,8 +27,9 @@ svg text { font-family: system-ui, sans-serif !important;
            paint-order: stroke; stroke: var(--page); stroke-width: 3px; } /* readable over lines */
 .narrow { display: none; }
 @media (max-width: 34rem) { .wide { display: none; } .narrow { display: block; } th { white-space: nowrap; } }
-@media print { details > * { display: block; } h2, tr, figure { break-inside: avoid; break-after: auto; }
-               h2 { break-after: avoid; } .scroll { overflow: visible; } td { white-space: normal; }
+@media print { details > * { display: block; } h2, tr, figure { break-inside: avoid; }
+               h2 { break-after: avoid; } .scroll { overflow: visible; }
+               td { white-space: normal; overflow-wrap: anywhere; }
                .bar, .shade { print-color-adjust: exact; } }
 """
 

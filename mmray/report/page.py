@@ -22,7 +22,8 @@ b.blue { color: var(--blue); } b.orange { color: var(--orange); }
 .matrix th[scope=col] span { writing-mode: vertical-rl; transform: rotate(180deg); }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); gap: .8rem; }
 .gallery img { display: block; } td { max-width: 30rem; vertical-align: top; }
-td.text { white-space: normal; } td.text:last-child { min-width: 9rem; }
+td.text { white-space: normal; } @media (max-width: 34rem) { td.text { min-width: 8rem; } }
+@media print { .matrix { font-size: .7em; } .matrix td, .matrix th { padding: .1rem .2rem; } }
 figure { max-width: 45rem; margin-bottom: .8rem; } figure.small { max-width: 27rem; }
 """
 

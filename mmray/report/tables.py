@@ -104,11 +104,11 @@ def unread_table(unread: Mapping[str, Mapping[str, Any]]) -> Table:
 def examples_table(examples: Iterable[Example]) -> Table:
     """Rejects, some of each kind."""
     rows = [
-        (e.kind, cut(e.place.key, 60), cut(e.place.shard, 60), f"{e.place.row:,}", cut(e.reason, 300))
+        (e.kind, cut(e.place.key, 60), cut(e.reason, 300), cut(e.place.shard, 60), f"{e.place.row:,}")
         for e in examples
     ]
     return Table(
-        ("kind", "key", "shard", "row", "reason"), rows, frozenset({"kind", "key", "shard", "reason"})
+        ("kind", "key", "reason", "shard", "row"), rows, frozenset({"kind", "key", "shard", "reason"})
     )
 
 
