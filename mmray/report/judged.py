@@ -129,7 +129,7 @@ class Judged:
     def calibration_error(self) -> float:
         """Mean distance of confidence and accuracy: eq. 3 of Guo et al. 2017, "On Calibration of Modern
         Neural Networks", over bins of equal numbers (Nguyen & O'Connor 2015, "Posterior calibration and
-        exploratory analysis for natural language processing models", section 3).
+        exploratory analysis for natural language processing models": adaptive binning).
         """
         bins = self.bins
         total = sum(b.share.records for b in bins)
