@@ -96,6 +96,8 @@ class RunConfig(BaseModel):
     #: Copied to columns meta_<name>: fields of the JSON member, small members as "cls", columns, features.
     carry: tuple[str, ...] = ()
 
+    report: bool = True  # report.html at the end (docs/report.md)
+
     # Of a cascade
     shadow: float = Field(0.05, ge=0, le=1)  # share of the early answers that are compared with full ones
     on_shift: Literal["warn", "stop"] = "warn"  # where they differ too often; stop: no more early ones

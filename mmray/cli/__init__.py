@@ -184,8 +184,9 @@ def audit(
     ] = False,
 ) -> None:
     """Check that input = predicted + rejected, shard by shard, each row once."""
-    from mmray.cli.display import number, print_audit
+    from mmray.cli.display import print_audit
     from mmray.errors import AuditError
+    from mmray.page.table import number
     from mmray.pipeline.audit import audit as audit_run
     from mmray.pipeline.rundir import RunDirectory
 
@@ -194,6 +195,27 @@ def audit(
     if not verdict.ok:
         counts = number(len(verdict.problems), "problem"), number(len(verdict.faults), "shard fault")
         raise AuditError(f"{out}: {', '.join(counts)}")
+
+
+@app.command()
+def report(
+    out: RunArgument,
+    other: Annotated[str | None, typer.Argument(metavar="OTHER", help="Another run, beside it.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="File of the page; OUT/report.html by default.")
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option("--labels", metavar="FIELD", help="Carried field with true labels; `label` by default."),
+    ] = None,
+    gallery: Annotated[
+        int, typer.Option("--gallery", min=0, max=60, help="Small pictures of what went most wrong.")
+    ] = 0,
+) -> None:
+    """Write report.html of a run anew: time, counts, labels, confidence, accuracy; or compare two runs."""
+    from mmray.cli.reporting import report_run
+
+    report_run(out, other, html, labels, gallery)
 
 
 @app.command()
@@ -335,10 +357,11 @@ def doctor(
 
 def _conclude(display: RunDisplay, result: Result) -> None:
     """Print the closing table; exit code 1 where the run is not good enough."""
-    from mmray.cli.display import number
     from mmray.errors import AuditError
+    from mmray.page.table import number
 
     display.conclude(result)
+    display.report(result)
     if problems := result.audit.problems:
         found = number(len(problems), "problem")
         raise AuditError(f"{display.output}: the audit found {found}; mmray run does again what is broken")

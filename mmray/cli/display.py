@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mmray.bundle import Bundle
+from mmray.page.table import number
 from mmray.pipeline.audit import Audit
 from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.plan import Plan
@@ -194,11 +195,6 @@ def describe_machines(plan: Plan) -> str:
         f"{number(machines.nodes, 'node')}, {number(machines.cpus, 'CPU')}, {number(machines.gpus, 'GPU')}"
     )
     return f"{where}: {plan.topology} topology, {number(plan.actors, 'actor')} of {plan.variant}"
-
-
-def number(count: int, noun: str) -> str:
-    """As in "1 shard", "2 shards"."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def print_field(name: str, value: str) -> None:

@@ -15,8 +15,9 @@ from mmray.bundle import Bundle
 from mmray.cli.display import console, print_line
 from mmray.errors import AuditError, UsageError
 from mmray.optimize.cards import Known, know
-from mmray.optimize.compare import Table, describe, reasons, tradeoff_table, variants_table
+from mmray.optimize.compare import describe, reasons, tradeoff_table, variants_table
 from mmray.optimize.page import to_html
+from mmray.page.table import Table
 
 
 def optimize_bundle(directory: str, recipe_file: Path, output: Path, again: str | None = None) -> None:

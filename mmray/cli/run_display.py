@@ -18,15 +18,16 @@ from rich.text import Text
 from mmray.cli.display import (
     console,
     describe_machines,
-    number,
     print_faults,
     print_field,
     print_line,
     print_survey,
 )
+from mmray.page.table import number
 from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.meter import Snapshot
 from mmray.pipeline.plan import Plan
+from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.survey import Survey
 
 if TYPE_CHECKING:  # it imports Ray, which audits and inspections can do without
@@ -50,6 +51,7 @@ class RunDisplay:
         self._started = time.time()
         self._next_line = 0.0
         self._warned = False
+        self._reports = False
 
     @property
     def watcher(self) -> Watcher:
@@ -69,6 +71,7 @@ class RunDisplay:
 
     def surveyed(self, found: Survey, ledger: Ledger) -> None:
         """Say what there is."""
+        self._reports = found.config.report
         done, rejected = ledger.rows, ledger.rejects.total()
         self._done_before, self._expected = (0, rejected) if self._retry else (done, found.expected_rows)
         print_survey(found, done)
@@ -137,6 +140,17 @@ class RunDisplay:
         for problem in verdict.problems:
             print_line(f"  {problem}")
         print_faults(verdict.faults)
+
+    def report(self, result: Result) -> None:
+        """Write report.html, if there is news; a run that is done does not fail for it."""
+        if not (self._reports and result.summary["this_run"]):
+            return
+        from mmray.report.page import try_report  # with matplotlib and scipy it takes a second to import
+
+        if problem := try_report(self.output):
+            console.print(f"[bold yellow]warning:[/] {escape(problem)}", soft_wrap=True)
+        else:
+            print_line(f"report    {RunDirectory.at(self.output).report}")
 
     def _render(self, snapshot: Snapshot) -> Group:
         done = self._done_before + snapshot.rows

@@ -90,28 +90,48 @@ class Clusters:
         return checked
 
     def _upper(self, values: npt.NDArray[np.float64], confidence: float) -> float:
-        if not 0.5 <= confidence < 1:
-            raise ValueError(f"a confidence of {confidence} is not at least 0.5 and less than 1")
-        if not self.count:
-            return 1.0
-        sums = np.bincount(self._group, weights=values)
-        # Many groups are alike. Complex numbers sort by both parts.
-        kinds, counts = np.unique(sums + 1j * self._sizes, return_counts=True)
-        # The group that was not seen is as large as large groups are: these may be few, and go wrong more
-        # often. The mean size does not cover then (jobs/simulate_gates.py); the largest makes wider bounds.
-        unseen = (self._sizes**3).sum() / (self._sizes**2).sum()
-        sums, sizes = np.append(kinds.real, unseen), np.append(kinds.imag, unseen)
-        counts = np.append(counts, 1)
+        sums = np.bincount(self._group, weights=values).astype(np.float64)
+        return _upper(sums, self._sizes, confidence)
 
-        needed = float(ndtri(confidence))
 
-        def excess(mean: float) -> float:
-            return _score_below(sums - mean * sizes, counts) - needed
+def share_interval(
+    happened: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], confidence: float
+) -> tuple[float, float]:
+    """As `Clusters.interval` of bool values, from sums of each group.
 
-        seen = float(values.mean())
-        if excess(seen) >= 0:
-            return seen
-        return float(brentq(excess, seen, 1.0, xtol=_EXACT))
+    Args:
+        happened: [G], of how many records of each group the value is true.
+        sizes: [G], records of each group; groups without any do not count.
+        confidence: two-sided.
+    """
+    there, one_sided = sizes > 0, (1 + confidence) / 2
+    happened, sizes = happened[there].astype(np.float64), sizes[there].astype(np.float64)
+    return 1 - _upper(sizes - happened, sizes, one_sided), _upper(happened, sizes, one_sided)
+
+
+def _upper(sums: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], confidence: float) -> float:
+    """The mean is at most this, given the sum and the number of the values of each group."""
+    if not 0.5 <= confidence < 1:
+        raise ValueError(f"a confidence of {confidence} is not at least 0.5 and less than 1")
+    if not len(sizes):
+        return 1.0
+    seen = float(sums.sum() / sizes.sum())
+    # The group that was not seen is as large as large groups are: these may be few, and go wrong more
+    # often. The mean size does not cover then (jobs/simulate_gates.py); the largest makes wider bounds.
+    unseen = (sizes**3).sum() / (sizes**2).sum()
+    # Many groups are alike. Complex numbers sort by both parts.
+    kinds, counts = np.unique(sums + 1j * sizes, return_counts=True)
+    sums, sizes = np.append(kinds.real, unseen), np.append(kinds.imag, unseen)
+    counts = np.append(counts, 1)
+
+    needed = float(ndtri(confidence))
+
+    def excess(mean: float) -> float:
+        return _score_below(sums - mean * sizes, counts) - needed
+
+    if excess(seen) >= 0:
+        return seen
+    return float(brentq(excess, seen, 1.0, xtol=_EXACT))
 
 
 def least_groups(share: float, confidence: float) -> int:

@@ -8,7 +8,6 @@ from html import escape
 from mmray.errors import UsageError
 from mmray.optimize.cards import Known, Point
 from mmray.optimize.compare import (
-    Table,
     describe,
     modalities_table,
     reasons,
@@ -17,29 +16,10 @@ from mmray.optimize.compare import (
     uses_table,
     variants_table,
 )
+from mmray.page.document import document, figure_html, section, table_html
 
-_WIDE, _NARROW = (720.0, 400.0), (345.0, 440.0)  # points: screens, and phones, where 720 would be unreadable
+_SIZES = ((720.0, 400.0), (345.0, 440.0))  # points: screens, and phones, where 720 would be unreadable
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d2129; --faint: #5f6776; --line: #d9dde4; --page: #fff;
-        --modality: #5b6271; --variant: #0a64b0; --cascade: #b84f06; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e8ec; --faint: #98a1b0; --line: #3a404b; --page: #16181d;
-          --modality: #b3bac6; --variant: #6db3f8; --cascade: #f79a55; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page);
-       max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.3rem; } h2 { font-size: 1.05rem; margin: 2rem 0 .5rem; } figure { margin: 0; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .7rem .25rem 0; text-align: right; border-bottom: 1px solid var(--line); }
-th { color: var(--faint); font-weight: normal; vertical-align: bottom; } td { white-space: nowrap; }
-.text { text-align: left; } .faint, figcaption { color: var(--faint); } summary { margin-top: .7rem; }
-figcaption { font-size: .9em; } svg { width: 100%; height: auto; }
-svg text { font-family: system-ui, sans-serif !important;
-           paint-order: stroke; stroke: var(--page); stroke-width: 3px; } /* readable over lines */
-.narrow { display: none; }
-@media (max-width: 34rem) { .wide { display: none; } .narrow { display: block; } th { white-space: nowrap; } }
-@media print { details > * { display: block; } }
-"""
 _CAPTION = (
     "Milliseconds of one record, decoding included, one thread, on the machine that made the bundle. "
     "●&nbsp;{few} given only these modalities, ■&nbsp;variant, ◆&nbsp;cascade as chosen, on the curve of "
@@ -63,30 +43,25 @@ def to_html(known: Known) -> str:
     """
     title = f"Variants of {' and '.join(bundle.manifest.name for bundle in known.bundles.values())}"
     about = "".join(f"<p>{escape(line)}</p>" for line in describe(known))
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main>"
-        f"<h1>{escape(title)}</h1>{about}{''.join(_sections(known))}</main></body></html>\n"
-    )
+    return document(title, about + "".join(_sections(known)))
 
 
 def _sections(known: Known) -> Iterator[str]:
     plots = _plots(known)
     for side in known.bundles:
         yield f"<h2>Accuracy against time{f', {side}' if side else ''}</h2>{plots[side]}"
-    yield from _section("The numbers", tradeoff_table(known))
+    yield from section("The numbers", tradeoff_table(known))
     settings = tradeoff_table(known, settings=True)
     if settings.rows:
         told = f"Settings of a cascade that were not chosen: {len(settings.rows)}"
-        yield f"<details><summary>{told}</summary>{_table(told, settings)}</details>"
-    yield from _section("Variants", variants_table(known))
+        yield f"<details><summary>{told}</summary>{table_html(told, settings)}</details>"
+    yield from section("Variants", variants_table(known))
     refused = "".join(f"<li>{escape(reason)}</li>" for reason in reasons(known))
     yield f"<ul>{refused}</ul>" if refused else ""
     yield f'<p class="faint">{_NOTE}</p>'
-    yield from _section("Variants by modalities", modalities_table(known))
-    yield from _section("Splits", splits_table(known))
-    yield from _section("Uses of the test split", uses_table(known))
+    yield from section("Variants by modalities", modalities_table(known))
+    yield from section("Splits", splits_table(known))
+    yield from section("Uses of the test split", uses_table(known))
 
 
 def _plots(known: Known) -> dict[str, str]:
@@ -102,38 +77,13 @@ def _plots(known: Known) -> dict[str, str]:
 
     def figure(side: str, points: list[Point]) -> str:
         labels = [known.label(side, point) for point in points]
-        drawings = "".join(
-            f'<div class="{name}">{draw(points, labels, frame, size)}</div>'
-            for name, size in (("wide", _WIDE), ("narrow", _NARROW))
-        )
         split = " or ".join(dict.fromkeys(point.split for point in points))
         caption = _CAPTION.format(split=escape(split), few=escape(" or ".join(known.given_less(side))))
         if not all(point.measured for point in points):
             caption += " Small dots, and what the table calls expected, follow from measured parts."
-        return f"<figure>{drawings}<figcaption>{caption}</figcaption></figure>"
+        return figure_html(lambda size: draw(points, labels, frame, size), caption, _SIZES)
 
     return {
         side: figure(side, card.tradeoff) if card.tradeoff else f"<p>{_NO_TRADEOFF}</p>"
         for side, card in known.scorecards.items()
     }
-
-
-def _section(title: str, table: Table) -> Iterator[str]:
-    if table.rows:
-        yield f"<h2>{title}</h2>{_table(title, table)}"
-
-
-def _table(title: str, table: Table) -> str:
-    """Scrolls by itself where it is too wide, by keyboard as well."""
-
-    def line(tag: str, cells: tuple[str, ...]) -> str:
-        classes = [' class="text"' if name in table.text else "" for name in table.header]
-        return "".join(
-            f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(classes, cells, strict=True)
-        )
-
-    rows = "".join(f"<tr>{line('td', row)}</tr>" for row in table.rows)
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{title}">'
-        f"<table><tr>{line('th', table.header)}</tr>{rows}</table></div>"
-    )

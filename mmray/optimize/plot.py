@@ -1,46 +1,31 @@
 """Accuracy over milliseconds a record as inline SVG: the same points give the same bytes.
 
 Colours are CSS variables of the page, so that one drawing serves light and dark; shapes tell the same.
-Text stays text. Needs matplotlib, which only this module imports.
+Text stays text. Needs matplotlib.
 """
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import pairwise
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FormatStrFormatter, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from mmray.optimize.cards import Accuracy, Point
-from mmray.optimize.compare import share
 from mmray.optimize.labels import Box, place
+from mmray.page.drawing import COLOURS, axes_within, canvas, to_svg
+from mmray.page.table import share
 
-#: Colours of a light page by the names of the page's CSS variables. All can tell blue, orange and grey apart.
-COLOURS = {
-    "ink": "#1d2129",
-    "faint": "#687080",
-    "line": "#d9dde4",
-    "page": "#ffffff",
-    "modality": "#5b6271",
-    "variant": "#0a64b0",
-    "cascade": "#b84f06",
-}
+_COLOUR = {"modality": COLOURS["grey"], "variant": COLOURS["blue"], "cascade": COLOURS["orange"]}
 _MARKER = {"modality": "o", "variant": "s", "cascade": "D"}
 _FAR = 0.25  # what is further below the best than this is drawn at the lower edge, with its value
 _LOGARITHMIC = 6.0  # from this ratio of the slowest to the fastest on
 _LONGEST = 40  # characters of a name
 _DODGE = 6.0  # points to the right at which the test result stands
-_FONT = 10.0  # points
 
 
 @dataclass(frozen=True)
@@ -77,20 +62,8 @@ def draw(points: Sequence[Point], labels: Sequence[str], frame: Frame, size: tup
         frame: what to show.
         size: width and height, in points.
     """
-    figure = Figure(figsize=(size[0] / 72, size[1] / 72), dpi=72)
-    options = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": f"{size} {labels}",  # of the ids: two drawings of a page must not share them
-        "font.family": "DejaVu Sans",  # comes with matplotlib: every machine measures the same widths
-        "font.size": _FONT,
-    }
-    with mpl.rc_context(options), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has a font for it
-        left, right, bottom, top = 44, 12, 42, 22
-        width, height = size[0] - left - right, size[1] - bottom - top
-        axes = figure.add_axes(
-            (left / size[0], bottom / size[1], width / size[0], height / size[1]), facecolor="none"
-        )
+    with canvas(size, str(labels)) as figure:
+        axes = axes_within(figure, (44, 12, 42, 22))
         _prepare(axes, frame, size[1])
         cascades = sorted((p for p in points if p.kind == "cascade"), key=lambda p: p.ms)
         # A line through what is expected; what was chosen was measured, and stands where it was.
@@ -102,11 +75,8 @@ def draw(points: Sequence[Point], labels: Sequence[str], frame: Frame, size: tup
         nameless = [(curve[len(curve) // 2], "cascade, none chosen")] if curve else []
         has_chosen = any(point.chosen for point in cascades)
         _draw_labels(axes, curve, named if has_chosen else named + nameless, frame)
-        figure.patch.set_alpha(0)
-        file = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(file, format="svg", metadata=nothing)
-    return _for_page(file.getvalue(), [_told(point, label) for point, label in named])
+        told = [_told(point, label) for point, label in named]
+        return to_svg(figure, "Accuracy against milliseconds a record", told)
 
 
 def _stands_alone(point: Point) -> bool:
@@ -128,11 +98,6 @@ def _prepare(axes: Axes, frame: Frame, height: float) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: share(value, ".2f")))
-    axes.grid(axis="y", color=COLOURS["line"], lw=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(color=COLOURS["line"], labelcolor=COLOURS["faint"])
-    for name, spine in axes.spines.items():
-        spine.set(color=COLOURS["line"], visible=name == "bottom")
     scale = ", log scale" if frame.logarithmic else ""
     axes.set_xlabel(f"milliseconds a record{scale}", color=COLOURS["faint"])
     axes.figure.text(4, height - 12, "accuracy", color=COLOURS["faint"], transform=None)
@@ -140,7 +105,7 @@ def _prepare(axes: Axes, frame: Frame, height: float) -> None:
 
 def _draw_curve(axes: Axes, curve: Sequence[Point]) -> None:
     """A line through the settings of a cascade, in a band of their intervals."""
-    colour, ms = COLOURS["cascade"], [p.ms for p in curve]
+    colour, ms = _COLOUR["cascade"], [p.ms for p in curve]
     low, high = [p.low for p in curve], [p.high for p in curve]
     axes.fill_between(ms, low, high, color=colour, alpha=0.13, lw=0, zorder=1)
     axes.plot(ms, [p.accuracy for p in curve], color=colour, lw=1.6, marker=".", ms=5, zorder=3)
@@ -148,7 +113,7 @@ def _draw_curve(axes: Axes, curve: Sequence[Point]) -> None:
 
 def _draw_point(axes: Axes, point: Point, identity: str, frame: Frame) -> None:
     """A filled mark for the split that was tuned on; beside it a hollow one for the test."""
-    colour = COLOURS[point.kind]
+    colour = _COLOUR[point.kind]
     if point.accuracy < frame.accuracy[0]:
         edge = frame.accuracy[0]
         axes.plot(
@@ -163,7 +128,7 @@ def _draw_point(axes: Axes, point: Point, identity: str, frame: Frame) -> None:
 def _draw_mark(
     axes: Axes, ms: float, point: Point, result: Accuracy, fill: str, identity: str, dodge: float = 0.0
 ) -> None:
-    colour = COLOURS[point.kind]
+    colour = _COLOUR[point.kind]
     moved = axes.transData + ScaledTranslation(dodge / 72, 0, axes.figure.dpi_scale_trans)
     axes.plot([ms, ms], [result.low, result.high], color=colour, lw=1.1, transform=moved, zorder=4)
     axes.plot(
@@ -186,7 +151,7 @@ def _draw_labels(
         if point.accuracy < frame.accuracy[0]:
             told += f", {share(point.accuracy, '.2f')}"
         text = axes.text(
-            0, 0, told, color=COLOURS[point.kind], weight="bold" if point.chosen else "normal",
+            0, 0, told, color=_COLOUR[point.kind], weight="bold" if point.chosen else "normal",
             transform=None, parse_math=False, va="center", ha="center", zorder=8,
         )  # fmt: skip
         texts.append(text)
@@ -235,22 +200,3 @@ def _result(found: Accuracy, split: str) -> str:
         f"{share(found.accuracy)} [{share(found.low)}, {share(found.high)}] on {split} "
         f"({found.records:,} records in {found.groups:,} groups)"
     )
-
-
-def _for_page(svg: str, told: Sequence[str]) -> str:
-    """The drawing as a part of an HTML page: no prologue, only ids that it uses, CSS variables as colours."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="point-(\d+)">', lambda m: f"<g><title>{escape(told[int(m[1])])}</title>", svg)
-    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
-    svg = re.sub(
-        r'<svg .*?viewBox="(.*?)".*?>',
-        r'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        r'viewBox="\1" role="img" aria-label="Accuracy against milliseconds a record">',
-        svg,
-        count=1,
-        flags=re.DOTALL,
-    )
-    for name, colour in COLOURS.items():
-        svg = svg.replace(colour, f"var(--{name})")
-    return svg.strip()

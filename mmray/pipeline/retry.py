@@ -15,6 +15,7 @@ from mmray.pipeline.execute import execute_retry, settled
 from mmray.pipeline.lease import held
 from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.plan import make_plan
+from mmray.pipeline.progress import Progress
 from mmray.pipeline.prune import prune
 from mmray.pipeline.run import Watcher, process
 from mmray.pipeline.rundir import RunDirectory
@@ -67,12 +68,15 @@ def retry(output: str, overrides: Callable[[Mapping[str, Any]], RunConfig], watc
             plan = settled(replace(make_plan(found, machines), claim=str(out.claim)), earlier)
             watcher.planned(plan)
             names = [shard.name for shard, _ in missing]
-            out.log("retry", rejects=ledger.rejects.total(), parts=len(parts), shards=names)
-            with metered(watcher.progress, plan) as meter:
+            rejects = ledger.rejects.total()
+            out.log("retry", rejects=rejects, parts=len(parts), shards=names, done=ledger.rows - rejects)
+            progress = Progress(out, watcher.progress)
+            with metered(progress, plan) as meter:
                 process(plan, out, ledger, meter)
                 if parts:
                     execute_retry(plan, parts, found.shards, meter)
                 counted = meter.read()
+            progress.write(counted)
             ledger = Ledger.load(out)
             ledger.settle(out)
         return conclude(out, found, ledger, audit(out), describe(plan, counted, started))

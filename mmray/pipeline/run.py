@@ -18,6 +18,7 @@ from mmray.pipeline.lease import held
 from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.meter import Doing, Snapshot
 from mmray.pipeline.plan import Plan, make_plan
+from mmray.pipeline.progress import Progress
 from mmray.pipeline.prune import prune
 from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.summary import Result, conclude, describe
@@ -95,14 +96,18 @@ def run(config: RunConfig, watcher: Watcher, *, accept_changes: bool = False, mo
             plan = settled(replace(make_plan(found, machines), claim=str(out.claim)), earlier)
             watcher.planned(plan)
             out.begin(plan.to_json())
-            out.log("started", mmray=__version__, topology=plan.topology, actors=plan.actors)
-            with metered(watcher.progress, plan) as meter:
+            out.log(
+                "started", mmray=__version__, topology=plan.topology, actors=plan.actors, done=ledger.rows
+            )
+            progress = Progress(out, watcher.progress)
+            with metered(progress, plan) as meter:
                 ledger = process(plan, out, ledger, meter)
                 ledger, verdict = _audited(out, ledger, watcher)
                 if ledger.missing(found.shards):
                     ledger = process(plan, out, ledger, meter)
                     verdict = audit(out)
                 counted = meter.read()
+            progress.write(counted)
         return conclude(out, found, ledger, verdict, describe(plan, counted, started))
 
 

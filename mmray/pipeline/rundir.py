@@ -1,6 +1,7 @@
 """The run directory: one object owns every name in it.
 
 out/  plan.json  parts/*.parquet  rejects/*.parquet  faults/*.parquet  events.jsonl  summary.json
+      report.html (see `mmray.report`)
       README.md and none.parquet for who reads it with other libraries (see `mmray.pipeline.guide`)
       leases/ of whoever writes  broken/ what an audit found unusable and a later run did again
 """
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from threading import Lock
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +26,7 @@ from mmray.remote import StoreError
 from mmray.storage import Location
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # what may pass, so that the same command can go on
+_LOGGING = Lock()  # events come from the thread that runs and from the one that watches
 WRITTEN = ("parts", "rejects", "faults")  # directories of files with rows
 
 
@@ -68,6 +71,10 @@ class RunDirectory:
     @property
     def summary(self) -> Location:
         return self.root / "summary.json"
+
+    @property
+    def report(self) -> Location:
+        return self.root / "report.html"
 
     def read_plan(self) -> dict[str, Any] | None:
         """The plan that the directory was made with, or None where there is no run yet.
@@ -150,10 +157,11 @@ class RunDirectory:
             raise OutputError(f"{self}: cannot be written ({reason}); choose another --output") from e
 
     def log(self, event: str, **details: object) -> None:
-        """Append to events.jsonl. Events are few (start, passes, end): the file is rewritten whole."""
+        """Append to events.jsonl. Events are few, thousands at most: the file is rewritten whole."""
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **details}
-        earlier = self.events.read_bytes() if self.events.exists() else b""
-        self.events.write_atomically(earlier + json.dumps(line).encode() + b"\n")
+        with _LOGGING:
+            earlier = self.events.read_bytes() if self.events.exists() else b""
+            self.events.write_atomically(earlier + json.dumps(line).encode() + b"\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         self.summary.write_atomically(json.dumps(summary, indent=1).encode())

@@ -11,8 +11,11 @@ from support.tars import write_shard
 
 from mmray.config import RunConfig
 from mmray.pipeline.run import Watcher, run
+from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.summary import Result
 from mmray.predictor import Predictor, open_preprocessor
+from mmray.report.facts import load
+from mmray.report.page import to_html
 from mmray.sources import ReadOptions, list_shards, read
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -74,6 +77,9 @@ def test_a_run_gives_the_predictors_answers_and_says_who_left_where(
     assert told["shadowed"] > 0.7 * early
     assert told["saved_s"] > 0
     assert told["shift"] == ""
+    report = load(RunDirectory.at(str(tmp_path / "out")))
+    assert report.rows.stages == {1: early, 2: len(good) - early}
+    assert "Where records left the cascade" in to_html(report)
     assert 0 < result.summary["rejected"] == expected.num_rows - len(good)
 
 

@@ -78,11 +78,21 @@ def test_run_plan_audit_from_a_config_file(shards, bundle, tmp_path, cluster_add
     assert done.returncode == 0, done.stderr
     assert f"240 = 240 predicted + 0 rejected in {SHARDS} shards, audit clean" in done.stdout
     assert not done.stderr
+    assert f"{output}/report.html" in done.stdout
+    assert "Clean: 240 rows = 240 predicted + 0 rejected" in (output / "report.html").read_text()
 
     assert json.loads(mmray("plan", config, "--output", output, "--json").stdout)["done_rows"] == 240
     audited = mmray("audit", output, "--json", "--recount")
     assert audited.returncode == 0
     assert json.loads(audited.stdout)["predicted"] == 240
+
+    (output / "report.html").unlink()
+    written = mmray("report", output, "--labels", "label", "--gallery", 3)
+    assert written.returncode == 0, written.stderr
+    assert (output / "report.html").read_text().count("data:image/jpeg") == 3
+    two = mmray("report", output, output)
+    assert two.returncode == USAGE
+    assert "name the page with --html FILE" in two.stderr
 
     next((output / "parts").iterdir()).unlink()
     broken = mmray("audit", output)

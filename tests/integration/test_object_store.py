@@ -20,6 +20,7 @@ from mmray.pipeline.run import Watcher, run
 from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.sink import read_parquet
 from mmray.pipeline.summary import Result
+from mmray.report.page import try_report
 from mmray.sources import list_shards
 from mmray.storage import Location
 
@@ -72,6 +73,8 @@ def test_a_run_on_a_store_gives_what_a_run_on_a_disk_gives(stored, on_disk):
     assert result.audit.ok
     assert result.summary["rows"] == ROWS
     assert predictions(stored.url("out")).equals(on_disk)
+    assert try_report(stored.url("out")) == ""
+    assert b"Clean: 240 rows" in Location.parse(stored.url("out/report.html")).read_bytes()
     again = execute_there(stored)
     assert again.audit.ok
     assert again.summary["this_run"] == {}

@@ -27,7 +27,7 @@ class Command:
 
     def start(self, *settings: str, address: str | None = None) -> subprocess.Popen[str]:
         arguments = ["run", "--input", str(self.shards), "--bundle", str(self.bundle.path)]
-        arguments += ["--output", str(self.output), "--set", "part_rows=40"]
+        arguments += ["--output", str(self.output), "--set", "part_rows=40", "--set", "report=false"]
         for setting in settings:
             arguments += ["--set", setting]
         return subprocess.Popen(
@@ -66,6 +66,7 @@ def run_deadly(
 ) -> subprocess.CompletedProcess[str]:
     """`mmray run` with a Ray of its own, whose workers have the faults of tests/support/deadly."""
     arguments = ["run", "--input", str(shards), "--bundle", str(bundle.path), "--output", str(output)]
+    arguments += ["--set", "report=false"]
     arguments += [argument for setting in settings for argument in ("--set", setting)]
     inherited = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     path = f"{Path(__file__).parent / 'deadly'}:{os.environ.get('PYTHONPATH', '')}"

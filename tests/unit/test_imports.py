@@ -1,10 +1,10 @@
 """Floors and fences: nothing imports upward, and the heavy libraries stay in their rooms.
 
 0  errors, schema, coverage, bounds, signals, unread
-1  client, digests, storage, remote, urls, sources, align, magic, preprocess, batching
+1  client, digests, storage, remote, urls, sources, align, magic, preprocess, batching, page
 2  config, bundle, golden, engine, loading, cascade, confidence, outcomes, race, predictor, models
 3  pipeline, serve, optimize: three wings that never import each other
-4  training: stands on optimize, and on no other wing
+4  training, which stands on optimize alone; report, which stands on pipeline and optimize
 5  cli
 """
 
@@ -30,6 +30,7 @@ FLOORS = [
         "preprocess",
         "batching",
         "shapes",
+        "page",
     },
     {
         "config",
@@ -47,7 +48,7 @@ FLOORS = [
         "models",
     },
     {"pipeline", "serve", "optimize"},
-    {"training"},
+    {"training", "report"},
     {"cli"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -57,7 +58,7 @@ FENCES = {
     "ray": {"pipeline", "serve", "training"},
     "torch": {"models", "optimize", "training"},
     "onnxruntime": {"engine", "optimize"},
-    "matplotlib": {"optimize", "training"},
+    "matplotlib": {"optimize", "training", "page", "report"},
 }
 
 FILES = sorted((ROOT / "mmray").rglob("*.py"))

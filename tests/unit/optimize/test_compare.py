@@ -278,6 +278,7 @@ def test_of_two_bundles_each_has_a_plot_of_its_own(old, judged):
 
 def test_where_matplotlib_is_missing_the_remedy_is_named(judged, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "mmray.optimize.plot", raising=False)
+    for module in ("mmray.optimize.plot", "mmray.page.drawing"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     with pytest.raises(UsageError, match=r"matplotlib: pip install 'mmray\[plots\]'"):
         to_html(know(judged))

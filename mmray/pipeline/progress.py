@@ -1,0 +1,49 @@
+"""How far a run was, and when: points in events.jsonl, few enough for a run of weeks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+
+from mmray.pipeline.meter import Snapshot
+from mmray.pipeline.rundir import RunDirectory
+
+EVENT = "progress"
+_LEAST_S = 2.0  # between two points, and this share of the time that has passed: 700 in a day, 900 in a week
+_SHARE = 1 / 110
+
+
+class Progress:
+    """Passes on what was counted, and writes down some of it.
+
+    Args:
+        out: the run directory.
+        tell: who is told each time.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, out: RunDirectory, tell: Callable[[Snapshot], None], clock: Callable[[], float] = monotonic
+    ) -> None:
+        self._out = out
+        self._tell = tell
+        self._clock = clock
+        self._began = self._next = -1.0
+
+    def __call__(self, snapshot: Snapshot) -> None:
+        self._tell(snapshot)
+        now = self._clock()
+        if self._began < 0:
+            self._began, self._next = now, now + _LEAST_S
+        if now >= self._next:
+            self._next = now + max(_LEAST_S, _SHARE * (now - self._began))
+            self.write(snapshot)
+
+    def write(self, snapshot: Snapshot) -> None:
+        """Write a point. One that cannot be written, or no longer may, is left out: a run needs none."""
+        with suppress(OSError):
+            claim = self._out.claim
+            if claim is None or claim.exists():
+                devices = {"device_busy": round(snapshot.device_busy, 4)} if snapshot.devices else {}
+                self._out.log(EVENT, rows=int(snapshot.rows), rejects=int(snapshot.rejects), **devices)

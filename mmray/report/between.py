@@ -1,0 +1,194 @@
+"""Two runs side by side: times, counts, labels, and how often they decide alike on common rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmray.page.document import document, section, table_html
+from mmray.page.table import Table, share
+from mmray.report.bottleneck import stages
+from mmray.report.counting import Buckets, Few, Names, Share, Sums
+from mmray.report.facts import Run
+from mmray.report.page import STYLE
+from mmray.report.rows import batches
+from mmray.report.tables import cut, pairs_table, percent, shares_table
+from mmray.report.verdict import verdict
+
+_SETS = 16
+_SHOWN = 30
+_READ = ("shard", "row", "label", "modalities")
+
+
+@dataclass
+class Agreement:
+    """How often two runs gave the same label."""
+
+    by_set: list[Share] = field(default_factory=list)  # by what the second one predicted from
+    all: Share | None = None  # None: no row in common
+    changed: Few[tuple[str, str]] = field(default_factory=Few)  # label of the first, of the second
+    labels: dict[str, int] = field(default_factory=dict)  # of the first, on these rows
+
+
+def compare_html(first: Run, second: Run) -> str:
+    """The page. `A` is the first run, `B` the second.
+
+    Raises:
+        OSError: a part cannot be read.
+    """
+    heads = ""
+    for side, run in (("A", first), ("B", second)):
+        state, line = verdict(run)
+        heads += f'<p class="verdict {state}"><strong>{side}: {escape(run.name)}.</strong> {escape(line)}</p>'
+    title = f"Runs {first.name} and {second.name}"
+    return document(title, heads + "".join(_sections(first, second)), style=STYLE)
+
+
+def agreement(first: Run, second: Run) -> Agreement:
+    """Compare the labels of rows of the same shard and number; a row without a label decides, too.
+
+    Takes four bytes of memory for each row of the first run.
+    """
+    found, names = Agreement(), Names(1 << 24)
+    known: dict[str, npt.NDArray[np.int32]] = {}
+    for shard, rows, labels, _ in _labelled(first, names):
+        there = known.get(shard, np.zeros(0, np.int32))
+        if (size := int(rows.max()) + 1) > len(there):
+            there = np.concatenate([there, np.full(max(size, 2 * len(there)) - len(there), -1, np.int32)])
+        there[rows] = labels
+        known[shard] = there
+    sets, buckets = Names(_SETS), Buckets()
+    sums = Sums(_SETS + 1)
+    numbers = list[str]()
+    for shard, rows, labels, given in _labelled(second, names):
+        before = known.get(shard, np.zeros(0, np.int32))
+        common = rows < len(before)
+        common[common] = before[rows[common]] >= 0
+        a, b = before[rows[common]], labels[common]
+        slices = np.array([sets.number(name) for name in np.asarray(given, object)[common]], np.int64)
+        sums.add(slices, buckets.alone(len(a)), a == b)
+        numbers = numbers if len(numbers) == len(names.numbers) else list(names.numbers)
+        pairs, counts = np.unique(np.stack([a, b]), axis=1, return_counts=True)
+        for (was, now), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
+            found.labels[numbers[was]] = found.labels.get(numbers[was], 0) + count
+            if was != now:
+                found.changed.add((numbers[was], numbers[now]), count)
+    if sums.records.sum():
+        found.all = sums.share("all", range(_SETS + 1))
+        shares = [
+            sums.share(name, [i if i < len(sets.numbers) else _SETS]) for i, name in enumerate(sets.named())
+        ]
+        found.by_set = sorted((s for s in shares if s.records), key=lambda s: -s.records)
+    return found
+
+
+def _labelled(
+    run: Run, names: Names
+) -> Iterator[tuple[str, npt.NDArray[np.int64], npt.NDArray[np.int32], list[str]]]:
+    """Of each batch and shard: rows, numbers of their labels, what they were predicted from."""
+    for columns, batch in batches(run.out, run.ledger, _READ):
+        if "label" not in columns:
+            return
+        labels = pc.fill_null(batch["label"], "(no label)").combine_chunks().dictionary_encode()
+        numbers = np.array([names.number(name) for name in labels.dictionary.to_pylist()], np.int32)
+        coded = numbers[labels.indices.to_numpy()] if len(labels) else np.zeros(0, np.int32)
+        sets = pc.binary_join(batch["modalities"].combine_chunks(), "+")
+        rows, shards = batch["row"].to_numpy(), batch["shard"].combine_chunks()
+        for shard in shards.unique().to_pylist():
+            at = np.flatnonzero(pc.equal(shards, shard).to_numpy(zero_copy_only=False))
+            yield shard, rows[at], coded[at], sets.take(pa.array(at)).to_pylist()
+
+
+def _sections(first: Run, second: Run) -> Iterator[str]:
+    yield from section("Times", _times(first, second))
+    yield from _answers(first, second)
+    for title, name, a, b in (
+        ("What records were predicted from", "modalities", first.ledger.modalities, second.ledger.modalities),
+        (
+            "Rejects",
+            "kind",
+            first.ledger.rejects + first.ledger.faults,
+            second.ledger.rejects + second.ledger.faults,
+        ),
+        ("Labels", "label", first.rows.labels.counts, second.rows.labels.counts),
+    ):
+        yield from section(title, _counts(name, a, b, first.ledger.rows, second.ledger.rows))
+
+
+def _answers(first: Run, second: Run) -> Iterator[str]:
+    judged = [
+        (f"{side}: {run.name}", run.rows.judged.all)
+        for side, run in (("A", first), ("B", second))
+        if run.rows.judged and run.rows.judged.labels.total
+    ]
+    if judged:
+        shares = [Share(name, s.records, s.mean, s.low, s.high) for name, s in judged]
+        yield from section("Accuracy, each on its own records", shares_table("run", shares))
+    found = agreement(first, second)
+    yield "<h2>Do they decide alike?</h2>"
+    if found.all is None:
+        yield "<p>They have no labelled rows in common.</p>"
+        return
+    yield (
+        f"<p>{share(found.all.mean)} of {found.all.records:,} rows that both have got the same label; "
+        f"95 % interval [{share(found.all.low)}, {share(found.all.high)}].</p>"
+    )
+    yield table_html("Agreement by modalities", shares_table("B predicted from", found.by_set, "alike"))
+    changed = found.changed.common()[:_SHOWN]
+    if changed:
+        table = pairs_table(changed, found.labels)
+        named = Table(
+            ("label of A", "label of B", "rows", "of this label of A"),
+            table.rows,
+            frozenset({"label of A", "label of B"}),
+        )
+        yield table_html("Labels that changed", named)
+
+
+def _times(first: Run, second: Run) -> Table:
+    a, b = first.this_run, second.this_run
+    rows = [("bundle", *(str(r.plan["identity"].get("bundle"))[:12] for r in (first, second)), "")]
+    rows += [
+        (key, *(cut(str(r.plan.get(key, ""))) for r in (first, second)), "")
+        for key in ("variant", "topology")
+    ]
+    figures: Sequence[tuple[str, str, str]] = (
+        ("rows/s", "rows_per_s", ",.1f"),
+        ("rows of the latest call", "rows", ",d"),
+        ("seconds of it", "elapsed_s", ",.1f"),
+        ("of these to start", "startup_s", ",.1f"),
+        ("actors", "actors", ",d"),
+    )
+    for title, key, form in figures:
+        if key in a and key in b:
+            rows.append((title, format(a[key], form), format(b[key], form), _ratio(a[key], b[key])))
+    per_row = [{s.name: 1e3 * s.seconds / max(1, run["rows"]) for s in stages(run)} for run in (a, b)]
+    for name in dict.fromkeys([*per_row[0], *per_row[1]]):
+        x, y = per_row[0].get(name, 0.0), per_row[1].get(name, 0.0)
+        rows.append((f"{name}, ms a row", f"{x:.2f}", f"{y:.2f}", _ratio(x, y)))
+    return Table(("", "A", "B", "B / A"), rows, frozenset({""}))
+
+
+def _ratio(a: float, b: float) -> str:
+    return f"{b / a:.2f}" if a else ""
+
+
+def _counts(name: str, a: Mapping[str, int], b: Mapping[str, int], of_a: int, of_b: int) -> Table:
+    keys = sorted({*a, *b}, key=lambda key: (-a.get(key, 0) - b.get(key, 0), key))[:_SHOWN]
+    rows = [
+        (
+            cut(key),
+            f"{a.get(key, 0):,}",
+            percent(a.get(key, 0) / max(1, of_a)),
+            f"{b.get(key, 0):,}",
+            percent(b.get(key, 0) / max(1, of_b)),
+        )
+        for key in keys
+    ]
+    return Table((name, "A", "share", "B", "share of B"), rows, frozenset({name}))

@@ -1,0 +1,98 @@
+"""A run as its directory tells it: plan, summary, parts, events, examples of rejects."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmray.errors import OutputError
+from mmray.pipeline.ledger import Ledger
+from mmray.pipeline.rundir import RunDirectory
+from mmray.pipeline.sink import read_rejects
+from mmray.report.history import History, read_history
+from mmray.report.judged import Place
+from mmray.report.rows import Rows, read_rows
+
+_EXAMPLES = 3  # of each kind of rejects
+_FILES = 200  # of rejects that are opened for examples
+
+
+@dataclass(frozen=True)
+class Example:
+    """One reject."""
+
+    kind: str  # "stage/type"
+    place: Place
+    offset: int  # of the record in its shard
+    reason: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run left."""
+
+    out: RunDirectory
+    plan: dict[str, Any]
+    summary: dict[str, Any]  # empty where the run never came to its end
+    ledger: Ledger
+    history: History
+    rows: Rows
+    examples: list[Example] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.out.root.name
+
+    @property
+    def this_run(self) -> dict[str, Any]:
+        """Figures of the latest call that did something."""
+        found: dict[str, Any] = self.summary.get("this_run", {})
+        return found
+
+    @property
+    def finished(self) -> bool:
+        """Whether summary.json is of the rows that are there."""
+        return self.summary.get("rows") == self.ledger.rows
+
+
+def load(out: RunDirectory, labels: str | None = None, *, kept: int = 30) -> Run:
+    """Read a run directory; that of an unfinished run, too.
+
+    Args:
+        out: the run directory.
+        labels: the field with true labels, as of `read_rows`.
+        kept: how many mistakes are kept.
+
+    Raises:
+        OutputError: no run there.
+        UsageError: it did not carry that field.
+        OSError: a file cannot be read.
+    """
+    plan = out.read_plan()
+    if plan is None:
+        raise OutputError(f"{out}: no run there (no plan.json); check the path")
+    ledger = Ledger.load(out)
+    summary = json.loads(out.summary.read_bytes()) if out.summary.exists() else {}
+    events = out.events.read_bytes() if out.events.exists() else b""
+    rows = read_rows(out, ledger, labels, kept=kept)
+    return Run(out, plan, summary, ledger, read_history(events), rows, _examples(out, ledger))
+
+
+def _examples(out: RunDirectory, ledger: Ledger) -> list[Example]:
+    """Some rejects and shard faults of each kind; opens files with kinds of which more are wanted alone."""
+    found: dict[str, list[Example]] = {}
+    wanted = {kind: min(_EXAMPLES, n) for kind, n in (ledger.rejects + ledger.faults).items()}
+    opened: Counter[str] = Counter()
+    for part in sorted(ledger.parts, key=lambda part: part.name):
+        lacking = {kind for kind in part.rejects if len(found.get(kind, ())) < wanted[kind]}
+        if not lacking or opened.total() >= _FILES:
+            continue
+        opened[part.name] += 1
+        for row in read_rejects(out, part).to_pylist():
+            kind = f"{row['stage']}/{row['type']}"
+            if kind in lacking and len(found.setdefault(kind, [])) < wanted[kind]:
+                place = Place(row["shard"], row["row"], row["key"])
+                found[kind].append(Example(kind, place, row["offset"], row["reason"]))
+    return [example for kind in wanted for example in found.get(kind, ())]
