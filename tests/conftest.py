@@ -53,6 +53,7 @@ def ray_cluster() -> Iterator[None]:
     """One local cluster of two CPUs for every test that needs one; what it serves has the usual ingress."""
     # A bundle of this size is soon replaced; each removal would wait five seconds for the ingress to notice.
     os.environ["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] = "1"
+    os.environ["RAY_metrics_report_interval_ms"] = "1000"  # noqa: SIM112  (Ray spells it so; not ten seconds)
     # Workers, and they alone, know the texts that break a process (support/deadly).
     path = os.environ.get("PYTHONPATH", "")
     deadly = str(Path(support.__file__).parent / "deadly")

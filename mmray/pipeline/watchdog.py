@@ -17,7 +17,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mmray.errors import Interrupted, RunError
 from mmray.pipeline.cluster import Nodes
 from mmray.pipeline.liveness import MeterHandle
-from mmray.pipeline.meter import Doing, Meter, Snapshot
+from mmray.pipeline.meter import Doing, Snapshot
+from mmray.pipeline.metrics import ExportingMeter
 from mmray.pipeline.plan import Plan, Unit
 
 RESUME = "run the same command again to resume"
@@ -117,9 +118,10 @@ def metered(progress: Callable[[Snapshot], None], plan: Plan) -> Iterator[Runnin
     # On the driver's node, which outlives the others; it needs no CPU: the workers may hold them all.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     remote: Any = ray.remote  # its type does not know this strategy
-    actor = remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Meter)
-    handle = actor.remote(plan.cascade.disagreement if plan.cascade else None)
-    meter = RunningMeter(handle, progress, plan.survey.config.stall_s)
+    actor = remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(ExportingMeter)
+    config = plan.survey.config
+    handle = actor.remote(config.output, plan.cascade.disagreement if plan.cascade else None)
+    meter = RunningMeter(handle, progress, config.stall_s)
     try:
         yield meter
     except Interrupted as e:  # between two passes, where the watchdog's signal arrives late
