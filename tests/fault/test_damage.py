@@ -13,7 +13,10 @@ from support.scripts import ROOT
 from support.shard_damage import seeds
 
 
-@pytest.mark.parametrize("rounds", [20, pytest.param(1500, marks=[pytest.mark.long, pytest.mark.timeout(1200)])])
+MANY = pytest.param(1500, marks=[pytest.mark.long, pytest.mark.timeout(1200)])
+
+
+@pytest.mark.parametrize("rounds", [20, MANY])
 def test_no_damage_is_more_than_rows(rounds):
     """Another seed each time; what breaks the promise is printed with its seed."""
     done = subprocess.run(
