@@ -12,7 +12,6 @@ import pytest
 from support.scripts import ROOT
 from support.shard_damage import seeds
 
-
 MANY = pytest.param(1500, marks=[pytest.mark.long, pytest.mark.timeout(1200)])
 
 
