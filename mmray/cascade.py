@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from zlib import crc32
 
 import numpy as np
@@ -69,6 +70,7 @@ def open_stages(
     ladder: Ladder | None,
     shared: bool,
     nhwc: bool,
+    trace: Path | None = None,
 ) -> list[Stage]:
     """The stages of a variant, loaded; one where it is no cascade, or none could ever leave.
 
@@ -89,6 +91,7 @@ def open_stages(
             ladder=ladder,
             shared=shared,
             nhwc=nhwc,
+            trace=trace,
         )
 
     if entry.cascade is None or not runs_in_stages(bundle, variant):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 from mmray.bundle import Bundle
 from mmray.digests import sha256_of_all
@@ -35,6 +36,7 @@ def open_engine(
     file: str | None = None,
     nhwc: bool = False,
     record_placement: bool = False,
+    trace: Path | None = None,
 ) -> Engine:
     """Load a variant.
 
@@ -49,6 +51,7 @@ def open_engine(
         file: which of the variant's graphs, relative to the bundle; None: the whole one.
         nhwc: whether convolutions run channels-last on CUDA.
         record_placement: whether the engine can tell where each node went.
+        trace: as of `mmray.engine.Setup`; the graph is then not a shared one.
 
     Raises:
         BundleError: no such variant, or a file of it that was altered.
@@ -58,7 +61,7 @@ def open_engine(
     file = file or bundle.entry(variant).file
     files = bundle.graph_files(file)
     chosen = best_provider() if provider == "auto" else provider
-    if chosen == "cpu" and shared:
+    if chosen == "cpu" and shared and not trace:
         with suppress(Exception):  # sharing only saves memory: what is wrong shows without it, too
             prepacked = shared_graph(files, cache_directory())
             return Engine(prepacked, provider="cpu", threads=threads, prepacked=True)
@@ -75,6 +78,7 @@ def open_engine(
         precision=precision,
         nhwc=nhwc,
         record_placement=record_placement,
+        trace=trace,
     )
     engine = Engine(files[0], provider=chosen, threads=threads, setup=setup)
     bundle.graph_files(file)  # nothing was altered while it was read

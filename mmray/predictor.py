@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from copy import copy
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -81,6 +82,8 @@ class Predictor:
         abstain: share of the labels that may be wrong: where the score is too low for that, there is none;
             "auto": as the bundle asks. Of no effect with `columns`, which have the least score.
         device: what runs the graphs; None: one of its own.
+        trace: beginning of the names of files into which ONNX Runtime writes the time of each node, see
+            `end_traces`.
 
     Raises:
         BundleError: a file of the bundle was altered.
@@ -102,6 +105,7 @@ class Predictor:
         columns: OutputColumns | None = None,
         abstain: Abstain = "auto",
         device: Device | None = None,
+        trace: Path | None = None,
     ) -> None:
         where = best_provider() if provider == "auto" else provider
         if where != "cpu" and ladder is None:
@@ -124,6 +128,7 @@ class Predictor:
             ladder=ladder,
             shared=shared,
             nhwc=choice.nhwc,
+            trace=trace,
         )
         #: Largest difference from the bundle's golden outputs on this machine.
         self.golden_difference, golden = prove(bundle, self.variant, stages, device_name(where))
@@ -165,6 +170,10 @@ class Predictor:
     def occupied(self) -> tuple[Counter[str], ...]:
         """What the device did for each stage (`Runner.occupied`); may be cleared."""
         return tuple(runner.occupied for runner in self._runners)
+
+    def end_traces(self) -> list[tuple[Path, int]]:
+        """`mmray.engine.Engine.end_trace` of each stage, where `trace` was given."""
+        return [runner.stage.engine.end_trace() for runner in self._runners]
 
     def twin(self) -> Predictor:
         """The same model on the same device for another thread, with counts of its own."""

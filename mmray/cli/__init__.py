@@ -269,6 +269,26 @@ def predict(
 
 
 @app.command()
+def profile(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle directory.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="IN...", help="Shards, as --input takes them.")],
+    variant: Annotated[str, typer.Option("--variant", help="auto: the fastest on this machine.")] = "auto",
+    provider: Annotated[
+        Literal["auto", "cpu", "cuda", "tensorrt", "openvino"],
+        typer.Option("--provider", help="Where to run."),
+    ] = "auto",
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Records that are counted, at most.")] = 200,
+    trace: Annotated[Path, typer.Option("--trace", help="File of the trace, for ui.perfetto.dev.")] = Path(
+        "trace.json"
+    ),
+) -> None:
+    """Run some records in this process, and say where their time goes, by stage and by operator."""
+    from mmray.cli.profiling import profile_records
+
+    profile_records(bundle, inputs, variant, provider, rows, trace)
+
+
+@app.command()
 def serve(
     bundles: Annotated[list[str], typer.Argument(metavar="BUNDLE...", help="Bundle directories.")],
     host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",

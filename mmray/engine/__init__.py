@@ -87,6 +87,9 @@ class Engine:
         options.enable_mem_pattern = chosen == "cuda"
         if setup.record_placement:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        if setup.trace:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(setup.trace)
         if prepacked:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if chosen in ("cuda", "tensorrt"):
@@ -135,6 +138,11 @@ class Engine:
         """
         inputs = {name: feeds[name] for name in self.inputs}
         return Bound(self._sessions(sizes_of(inputs)), inputs, "cuda" if self.provider == "cuda" else "cpu")
+
+    def end_trace(self) -> tuple[Path, int]:
+        """The file with what each node took, where `Setup.trace` was set, and its start (Unix time, ns)."""
+        began = self._session.get_profiling_start_time_ns()
+        return Path(self._session.end_profiling()), began
 
     def placement(self) -> dict[str, list[str]]:
         """Operators of the nodes by provider ("cuda", "cpu"), where `Setup.record_placement` was set."""

@@ -42,6 +42,7 @@ class Setup:
     precision: str = "fp32"  # of the graph: TensorRT may use narrower kernels only for a graph proved so
     nhwc: bool = False  # whether convolutions run channels-last on CUDA: faster for some graphs (mmray.race)
     record_placement: bool = False  # whether `Engine.placement` can tell where each node went
+    trace: Path | None = None  # beginning of a file's name: ONNX Runtime writes there how long each node took
 
 
 def provider_chain(provider: str, setup: Setup) -> list[Any]:
