@@ -1,0 +1,119 @@
+"""The commands that use or make a model; `mmray.cli` adds them to the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from mmray.cli.bundles import AsJson
+
+
+def predict(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle directory.")],
+    image: Annotated[Path | None, typer.Option("--image", help="Picture: JPEG, PNG, WebP.")] = None,
+    text: Annotated[str | None, typer.Option("--text", help="The text itself.")] = None,
+    audio: Annotated[Path | None, typer.Option("--audio", help="Sound: WAV, FLAC, Ogg, MP3.")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also decide with each modality left out.")
+    ] = False,
+    set: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="variant, abstain, limits, foreign_text: `abstain=0.05`."
+        ),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Predict one record without a server; any of its modalities may be missing."""
+    from mmray.cli.predicting import Given, predict_record
+
+    given = Given(image, text, audio)
+    predict_record(bundle, given, explain=explain, as_json=json, assignments=set or ())
+
+
+def profile(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle directory.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="IN...", help="Shards, as --input takes them.")],
+    variant: Annotated[str, typer.Option("--variant", help="auto: the fastest on this machine.")] = "auto",
+    provider: Annotated[
+        Literal["auto", "cpu", "cuda", "tensorrt", "openvino"],
+        typer.Option("--provider", help="Where to run."),
+    ] = "auto",
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Records that are counted, at most.")] = 200,
+    trace: Annotated[Path, typer.Option("--trace", help="File of the trace, for ui.perfetto.dev.")] = Path(
+        "trace.json"
+    ),
+) -> None:
+    """Run some records in this process, and say where their time goes, by stage and by operator."""
+    from mmray.cli.profiling import profile_records
+
+    profile_records(bundle, inputs, variant, provider, rows, trace)
+
+
+def serve(
+    bundles: Annotated[list[str], typer.Argument(metavar="BUNDLE...", help="Bundle directories.")],
+    host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
+    replicas: Annotated[
+        str, typer.Option("--replicas", metavar="N|MIN:MAX", help="Of each bundle; each takes a CPU.")
+    ] = "1",
+    variant: Annotated[str, typer.Option("--variant", help="auto: the fastest on this machine.")] = "auto",
+    topology: Annotated[
+        Literal["auto", "fused", "split"],
+        typer.Option("--topology", help="split: CPU replicas preprocess for those of the model."),
+    ] = "auto",
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", help="Bearer tokens, one a line; $MMRAY_TOKEN adds one.")
+    ] = None,
+    client_connections: Annotated[
+        int, typer.Option("--client-connections", min=1, help="Most of one client address, a proxy's too.")
+    ] = 256,
+    set: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key of docs/serving.md, as `abstain=0.05`."),
+    ] = None,
+) -> None:
+    """Serve bundles over HTTP, with a page to try them; several answer under their directories' names."""
+    from mmray.cli.serving import Asked, serve_bundles
+
+    tokens = str(token_file) if token_file else None
+    asked = Asked(host, port, replicas, variant, topology, tokens, client_connections, tuple(set or ()))
+    serve_bundles(bundles, asked)
+
+
+def optimize(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle directory; stays as it is.")],
+    recipe: Annotated[
+        Path, typer.Option("--recipe", help="Which variants, judged on what: docs/variants.md.")
+    ],
+    output: Annotated[Path, typer.Option("--output", help="Directory of the new bundle.")],
+    again: Annotated[
+        str | None, typer.Option(help="Why variants may be judged on the same test records once more.")
+    ] = None,
+) -> None:
+    """Make smaller or faster variants of a bundle, and keep those that decide as it does; exit 1 if none."""
+    from mmray.cli.optimizing import optimize_bundle
+
+    optimize_bundle(bundle, recipe, output, again)
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="Model and training: docs/training.md.")],
+    output: Annotated[Path, typer.Option("--output", help="Directory of the bundle.")],
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoints, history, curves; runs/train/NAME by default. Goes on where it was."),
+    ] = None,
+    downloads: Annotated[Path, typer.Option(help="Where fetched weights are kept.")] = Path("data/downloads"),
+    workers: Annotated[int, typer.Option(min=1, help="Of Ray Train; 1 trains without Ray.")] = 1,
+    set: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe, as `seed=1`."),
+    ] = None,
+) -> None:
+    """Train a model by a recipe on labelled shards, and write it as a bundle."""
+    from mmray.cli.training import train_recipe
+
+    train_recipe(recipe, output, work, downloads, workers, set or ())
