@@ -1,10 +1,10 @@
-"""The standard error of an accuracy whose records come in groups."""
+"""The standard error of a mean whose records come in groups."""
 
 import numpy as np
 import numpy.typing as npt
 
 
-def clustered_error(values: npt.NDArray[np.bool_ | np.int64], groups: list[str]) -> float:
+def clustered_error(values: npt.NDArray[np.bool_ | np.int64 | np.float64], groups: list[str]) -> float:
     """Standard error of a mean where values of one group are not independent (Liang & Zeger 1986)."""
     _, group = np.unique(groups, return_inverse=True)
     sums = np.bincount(group, values - values.mean())
