@@ -27,7 +27,6 @@ from mmray.page.table import number
 from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.meter import Snapshot
 from mmray.pipeline.plan import Plan
-from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.survey import Survey
 
 if TYPE_CHECKING:  # it imports Ray, which audits and inspections can do without
@@ -150,7 +149,7 @@ class RunDisplay:
         if problem := try_report(self.output):
             console.print(f"[bold yellow]warning:[/] {escape(problem)}", soft_wrap=True)
         else:
-            print_line(f"report    {RunDirectory.at(self.output).report}")
+            print_line(f"report  {self.output}/report.html")
 
     def _render(self, snapshot: Snapshot) -> Group:
         done = self._done_before + snapshot.rows
