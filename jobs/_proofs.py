@@ -60,6 +60,7 @@ class Setting:
     batch_rows: Sequence[int]
     processes: Sequence[int]
     rounds: int
+    thresholds: Thresholds  # of decisions
 
     @property
     def ladder(self) -> Ladder:
@@ -85,7 +86,8 @@ def decisions(setting: Setting, variant: str, records: LabelledTensors, parent: 
     inputs, expected = setting.bundle.golden(variant)
     decisive = setting.bundle.decisive
     difference = output_difference(engine(inputs)[decisive], expected[decisive])
-    verdict = compare(parent, run_outputs(engine, records, batch_rows=setting.batch_rows[-1]), Thresholds())
+    outputs = run_outputs(engine, records, batch_rows=setting.batch_rows[-1])
+    verdict = compare(parent, outputs, setting.thresholds)
     fault = verdict.reason
     if difference > setting.bundle.manifest.variants[variant].golden_tolerance:
         fault = f"golden outputs are off by {difference:.2g}"

@@ -36,6 +36,7 @@ from mmray.bundle import FP32, Bundle
 from mmray.engine import best_provider
 from mmray.errors import MmrayError, UsageError
 from mmray.loading import open_engine
+from mmray.optimize.gate import Thresholds
 from mmray.optimize.outputs import run_outputs
 from mmray.optimize.records import Records
 from mmray.pipeline.cluster import connected
@@ -43,6 +44,11 @@ from mmray.race import is_quantized
 
 BATCH_ROWS, QUICK_BATCH_ROWS = (8, 64, 256), (4, 8)
 HELD_OUT, QUICK_HELD_OUT = 256, 24
+# What so many records can show of a graph that decides as on the CPU: those of the stamps' recipe, and of 24.
+ENOUGH = Thresholds(agreement=0.9, slice_agreement=0.8, accuracy_loss=0.07, slice_accuracy_loss=0.15)
+FEW = Thresholds(
+    least_groups=8, agreement=0.8, slice_agreement=0.3, accuracy_loss=0.2, slice_accuracy_loss=0.7
+)
 
 
 def main(
@@ -137,6 +143,7 @@ def _setting(bundle: Bundle, inputs: list[str], provider: str, *, quick: bool) -
         QUICK_BATCH_ROWS if quick else BATCH_ROWS,
         sorted({1, min(4, cpus), min(16, cpus)}),
         1 if quick else 2,
+        FEW if quick else ENOUGH,
     )
 
 
