@@ -34,7 +34,10 @@ def main(
 ) -> None:
     """Measure, and print the figures."""
     try:
-        pairs = list(zip(one.split(","), other.split(","), strict=True))
+        ours, theirs = one.split(","), other.split(",")
+        if len(ours) != len(theirs):
+            raise InputError(f"--one has {len(ours)} bundles, --other {len(theirs)}: give one of each a seed")
+        pairs = list(zip(ours, theirs, strict=True))
         held_out = sorted(input.glob(shards))
         if not held_out:
             raise InputError(f"{input}: no {shards} there")

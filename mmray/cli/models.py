@@ -41,7 +41,7 @@ def profile(
         Literal["auto", "cpu", "cuda", "tensorrt", "openvino"],
         typer.Option("--provider", help="Where to run."),
     ] = "auto",
-    rows: Annotated[int, typer.Option("--rows", min=1, help="Records that are counted, at most.")] = 200,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Records, at most.")] = 200,
     trace: Annotated[Path, typer.Option("--trace", help="File of the trace, for ui.perfetto.dev.")] = Path(
         "trace.json"
     ),

@@ -7,6 +7,7 @@ clip has as many patches as it needs.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -27,15 +28,15 @@ def input_names(modalities: Iterable[Modality]) -> tuple[str, ...]:
     return ("present", *(name for m in MODALITIES if m in taken for name in INPUTS[m]))
 
 
-class PackedModel(nn.Module):
+class PackedModel(nn.Module, ABC):
     """A model over packed modalities as one graph: it encodes each, then decides from what is present."""
 
     modalities: tuple[Modality, ...]
 
     @property
+    @abstractmethod
     def dims(self) -> tuple[int, ...]:
         """Widths that add up to the features'."""
-        raise NotImplementedError
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -81,6 +82,7 @@ class PackedModel(nn.Module):
         feeds = {name: tensor for name, tensor in named.items() if tensor is not None}
         return self.answer(self.encode({"present": present, **feeds}), present)
 
+    @abstractmethod
     def encode(
         self, feeds: Mapping[str, Tensor], known: Mapping[Modality, Tensor] | None = None
     ) -> dict[Modality, Tensor]:
@@ -93,11 +95,10 @@ class PackedModel(nn.Module):
         Raises:
             ValueError: an input is missing.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def decide(self, encoded: Mapping[Modality, Tensor], present: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [B, C] and features [B, D] of what `encode` gave, from what is `present`, bool [B, M]."""
-        raise NotImplementedError
 
     def answer(self, encoded: Mapping[Modality, Tensor], present: Tensor) -> tuple[Tensor, ...]:
         """The graph's outputs of what `encode` gave."""

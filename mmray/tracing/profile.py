@@ -17,8 +17,7 @@ from mmray.errors import InputError
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.sources import ReadOptions, Shard, read
 
-_STAGES = ("align", "image", "text", "audio", "model", "shadow")  # in the order in which a block passes them
-_WARM = 1  # blocks that are not counted: kernels and libraries are loaded then
+_STAGES = ("read", "align", "image", "text", "audio", "model", "shadow")  # in the order of a block's way
 
 
 @dataclass(frozen=True)
@@ -48,17 +47,17 @@ def profile(
     variant: str = "auto",
     provider: Provider = "auto",
     rows: int = 200,
-    block_rows: int = 16,
 ) -> Profile:
     """Run records as one worker of a job does, and note what takes how long.
+
+    The first block runs twice and counts once: kernels and libraries are loaded the first time.
 
     Args:
         bundle: the model.
         shards: where records are; the first ones are taken.
         variant: as of `mmray.predictor.Predictor`.
         provider: likewise.
-        rows: how many records are counted, at most.
-        block_rows: how many go together, as in a job. The first block warms up.
+        rows: how many records, at most.
 
     Raises:
         InputError: no record there.
@@ -69,31 +68,32 @@ def profile(
         preprocess = open_preprocessor(bundle)
         spans: list[dict[str, Any]] = []
         seconds: Counter[str] = Counter()
-        done = number = began = 0
-        blocks = (block for shard in shards for block in read(shard, ReadOptions(block_rows=block_rows)))
+        done = began = 0
+        blocks = (block for shard in shards for block in read(shard, ReadOptions()))
         while done < rows:
-            start, clock = time_ns(), perf_counter()
+            clock = perf_counter()
             block = next(blocks, None)
             if block is None:
                 break
             block = block.slice(0, rows - done)
             took = {"read": perf_counter() - clock}
+            if not began:
+                predict(preprocess(block, predict.later), preprocess.complete)
+                preprocess.seconds.clear()
+                predict.seconds.clear()
+                began = time_ns()
+            start = time_ns()
             predict(preprocess(block, predict.later), preprocess.complete)
             for counted in (preprocess.seconds, predict.seconds):
                 took.update(counted)
                 counted.clear()
-            number += 1
-            if number <= _WARM:
-                began = time_ns()
-                continue
             done += block.num_rows
-            spans += _laid_out(took, start, block.num_rows)
+            spans += _laid_out(took, start - round(1e9 * took["read"]), block.num_rows)
             seconds.update(took)
-        if not done:
-            few = f"no record beyond the {_WARM * block_rows} that warm up" if number else "no record"
-            raise InputError(f"{shards[0].url}: {few}; give more shards")
         nodes = [event for trace in predict.end_traces() for event in _nodes(*trace)]
     nodes = [event for event in nodes if event["ts"] >= began / 1e3]
+    if not done or not nodes:
+        raise InputError(f"{shards[0].url}: no record that the model takes; give other shards")
     return Profile(predict.variant, done, dict(seconds), _summed(nodes), [*_names(), *spans, *nodes])
 
 
@@ -108,7 +108,7 @@ def write_trace(found: Profile, path: Path) -> None:
 def _laid_out(took: Mapping[str, float], start: int, rows: int) -> list[dict[str, Any]]:
     """A block's stages one behind the other: each is timed as a whole, over all records of the block."""
     at, events = start / 1e3, []
-    for stage in ("read", *_STAGES):
+    for stage in _STAGES:
         if duration := 1e6 * took.get(stage, 0.0):
             events.append(_event(stage, at, duration, 1, {"records": rows}))
             at += duration
