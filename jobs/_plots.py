@@ -1,11 +1,14 @@
 """Plots of what the scripts here measure, for the docs. Takes their JSON; measures nothing itself."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.dates import ConciseDateFormatter
 
 #: Colour and style of each way to answer a record. Cascade and fusion nearly coincide, so one is broad.
 _WAYS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -54,6 +57,30 @@ def draw_study(study: Mapping[str, Any], units: Mapping[str, str], path: Path) -
     for label, colour in zip(panels[3].get_yticklabels(), colours, strict=True):
         label.set(color=colour, fontweight="bold")
     figure.savefig(path)
+
+
+def draw_history(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Each stage's ratio over time, as a share of its first; what was lost is a cross.
+
+    Args:
+        entries: lines of the history of `jobs/bench_check.py`, in order.
+        path: of the image.
+    """
+    figure, panel = plt.subplots(figsize=(8, 3.6), layout="constrained", dpi=100)
+    days = [datetime.fromisoformat(entry["when"]) for entry in entries]
+    for stage in entries[0]["ratio"]:
+        ratios = [entry["ratio"].get(stage, math.nan) for entry in entries]
+        shares = [ratio / ratios[0] for ratio in ratios]
+        (line,) = panel.plot(days, shares, marker="o", ms=3, lw=1.4, label=stage)
+        lost = [(d, s) for d, s, e in zip(days, shares, entries, strict=True) if stage in e["lost"]]
+        panel.plot(*zip(*lost, strict=True) if lost else ([], []), "x", ms=8, color=line.get_color())
+    panel.axhline(1, color="#9ca3af", lw=0.8)
+    panel.set_ylabel("speed beside the bare library,\nas a share of the first")
+    figure.legend(ncols=len(entries[0]["ratio"]), frameon=False, loc="outside upper left")
+    panel.xaxis.set_major_formatter(ConciseDateFormatter(panel.xaxis.get_major_locator()))
+    _plain(panel)
+    figure.savefig(path)
+    plt.close(figure)
 
 
 def _plain(panel: Axes) -> None:

@@ -12,10 +12,10 @@ export OMP_NUM_THREADS=1
 
 say() { printf '\n── %s\n' "$1"; }
 
-data=data/emoji bundles=bundles/thesis runs=runs/thesis seeds='0 1 2' rounds=2 set=()
-optimized='teacher-intermediate student-0 pruned'
+data=data/emoji bundles=bundles/thesis runs=runs/thesis seeds='0 1 2' copies=2 set=()
+optimized='late student-0 pruned'
 if [ "${1:-}" = --quick ]; then
-  data=data/emoji-quick bundles=bundles/thesis-quick runs=runs/thesis-quick seeds=0 rounds=1 optimized=student-0
+  data=data/emoji-quick bundles=bundles/thesis-quick runs=runs/thesis-quick seeds=0 copies=1 optimized=student-0
   set=(--set epochs=1 --set least_records=5)
 fi
 recipes=$runs/recipes
@@ -23,6 +23,11 @@ mkdir -p "$recipes" "$bundles"
 for file in jobs/configs/train/*.yaml jobs/configs/thesis-*.yaml; do
   sed "s#data/emoji#$data#; s#runs/thesis#$runs#g; s#bundles/thesis#$bundles#g" "$file" >"$recipes/${file##*/}"
 done
+
+all() { # NAME...: one after the other
+  local name
+  for name in "$@"; do train "$name"; done
+}
 
 train() { # NAME [RECIPE] [--set …]
   local name=$1 recipe=${2:-$1}
@@ -49,6 +54,7 @@ optimize() { # NAME [RECIPE]: int8, and a cascade of it
   mmray optimize "$bundles/$1" --recipe "$recipes/thesis-${2:-optimize}.yaml" --output "$bundles/$1-optimized" || true
 }
 
+started=$SECONDS
 say "records: four artists' emoji, a keyword and a spoken word each, in $data"
 [ -f data/emoji/dataset.json ] || python datasets/emoji.py
 if [ "$data" != data/emoji ]; then
@@ -57,14 +63,13 @@ if [ "$data" != data/emoji ]; then
 fi
 
 together 'train sound' 'train image'
-together 'train image-large' 'train pruned'
-train teacher-late
-train teacher-intermediate
+together 'train image-large' 'all image-small pruned'
+together 'all late intermediate' 'train early'
 for seed in $seeds; do
   together "train student-$seed student --set seed=$seed" \
     "train logits-$seed student --set seed=$seed --set distil.features=0"
 done
-together 'train early' 'train qat'
+together 'train qat' "optimize ${optimized%% *}"
 for name in $optimized; do optimize "$name"; done
 optimize qat qat
 
@@ -81,14 +86,14 @@ enter() { # BUNDLE VARIANT [MODALITIES], unless it was not made or did not pass
 }
 
 say "the batch job on an artist that none of them has seen"
-enter teacher-intermediate fp32
-enter teacher-intermediate fp32 image
-enter teacher-late fp32
+enter late fp32
+enter late fp32 image
+enter intermediate fp32
 enter early fp32
-enter teacher-intermediate-optimized int8-best
-enter teacher-intermediate-optimized cascade
+enter late-optimized int8-best
+enter late-optimized cascade
 enter student-0 fp32
-enter student-0 fp32 image
+enter image-small fp32
 enter student-0-optimized int8-best
 enter student-0-optimized cascade
 enter qat-optimized int8-qat
@@ -96,9 +101,11 @@ enter qat-optimized int8-static
 enter image fp32
 enter pruned fp32
 enter pruned-optimized int8-best
-if [ "$rounds" = 1 ]; then contenders=("${contenders[@]::1}" "${contenders[@]: -1}"); fi
-python jobs/bench_variants.py --input "$data" --copies 1 --rounds "$rounds" "${contenders[@]}"
+if [ "$copies" = 1 ]; then contenders=("${contenders[@]::1}" "${contenders[@]: -1}"); fi
+python jobs/bench_variants.py --input "$data" --copies "$copies" --rounds 1 "${contenders[@]}"
 
 say "a student that learns the teacher's features too, and one that learns its scores alone"
 of() { for seed in $seeds; do printf '%s' "$bundles/$1-$seed,"; done | sed 's/,$//'; }
 python jobs/seeds.py --input "$data" --one "$(of student)" --other "$(of logits)"
+
+say "$(((SECONDS - started) / 60)) minutes"

@@ -108,12 +108,16 @@ def train(
     ] = None,
     downloads: Annotated[Path, typer.Option(help="Where fetched weights are kept.")] = Path("data/downloads"),
     workers: Annotated[int, typer.Option(min=1, help="Of Ray Train; 1 trains without Ray.")] = 1,
+    profile: Annotated[
+        Path | None,
+        typer.Option(help="Trains some batches only, says where their time goes, and writes this trace."),
+    ] = None,
     set: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe, as `seed=1`."),
     ] = None,
 ) -> None:
     """Train a model by a recipe on labelled shards, and write it as a bundle."""
-    from mmray.cli.training import train_recipe
+    from mmray.cli.training import Asked, train_recipe
 
-    train_recipe(recipe, output, work, downloads, workers, set or ())
+    train_recipe(recipe, Asked(output, work, downloads, workers, profile, tuple(set or ())))

@@ -3,35 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from mmray.bundle import Bundle
 from mmray.cli.display import console, print_line
 from mmray.errors import UsageError
 
+if TYPE_CHECKING:
+    from mmray.training.profile import TrainingProfile
 
-def train_recipe(
-    recipe_file: Path,
-    output: Path,
-    work: Path | None,
-    downloads: Path,
-    workers: int,
-    assignments: Sequence[str],
-) -> None:
-    """Train, write the bundle, show how good it is.
+_PROFILED = 20  # batches
+_SHOWN = 10  # operators
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `mmray train` was told."""
+
+    output: Path  # of the bundle
+    work: Path | None  # checkpoints and curves; None: runs/train/NAME
+    downloads: Path
+    workers: int
+    trace: Path | None  # file of a profile that is made instead
+    assignments: Sequence[str]
+
+
+def train_recipe(recipe_file: Path, asked: Asked) -> None:
+    """Train, write the bundle, show how good it is; or show where the time of some batches goes.
 
     Raises:
         UsageError: the recipe, the shards or the place is not fit, or a package is not installed.
     """
     try:
+        from mmray.training.profile import profile_training
         from mmray.training.recipe import load_recipe
-        from mmray.training.run import Places, train_bundle
+        from mmray.training.run import Places, Training, train_bundle
     except ModuleNotFoundError as e:
         raise UsageError(f"training needs the package {e.name}: pip install 'mmray[train]'") from e
-    recipe = load_recipe(recipe_file, assignments)
-    places = Places(work or Path("runs/train") / output.name, Path("data/prepared"), downloads)
-    bundle = train_bundle(recipe, output, places, workers=workers, say=print_line)
+    recipe = load_recipe(recipe_file, asked.assignments)
+    work = asked.work or Path("runs/train") / asked.output.name
+    places = Places(work, Path("data/prepared"), asked.downloads)
+    if asked.trace:
+        _print_profile(profile_training(Training(recipe, places, print_line), _PROFILED, asked.trace))
+        print_line(f"wrote {asked.trace}: open it at ui.perfetto.dev, or in chrome://tracing")
+        return
+    bundle = train_bundle(recipe, asked.output, places, workers=asked.workers, say=print_line)
+    _print_scores(bundle)
+    print_line(f"curves: {places.work / 'curves.png'}")
+
+
+def _print_scores(bundle: Bundle) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("given", "tune", "test", "95 %", "n"):
         table.add_column(name, justify="left" if name == "given" else "right")
@@ -46,4 +71,21 @@ def train_recipe(
             str(score["records"]),
         )
     console.print(table)
-    print_line(f"curves: {places.work / 'curves.png'}")
+
+
+def _print_profile(found: TrainingProfile) -> None:
+    each = found.seconds / found.batches
+    print_line(f"{found.batches} batches, {each:.2f} s each; what each step takes by itself:")
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("operator", "calls a batch", "ms a batch", "share", "without it, at most"):
+        table.add_column(name, justify="left" if name == "operator" else "right")
+    for operator in found.operators[:_SHOWN]:
+        share = min(operator.seconds / found.seconds, 0.99)
+        table.add_row(
+            operator.name,
+            f"{operator.calls / found.batches:.0f}",
+            f"{1e3 * operator.seconds / found.batches:.1f}",
+            f"{share:.0%}",
+            f"{1 / (1 - share):.2f} times as fast",
+        )
+    console.print(table)

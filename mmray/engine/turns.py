@@ -10,6 +10,8 @@ from threading import Lock
 from time import perf_counter
 from typing import NamedTuple
 
+from mmray.engine.nsight import marked
+
 
 class Turn(NamedTuple):
     """Times of one inference in seconds."""
@@ -40,7 +42,8 @@ class Device:
         asked = perf_counter()
         with self._turn:
             begun = perf_counter()
-            self.work(infer, shape, changed=shape != self._latest)
+            with marked(f"compute {shape}" if shape else "compute"):
+                self.work(infer, shape, changed=shape != self._latest)
             ended = perf_counter()
             since = begun if self._ended is None else self._ended
             is_new = shape is not None and shape not in self._seen
@@ -53,7 +56,8 @@ class Device:
     def copy(self, move: Callable[[], None], size: int) -> float:
         """Copy `size` bytes to the device or back, at any time; returns the seconds that it took."""
         start = perf_counter()
-        self.move(move, size)
+        with marked("copy"):
+            self.move(move, size)
         return perf_counter() - start
 
     def work(self, infer: Callable[[], None], shape: Hashable, *, changed: bool) -> None:  # noqa: ARG002

@@ -132,7 +132,11 @@ class Training:
 
     def train(self, workers: Workers, say: Say) -> list[Entry]:
         """Run all phases; the model ends with its best weights."""
-        task = Task(
+        return run_phases(self.task(workers, say), self.records)
+
+    def task(self, workers: Workers, say: Say) -> Task:
+        """What the loop is given."""
+        return Task(
             recipe=self.recipe,
             model=self.model,
             batches=self.batches(augmented=self.recipe.augment),
@@ -144,7 +148,6 @@ class Training:
             say=say,
             workers=workers,
         )
-        return run_phases(task, self.records)
 
     def batches(self, *, augmented: bool) -> Batches:
         """Batches of the records."""

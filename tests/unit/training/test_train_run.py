@@ -18,6 +18,7 @@ from mmray.schema import MODALITIES
 from mmray.sources import ReadOptions, list_shards, read
 from mmray.training.loop import HISTORY, Alone
 from mmray.training.phases import INT8
+from mmray.training.profile import OUTSIDE, profile_training
 from mmray.training.recipe import TrainRecipe
 from mmray.training.run import Places, Training, train_bundle
 from mmray.training.weights import BEST
@@ -71,6 +72,19 @@ def test_it_learns_and_its_scorecard_tells_how_well(whole):
     assert history[-1]["loss"]["labels"] < 0.6 * history[0]["loss"]["labels"]
     assert any("min left" in line for line in said)
     assert (folder / "work/trained/curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_profile_names_the_dearest_operators_and_leaves_a_trace(shards, tmp_path, prepared):
+    training = training_of(shards, tmp_path / "work", prepared)
+    found = profile_training(training, 3, tmp_path / "trace.json")
+    assert found.batches == 3
+    seconds = [operator.seconds for operator in found.operators]
+    assert seconds == sorted(seconds, reverse=True)
+    assert sum(seconds) == pytest.approx(found.seconds, rel=0.02)
+    names = {operator.name for operator in found.operators}
+    assert {OUTSIDE, "aten::convolution_backward"} <= names
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert any(event.get("name") == "aten::convolution_backward" for event in events)
 
 
 def test_the_bundle_predicts_like_its_scorecard(whole, shards):
