@@ -109,6 +109,15 @@ def share_interval(
     return 1 - _upper(sizes - happened, sizes, one_sided), _upper(happened, sizes, one_sided)
 
 
+def difference_interval(
+    sums: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], confidence: float
+) -> tuple[float, float]:
+    """As `Clusters.interval` of values within [-1, 1], from sums [G] and sizes [G] of each group."""
+    there, one_sided = sizes > 0, (1 + confidence) / 2
+    sums, sizes = sums[there].astype(np.float64), sizes[there].astype(np.float64)
+    return -_upper(-sums, sizes, one_sided), _upper(sums, sizes, one_sided)
+
+
 def _upper(sums: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], confidence: float) -> float:
     """The mean is at most this, given the sum and the number of the values of each group."""
     if not 0.5 <= confidence < 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from mmray.page.table import Table, share
 from mmray.report.bottleneck import stages
 from mmray.report.counting import Buckets, Few, Names, Share, Sums
 from mmray.report.facts import Run
+from mmray.report.judged import GROUP
 from mmray.report.page import STYLE
 from mmray.report.rows import batches
 from mmray.report.tables import cut, pairs_table, percent, shares_table
@@ -32,6 +34,7 @@ class Agreement:
 
     by_set: list[Share] = field(default_factory=list)  # by what the second one predicted from
     all: Share | None = None  # None: no row in common
+    gain: Share | None = None  # in accuracy, of the second one; None: the second run carried no labels
     changed: Few[tuple[str, str]] = field(default_factory=Few)  # label of the first, of the second
     labels: dict[str, int] = field(default_factory=dict)  # of the first, on these rows
 
@@ -57,22 +60,26 @@ def agreement(first: Run, second: Run) -> Agreement:
     """
     found, names = Agreement(), Names(1 << 24)
     known: dict[str, npt.NDArray[np.int32]] = {}
-    for shard, rows, labels, _ in _labelled(first, names):
-        there = known.get(shard, np.zeros(0, np.int32))
-        if (size := int(rows.max()) + 1) > len(there):
+    for rows in _labelled(first, names):
+        there = known.get(rows.shard, np.zeros(0, np.int32))
+        if (size := int(rows.rows.max()) + 1) > len(there):
             there = np.concatenate([there, np.full(max(size, 2 * len(there)) - len(there), -1, np.int32)])
-        there[rows] = labels
-        known[shard] = there
+        there[rows.rows] = rows.labels
+        known[rows.shard] = there
     sets, buckets = Names(_SETS), Buckets()
-    sums = Sums(_SETS + 1)
+    sums, gains = Sums(_SETS + 1), Sums(1)
     numbers = list[str]()
-    for shard, rows, labels, given in _labelled(second, names):
-        before = known.get(shard, np.zeros(0, np.int32))
-        common = rows < len(before)
-        common[common] = before[rows[common]] >= 0
-        a, b = before[rows[common]], labels[common]
-        slices = np.array([sets.number(name) for name in np.asarray(given, object)[common]], np.int64)
-        sums.add(slices, buckets.alone(len(a)), a == b)
+    for rows in _labelled(second, names):
+        before = known.get(rows.shard, np.zeros(0, np.int32))
+        common = rows.rows < len(before)
+        common[common] = before[rows.rows[common]] >= 0
+        a, b, truth = before[rows.rows[common]], rows.labels[common], rows.truth[common]
+        slices = np.array([sets.number(name) for name in np.asarray(rows.sets, object)[common]], np.int64)
+        places = buckets.of(rows.groups.filter(pa.array(common)))
+        sums.add(slices, places, a == b)
+        judged = truth >= 0
+        gain = (b == truth).astype(np.float64) - (a == truth)
+        gains.add(np.zeros(judged.sum(), np.int64), places[judged], gain[judged])
         numbers = numbers if len(numbers) == len(names.numbers) else list(names.numbers)
         pairs, counts = np.unique(np.stack([a, b]), axis=1, return_counts=True)
         for (was, now), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
@@ -85,24 +92,46 @@ def agreement(first: Run, second: Run) -> Agreement:
             sums.share(name, [i if i < len(sets.numbers) else _SETS]) for i, name in enumerate(sets.named())
         ]
         found.by_set = sorted((s for s in shares if s.records), key=lambda s: -s.records)
+    if gains.records.sum():
+        found.gain = gains.difference("B - A", [0])
     return found
 
 
-def _labelled(
-    run: Run, names: Names
-) -> Iterator[tuple[str, npt.NDArray[np.int64], npt.NDArray[np.int32], list[str]]]:
-    """Of each batch and shard: rows, numbers of their labels, what they were predicted from."""
-    for columns, batch in batches(run.out, run.ledger, _READ):
+class _Labelled(NamedTuple):
+    """Rows of one shard."""
+
+    shard: str
+    rows: npt.NDArray[np.int64]  # [N]
+    labels: npt.NDArray[np.int32]  # [N], their names' numbers
+    truth: npt.NDArray[np.int32]  # [N], of the labels that they carried; -1 where none
+    sets: list[str]  # of each, what it was predicted from
+    groups: pa.Array  # [N], of records that are not independent; null: of none
+
+
+def _labelled(run: Run, names: Names) -> Iterator[_Labelled]:
+    carried = run.rows.judged.column if run.rows.judged else "no labels"
+    for columns, batch in batches(run.out, run.ledger, (*_READ, carried, GROUP)):
         if "label" not in columns:
             return
-        labels = pc.fill_null(batch["label"], "(no label)").combine_chunks().dictionary_encode()
-        numbers = np.array([names.number(name) for name in labels.dictionary.to_pylist()], np.int32)
-        coded = numbers[labels.indices.to_numpy()] if len(labels) else np.zeros(0, np.int32)
+        labels = _numbered(pc.fill_null(batch["label"], "(no label)"), names)
+        truth = _numbered(batch[carried], names) if carried in columns else np.full(len(labels), -1, np.int32)
         sets = pc.binary_join(batch["modalities"].combine_chunks(), "+")
+        groups = batch[GROUP].combine_chunks() if GROUP in columns else pa.nulls(len(labels), pa.string())
         rows, shards = batch["row"].to_numpy(), batch["shard"].combine_chunks()
         for shard in shards.unique().to_pylist():
             at = np.flatnonzero(pc.equal(shards, shard).to_numpy(zero_copy_only=False))
-            yield shard, rows[at], coded[at], sets.take(pa.array(at)).to_pylist()
+            taken = pa.array(at)
+            yield _Labelled(
+                shard, rows[at], labels[at], truth[at], sets.take(taken).to_pylist(), groups.take(taken)
+            )
+
+
+def _numbered(column: pa.ChunkedArray, names: Names) -> npt.NDArray[np.int32]:
+    """Numbers [N] of names; -1 of a null."""
+    encoded = column.combine_chunks().dictionary_encode()
+    numbers = np.array([names.number(name) for name in encoded.dictionary.to_pylist()], np.int32)
+    at = pc.fill_null(encoded.indices, -1).to_numpy()
+    return np.append(numbers, np.int32(-1))[at]
 
 
 def _sections(first: Run, second: Run) -> Iterator[str]:
@@ -139,6 +168,12 @@ def _answers(first: Run, second: Run) -> Iterator[str]:
         f"<p>{share(found.all.mean)} of {found.all.records:,} rows that both have got the same label; "
         f"95 % interval [{share(found.all.low)}, {share(found.all.high)}].</p>"
     )
+    if found.gain:
+        low, high = (100 * value for value in (found.gain.low, found.gain.high))
+        yield (
+            f"<p>On the {found.gain.records:,} of them whose labels are known, B is right more often by "
+            f"{100 * found.gain.mean:+.1f} points; 95 % interval [{low:+.1f}, {high:+.1f}], paired.</p>"
+        )
     yield table_html("Agreement by modalities", shares_table("B predicted from", found.by_set, "alike"))
     changed = found.changed.common()[:_SHOWN]
     if changed:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from mmray.optimize.intervals import share_interval
+from mmray.optimize.intervals import difference_interval, share_interval
 
 #: Groups of records are counted in so many buckets. Several groups in one only make intervals wider.
 BUCKETS = 4096
@@ -63,7 +63,7 @@ class Names:
 
 @dataclass(frozen=True)
 class Share:
-    """How often something held, with its two-sided 95 % interval, clustered by group."""
+    """How often something held, or a mean difference; with its two-sided 95 % interval, by groups."""
 
     name: str
     records: int
@@ -73,7 +73,7 @@ class Share:
 
 
 class Sums:
-    """How often something held, by slice and bucket of groups.
+    """How often something held, or what a difference was, by slice and bucket of groups.
 
     Args:
         slices: how many there are.
@@ -90,9 +90,12 @@ class Sums:
         return counted
 
     def add(
-        self, slices: npt.NDArray[np.int64], buckets: npt.NDArray[np.int64], held: npt.NDArray[np.bool_]
+        self,
+        slices: npt.NDArray[np.int64],
+        buckets: npt.NDArray[np.int64],
+        held: npt.NDArray[np.bool_] | npt.NDArray[np.float64],
     ) -> None:
-        """Add records: slice, bucket, and whether it held, of each [N]."""
+        """Add records: slice, bucket, and whether it held, or a difference within [-1, 1], of each [N]."""
         places = slices * BUCKETS + buckets
         np.add.at(self._held.reshape(-1), places, held.astype(np.float64))
         np.add.at(self._sizes.reshape(-1), places, 1.0)
@@ -103,6 +106,13 @@ class Sums:
         records = int(sizes.sum())
         low, high = share_interval(held, sizes, CONFIDENCE)
         return Share(name, records, float(held.sum() / records) if records else 0.0, low, high)
+
+    def difference(self, name: str, slices: Sequence[int]) -> Share:
+        """The mean difference over several slices together."""
+        sums, sizes = self._held[slices].sum(axis=0), self._sizes[slices].sum(axis=0)
+        records = int(sizes.sum())
+        low, high = difference_interval(sums, sizes, CONFIDENCE)
+        return Share(name, records, float(sums.sum() / records) if records else 0.0, low, high)
 
 
 class Buckets:

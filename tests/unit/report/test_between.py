@@ -32,6 +32,22 @@ def test_agreement_is_over_the_rows_that_both_have(two):
     assert sum(found.labels.values()) == len(common)
 
 
+def test_the_gain_in_accuracy_is_paired(two):
+    first, second = two
+    a, b = labels(first), labels(second)
+    rows = pa.concat_tables(
+        read_parquet(second.parts / f.base_name) for f in second.parts.files()
+    ).to_pylist()
+    truth = {(r["shard"], r["row"]): r["meta_label"] for r in rows if r["meta_label"]}
+    common = a.keys() & truth.keys()
+    found = agreement(load(first), load(second)).gain
+    assert found.records == len(common) > 0
+    expected = sum((b[k] == truth[k]) - (a[k] == truth[k]) for k in common) / len(common)
+    assert found.mean == pytest.approx(expected)
+    assert -1 <= found.low <= expected <= found.high <= 1
+    assert "points; 95 % interval" in compare_html(load(first), load(second))
+
+
 def test_a_run_agrees_with_itself(two):
     run = load(two[0])
     found = agreement(run, run)
