@@ -131,7 +131,8 @@ def _numbered(column: pa.ChunkedArray, names: Names) -> npt.NDArray[np.int32]:
     encoded = column.combine_chunks().dictionary_encode()
     numbers = np.array([names.number(name) for name in encoded.dictionary.to_pylist()], np.int32)
     at = pc.fill_null(encoded.indices, -1).to_numpy()
-    return np.append(numbers, np.int32(-1))[at]
+    found: npt.NDArray[np.int32] = np.append(numbers, np.int32(-1))[at]
+    return found
 
 
 def _sections(first: Run, second: Run) -> Iterator[str]:
