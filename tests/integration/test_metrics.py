@@ -10,6 +10,7 @@ import pytest
 import ray
 from support.cascades import cascaded, mixed_records
 from support.media import image_bytes
+from support.prometheus import prometheus
 from support.scripts import ROOT
 from support.tars import write_shard
 
@@ -35,11 +36,22 @@ def scraped():
     return found
 
 
+def board():
+    return json.loads((ROOT / "deploy/grafana.json").read_text())
+
+
+def panel_queries():
+    return [target["expr"] for panel in board()["panels"] for target in panel.get("targets", ())]
+
+
 def queries():
     """Those of the dashboard's panels and variables."""
-    board = json.loads((ROOT / "deploy/grafana.json").read_text())
-    asked = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
-    return asked + [v["query"] for v in board["templating"]["list"] if v["type"] == "query"]
+    return panel_queries() + [v["query"] for v in board()["templating"]["list"] if v["type"] == "query"]
+
+
+def plain(query):
+    """As Grafana asks: with its variables filled in."""
+    return query.replace("$run", ".*").replace("$__rate_interval", "1m")
 
 
 def wait_for(names):
@@ -101,3 +113,22 @@ def test_every_query_of_the_dashboard_has_data(ran, server, device):
     asked = {name for query in queries() for name in re.findall(r"ray_mmray_\w+", query)}
     assert len(asked) > 10
     wait_for(asked)
+
+
+@pytest.mark.long
+def test_a_real_prometheus_has_an_answer_to_each_query(ran, server, device, tmp_path):
+    port = ray.nodes()[0]["MetricsExportPort"]
+    with prometheus(tmp_path, [f"127.0.0.1:{port}"]) as scraping:
+        deadline = time.monotonic() + 120
+        left = set(panel_queries())
+        while left:  # a rate needs two scrapes, and the workers report in turn
+            assert time.monotonic() < deadline, left
+            Client(server.url).predict({"image": image_bytes("JPEG"), "text": "a dog"})
+            time.sleep(1)
+            left = {query for query in left if not scraping.query(plain(query))}
+        assert {labels["run"] for labels, _ in scraping.query("ray_mmray_job_rows_total")} >= {
+            ran[1],
+            "a run",
+        }
+        asked = scraping.query('sum(rate(ray_mmray_requests_total{status="200"}[1m]))')
+        assert asked[0][1] > 0

@@ -1,0 +1,26 @@
+"""A bundle as an application of Ray Serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ray.serve import Application
+
+from mmray.serve.app import build
+
+
+def serve_app(bundle: str | Path, **settings: Any) -> Application:  # noqa: ANN401
+    """The application that `mmray serve` runs, for `serve.run`, `serve deploy`, or beside others.
+
+        serve.run(mmray.serve_app("bundles/stamps", max_replicas=4), route_prefix="/stamps")
+
+    Args:
+        bundle: its path or URL; absolute, where the cluster has more than this machine.
+        settings: keys of docs/serving.md, as `batch_rows=16`.
+
+    Raises:
+        ConfigError: a key or a value is wrong.
+        BundleError: no bundle there.
+    """
+    return build({"bundle": str(bundle), **settings})
