@@ -12,10 +12,10 @@ export OMP_NUM_THREADS=1
 
 say() { printf '\n── %s\n' "$1"; }
 
-data=data/emoji bundles=bundles/thesis runs=runs/thesis seeds='0 1 2' copies=2 set=()
+data=data/emoji bundles=bundles/thesis runs=runs/thesis seeds='0 1 2' quick='' set=()
 optimized='late student-0 pruned'
 if [ "${1:-}" = --quick ]; then
-  data=data/emoji-quick bundles=bundles/thesis-quick runs=runs/thesis-quick seeds=0 copies=1 optimized=student-0
+  data=data/emoji-quick bundles=bundles/thesis-quick runs=runs/thesis-quick seeds=0 quick=yes optimized=student-0
   set=(--set epochs=1 --set least_records=5)
 fi
 recipes=$runs/recipes
@@ -35,6 +35,13 @@ train() { # NAME [RECIPE] [--set …]
   [ -f "$bundles/$name/manifest.json" ] && return
   mmray train "$recipes/$recipe.yaml" --work "$runs/$name" --output "$bundles/$name" \
     ${set[@]+"${set[@]}"} "$@" | sed -u "s/^/$name  /"
+}
+
+published_and_sound() { # what there is before anything is trained: published encoders at 224 pixels, a linear head
+  if [ -z "$quick" ] && [ ! -f "$bundles/published/manifest.json" ]; then
+    python jobs/build_bundle.py --input "$data" --output "$bundles/published"
+  fi
+  train sound
 }
 
 together() { # COMMAND COMMAND: two of them at once, a core each
@@ -62,9 +69,8 @@ if [ "$data" != data/emoji ]; then
   cp data/emoji/{train-00000[07],tune-000000,test-000000}.tar "$data"
 fi
 
-together 'train sound' 'train image'
-together 'train image-large' 'all image-small pruned'
-together 'all late intermediate' 'train early'
+together 'published_and_sound' 'train image'
+together 'all image-small late intermediate' 'all pruned early'
 for seed in $seeds; do
   together "train student-$seed student --set seed=$seed" \
     "train logits-$seed student --set seed=$seed --set distil.features=0"
@@ -88,6 +94,7 @@ enter() { # BUNDLE VARIANT [MODALITIES], unless it was not made or did not pass
 say "the batch job on an artist that none of them has seen"
 enter late fp32
 enter late fp32 image
+enter published fp32
 enter intermediate fp32
 enter early fp32
 enter late-optimized int8-best
@@ -101,8 +108,8 @@ enter qat-optimized int8-static
 enter image fp32
 enter pruned fp32
 enter pruned-optimized int8-best
-if [ "$copies" = 1 ]; then contenders=("${contenders[@]::1}" "${contenders[@]: -1}"); fi
-python jobs/bench_variants.py --input "$data" --copies "$copies" --rounds 1 "${contenders[@]}"
+if [ "$quick" ]; then contenders=("${contenders[@]::1}" "${contenders[@]: -1}"); fi
+python jobs/bench_variants.py --input "$data" --copies "$([ "$quick" ] && echo 1 || echo 2)" --rounds 1 "${contenders[@]}"
 
 say "a student that learns the teacher's features too, and one that learns its scores alone"
 of() { for seed in $seeds; do printf '%s' "$bundles/$1-$seed,"; done | sed 's/,$//'; }
