@@ -15,7 +15,7 @@ import typer
 
 from mmray import __version__, signals
 from mmray.cli.bundles import AsJson, bundle_app
-from mmray.cli.models import optimize, predict, profile, serve, train
+from mmray.cli.models import bench_serve, optimize, predict, profile, serve, train
 from mmray.errors import MmrayError, one_line
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def convert(
     convert_shards(inputs, out, to, layout, workers)
 
 
-for command in (predict, profile, serve, optimize, train):
+for command in (predict, profile, serve, bench_serve, optimize, train):
     app.command()(command)
 
 

@@ -83,6 +83,43 @@ def serve(
     serve_bundles(bundles, asked)
 
 
+def bench_serve(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle directory.")],
+    input: Annotated[list[str], typer.Option("--input", help="Shards whose records are sent.")],
+    p99_ms: Annotated[float, typer.Option("--p99-ms", min=0.1, help="The target.")] = 50.0,
+    replicas: Annotated[
+        list[int] | None, typer.Option("--replicas", min=1, help="Repeat it; all CPUs, and half of them.")
+    ] = None,
+    batch_rows: Annotated[
+        list[int] | None, typer.Option("--batch-rows", min=1, max=256, help="Repeat it; 1 and 8.")
+    ] = None,
+    wait_ms: Annotated[
+        list[float] | None, typer.Option("--wait-ms", min=0, max=1000, help="Repeat it; 0 and 5.")
+    ] = None,
+    requests: Annotated[int, typer.Option("--requests", min=368, help="Of each step.")] = 1000,
+    records: Annotated[int, typer.Option("--records", min=1, help="Different ones.")] = 128,
+    variant: Annotated[str, typer.Option("--variant", help="auto: the fastest on this machine.")] = "auto",
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="PNG of latency over throughput; wants mmray[plots].")
+    ] = None,
+    set: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="As of `mmray serve`, for all settings."),
+    ] = None,
+) -> None:
+    """Try settings of `mmray serve` under load: which holds a latency, up to which rate; exit 1 if none."""
+    import os
+
+    from mmray.cli.sweeping import Grid, sweep
+    from mmray.load.sweep import Asked
+
+    cpus = os.cpu_count() or 1
+    grid = Grid(replicas or [max(1, cpus // 2), cpus], batch_rows or [1, 8], wait_ms or [0.0, 5.0])
+    options = ["--variant", variant, *(word for one in set or () for word in ("--set", one))]
+    asked = Asked(bundle, p99_ms, requests, options=tuple(options))
+    sweep(asked, grid, input, records, plot)
+
+
 def optimize(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle directory; stays as it is.")],
     recipe: Annotated[
