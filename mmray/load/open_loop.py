@@ -112,7 +112,7 @@ def _session(target: Target) -> aiohttp.ClientSession:
 
 
 def _in_thread(work: Coroutine[Any, Any, T]) -> T:
-    """Run it in a thread, so that the main thread hears signals: asyncio would swallow what a handler raises."""
+    """Run it in a thread: the main thread hears signals, and asyncio would swallow what a handler raises."""
     result: Future[T] = Future()
 
     def run() -> None:

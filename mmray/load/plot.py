@@ -47,6 +47,8 @@ def draw_sweep(found: Sequence[Found], target_ms: float, file: Path) -> None:
     )
     axes.set(xlabel="good answers a second", ylabel="latency from when it was due, ms", yscale="log")
     axes.set_xlim(0, None)
+    for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        which("{x:g}")
     kinds = [
         Line2D([], [], color="k", label="99th percentile"),
         Line2D([], [], color="k", ls="--", label="median"),
