@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from mmray import __version__, signals
-from mmray.cli.bundles import AsJson, bundle_app
+from mmray.cli.bundles import AsJson, LogFormat, bundle_app
 from mmray.cli.models import bench_serve, optimize, predict, profile, serve, train
 from mmray.errors import MmrayError, one_line
 
 if TYPE_CHECKING:
+    from mmray.cli.json_display import JsonDisplay
     from mmray.cli.run_display import RunDisplay
     from mmray.pipeline.summary import Result
+
+    Display = RunDisplay | JsonDisplay
 
 # Heavy imports (ray, onnxruntime) happen inside the commands: --help and a wrong option answer at once.
 
@@ -134,27 +137,27 @@ def run(
             "--verify-all", help="Of a cascade: decode also what early answers do not need, so damage shows."
         ),
     ] = False,
+    log_format: LogFormat = "human",
 ) -> None:
     """Run a bundle over all records; resumes an unfinished run in the same output directory."""
-    from mmray.cli.run_display import RunDisplay
+    _speak(log_format)
     from mmray.config import load_config
     from mmray.pipeline.run import run as run_pipeline
 
     given = _given(input, bundle, output) | ({"verify_all": True} if verify_all else {})
     settings = load_config(config, given, set or ())
-    with RunDisplay(settings.output) as display:
+    with _display(settings.output, log_format) as display:
         result = run_pipeline(settings, display.watcher, accept_changes=accept_changes, moved=moved)
     _conclude(display, result)
 
 
 @app.command()
-def retry(out: RunArgument, set: Set = None) -> None:
+def retry(out: RunArgument, set: Set = None, log_format: LogFormat = "human") -> None:
     """Process the rejects of a run anew, by byte offset; those that succeed now become predictions."""
-    from mmray.cli.run_display import RunDisplay
     from mmray.config import load_config
     from mmray.pipeline.retry import retry as retry_rejects
 
-    with RunDisplay(out, retry=True) as display:
+    with _display(out, log_format, retry=True) as display:
         result = retry_rejects(out, lambda earlier: load_config(None, earlier, set or ()), display.watcher)
     _conclude(display, result)
 
@@ -266,7 +269,26 @@ def doctor(
         raise AuditError("this machine is not fit to run (above)")
 
 
-def _conclude(display: RunDisplay, result: Result) -> None:
+def _speak(log_format: LogFormat) -> None:
+    """What goes wrong before a run has a name is said in the same format."""
+    if log_format == "json":
+        from mmray.cli.json_lines import begin
+
+        begin()
+
+
+def _display(output: str, log_format: LogFormat, *, retry: bool = False) -> Display:
+    """What tells of a run while it goes."""
+    if log_format == "json":
+        from mmray.cli.json_display import JsonDisplay
+
+        return JsonDisplay(output, retry=retry)
+    from mmray.cli.run_display import RunDisplay
+
+    return RunDisplay(output, retry=retry)
+
+
+def _conclude(display: Display, result: Result) -> None:
     """Print the closing table; exit code 1 where the run is not good enough."""
     from mmray.errors import AuditError
     from mmray.page.table import number

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from mmray.cli.bundles import AsJson
+from mmray.cli.bundles import AsJson, LogFormat
 
 
 def predict(
@@ -74,12 +75,35 @@ def serve(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any key of docs/serving.md, as `abstain=0.05`."),
     ] = None,
+    traces: Annotated[
+        str | None, typer.Option("--traces", metavar="otlp|DIR", help="Where spans of requests go.")
+    ] = None,
+    trace_share: Annotated[
+        float, typer.Option("--trace-share", min=0, max=1, help="Of requests without a traceparent.")
+    ] = 1.0,
+    log_format: LogFormat = "human",
 ) -> None:
     """Serve bundles over HTTP, with a page to try them; several answer under their directories' names."""
+    if log_format == "json":
+        from mmray.cli.json_lines import begin
+
+        os.environ.setdefault("RAY_SERVE_LOG_ENCODING", "JSON")  # of what replicas log to Ray's files
+        begin()
     from mmray.cli.serving import Asked, serve_bundles
 
     tokens = str(token_file) if token_file else None
-    asked = Asked(host, port, replicas, variant, topology, tokens, client_connections, tuple(set or ()))
+    asked = Asked(
+        host=host,
+        port=port,
+        replicas=replicas,
+        variant=variant,
+        topology=topology,
+        token_file=tokens,
+        client_connections=client_connections,
+        traces=traces,
+        trace_share=trace_share,
+        set=tuple(set or ()),
+    )
     serve_bundles(bundles, asked)
 
 
@@ -108,8 +132,6 @@ def bench_serve(
     ] = None,
 ) -> None:
     """Try settings of `mmray serve` under load: which holds a latency, up to which rate; exit 1 if none."""
-    import os
-
     from mmray.cli.sweeping import Grid, sweep
     from mmray.load.sweep import Asked
 

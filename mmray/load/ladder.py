@@ -15,7 +15,7 @@ def highest_rate(holds: Callable[[float], bool], first: float) -> float | None:
 
     Rates go up (or down) by a factor until one fails (or holds); what lies between is halved. The best of
     several tries may have had luck. So that rate is tried once more, and where it fails then, the next lower
-    one that held.
+    one that held, at last a few that are lower still.
 
     Args:
         holds: tries a rate.
@@ -39,4 +39,11 @@ def highest_rate(holds: Callable[[float], bool], first: float) -> float | None:
             held.append(rate)
         else:
             failed = rate
-    return next((rate for rate in sorted(held, reverse=True) if holds(rate)), None)
+    for rate in sorted(held, reverse=True):
+        if holds(rate):
+            return rate
+    for step in range(1, _DOWN) if held else ():
+        rate = min(held) / _FACTOR**step
+        if holds(rate) and holds(rate):
+            return rate
+    return None

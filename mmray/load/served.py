@@ -20,7 +20,8 @@ _START_S = 120.0
 _END_S = 15.0  # it ends within 5 by itself
 _LOOK_S = 0.1
 _OTHERS = ("RAY_ADDRESS", "MMRAY_TOKEN")  # it runs on this machine, and asks for no token
-_COMMAND = (sys.executable, "-c", "from mmray.cli import main; main()")
+# -P: the current directory may hold modules of any name.
+_COMMAND = (sys.executable, "-P", "-c", "from mmray.cli import main; main()")
 
 
 @dataclass(frozen=True)

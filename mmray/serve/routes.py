@@ -20,6 +20,7 @@ from mmray.serve.bodies import JSON, MULTIPART, NDJSON, check_length, media_type
 from mmray.serve.guard import Guard
 from mmray.serve.problems import Problem
 from mmray.serve.service import Body, Service
+from mmray.serve.traces import span
 
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -63,7 +64,8 @@ def _add_api(app: FastAPI, service: Service) -> None:
         check_length(request, settings.body_bytes)
         with service.admission.request() as arrival:
             kind, boundary = media_type(request, kinds)
-            data = await read_body(request, settings.body_bytes, settings.body_timeout_s, arrival)
+            with span("body"):
+                data = await read_body(request, settings.body_bytes, settings.body_timeout_s, arrival)
             with service.admission.place():
                 return await work(Body(data, kind, boundary))
 

@@ -28,5 +28,16 @@ def test_a_rate_that_held_by_luck_is_given_up_for_the_next_lower_one():
     assert tried[-1] == 10
 
 
+def test_where_no_rate_holds_twice_lower_ones_are_tried():
+    tried = []
+
+    def holds(rate):
+        tried.append(rate)
+        return rate < 5 or (rate <= 10 and tried.count(rate) == 1)
+
+    assert highest_rate(holds, 10) == 10 / 1.5**2
+    assert tried[-2:] == [10 / 1.5**2] * 2
+
+
 def test_a_server_that_never_fails_does_not_keep_it_for_ever():
     assert highest_rate(lambda _: True, 1.0) > 100
