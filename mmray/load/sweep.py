@@ -103,7 +103,9 @@ def climb(
     steps: list[Step] = []
 
     def holds(rate_per_s: float) -> bool:
-        step = load(target, rate_per_s, requests=asked.requests, warm_s=asked.warm_s, seed=len(steps))
+        # The same arrivals for all rates and settings; others for a rate that is tried again.
+        seed = sum(step.asked_per_s == rate_per_s for step in steps)
+        step = load(target, rate_per_s, requests=asked.requests, warm_s=asked.warm_s, seed=seed)
         steps.append(step)
         watch(step)
         return step.holds(asked.target_ms)

@@ -43,7 +43,15 @@ def web_app(service: Service, tokens: frozenset[bytes]) -> FastAPI:
         service: does the work.
         tokens: sha256 of each token; none: open to all.
     """
-    app = FastAPI(title="mmray", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="mmray",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        # Serve makes the span of a request. FastAPI's would begin a second trace where no caller began one.
+        telemetry={"tracing": False},
+    )
     page = _page()
     _add_api(app, service)
     for path, file in page.items():

@@ -66,7 +66,7 @@ def config(destination: str | None, share: float) -> TracingConfig | None:
         return None
     if destination == OTLP:
         try:
-            import opentelemetry.exporter.otlp.proto.http  # noqa: F401  (only whether it is there)
+            import opentelemetry.exporter.otlp.proto.http.trace_exporter  # noqa: F401  (whether it is there)
         except ImportError as e:
             raise UsageError("--traces otlp: no exporter is installed; pip install 'mmray[otel]'") from e
     else:
