@@ -124,7 +124,7 @@ def bench_serve(
     records: Annotated[int, typer.Option("--records", min=1, help="Different ones.")] = 128,
     variant: Annotated[str, typer.Option("--variant", help="auto: the fastest on this machine.")] = "auto",
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="PNG of latency over throughput; wants mmray[plots].")
+        Path | None, typer.Option("--plot", help="PNG of latency over throughput; needs mmray[plots].")
     ] = None,
     set: Annotated[
         list[str] | None,

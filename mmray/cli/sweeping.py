@@ -54,7 +54,10 @@ def sweep(asked: Asked, grid: Grid, inputs: Sequence[str], records: int, plot: P
             f"--replicas {most}: each takes a CPU, and there are {cpus}; ask for fewer, or --set cpus=0.5"
         )
     if plot:
-        from mmray.load.plot import draw_sweep  # where matplotlib is missing, it fails now
+        try:
+            from mmray.load.plot import draw_sweep
+        except ModuleNotFoundError as e:
+            raise UsageError(f"--plot needs the package {e.name}: pip install 'mmray[plots]'") from e
     Bundle.open(asked.bundle)
     sent = bodies(inputs, records)
     settings = settings_of(grid.replicas, grid.batch_rows, grid.waits_ms)
@@ -100,17 +103,8 @@ def client_warning(step: Step, target_ms: float) -> str:
 
 def _table(found: Sequence[Found], target_ms: float) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in (
-        "replicas",
-        "batch",
-        "wait ms",
-        "alone ms",
-        "holds /s",
-        "p50 ms",
-        "p99 ms",
-        "fails /s",
-        "p99 ms",
-    ):
+    setting_columns = ("replicas", "batch", "wait ms", "alone ms")
+    for name in (*setting_columns, "holds /s", "p50 ms", "p99 ms", "fails /s", "p99 ms"):
         table.add_column(name, justify="right", no_wrap=True)
     for one in found:
         failed = [step for step in one.steps if not step.holds(target_ms)]
