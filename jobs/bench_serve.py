@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 python jobs/bench_serve.py main --input data/tuxpaint --bundle bundles/stamps
 
-The load comes from a second process: a closed loop of `connections` that each send the next record when the
-last is answered. The other servers sleep meanwhile. With `--variant cascade` the plain server runs the same
-model without its exits. Then twice as many connections as may be in flight show what overload does. A table,
+It finds what a server takes at most; which latency it holds, `mmray bench-serve` finds by an open loop. The
+load comes from a second process: a closed loop of `connections` that each send the next record when the last
+is answered. The other servers sleep meanwhile. With `--variant cascade` the plain server runs the same model
+without its exits. Then twice as many connections as may be in flight show what overload does. A table,
 then one JSON line. Compare ratios of one run: other work on the machine moves both, least the CPU time
 of an answer, of all processes of a server together. About two minutes.
 """
@@ -31,11 +32,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mmray.schema import MODALITIES
-from mmray.sources import ReadOptions, list_shards, read
+from mmray.load.bodies import CONTENT_TYPE, bodies
 
 _HERE = Path(__file__).parent
-_BOUNDARY = "mmray-bench"
 _TICKS = os.sysconf("SC_CLK_TCK")
 _OVERLOAD = 128  # connections: twice what two replicas have in flight
 #: Ways into the server that are measured: HAProxy straight to the replicas, and Serve's own proxy in Python.
@@ -43,7 +42,6 @@ _INGRESSES = {
     "mmray": {"RAY_SERVE_ENABLE_HA_PROXY": "1"},
     "mmray, Python proxy": {"RAY_SERVE_ENABLE_HA_PROXY": "0"},
 }
-_NAMES = {"image": 'name="image"; filename="a"', "text": 'name="text"', "audio": 'name="audio"; filename="a"'}
 
 app = typer.Typer()
 
@@ -68,7 +66,7 @@ def main(
     urls = {name: f"http://127.0.0.1:{8600 + i}" for i, name in enumerate(commands)}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        for i, body in enumerate(bodies(input, records)):
+        for i, body in enumerate(bodies([input], records)):
             (folder / f"{i:04d}").write_bytes(body)
         pids = {}
         for name, command in commands.items():
@@ -97,27 +95,6 @@ def generate(url: str, folder: Path, connections: int, seconds: float) -> None:
     print(json.dumps(asyncio.run(closed_loop(url, sent, connections, seconds))))
 
 
-def bodies(input: str, records: int) -> list[bytes]:
-    """Multipart bodies of the first records."""
-    made = []
-    for shard in list_shards([input]):
-        for block in read(shard, ReadOptions()):
-            for row in block.to_pylist():
-                made.append(multipart({m: row[m] for m in MODALITIES if row[m] is not None}))
-                if len(made) == records:
-                    return made
-    return made
-
-
-def multipart(members: dict[str, bytes]) -> bytes:
-    """The body of one record."""
-    parts = [
-        f"--{_BOUNDARY}\r\nContent-Disposition: form-data; {_NAMES[m]}\r\n\r\n".encode() + data + b"\r\n"
-        for m, data in members.items()
-    ]
-    return b"".join(parts) + f"--{_BOUNDARY}--\r\n".encode()
-
-
 async def closed_loop(url: str, sent: list[bytes], connections: int, seconds: float) -> dict[str, Any]:
     """Statuses, latencies of the good answers, and good answers a second."""
     parts = urlsplit(url)
@@ -130,7 +107,7 @@ async def closed_loop(url: str, sent: list[bytes], connections: int, seconds: fl
             body = sent[next(numbers) % len(sent)]
             head = (
                 f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
-                f"Content-Type: multipart/form-data; boundary={_BOUNDARY}\r\n\r\n"
+                f"Content-Type: {CONTENT_TYPE}\r\n\r\n"
             )
             writer.write(head.encode() + body)
             try:

@@ -9,18 +9,15 @@ import os
 import sys
 from pathlib import Path
 from traceback import format_exc
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
 from mmray import __version__, signals
-from mmray.cli.bundles import AsJson, bundle_app
-from mmray.cli.models import optimize, predict, profile, serve, train
+from mmray.cli import json_lines
+from mmray.cli.bundles import AsJson, LogFormat, bundle_app
+from mmray.cli.models import bench_serve, optimize, predict, profile, serve, train
 from mmray.errors import MmrayError, one_line
-
-if TYPE_CHECKING:
-    from mmray.cli.run_display import RunDisplay
-    from mmray.pipeline.summary import Result
 
 # Heavy imports (ray, onnxruntime) happen inside the commands: --help and a wrong option answer at once.
 
@@ -134,29 +131,32 @@ def run(
             "--verify-all", help="Of a cascade: decode also what early answers do not need, so damage shows."
         ),
     ] = False,
+    log_format: LogFormat = "human",
 ) -> None:
     """Run a bundle over all records; resumes an unfinished run in the same output directory."""
-    from mmray.cli.run_display import RunDisplay
+    if log_format == "json":  # what goes wrong before the run has a name, too
+        json_lines.begin()
+    from mmray.cli.telling import conclude, display_of
     from mmray.config import load_config
     from mmray.pipeline.run import run as run_pipeline
 
     given = _given(input, bundle, output) | ({"verify_all": True} if verify_all else {})
     settings = load_config(config, given, set or ())
-    with RunDisplay(settings.output) as display:
+    with display_of(settings.output, log_format) as display:
         result = run_pipeline(settings, display.watcher, accept_changes=accept_changes, moved=moved)
-    _conclude(display, result)
+    conclude(display, result)
 
 
 @app.command()
-def retry(out: RunArgument, set: Set = None) -> None:
+def retry(out: RunArgument, set: Set = None, log_format: LogFormat = "human") -> None:
     """Process the rejects of a run anew, by byte offset; those that succeed now become predictions."""
-    from mmray.cli.run_display import RunDisplay
+    from mmray.cli.telling import conclude, display_of
     from mmray.config import load_config
     from mmray.pipeline.retry import retry as retry_rejects
 
-    with RunDisplay(out, retry=True) as display:
+    with display_of(out, log_format, retry=True) as display:
         result = retry_rejects(out, lambda earlier: load_config(None, earlier, set or ()), display.watcher)
-    _conclude(display, result)
+    conclude(display, result)
 
 
 @app.command()
@@ -245,7 +245,7 @@ def convert(
     convert_shards(inputs, out, to, layout, workers)
 
 
-for command in (predict, profile, serve, optimize, train):
+for command in (predict, profile, serve, bench_serve, optimize, train):
     app.command()(command)
 
 
@@ -264,29 +264,6 @@ def doctor(
     print_findings(findings, as_json=json)
     if any(finding.level == "bad" for finding in findings):
         raise AuditError("this machine is not fit to run (above)")
-
-
-def _conclude(display: RunDisplay, result: Result) -> None:
-    """Print the closing table; exit code 1 where the run is not good enough."""
-    from mmray.errors import AuditError
-    from mmray.page.table import number
-
-    display.conclude(result)
-    display.report(result)
-    if problems := result.audit.problems:
-        found = number(len(problems), "problem")
-        raise AuditError(f"{display.output}: the audit found {found}; mmray run does again what is broken")
-    if faults := result.audit.faults:
-        raise AuditError(
-            f"{number(len(faults), 'shard fault')}: records are lost there, nobody knows how many; bring "
-            f"these shards whole, then mmray retry {display.output}; everything else is done"
-        )
-    rate = result.summary["reject_rate"]
-    if rate > result.max_reject_rate:
-        raise AuditError(
-            f"{rate:.1%} of the records were rejected; max_reject_rate is {result.max_reject_rate:g}: "
-            f"see {display.output}/rejects/; everything else is predicted"
-        )
 
 
 def _given(input: list[str] | None, bundle: str | None, output: str | None) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,6 +11,10 @@ bundle_app = typer.Typer(help="Make a bundle of your model, look into one, check
 
 BundleArgument = Annotated[str, typer.Argument(metavar="DIR", help="Bundle directory.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+LogFormat = Annotated[
+    Literal["human", "json"],
+    typer.Option("--log-format", help="json: one object a line on standard error, for log collectors."),
+]
 
 
 @bundle_app.command("import")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mmray.bundle import Bundle
+from mmray.cli import json_lines
 from mmray.page.table import number
 from mmray.pipeline.audit import Audit
 from mmray.pipeline.ledger import Ledger
@@ -26,12 +28,18 @@ _SHOWN = 20  # shard faults
 
 def print_error(message: str, trace: str = "") -> None:
     """One line on standard error, after a trace if there is one."""
+    if json_lines.is_on():
+        json_lines.say(message, logging.ERROR, **({"trace": trace} if trace else {}))
+        return
     sys.stderr.write(trace)
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}")
 
 
 def print_line(message: str) -> None:
-    """One plain line."""
+    """One plain line; an object where `--log-format json` was given."""
+    if json_lines.is_on():
+        json_lines.say(message)
+        return
     console.print(escape(message), soft_wrap=True)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from mmray.cli.bundles import AsJson
+from mmray.cli.bundles import AsJson, LogFormat
 
 
 def predict(
@@ -74,13 +75,71 @@ def serve(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any key of docs/serving.md, as `abstain=0.05`."),
     ] = None,
+    traces: Annotated[
+        str | None, typer.Option("--traces", metavar="otlp|DIR", help="Where spans of requests go.")
+    ] = None,
+    trace_share: Annotated[
+        float, typer.Option("--trace-share", min=0, max=1, help="Of requests without a traceparent.")
+    ] = 1.0,
+    log_format: LogFormat = "human",
 ) -> None:
     """Serve bundles over HTTP, with a page to try them; several answer under their directories' names."""
+    if log_format == "json":
+        from mmray.cli.json_lines import begin
+
+        os.environ.setdefault("RAY_SERVE_LOG_ENCODING", "JSON")  # of what replicas log to Ray's files
+        begin()
     from mmray.cli.serving import Asked, serve_bundles
 
     tokens = str(token_file) if token_file else None
-    asked = Asked(host, port, replicas, variant, topology, tokens, client_connections, tuple(set or ()))
+    asked = Asked(
+        host=host,
+        port=port,
+        replicas=replicas,
+        variant=variant,
+        topology=topology,
+        token_file=tokens,
+        client_connections=client_connections,
+        traces=traces,
+        trace_share=trace_share,
+        set=tuple(set or ()),
+    )
     serve_bundles(bundles, asked)
+
+
+def bench_serve(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle directory.")],
+    input: Annotated[list[str], typer.Option("--input", help="Shards whose records are sent.")],
+    p99_ms: Annotated[float, typer.Option("--p99-ms", min=0.1, help="The target.")] = 50.0,
+    replicas: Annotated[
+        list[int] | None, typer.Option("--replicas", min=1, help="Repeat it; all CPUs, and half of them.")
+    ] = None,
+    batch_rows: Annotated[
+        list[int] | None, typer.Option("--batch-rows", min=1, max=256, help="Repeat it; 1 and 8.")
+    ] = None,
+    wait_ms: Annotated[
+        list[float] | None, typer.Option("--wait-ms", min=0, max=1000, help="Repeat it; 0 and 5.")
+    ] = None,
+    requests: Annotated[int, typer.Option("--requests", min=368, help="Of each step.")] = 1000,
+    records: Annotated[int, typer.Option("--records", min=1, help="Different ones.")] = 128,
+    variant: Annotated[str, typer.Option("--variant", help="auto: the fastest on this machine.")] = "auto",
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="PNG of latency over throughput; needs mmray[plots].")
+    ] = None,
+    set: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="As of `mmray serve`, for all settings."),
+    ] = None,
+) -> None:
+    """Try settings of `mmray serve` under load: which holds a latency, up to which rate; exit 1 if none."""
+    from mmray.cli.sweeping import Grid, sweep
+    from mmray.load.sweep import Asked
+
+    cpus = os.cpu_count() or 1
+    grid = Grid(replicas or [max(1, cpus // 2), cpus], batch_rows or [1, 8], wait_ms or [0.0, 5.0])
+    options = ["--variant", variant, *(word for one in set or () for word in ("--set", one))]
+    asked = Asked(bundle, p99_ms, requests, options=tuple(options))
+    sweep(asked, grid, input, records, plot)
 
 
 def optimize(

@@ -10,6 +10,7 @@ from mmray.cli.display import print_error, print_line
 from mmray.confidence import least_score
 from mmray.config import with_assignments
 from mmray.errors import EngineError, Interrupted, UsageError
+from mmray.serve import traces
 from mmray.serve.app import Server, is_public, prefixes
 from mmray.serve.ending import Ending
 from mmray.serve.settings import ServeSettings, Topology
@@ -27,6 +28,8 @@ class Asked:
     token_file: str | None
     client_connections: int
     set: tuple[str, ...] = ()  # key=value, of ServeSettings
+    traces: str | None = None  # "otlp", or a directory
+    trace_share: float = 1.0
 
 
 def serve_bundles(bundles: list[str], asked: Asked) -> None:
@@ -58,9 +61,12 @@ def serve_bundles(bundles: list[str], asked: Asked) -> None:
     for one in settings.values():
         least_score(Bundle.open(one.bundle), one.variant, one.abstain)
         guarded = one.token_digests(public=public)
+    tracing = traces.config(asked.traces, asked.trace_share)
     with Ending() as ending:
         try:
-            server = Server(asked.host, asked.port, client_connections=asked.client_connections)
+            server = Server(
+                asked.host, asked.port, client_connections=asked.client_connections, tracing=tracing
+            )
             with server:
                 ending.listen()
                 if public and not guarded:

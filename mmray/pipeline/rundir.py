@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from mmray.storage import Location
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # what may pass, so that the same command can go on
 _LOGGING = Lock()  # events come from the thread that runs and from the one that watches
+_log = logging.getLogger(__name__)
 WRITTEN = ("parts", "rejects", "faults")  # directories of files with rows
 
 
@@ -159,6 +161,8 @@ class RunDirectory:
     def log(self, event: str, **details: object) -> None:
         """Append to events.jsonl. Events are few, thousands at most: the file is rewritten whole."""
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **details}
+        # For whoever collects the logs of the driver; how far it is, its display says more often.
+        _log.log(logging.DEBUG if event == "progress" else logging.INFO, event, extra={"fields": details})
         with _LOGGING:
             earlier = self.events.read_bytes() if self.events.exists() else b""
             self.events.write_atomically(earlier + json.dumps(line).encode() + b"\n")

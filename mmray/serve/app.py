@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 from ray.serve import Application
 from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import RayServeException
+from ray.serve.schema import TracingConfig
 
 from mmray.bundle import Bundle
 from mmray.confidence import least_score
@@ -68,13 +69,21 @@ class Server:
         host: address to listen at.
         port: to listen at.
         client_connections: most that one client address may have open, where HAProxy listens.
+        tracing: of `mmray.serve.traces.config`; it was called before.
 
     Raises:
         UsageError: somebody listens there already, or RAY_ADDRESS names no cluster.
         EngineError: Ray does not start, or nothing comes to listen there.
     """
 
-    def __init__(self, host: str, port: int, *, client_connections: int = CLIENT_CONNECTIONS) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        client_connections: int = CLIENT_CONNECTIONS,
+        tracing: TracingConfig | None = None,
+    ) -> None:
         self._owns_ray = not ray.is_initialized()
         self._haproxy: Path | None = None
         #: Whether others than this machine may come to ask.
@@ -86,7 +95,7 @@ class Server:
             logging.getLogger("ray.serve").setLevel(logging.ERROR)
             options = HTTPOptions(host=host, port=port, request_timeout_s=_REQUEST_TIMEOUT_S)
             try:
-                serve.start(http_options=options)
+                serve.start(http_options=options, tracing_config=tracing)
             except TimeoutError as e:
                 raise _no_ingress() from e
             except (RuntimeError, RayError, RayServeException) as e:

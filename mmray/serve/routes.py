@@ -20,6 +20,7 @@ from mmray.serve.bodies import JSON, MULTIPART, NDJSON, check_length, media_type
 from mmray.serve.guard import Guard
 from mmray.serve.problems import Problem
 from mmray.serve.service import Body, Service
+from mmray.serve.traces import span
 
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -42,7 +43,15 @@ def web_app(service: Service, tokens: frozenset[bytes]) -> FastAPI:
         service: does the work.
         tokens: sha256 of each token; none: open to all.
     """
-    app = FastAPI(title="mmray", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="mmray",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        # Serve makes the span of a request. FastAPI's would begin a second trace where no caller began one.
+        telemetry={"tracing": False},
+    )
     page = _page()
     _add_api(app, service)
     for path, file in page.items():
@@ -63,7 +72,8 @@ def _add_api(app: FastAPI, service: Service) -> None:
         check_length(request, settings.body_bytes)
         with service.admission.request() as arrival:
             kind, boundary = media_type(request, kinds)
-            data = await read_body(request, settings.body_bytes, settings.body_timeout_s, arrival)
+            with span("body"):
+                data = await read_body(request, settings.body_bytes, settings.body_timeout_s, arrival)
             with service.admission.place():
                 return await work(Body(data, kind, boundary))
 

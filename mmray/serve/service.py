@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, time_ns
 from typing import Any, TypeVar
 
 from ray.exceptions import RayError
@@ -14,6 +14,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 
 from mmray.bundle import Bundle
 from mmray.errors import EngineError, one_line
+from mmray.serve import traces
 from mmray.serve.admission import Admission
 from mmray.serve.answers import explained, latency_ms, prediction
 from mmray.serve.bodies import Item, parse_batch, parse_one
@@ -153,15 +154,21 @@ class Service:
         return {**prediction(row, self._bundle.labels, top), "latency_ms": took}
 
     async def _ask(self, work: Work) -> Answered:
+        start_ns = time_ns()
         with _faults_of_ours():
-            return await self._answer(work)
+            found = await self._answer(work)
+        traces.answered(
+            start_ns, preprocess_s=found.preprocess_s, model_s=found.model_s, records=len(work.items)
+        )
+        return found
 
     async def _parsed(self, body: Body, parse: Callable[[], T]) -> T:
         """A small body is parsed on the spot; a large one would hold up the event loop."""
-        if len(body.data) <= _PARSED_AT_ONCE:
-            return parse()
-        with _faults_of_ours():
-            return await self._compute(parse)
+        with traces.span("parse"):
+            if len(body.data) <= _PARSED_AT_ONCE:
+                return parse()
+            with _faults_of_ours():
+                return await self._compute(parse)
 
     def _rejected(self, error: dict[str, str]) -> Problem:
         self.metrics.records.inc(tags={"outcome": error["type"]})

@@ -5,7 +5,6 @@ import http.client
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,62 +12,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from support.bundles import small_bundle
+from support.processes import of_session, serve_command, serving, wait_for_none
 
 RECORDS = 64  # of a batch
-MMRAY = Path(sys.executable).with_name("mmray")
-
-
-def command(port):
-    return [MMRAY, "serve", str(small_bundle().path), "--port", str(port)]
-
-
-@contextlib.contextmanager
-def serving(log, **environment):
-    """`mmray serve` of the small bundle; its process and URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    keep = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "OMP_"))}
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            command(port),
-            env=keep | environment,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 90
-        while "is served at" not in log.read_text():
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
-        yield process, url
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def of_session(sid):
-    """Commands by pid of what lives in a session: Ray's workers have groups of their own, but no sessions."""
-    found = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            state, _, _, session = process.joinpath("stat").read_text().rpartition(")")[2].split()[:4]
-            if int(session) == sid and state != "Z":
-                found[int(process.name)] = process.joinpath("cmdline").read_bytes().replace(b"\0", b" ")
-    return found
-
-
-def wait_for_none(sid):
-    """Until nothing of a session lives."""
-    deadline = time.monotonic() + 60
-    while left := of_session(sid):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.1)
 
 
 def begin(port):
@@ -109,7 +55,7 @@ def test_behind_haproxy_it_listens_at_one_place_and_finishes_what_was_begun(tmp_
         proxies = haproxies(port)
         assert proxies
         assert set.union(*proxies.values()) == {("0100007F", port)}
-        second = subprocess.run(command(port), capture_output=True, text=True, timeout=60)
+        second = subprocess.run(serve_command(port), capture_output=True, text=True, timeout=60)
         assert second.returncode == 2
         assert f"end it with `kill {process.pid}`" in second.stderr
         assert len(second.stderr.splitlines()) == 1
@@ -163,7 +109,7 @@ def test_a_signal_before_it_serves_ends_it_with_one_line(tmp_path, number):
     log = tmp_path / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command(1 + (os.getpid() % 1000) + 20_000), stdout=file, stderr=file, start_new_session=True
+            serve_command(1 + (os.getpid() % 1000) + 20_000), stdout=file, stderr=file, start_new_session=True
         )
     try:
         deadline = time.monotonic() + 90

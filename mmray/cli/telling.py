@@ -1,0 +1,51 @@
+"""Who tells of a run while it goes, and what is told at its end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from mmray.cli.json_display import JsonDisplay
+from mmray.cli.run_display import RunDisplay
+from mmray.errors import AuditError
+from mmray.page.table import number
+
+if TYPE_CHECKING:  # it imports Ray, which is not needed yet
+    from mmray.pipeline.summary import Result
+
+Display = RunDisplay | JsonDisplay
+
+
+def display_of(output: str, log_format: Literal["human", "json"], *, retry: bool = False) -> Display:
+    """For people, or for a log collector.
+
+    Args:
+        output: the run directory.
+        log_format: of what is said.
+        retry: whether the rejects of the run are done anew.
+    """
+    kind = JsonDisplay if log_format == "json" else RunDisplay
+    return kind(output, retry=retry)
+
+
+def conclude(display: Display, result: Result) -> None:
+    """Say what the run came to.
+
+    Raises:
+        AuditError: it is not good enough.
+    """
+    display.conclude(result)
+    display.report(result)
+    if problems := result.audit.problems:
+        found = number(len(problems), "problem")
+        raise AuditError(f"{display.output}: the audit found {found}; mmray run does again what is broken")
+    if faults := result.audit.faults:
+        raise AuditError(
+            f"{number(len(faults), 'shard fault')}: records are lost there, nobody knows how many; bring "
+            f"these shards whole, then mmray retry {display.output}; everything else is done"
+        )
+    rate = result.summary["reject_rate"]
+    if rate > result.max_reject_rate:
+        raise AuditError(
+            f"{rate:.1%} of the records were rejected; max_reject_rate is {result.max_reject_rate:g}: "
+            f"see {display.output}/rejects/; everything else is predicted"
+        )

@@ -1,0 +1,1 @@
+"""How much load a server bears: requests at times that are fixed beforehand, whatever it does."""
