@@ -2,7 +2,7 @@
 
 0  errors, schema, coverage, bounds, signals, unread
 1  client, digests, storage, remote, urls, sources, align, magic, preprocess, batching, page
-2  config, bundle, golden, engine, loading, cascade, confidence, outcomes, race, predictor, models
+2  config, bundle, drift, golden, engine, loading, cascade, confidence, outcomes, race, predictor, models
 3  pipeline, serve, optimize, tracing: wings that never import each other
 4  training, which stands on optimize alone; report, which stands on pipeline and optimize
 5  cli
@@ -40,6 +40,7 @@ FLOORS = [
         "loading",
         "cascade",
         "confidence",
+        "drift",
         "outcomes",
         "race",
         "predictor",
