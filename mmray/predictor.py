@@ -285,8 +285,9 @@ class Predictor:
             going_on,
         )
         if self.watcher:
-            about = {"takes": stage.takes, "stage": number, "stages": self.stages}
-            self.watcher.see(Seen.of(tensors, seen, ~is_shadow, **about))
+            self.watcher.see(
+                Seen.of(tensors, seen, ~is_shadow, takes=stage.takes, stage=number, stages=self.stages)
+            )
         share = is_shadow.mean() if len(is_shadow) else 0.0
         took = perf_counter() - start - (runner.waited_s - waited_before)
         self.seconds["model"] += (1 - share) * (took - decoding)  # type: ignore[assignment]  # floats, too

@@ -33,7 +33,7 @@ from mmray.drift import REFERENCE, Reference
 from mmray.errors import BundleError
 from mmray.preprocess.spec import PreprocessSpec
 
-#: Makes of a bundle that is all but done what its records are to be compared with; None: nothing to compare with.
+#: Makes the reference of a bundle that is all but done; None: there is nothing to compare records with.
 Describe = Callable[[Bundle], Reference | None]
 
 

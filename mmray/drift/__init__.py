@@ -1,8 +1,8 @@
-"""Whether records are still like those that a model was chosen with: told from counts, with a bounded false alarm.
+"""Whether records are still like those that a model was chosen with: told from counts, seldom falsely.
 
-A bundle keeps a reference: how often each thing occurred that is watched (label, confidence, modalities, length of
-text and sound, features) among records of its tune split. A run or a server counts the same things of its own
-records and compares.
+A bundle keeps a reference: how often each thing occurred that is watched (label, confidence, modalities,
+length of text and sound, features) among records of its tune split. A run or a server counts the same things
+of its own records and compares.
 """
 
 from mmray.drift.reference import REFERENCE, Reference, Sketch, VariantReference, reference_of

@@ -1,7 +1,8 @@
 """Fisher's exact test of whether something is as frequent among some records as among others.
 
 Where both are drawn from the same source, and `pooled` records of all have it, how many of the first have it
-follows the hypergeometric distribution, whatever the source is (Fisher 1935, "The Logic of Inductive Inference").
+follows the hypergeometric distribution, whatever the source is (Fisher 1935, "The Logic of Inductive
+Inference").
 No approximation: a chance of 1e-9 is 1e-9.
 """
 
@@ -27,7 +28,7 @@ def chances(new: Numbers, new_records: int, old: Numbers, old_records: int) -> n
         old_records: how many there are, at least one.
 
     Returns:
-        [k]; 1 where the share is within three standard deviations of what is expected, which is never too small.
+        [k]; 1 within three standard deviations of what is expected, which is never too small.
     """
     pooled, records = new + old, new_records + old_records
     mean = new_records * pooled / records

@@ -1,7 +1,8 @@
 """What a bundle keeps of its tune split for comparison: counts in fixed bins. reference.json in the bundle.
 
-The bins and the directions of the features are laid out by a quarter of the records; the other three quarters are
-counted in them. So for the counts the bins are given, and an exact test may compare them with other records'.
+The bins and the directions of the features are laid out by a quarter of the records; the other three
+quarters are counted in them. So the bins are given for these counts as for those of a run, and an exact test
+may compare the two.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ _DIRECTIONS, _DIRECTION_BYTES = 8, 48 << 10
 class Sketch(BaseModel):
     """How often each bin of one watched thing occurred.
 
-    Of sizes: bin i holds what is above edge i - 1 and not above edge i. Of kinds: bin i holds the kind of number
-    `codes[i]`, and a last bin all others.
+    Of sizes: bin i holds what is above edge i - 1 and not above edge i. Of kinds: bin i holds the kind of
+    number `codes[i]`, and a last bin all others.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -126,8 +127,9 @@ def reference_of(
 def main_directions(features: npt.NDArray[np.floating]) -> tuple[str, ...]:
     """The first principal directions of features [n, D], as int8 in base64; fewer where they are very wide.
 
-    Of the ways to make few numbers of many, those that keep the spread (Rabanser et al. 2019, "Failing Loudly",
-    section 3.2). On the unseen artist of the emoji set they tell more than random ones (docs/drift.md).
+    Of the ways to make few numbers of many, one that keeps the spread (Rabanser et al. 2019, "Failing
+    Loudly", section 3.1). On the unseen artist of the emoji set it tells more than random directions
+    (docs/drift.md).
     """
     centred = features.astype(np.float32) - features.mean(axis=0, dtype=np.float32)
     most = min(_DIRECTIONS, _DIRECTION_BYTES // max(1, features.shape[1]), len(features) - 1)
@@ -149,5 +151,5 @@ def _of_kinds(name: str, values: npt.NDArray[np.float64], kinds: Sequence[str]) 
     if len(kinds) > _NAMED:
         often = np.bincount(values.astype(np.intp), minlength=len(kinds))
         codes = np.sort(np.argsort(-often, kind="stable")[:_NAMED])
-    names = tuple(kinds[code] for code in codes)
-    return Sketch(name=name, codes=tuple(codes.tolist()), names=names, counts=())
+    numbers = tuple(codes.tolist())
+    return Sketch(name=name, codes=numbers, names=tuple(kinds[code] for code in numbers), counts=())

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from mmray.schema import Modality
 
-#: Column that whoever makes rows of its own may add to TENSORS: bool, true where they are no records that arrived.
+#: Column that may be added to TENSORS: bool, true of a row that is no record that arrived.
 UNWATCHED = "unwatched"
 
 
@@ -30,7 +30,7 @@ class Seen:
 
     tensors: pa.Table  # of TENSORS, more rows perhaps
     rows: npt.NDArray[np.int64]  # [n], which of them
-    outputs: Mapping[str, npt.NDArray[np.generic]]  # calibrated "scores", [n, C], and "features", [n, D], if any
+    outputs: Mapping[str, npt.NDArray[np.generic]]  # "scores", calibrated, [n, C]; "features" [n, D]
     leaves: npt.NDArray[np.bool_]  # [n]
     takes: Collection[Modality]  # what the stage looks at that none before it did
     stage: int = 1  # of a cascade, from 1

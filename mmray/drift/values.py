@@ -25,8 +25,8 @@ _DECIMALS = 4  # of a confidence: what another machine computes a little otherwi
 def values_of(seen: Seen, spec: PreprocessSpec, directions: npt.NDArray[np.float32]) -> Values:
     """The numbers of each record that a stage has seen.
 
-    A stage is watched over all records that reach it, not only those that it answers. So a sketch does not depend
-    on when the later stages get their turn.
+    A stage is watched over all records that reach it, not only those that it answers. So a sketch does not
+    depend on when the later stages get their turn.
 
     Args:
         seen: what the stage has seen and answered.

@@ -1,13 +1,16 @@
-"""Compares counts with a reference again and again, and seldom cries wolf.
+"""Compares counts with a reference again and again, and seldom raises a false alarm.
 
-Of 128 records, and of twice, four times, … as many, each closed window is tested: every bin of kinds, and of sizes
-every share up to an edge (the distance of Kolmogorov and Smirnov at fixed points), by Fisher's exact test. The bound
-on all false alarms together is a sum of bounds (Bonferroni): test m of a watch may err with alpha / (m (m + 1)), which
-adds up to alpha over any number of tests; within a test each sketch has an equal part, and each of its events an equal
-part of that, for two sides. So with probability 1 - alpha a watch never raises an alarm while records are drawn as
-those of the reference were, however long it watches, and however the tests depend on each other. That a level which
-is spent over the looks allows any number of looks: Lan & DeMets 1983; Johari et al. 2022, "Always Valid Inference".
-That many tests of one dimension each do well on features and on labels: Rabanser et al. 2019, "Failing Loudly".
+Windows of 128 records, and of twice, four times, … as many, are tested as they close: each bin of kinds, and
+of sizes each share up to an edge (the distance of Kolmogorov and Smirnov at fixed points), by Fisher's exact
+test. The bound on false alarms is a sum of bounds (Bonferroni). Test m of a watch may err with a probability
+of alpha / (m (m + 1)), which adds up to alpha over any number of tests. Within a test each sketch has an
+equal part of that, and each of its events an equal part of the sketch's. So with a probability of at least
+1 - alpha a watch never raises an alarm while records are drawn as those of the reference were, however long
+it watches, and however the tests depend on each other.
+
+That a level may be spent over many looks: Lan & DeMets 1983, "Discrete sequential boundaries for clinical
+trials"; Johari et al. 2022, "Always Valid Inference". That tests of one dimension each, of features and of
+decisions, find shifts well together: Rabanser et al. 2019, "Failing Loudly", sections 3.2 and 5.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ class Alarm:
     found: float  # share of the window's
     window: int  # records of the window
     after: int  # records that were watched until then
-    false_alarm: float  # bound of the probability that a watch without a shift ever raises one as sure as this
+    false_alarm: float  # most probability that a watch without a shift ever raises one as sure as this
     psi: float  # of the sketch, see `stability_index`
 
     def __str__(self) -> str:
@@ -45,8 +48,8 @@ class Alarm:
         return (
             f"these records are not like those of the tune split: {self.sketch} {self.event}: "
             f"{self.found:.1%} of the last {self.window:,}, {self.reference:.1%} there (population stability "
-            f"index {self.psi:.2f}; without a shift an alarm like this has a chance of {self.false_alarm:.1g} "
-            "at most); accuracy, thresholds and bounds of the scorecard need not hold for them"
+            f"index {self.psi:.2f}; chance of a false alarm as sure as this: {self.false_alarm:.1g}); "
+            "accuracy, thresholds and bounds of the scorecard need not hold for them"
         )
 
 
@@ -93,9 +96,11 @@ class Watch:
         self._old = {name: np.array(sketch.counts, np.int64) for name, (sketch, _) in self._bins.items()}
         size = sum(len(counts) for counts in self._old.values())
         self._open = np.zeros(size, np.int64)
-        self._waiting: list[Counts | None] = [None] * LEVELS  # of each length a window that waits for its second half
+        # Of each length the window that waits for another one.
+        self._waiting: list[Counts | None] = [None] * LEVELS
         self._whole = np.zeros(size, np.int64)
-        self._tests, self._alarm = 0, None  # type: tuple[int, Alarm | None]
+        self._tests = 0
+        self._alarm: Alarm | None = None
 
     def add(self, counts: Counts) -> None:
         """Records that were seen since the last ones."""
@@ -103,6 +108,16 @@ class Watch:
         self._whole += counts
         if self._open[self._clock].sum() >= self._window:
             self._close()
+
+    @property
+    def tests(self) -> int:
+        """How many windows were tested."""
+        return self._tests
+
+    @property
+    def alarm(self) -> Alarm | None:
+        """The first, if any; no more is tested after it."""
+        return self._alarm
 
     def finish(self) -> None:
         """No more will come: test all of them together, once, so that few records are tested, too."""
@@ -161,7 +176,7 @@ class Watch:
 def stability_index(old: Numbers, new: Numbers) -> float:
     """The population stability index of two samples' counts [k]: how much they differ, not how surely.
 
-    Sum of (new share - old share) log(new share / old share), each count with a half more, so that empty bins do.
+    Sum of (new share - old share) log(new share / old share), each count with a half more, for empty bins.
     Without a shift about (k - 1) (1 / n_old + 1 / n_new) is expected (Yurdakul & Naranjo 2020, "Statistical
     properties of the population stability index").
     """

@@ -56,8 +56,10 @@ def bundle_reference(bundle: Bundle, records: LabelledTensors) -> Reference | No
         if not variants:
             directions = main_directions(np.concatenate([seen.outputs["features"] for seen in layout]))
         matrix = Reference(features=width, directions=directions, variants={}).matrix
-        values = [_joined([values_of(seen, bundle.spec, matrix) for seen in part]) for part in (layout, counted)]
-        variants[name] = reference_of(*values, int((~lays_out).sum()), bundle.spec, bundle.labels)
+        laid, own = (
+            _joined([values_of(seen, bundle.spec, matrix) for seen in part]) for part in (layout, counted)
+        )
+        variants[name] = reference_of(laid, own, int((~lays_out).sum()), bundle.spec, bundle.labels)
     return Reference(features=width, directions=directions, variants=variants)
 
 

@@ -80,7 +80,7 @@ class FusedWorker:
         """What was done, to the meter."""
         predict = self._predict
         counters = self._preprocess.seconds, predict.seconds, predict.counts, seconds or Counter()
-        self._report.add({**count(outcomes), **drain(*counters)})
+        self._report.add({**count(outcomes), **drain(*counters)}, seen=predict.take_drift())
         drain(*predict.occupied)
         self._job.heed_shift(predict, self._report.meter)
 

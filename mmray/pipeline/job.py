@@ -83,7 +83,7 @@ class Job:
         return cascade.stages[stage - 1].modalities if cascade else ()
 
     def heed_shift(self, predict: Predictor, meter: Any) -> None:  # noqa: ANN401  (Ray gives a handle no type)
-        """Let no record leave a cascade early any more, where early answers went wrong and that is wanted."""
+        """Let no record leave a cascade early any more, once the meter tells of a shift, if so wanted."""
         if self.config.on_shift == "stop" and predict.later:
             with suppress(ray.exceptions.RayError):  # a lost meter costs figures, never the run
                 if ray.get(meter.shift.remote()):

@@ -42,6 +42,7 @@ def describe(plan: Plan, counted: Snapshot, started: float) -> dict[str, Any]:
         "stage_seconds": {stage: round(seconds, 3) for stage, seconds in counted.seconds.items()},
         **(_describe_split(plan, counted) if plan.topology == "split" else {}),
         **({"cascade": _describe_cascade(counted)} if plan.cascade else {}),
+        **({"drift": counted.drift.to_json()} if counted.drift else {}),
     }
 
 
