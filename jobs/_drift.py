@@ -155,7 +155,7 @@ def cost(
     counts = sketcher.take()
     assert counts is not None
     watch, looks = (
-        Watch(reference.variants[variant], alpha=1e-300),
+        Watch(reference.variants[variant], alpha=1e-250),
         512,
     )  # it never stops testing
     start = thread_time()
