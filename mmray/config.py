@@ -100,7 +100,8 @@ class RunConfig(BaseModel):
 
     # Of a cascade
     shadow: float = Field(0.05, ge=0, le=1)  # share of the early answers that are compared with full ones
-    on_shift: Literal["warn", "stop"] = "warn"  # where they differ too often; stop: no more early ones
+    #: Where they differ too often, or records are unlike those of the tune split. stop: no more early ones.
+    on_shift: Literal["warn", "stop"] = "warn"
     verify_all: bool = False  # decode also what early answers do not need, so that damage shows
 
     # Bad records
