@@ -73,8 +73,8 @@ class Study:
         directions = main_directions(self.tune.features[layout])
         matrix = Reference(features=self.tune.features.shape[1], directions=directions, variants={}).matrix
         tune, test = self.values(self.tune, matrix), self.values(self.test, matrix)
-        parts = [{name: column[rows] for name, column in tune.items()} for rows in (layout, counted)]
-        return reference_of(*parts, len(counted), self.bundle.spec, self.bundle.labels), tune, test
+        laid, own = ({name: column[rows] for name, column in tune.items()} for rows in (layout, counted))
+        return reference_of(laid, own, len(counted), self.bundle.spec, self.bundle.labels), tune, test
 
     def choose(self, rows: int, size: int) -> Rows:
         """Drawn independently."""

@@ -73,6 +73,16 @@ class LmdbOptions(BaseModel):
     database: str | None = Field(None, min_length=1)  # by its name; None: the main one
 
 
+class CanaryOptions(BaseModel):
+    """A second bundle that answers a share of the records as well, to be compared with the first."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bundle: str
+    variant: str = "auto"
+    share: float = Field(0.01, gt=0, le=1)
+
+
 class RunConfig(BaseModel):
     """What to run over what, and how. Every key of the YAML file is one of these fields."""
 
@@ -103,6 +113,8 @@ class RunConfig(BaseModel):
     #: Where they differ too often, or records are unlike those of the tune split. stop: no more early ones.
     on_shift: Literal["warn", "stop"] = "warn"
     verify_all: bool = False  # decode also what early answers do not need, so that damage shows
+
+    canary: CanaryOptions | None = None  # on CPUs: topology fused
 
     # Bad records
     on_damaged: Literal["reject", "mask"] = "reject"

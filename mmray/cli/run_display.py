@@ -134,6 +134,9 @@ class RunDisplay:
                 table.add_row("", this_run["advice"])
             if cascade := this_run.get("cascade"):
                 table.add_row("cascade", _describe_cascade(cascade))
+            if canary := this_run.get("canary"):
+                found = canary["slices"]["all"]
+                table.add_row("canary", f"{found['same']:,} of {found['compared']:,} labels are the same")
             if drift := this_run.get("drift"):
                 table.add_row("drift", _describe_drift(drift))
         else:

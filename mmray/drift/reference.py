@@ -131,6 +131,9 @@ def main_directions(features: npt.NDArray[np.floating]) -> tuple[str, ...]:
     Loudly", section 3.1). On the unseen artist of the emoji set it tells more than random directions
     (docs/drift.md).
     """
+    features = features[np.isfinite(features).all(axis=1)]
+    if not len(features):
+        return ()
     centred = features.astype(np.float32) - features.mean(axis=0, dtype=np.float32)
     most = min(_DIRECTIONS, _DIRECTION_BYTES // max(1, features.shape[1]), len(features) - 1)
     _, sizes, rows = np.linalg.svd(centred, full_matrices=False)

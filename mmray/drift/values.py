@@ -46,8 +46,8 @@ def values_of(seen: Seen, spec: PreprocessSpec, directions: npt.NDArray[np.float
     if "audio" in seen.takes and spec.audio:
         values_a_second = 2 * spec.audio.mel_bins * spec.audio.sample_rate / spec.audio.hop
         found[SECONDS] = _numbers(pc.binary_length(tensors["log_mel"]))[rows] / values_a_second
-    if "scores" in seen.outputs:
-        scores = seen.outputs["scores"]
+    scores = seen.outputs.get("scores")
+    if scores is not None and scores.shape[1]:
         found[LABEL] = scores.argmax(axis=1).astype(np.float64)
         found[CONFIDENCE] = np.round(scores.max(axis=1).astype(np.float64), _DECIMALS)
     if seen.stage < seen.stages:

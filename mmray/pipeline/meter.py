@@ -112,6 +112,7 @@ class Snapshot:
     shadowed: int = 0  # early answers that were compared with full ones
     agreed: int = 0  # of those
     shift: str = ""  # why early answers can no longer be trusted
+    canary: Mapping[str, float] = field(default_factory=dict)  # as `mmray.canary.Canary.compare` counts
     drift: Drift | None = None  # None: nothing to compare records with
 
     @property
@@ -268,6 +269,7 @@ class Meter:
                 shadowed=int(self._counts["shadowed"]),
                 agreed=int(self._counts["agreed"]),
                 shift=self._differing(),
+                canary={name: n for name, n in self._counts.items() if name.startswith("canary")},
                 drift=self._watch.read() if self._watch else None,
             )
 

@@ -211,6 +211,11 @@ def make_plan(survey: Survey, machines: Machines) -> Plan:
         topology = config.topology
     if accelerated and topology == "fused":
         raise ConfigError("topology: fused is for CPUs; set topology=split, or provider=cpu")
+    if config.canary and topology == "split":
+        raise ConfigError(
+            "canary: only workers of topology=fused, on CPUs, still have a record when it is answered; run "
+            "both bundles and compare the runs by `mmray report ONE OTHER`"
+        )
     return Plan(
         survey=survey,
         machines=machines,

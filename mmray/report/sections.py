@@ -127,6 +127,8 @@ def answer_sections(run: Run) -> Iterator[str]:
             said.append(f"Early answers saved about {cascade['saved_s']:,.1f} s of work.")
         said += [f"Warning: {cascade['shift']}."] if cascade["shift"] else []
         yield f"<p>{escape(' '.join(said))}</p>" if said else ""
+    if canary := run.this_run.get("canary"):
+        yield from section("Does the second bundle decide alike?", _canary(canary["slices"]))
     if drift := run.this_run.get("drift"):
         yield from _drift(drift)
 
@@ -199,6 +201,22 @@ def _calibration(judged: Judged) -> Iterator[str]:
         ("confidence", "records", "mean", "right", "95 % interval", ""), rows, frozenset({"confidence", ""})
     )
     yield table_html("Accuracy by confidence", table)
+
+
+def _canary(slices: Mapping[str, Any]) -> Table:
+    rows = [
+        (
+            name,
+            f"{found['compared']:,}",
+            share(found["share"]),
+            f"[{share(found['low'])}, {share(found['high'])}]",
+            f"{found['rejected']:,}",
+        )
+        for name, found in slices.items()
+        if found["compared"]
+    ]
+    heads = ("predicted from", "compared", "same label", "95 % interval", "only it rejected")
+    return Table(heads, rows, frozenset({"predicted from"}))
 
 
 def _drift(found: Mapping[str, Any]) -> Iterator[str]:

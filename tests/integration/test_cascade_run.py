@@ -97,7 +97,13 @@ def test_a_run_gives_the_predictors_answers_and_says_who_left_where(
 
 def test_verifying_everything_rejects_damage_that_early_answers_do_not_need(mixed, trusted, tmp_path):
     lazily = execute(mixed, trusted, tmp_path / "lazily")
-    verified = execute(mixed, trusted, tmp_path / "verified", verify_all=True)
+    canary = {"bundle": str(trusted.path), "variant": "cascade", "share": 1.0}
+    verified = execute(mixed, trusted, tmp_path / "verified", verify_all=True, canary=canary)
+    compared = verified.summary["this_run"]["canary"]["slices"]["all"]
+    assert compared["compared"] == compared["same"] == verified.summary["predicted"]
+    assert "Does the second bundle decide alike?" in to_html(
+        load(RunDirectory.at(str(tmp_path / "verified")))
+    )
     assert verified.summary["rejected"] > lazily.summary["rejected"]
 
 
