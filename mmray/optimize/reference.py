@@ -54,7 +54,8 @@ def bundle_reference(bundle: Bundle, records: LabelledTensors) -> Reference | No
         predict = Predictor(bundle, variant=name)
         layout, counted = (_run(predict, records.tensors.filter(rows)) for rows in (lays_out, ~lays_out))
         if not variants:
-            directions = main_directions(np.concatenate([seen.outputs["features"] for seen in layout]))
+            features = [seen.outputs["features"] for seen in layout if "features" in seen.outputs]
+            directions = main_directions(np.concatenate(features)) if features else ()
         matrix = Reference(features=width, directions=directions, variants={}).matrix
         laid, own = (
             _joined([values_of(seen, bundle.spec, matrix) for seen in part]) for part in (layout, counted)
