@@ -1,16 +1,23 @@
 """A replica warns once a day where requests are of another kind, and counts nothing but requests."""
 
+import asyncio
 import logging
 
+import numpy as np
 from support.bundles import small_bundle
-from support.drift import by_hand, counts
+from support.cascades import mixed_records
+from support.drift import by_hand, counts, referring
 from support.media import image_bytes
 
 from mmray.drift import UNWATCHED
+from mmray.drift.watch import WINDOW
 from mmray.predictor import open_preprocessor
 from mmray.serve.bodies import Item
+from mmray.serve.compute import Compute
 from mmray.serve.metrics import Metrics
+from mmray.serve.model import BatchedModel
 from mmray.serve.probe import known_work
+from mmray.serve.settings import ServeSettings
 from mmray.serve.watching import DailyWatch
 from mmray.serve.work import Work, prepare
 
@@ -45,3 +52,25 @@ def test_records_of_requests_are_watched_and_what_the_server_makes_up_is_not():
         [False, True, True],
         [True],
     ]
+
+
+def test_requests_without_pictures_and_sounds_are_told_where_the_reference_has_them(tmp_path, caplog):
+    """Its own probes are none of them, however many there are."""
+    whole = mixed_records(420).filter(np.arange(420) % 7 == 6)
+    bundle = referring(tmp_path / "known", small_bundle(), whole)
+    logger = logging.getLogger("ray.serve")
+    logger.addHandler(caplog.handler)
+
+    async def serve():
+        settings, compute = ServeSettings(bundle=str(bundle.path)), Compute("t", 60.0, 0.0)
+        model = BatchedModel(bundle, settings, compute, Metrics())
+        for _ in range(WINDOW):
+            compute.doubt()
+            await model.check_health()
+        before = len(caplog.records)
+        await model.answer(Work([Item({"text": b"a red cat"})] * WINDOW))
+        return before
+
+    assert asyncio.run(serve()) == 0
+    logger.removeHandler(caplog.handler)
+    assert "these records are not like those of the tune split: modalities" in caplog.messages[0]
