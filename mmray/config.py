@@ -73,6 +73,16 @@ class LmdbOptions(BaseModel):
     database: str | None = Field(None, min_length=1)  # by its name; None: the main one
 
 
+class CanaryOptions(BaseModel):
+    """A second bundle that answers a share of the records as well, to be compared with the first."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bundle: str
+    variant: str = "auto"
+    share: float = Field(0.01, gt=0, le=1)
+
+
 class RunConfig(BaseModel):
     """What to run over what, and how. Every key of the YAML file is one of these fields."""
 
@@ -100,8 +110,11 @@ class RunConfig(BaseModel):
 
     # Of a cascade
     shadow: float = Field(0.05, ge=0, le=1)  # share of the early answers that are compared with full ones
-    on_shift: Literal["warn", "stop"] = "warn"  # where they differ too often; stop: no more early ones
+    #: Where they differ too often, or records are unlike those of the tune split. stop: no more early ones.
+    on_shift: Literal["warn", "stop"] = "warn"
     verify_all: bool = False  # decode also what early answers do not need, so that damage shows
+
+    canary: CanaryOptions | None = None  # on CPUs: topology fused
 
     # Bad records
     on_damaged: Literal["reject", "mask"] = "reject"

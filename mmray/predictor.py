@@ -18,6 +18,7 @@ from mmray.batching import CPU_ROWS, Feeds
 from mmray.bundle import Bundle
 from mmray.cascade import carried, in_shadow, open_stages
 from mmray.confidence import Abstain, calibrated, least_score, stage_temperatures
+from mmray.drift import Counts, Seen, SeenBatch, Sketcher, Watcher
 from mmray.engine import Provider, best_provider, device_name
 from mmray.engine.turns import Device
 from mmray.golden import prove, remade
@@ -151,6 +152,10 @@ class Predictor:
             for stage, its_golden in zip(stages, golden, strict=True)
         ]
         self._shadow = shadow if len(stages) > 1 else 0.0
+        #: Told what each stage sees of the records that it answers; a bundle without a reference needs none.
+        self.watcher: Watcher | None = None
+        if bundle.reference and self.variant in bundle.reference.variants:
+            self.watcher = Sketcher(bundle.reference, self.variant, bundle.spec)
         #: Seconds spent in "model" and "shadow"; whoever reports them may clear it.
         self.seconds: Counter[str] = Counter()
         #: Records of a cascade: "left 1" and so on by stage, "shadowed", "agreed"; may be cleared likewise.
@@ -180,7 +185,13 @@ class Predictor:
         other = copy(self)
         other.seconds, other.counts = Counter(), Counter()
         other._runners = [runner.twin() for runner in self._runners]
+        if isinstance(self.watcher, Sketcher):
+            other.watcher = self.watcher.twin()
         return other
+
+    def take_drift(self) -> Counts | None:
+        """What the watcher counted since this was asked; None: nothing, or nothing is counted."""
+        return self.watcher.take() if isinstance(self.watcher, Sketcher) else None
 
     def keep_only(self, number: int) -> None:
         """Keep the graph of one stage alone, counted from 1: the others run elsewhere."""
@@ -241,6 +252,7 @@ class Predictor:
         answers = Answers(tensors, self._labels, self.columns)
         done = answers.failed()
         handed_on: Feeds = {}
+        seen: list[SeenBatch] = []
         for answer in self._run(runner, tensors, ~done, is_shadow):
             if isinstance(answer, Failed):
                 answers.errors[answer.row], done[answer.row] = answer.error, True
@@ -256,6 +268,7 @@ class Predictor:
                 keep(handed_on, carried(outputs), rows, tensors.num_rows)
                 keep(handed_on, {EARLY: _best(outputs, self._decisive)}, rows, tensors.num_rows)
             answers.put(rows, outputs, confidence)
+            seen.append(SeenBatch(rows, outputs, leaves))
             done[rows[leaves]] = True
             self.counts[f"left {number}"] += int((leaves & ~is_shadow[rows]).sum())
         answered = np.flatnonzero(done & ~is_shadow)
@@ -271,6 +284,10 @@ class Predictor:
             hand_on(tensors, going_on, handed_on, early),
             going_on,
         )
+        if self.watcher:
+            self.watcher.see(
+                Seen.of(tensors, seen, ~is_shadow, takes=stage.takes, stage=number, stages=self.stages)
+            )
         share = is_shadow.mean() if len(is_shadow) else 0.0
         took = perf_counter() - start - (runner.waited_s - waited_before)
         self.seconds["model"] += (1 - share) * (took - decoding)  # type: ignore[assignment]  # floats, too

@@ -3,7 +3,8 @@
 Layout: manifest.json names every other file with its sha256; variants/*.onnx are the compiled forms of one
 model; golden.npz holds inputs (in/*) and the outputs that they must give (out/* of fp32, out/VARIANT/* of any
 other); golden.parquet the raw records that some of those inputs were made of; scorecard.json says how good
-each variant is. The bundle's digest is the sha256 of manifest.json.
+each variant is; reference.json, if there, what records are compared with (`mmray.drift`). The bundle's digest
+is the sha256 of manifest.json.
 Nothing in a bundle is ever unpickled.
 """
 

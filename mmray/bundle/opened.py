@@ -7,6 +7,7 @@ import io
 import json
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from mmray.bundle.manifest import (
 )
 from mmray.bundle.weights import Malformed, external_files
 from mmray.digests import computed_sha256, sha256_of
+from mmray.drift import REFERENCE, Reference
 from mmray.errors import BundleError, EngineError, of_machine
 from mmray.mirror import mirror
 from mmray.preprocess.spec import PreprocessSpec
@@ -109,6 +111,20 @@ class Bundle:
         """Raises BundleError where it was altered."""
         scorecard: dict[str, Any] = json.loads(self._read(SCORECARD))
         return scorecard
+
+    @cached_property
+    def reference(self) -> Reference | None:
+        """What records are compared with (`mmray.drift`); None in a bundle that has none.
+
+        Raises:
+            BundleError: the file was altered, or is none.
+        """
+        if REFERENCE not in self.manifest.files:
+            return None
+        try:
+            return Reference.model_validate_json(self._read(REFERENCE))
+        except ValidationError as e:
+            raise self._unreadable(REFERENCE, e) from e
 
     def check_variant(self, name: str) -> None:
         """Refuse a variant that must not be used.

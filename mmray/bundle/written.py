@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +29,12 @@ from mmray.bundle.manifest import (
 )
 from mmray.bundle.opened import Bundle, golden_folder
 from mmray.digests import sha256_of
+from mmray.drift import REFERENCE, Reference
 from mmray.errors import BundleError
 from mmray.preprocess.spec import PreprocessSpec
+
+#: Makes the reference of a bundle that is all but done; None: there is nothing to compare records with.
+Describe = Callable[[Bundle], Reference | None]
 
 
 def write_bundle(
@@ -49,6 +53,7 @@ def write_bundle(
     sources: Iterable[Source] = (),
     origin: Mapping[str, str] | None = None,
     found: Mapping[str, Any] | None = None,
+    describe: Describe | None = None,
 ) -> Bundle:
     """Write a bundle with one fp32 variant, whole or not at all; replaces a bundle that is there.
 
@@ -67,6 +72,7 @@ def write_bundle(
         sources: weights that went in, with licences.
         origin: what the model was trained on and how.
         found: fields of the variant's entry that were measured: `temperatures`, `selective`.
+        describe: makes the reference; None: the bundle has none.
 
     Raises:
         BundleError: the place holds something that is not a bundle.
@@ -90,6 +96,7 @@ def write_bundle(
             files={},
         )
         _seal(root, manifest, scorecard)
+        _refer(root, describe and describe(Bundle.open(root)))
     return Bundle.open(directory)
 
 
@@ -112,6 +119,7 @@ def extend_bundle(
     origin: Mapping[str, str],
     found: Mapping[str, Mapping[str, Any]] | None = None,
     abstain: float | None = None,
+    describe: Describe | None = None,
 ) -> Bundle:
     """Write a bundle with the variants of another and new ones, whole or not at all.
 
@@ -123,6 +131,7 @@ def extend_bundle(
         origin: how it was made, besides what the parent was made from.
         found: of the parent's variants, by name: fields of their entries that are new.
         abstain: risk that answers are to keep within unless a run asks for another; None: as the parent's.
+        describe: makes the reference; None: the parent's stays, of those variants that stay as they are.
 
     Raises:
         BundleError: the place holds the parent, or something that is not a bundle.
@@ -135,7 +144,7 @@ def extend_bundle(
         if name not in added
     }
     gone = {file for name in added if name in old.variants for file in old.variants[name].files}
-    replaced = {GOLDEN, SCORECARD} | gone.difference(*(variant.files for variant in kept.values()))
+    replaced = {GOLDEN, SCORECARD, REFERENCE} | gone.difference(*(variant.files for variant in kept.values()))
     with _replacing(directory) as root:
         for name in old.files.keys() - replaced:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -155,6 +164,9 @@ def extend_bundle(
             "abstain": old.abstain if abstain is None else abstain,
         }
         _seal(root, old.model_copy(update=changes), scorecard)
+        unchanged = [name for name in kept if name not in (found or {})]
+        before = parent.reference and parent.reference.only(unchanged)
+        _refer(root, describe(Bundle.open(root)) if describe else before)
     return Bundle.open(directory)
 
 
@@ -196,4 +208,15 @@ def _seal(root: Path, manifest: Manifest, scorecard: Mapping[str, Any]) -> None:
         str(file.relative_to(root)): sha256_of(file) for file in sorted(root.rglob("*")) if file.is_file()
     }
     sealed = manifest.model_copy(update={"files": there})
+    (root / MANIFEST).write_text(sealed.model_dump_json(indent=1))
+
+
+def _refer(root: Path, reference: Reference | None) -> None:
+    """Add the reference to a bundle that is sealed."""
+    if reference is None:
+        return
+    file = root / REFERENCE
+    file.write_text(reference.to_json())
+    manifest = Manifest.model_validate_json((root / MANIFEST).read_bytes())
+    sealed = manifest.model_copy(update={"files": manifest.files | {REFERENCE: sha256_of(file)}})
     (root / MANIFEST).write_text(sealed.model_dump_json(indent=1))

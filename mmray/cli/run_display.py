@@ -49,7 +49,7 @@ class RunDisplay:
         self._live: Live | None = None
         self._started = time.time()
         self._next_line = 0.0
-        self._warned = False
+        self._warned: set[str] = set()  # of what
         self._reports = False
 
     @property
@@ -84,10 +84,12 @@ class RunDisplay:
             self._live.start()
 
     def progress(self, snapshot: Snapshot) -> None:
-        """Show the latest counts, and once that early answers went wrong."""
-        if snapshot.shift and not self._warned:
-            self._warned = True
-            console.print(f"[bold yellow]warning:[/] {escape(snapshot.shift)}", soft_wrap=True)
+        """Show the latest counts; once that early answers went wrong, and once that records are unlike."""
+        drift = snapshot.drift.warning if snapshot.drift else ""
+        for about, warning in (("shift", snapshot.shift), ("drift", drift)):
+            if warning and about not in self._warned:
+                self._warned.add(about)
+                console.print(f"[bold yellow]warning:[/] {escape(warning)}", soft_wrap=True)
         if self._live:
             self._live.update(self._render(snapshot))
         elif snapshot.rows and time.time() >= self._next_line:
@@ -132,6 +134,11 @@ class RunDisplay:
                 table.add_row("", this_run["advice"])
             if cascade := this_run.get("cascade"):
                 table.add_row("cascade", _describe_cascade(cascade))
+            if canary := this_run.get("canary"):
+                found = canary["slices"]["all"]
+                table.add_row("canary", f"{found['same']:,} of {found['compared']:,} labels are the same")
+            if drift := this_run.get("drift"):
+                table.add_row("drift", _describe_drift(drift))
         else:
             table.add_row("speed", "nothing was left to do")
         table.add_row("output", f"{escape(self.output)}/parts ({number(summary['parts'], 'file')})")
@@ -197,6 +204,12 @@ def _describe_cascade(found: dict[str, Any]) -> str:
     if found["saved_s"] is not None:
         parts.append(f"{found['saved_s']:.1f} s of work saved")
     return "; ".join(parts) + ("; [bold yellow]shifted[/]" if found["shift"] else "")
+
+
+def _describe_drift(found: dict[str, Any]) -> str:
+    if alarm := found["alarm"]:
+        return f"[bold yellow]unlike the tune split[/]: {escape(alarm['sketch'])} {escape(alarm['event'])}"
+    return f"none told in {number(found['tests'], 'look')} at {number(found['records'], 'record')}"
 
 
 def _shares(seconds: Mapping[str, float]) -> str:

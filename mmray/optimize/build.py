@@ -23,6 +23,7 @@ from mmray.optimize.examples import Encoded, Examples, encode
 from mmray.optimize.export import check_parity, export_graph
 from mmray.optimize.head import TrainedHead, train_head
 from mmray.optimize.recipe import Recipe
+from mmray.optimize.reference import reference_from
 from mmray.optimize.scorecard import cross_validate, head_outputs, score_subsets
 from mmray.optimize.selective import judge_selective
 from mmray.optimize.splits import SPLITS, Assigned
@@ -120,6 +121,7 @@ def build_bundle(
             sources=encoders.sources,
             origin=recipe.origin(shards, encoders.identity),
             found=selective.fields,
+            describe=lambda made: reference_from(made, inputs),
         )
         clock.say(f"wrote {output}")
     return bundle

@@ -33,6 +33,7 @@ from mmray.optimize.making import Workshop
 from mmray.optimize.measure import Cost, measure
 from mmray.optimize.outputs import LabelledTensors
 from mmray.optimize.records import Records
+from mmray.optimize.reference import bundle_reference
 from mmray.optimize.steps import CascadeStep, VariantRecipe
 from mmray.optimize.tradeoff import Tuning
 from mmray.optimize.uses import Uses
@@ -107,6 +108,7 @@ def optimize(
             origin={"optimize": recipe.model_dump_json()},
             found={FP32: judge.own_selective.fields},
             abstain=recipe.abstain,
+            describe=lambda made: bundle_reference(made, judge.tune),
         )
         say(f"wrote {output}")
     return bundle

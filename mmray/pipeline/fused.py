@@ -43,6 +43,7 @@ class FusedWorker:
             self._preprocess = job.open_preprocessor()
             self._predict = job.open_predictor()
             self._later = job.later()
+            self._canary = job.open_canary()
         if job.memory_bytes:
             memory.bound(job.memory_bytes)
 
@@ -74,13 +75,16 @@ class FusedWorker:
         self._report.enter("preprocess", places_of(records, ahead=AHEAD * self._options.block_rows))
         tensors = self._preprocess(records, self._later)
         self._report.enter("model")
-        return self._predict(tensors, self._preprocess.complete)
+        outcomes = self._predict(tensors, self._preprocess.complete)
+        if self._canary:
+            self._predict.counts.update(self._canary.compare(records, outcomes))
+        return outcomes
 
     def _tell(self, outcomes: pa.Table, seconds: Counter[str] | None = None) -> None:
         """What was done, to the meter."""
         predict = self._predict
         counters = self._preprocess.seconds, predict.seconds, predict.counts, seconds or Counter()
-        self._report.add({**count(outcomes), **drain(*counters)})
+        self._report.add({**count(outcomes), **drain(*counters)}, seen=predict.take_drift())
         drain(*predict.occupied)
         self._job.heed_shift(predict, self._report.meter)
 

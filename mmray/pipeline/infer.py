@@ -62,7 +62,7 @@ class InferWorker:
         else:
             found, waiting = predict(tensors), None
         counts = {**count(found), **drain(predict.seconds, predict.counts)}
-        lane.report.add(counts, drain(*predict.occupied), self._device)
+        lane.report.add(counts, drain(*predict.occupied), self._device, seen=predict.take_drift())
         self._job.heed_shift(predict, self._meter)
         outcomes = pa.concat_tables([answered, found]) if answered else found
         return outcomes if self._is_last else to_row(waiting, outcomes)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import ray
 
 from mmray.bundle import Bundle
+from mmray.canary import Canary
 from mmray.config import RunConfig
 from mmray.engine.turns import Device
 from mmray.errors import InputError, RunError
@@ -69,6 +70,23 @@ class Job:
             device=self.open_device(),
         )
 
+    def open_canary(self) -> Canary | None:
+        """The second model, if one is to be compared."""
+        options = self.config.canary
+        if options is None:
+            return None
+        bundle = Bundle.open(options.bundle)
+        predict = Predictor(
+            bundle,
+            variant=options.variant,
+            provider=self.config.provider,
+            threads=self.threads,
+            batch_rows=self.config.batch_rows,
+            shared=True,
+            abstain="never",
+        )
+        return Canary(predict, self._preprocessor(bundle), options.share)
+
     def open_device(self) -> Device:
         """What runs the graphs of an actor."""
         return Device()
@@ -83,15 +101,18 @@ class Job:
         return cascade.stages[stage - 1].modalities if cascade else ()
 
     def heed_shift(self, predict: Predictor, meter: Any) -> None:  # noqa: ANN401  (Ray gives a handle no type)
-        """Let no record leave a cascade early any more, where early answers went wrong and that is wanted."""
+        """Let no record leave a cascade early any more, once the meter tells of a shift, if so wanted."""
         if self.config.on_shift == "stop" and predict.later:
             with suppress(ray.exceptions.RayError):  # a lost meter costs figures, never the run
                 if ray.get(meter.shift.remote()):
                     predict.close_exits()
 
     def open_preprocessor(self) -> Preprocessor:
+        return self._preprocessor(self.open_bundle())
+
+    def _preprocessor(self, bundle: Bundle) -> Preprocessor:
         return open_preprocessor(
-            self.open_bundle(),
+            bundle,
             limits=self.config.limits,
             modalities=self.config.modalities,
             on_damaged=self.config.on_damaged,

@@ -102,9 +102,9 @@ class Reporter:
             with suppress(ray.exceptions.RayError):
                 ray.get(told, timeout=_TELL_S)
 
-    def add(self, counts: Mapping[str, float], *device: object) -> None:
-        """Rows are done: progress."""
-        self.meter.add.remote(counts, *device)
+    def add(self, counts: Mapping[str, float], *device: object, seen: object = None) -> None:
+        """Rows are done: progress. The arguments are those of `Meter.add`."""
+        self.meter.add.remote(counts, *device, seen=seen)
         self.move()
 
     def move(self) -> None:

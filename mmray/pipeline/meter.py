@@ -11,6 +11,7 @@ from time import perf_counter, time
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from mmray.coverage import Missing
+from mmray.drift import Counts, Drift, VariantReference, Watch
 
 _SURE = 0.999  # of the bound at which a shift is called
 _LEAST_S = 0.5  # over a shorter time a rate means nothing
@@ -111,6 +112,8 @@ class Snapshot:
     shadowed: int = 0  # early answers that were compared with full ones
     agreed: int = 0  # of those
     shift: str = ""  # why early answers can no longer be trusted
+    canary: Mapping[str, float] = field(default_factory=dict)  # as `mmray.canary.Canary.compare` counts
+    drift: Drift | None = None  # None: nothing to compare records with
 
     @property
     def rows_per_s(self) -> float:
@@ -135,10 +138,12 @@ class Meter:
 
     Args:
         disagreement: share of a cascade's early answers that may differ from full ones; None: no cascade.
+        reference: what records are compared with; None: nothing.
     """
 
-    def __init__(self, disagreement: float | None = None) -> None:
+    def __init__(self, disagreement: float | None = None, reference: VariantReference | None = None) -> None:
         self._disagreement = disagreement
+        self._watch = Watch(reference) if reference else None
         self._counts: Counter[str] = Counter()
         self._devices: dict[str, Counter[str]] = {}
         self._first = self._last = 0.0
@@ -192,7 +197,11 @@ class Meter:
         return lost
 
     def add(
-        self, counts: Mapping[str, float], occupied: Mapping[str, float] | None = None, device: str = ""
+        self,
+        counts: Mapping[str, float],
+        occupied: Mapping[str, float] | None = None,
+        device: str = "",
+        seen: Counts | None = None,
     ) -> None:
         """Add ``rows``, ``rejects``, ``prepared`` rows, seconds by stage and of a ``task``; a device's use.
 
@@ -200,6 +209,7 @@ class Meter:
             counts: as said.
             occupied: `mmray.runner.Runner.occupied`.
             device: name of the device that did it.
+            seen: `mmray.predictor.Predictor.take_drift`.
         """
         with self._lock:
             self._moves += bool(counts.get("rows") or counts.get("prepared"))
@@ -210,9 +220,16 @@ class Meter:
                 self._last = time()
                 if not self._first:
                     self._first, self._first_rows = self._last, int(rows)
+            # Once early answers are wrong, none may leave early any more, and later stages see others.
+            if seen is not None and self._watch and not self._differing():
+                self._watch.add(seen)
 
     def shift(self) -> str:
-        """Why early answers can no longer be trusted: they surely differ more often than they may; or empty.
+        """Why early answers can no longer be trusted: they differ, or records are unlike; or empty."""
+        return self._differing() or str((self._watch and self._watch.alarm) or "")
+
+    def _differing(self) -> str:
+        """Says that early answers surely differ from full ones more often than they may; or empty.
 
         As this is asked again and again, the bound is a very sure one.
         """
@@ -230,9 +247,11 @@ class Meter:
             "records are not like those"
         )
 
-    def read(self) -> Snapshot:
-        """What was counted so far."""
+    def read(self, *, is_last: bool = False) -> Snapshot:
+        """What was counted so far; `is_last`: no more will come."""
         with self._lock:
+            if is_last and self._watch and not self._differing():
+                self._watch.finish()
             return Snapshot(
                 rows=self._counts["rows"],
                 rejects=self._counts["rejects"],
@@ -249,7 +268,9 @@ class Meter:
                 left={int(k[5:]): int(n) for k, n in sorted(self._counts.items()) if k.startswith("left ")},
                 shadowed=int(self._counts["shadowed"]),
                 agreed=int(self._counts["agreed"]),
-                shift=self.shift(),
+                shift=self._differing(),
+                canary={name: n for name, n in self._counts.items() if name.startswith("canary")},
+                drift=self._watch.read() if self._watch else None,
             )
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from ray.util.metrics import Counter, Gauge
 
+from mmray.drift import Counts as Seen
+from mmray.drift import VariantReference
 from mmray.pipeline.meter import STAGES, Meter, Snapshot
 
 _STATES = ("busy", "planned", "copied")  # of a device, as `mmray.runner.Runner.occupied` counts them
@@ -18,10 +20,13 @@ class ExportingMeter(Meter):
     Args:
         run: name of the run, a tag of each figure.
         disagreement: as of `Meter`.
+        reference: as of `Meter`.
     """
 
-    def __init__(self, run: str, disagreement: float | None = None) -> None:
-        super().__init__(disagreement)
+    def __init__(
+        self, run: str, disagreement: float | None = None, reference: VariantReference | None = None
+    ) -> None:
+        super().__init__(disagreement, reference)
         self._tags = {"run": run}
         self._rows = _counter("rows", "Records that are done, by what became of them.", "outcome")
         self._seconds = _counter("stage_seconds", "Busy seconds of all workers by stage.", "stage")
@@ -40,6 +45,14 @@ class ExportingMeter(Meter):
         self._workers = Gauge(
             "mmray_job_workers", "Workers by the stage that they are at.", tag_keys=("run", "stage")
         )
+        self._drift = Gauge(
+            "mmray_job_drift",
+            "How much records differ from those of the tune split: population stability index.",
+            tag_keys=("run", "sketch"),
+        )
+        self._alarms = Gauge(
+            "mmray_job_drift_alarm", "1 once records surely differ from the tune split.", tag_keys=("run",)
+        )
         self._stages: set[str] = set()  # that workers were ever at
 
     def fail(self, shard: str, reason: str) -> None:
@@ -48,10 +61,14 @@ class ExportingMeter(Meter):
         self._broken_shards.inc(tags=self._tags)
 
     def add(
-        self, counts: Mapping[str, float], occupied: Mapping[str, float] | None = None, device: str = ""
+        self,
+        counts: Mapping[str, float],
+        occupied: Mapping[str, float] | None = None,
+        device: str = "",
+        seen: Seen | None = None,
     ) -> None:
         """As of a meter."""
-        super().add(counts, occupied, device)
+        super().add(counts, occupied, device, seen)
         rejects, agreed = counts.get("rejects", 0), counts.get("agreed", 0)
         self._inc(self._rows, counts.get("rows", 0) - rejects, outcome="predicted")
         self._inc(self._rows, rejects, outcome="rejected")
@@ -68,9 +85,13 @@ class ExportingMeter(Meter):
             elif name.startswith("shape "):
                 self._inc(self._batches, number, device=device, shape=name[6:])
 
-    def read(self) -> Snapshot:
+    def read(self, *, is_last: bool = False) -> Snapshot:
         """As of a meter."""
-        snapshot = super().read()
+        snapshot = super().read(is_last=is_last)
+        if snapshot.drift:
+            self._alarms.set(float(snapshot.drift.alarm is not None), tags=self._tags)
+            for name, index in snapshot.drift.psi.items():
+                self._drift.set(index, tags={**self._tags, "sketch": name})
         at_work = Counts(doing.stage for doing in snapshot.doing.values())
         self._stages.update(at_work)
         for stage in self._stages:

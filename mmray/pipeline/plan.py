@@ -12,6 +12,7 @@ from mmray.cascade import runs_in_stages
 from mmray.confidence import least_score
 from mmray.config import RunConfig
 from mmray.coverage import Missing
+from mmray.drift import VariantReference
 from mmray.errors import ConfigError
 from mmray.pipeline.advice import Advice
 from mmray.pipeline.memory import allowance
@@ -77,6 +78,13 @@ class Plan:
     def cascade(self) -> Cascade | None:
         """Stages of the variant, where it has several."""
         return self.survey.bundle.manifest.variants[self.variant].cascade
+
+    @property
+    def reference(self) -> VariantReference | None:
+        """What records are compared with; None: the bundle has none, or the run leaves modalities out."""
+        bundle, chosen = self.survey.bundle, self.survey.config.modalities
+        whole = chosen is None or set(bundle.spec.modalities) <= set(chosen)
+        return bundle.reference.variants.get(self.variant) if bundle.reference and whole else None
 
     @property
     def steps(self) -> int:
@@ -203,6 +211,11 @@ def make_plan(survey: Survey, machines: Machines) -> Plan:
         topology = config.topology
     if accelerated and topology == "fused":
         raise ConfigError("topology: fused is for CPUs; set topology=split, or provider=cpu")
+    if config.canary and topology == "split":
+        raise ConfigError(
+            "canary: only workers of topology=fused, on CPUs, still have a record when it is answered; run "
+            "both bundles and compare the runs by `mmray report ONE OTHER`"
+        )
     return Plan(
         survey=survey,
         machines=machines,

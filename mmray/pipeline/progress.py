@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
+from typing import Any
 
 from mmray.pipeline.meter import Snapshot
 from mmray.pipeline.rundir import RunDirectory
 
-EVENT = "progress"
+EVENT, DRIFT = "progress", "drift"
 _LEAST_S = 2.0  # between two points, and this share of the time that has passed: 700 in a day, 900 in a week
 _SHARE = 1 / 110
 
@@ -30,9 +31,11 @@ class Progress:
         self._tell = tell
         self._clock = clock
         self._began = self._next = -1.0
+        self._warned = False
 
     def __call__(self, snapshot: Snapshot) -> None:
         self._tell(snapshot)
+        self._warn(snapshot)
         now = self._clock()
         if self._began < 0:
             self._began, self._next = now, now + _LEAST_S
@@ -42,8 +45,18 @@ class Progress:
 
     def write(self, snapshot: Snapshot) -> None:
         """Write a point. One that cannot be written, or no longer may, is left out: a run needs none."""
+        self._warn(snapshot)
+        devices = {"device_busy": round(snapshot.device_busy, 4)} if snapshot.devices else {}
+        self._log(EVENT, rows=int(snapshot.rows), rejects=int(snapshot.rejects), **devices)
+
+    def _warn(self, snapshot: Snapshot) -> None:
+        """Write down, once, that records are of another kind than those that the model was chosen with."""
+        if snapshot.drift and snapshot.drift.alarm and not self._warned:
+            self._warned = True
+            self._log(DRIFT, **snapshot.drift.to_json())
+
+    def _log(self, event: str, **figures: Any) -> None:  # noqa: ANN401  (as JSON has it)
         with suppress(OSError):
             claim = self._out.claim
             if claim is None or claim.exists():
-                devices = {"device_busy": round(snapshot.device_busy, 4)} if snapshot.devices else {}
-                self._out.log(EVENT, rows=int(snapshot.rows), rejects=int(snapshot.rejects), **devices)
+                self._out.log(event, **figures)

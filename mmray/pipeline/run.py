@@ -100,13 +100,13 @@ def run(config: RunConfig, watcher: Watcher, *, accept_changes: bool = False, mo
                 "started", mmray=__version__, topology=plan.topology, actors=plan.actors, done=ledger.rows
             )
             progress = Progress(out, watcher.progress)
-            with metered(progress, plan) as meter:
+            with metered(progress, plan, plan.reference) as meter:
                 ledger = process(plan, out, ledger, meter)
                 ledger, verdict = _audited(out, ledger, watcher)
                 if ledger.missing(found.shards):
                     ledger = process(plan, out, ledger, meter)
                     verdict = audit(out)
-                counted = meter.read()
+                counted = meter.read(is_last=True)
             progress.write(counted)
         return conclude(out, found, ledger, verdict, describe(plan, counted, started))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from time import time
 from typing import Any
 
+from mmray.canary import describe as describe_canary
 from mmray.pipeline.advice import advise
 from mmray.pipeline.audit import Audit
 from mmray.pipeline.ledger import Ledger
@@ -42,6 +43,8 @@ def describe(plan: Plan, counted: Snapshot, started: float) -> dict[str, Any]:
         "stage_seconds": {stage: round(seconds, 3) for stage, seconds in counted.seconds.items()},
         **(_describe_split(plan, counted) if plan.topology == "split" else {}),
         **({"cascade": _describe_cascade(counted)} if plan.cascade else {}),
+        **({"canary": describe_canary(counted.canary)} if counted.canary else {}),
+        **({"drift": counted.drift.to_json()} if counted.drift else {}),
     }
 
 

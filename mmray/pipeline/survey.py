@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from mmray.bundle import Bundle
+from mmray.canary import check_comparable
 from mmray.confidence import least_score
 from mmray.config import RunConfig
 from mmray.errors import ConfigError, InputError, OutputError
@@ -161,13 +162,18 @@ def survey(config: RunConfig, earlier: Mapping[str, Any] | None = None) -> Surve
         BundleError: the bundle cannot be opened or lacks the variant.
         InputError: no shards, or none of the sampled records can be used.
         ConfigError: the model does not take a modality that was asked for, a field to carry is nowhere, the
-            bundle does not support the risk that labels are to keep within, or a package is missing that
-            masking foreign texts needs.
+            bundle does not support the risk that labels are to keep within, the canary has other labels, or a
+            package is missing that masking foreign texts needs.
     """
     bundle = Bundle.open(config.bundle)
     if config.variant != "auto":
         bundle.check_variant(config.variant)
     least_score(bundle, config.variant, config.abstain)
+    if config.canary:
+        other = Bundle.open(config.canary.bundle)
+        check_comparable(bundle, other)
+        if config.canary.variant != "auto":
+            other.check_variant(config.canary.variant)
     takes = bundle.spec.modalities
     if unknown := [m for m in config.modalities or () if m not in takes]:
         raise ConfigError(f"modalities: this bundle's model takes {', '.join(takes)}, not {unknown[0]}")
@@ -193,7 +199,13 @@ def survey(config: RunConfig, earlier: Mapping[str, Any] | None = None) -> Surve
         for kind, count in census.unread.most_common():
             if not is_foreign_text(kind) and (remedy := remedy_of(kind)):
                 raise InputError(f"{count.example}: {kind} are not read; {remedy}; or set on_unread=warn")
-    absolute = {"bundle": str(Location.parse(config.bundle)), "output": str(Location.parse(config.output))}
+    absolute: dict[str, Any] = {
+        "bundle": str(Location.parse(config.bundle)),
+        "output": str(Location.parse(config.output)),
+    }
+    if config.canary:
+        place = str(Location.parse(config.canary.bundle))
+        absolute["canary"] = config.canary.model_copy(update={"bundle": place})
     return Survey(
         config.model_copy(update=absolute),
         bundle,

@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from mmray.drift import VariantReference
 from mmray.errors import Interrupted, RunError
 from mmray.pipeline.cluster import Nodes
 from mmray.pipeline.liveness import MeterHandle
@@ -54,10 +55,10 @@ class RunningMeter:
         self._shards = sorted({work.shard.name for unit in units for work in unit})
         self._moves, self._since, self._starting = self.read().moves, monotonic(), True
 
-    def read(self) -> Snapshot:
+    def read(self, *, is_last: bool = False) -> Snapshot:
         """What was counted so far; the latest that is known, where the meter does not answer."""
         with suppress(ray.exceptions.RayError):  # a lost meter costs figures, never the run
-            self._latest = ray.get(self.handle.read.remote(), timeout=_ANSWER_S)
+            self._latest = ray.get(self.handle.read.remote(is_last=is_last), timeout=_ANSWER_S)
         return self._latest
 
     def take_lost(self) -> list[Doing]:
@@ -108,19 +109,23 @@ def _standing(snapshot: Snapshot, under_way: Sequence[str]) -> str:
 
 
 @contextmanager
-def metered(progress: Callable[[Snapshot], None], plan: Plan) -> Iterator[RunningMeter]:
+def metered(
+    progress: Callable[[Snapshot], None], plan: Plan, reference: VariantReference | None = None
+) -> Iterator[RunningMeter]:
     """Count and watch while the body runs.
 
     Args:
         progress: told what was counted, twice a second, from a thread of its own.
         plan: `stall_s` seconds without a row interrupt the body; a cascade's early answers are watched.
+        reference: what records are compared with; None: nothing.
     """
     # On the driver's node, which outlives the others; it needs no CPU: the workers may hold them all.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     remote: Any = ray.remote  # its type does not know this strategy
     actor = remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(ExportingMeter)
     config = plan.survey.config
-    handle = actor.remote(config.output, plan.cascade.disagreement if plan.cascade else None)
+    disagreement = plan.cascade.disagreement if plan.cascade else None
+    handle = actor.remote(config.output, disagreement, reference)
     meter = RunningMeter(handle, progress, config.stall_s)
     try:
         yield meter

@@ -108,6 +108,8 @@ def _words(event: Mapping[str, Any]) -> str:
         case "set aside":
             files = event.get("files") or []
             return f"set aside {number(len(files), 'broken file')}: {', '.join(map(str, files[:3]))}"
+        case "drift":
+            return f"warning: {event.get('warning')}"
         case "broke off":
             return f"broke off: {event.get('reason')}"
         case "finished":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from html import escape
+from typing import Any
 
 from mmray.page.document import figure_html, section, table_html
 from mmray.page.table import Markup, Table, number, share
@@ -126,6 +127,10 @@ def answer_sections(run: Run) -> Iterator[str]:
             said.append(f"Early answers saved about {cascade['saved_s']:,.1f} s of work.")
         said += [f"Warning: {cascade['shift']}."] if cascade["shift"] else []
         yield f"<p>{escape(' '.join(said))}</p>" if said else ""
+    if canary := run.this_run.get("canary"):
+        yield from section("Does the second bundle decide alike?", _canary(canary["slices"]))
+    if drift := run.this_run.get("drift"):
+        yield from _drift(drift)
 
 
 def truth_sections(run: Run) -> Iterator[str]:
@@ -196,6 +201,35 @@ def _calibration(judged: Judged) -> Iterator[str]:
         ("confidence", "records", "mean", "right", "95 % interval", ""), rows, frozenset({"confidence", ""})
     )
     yield table_html("Accuracy by confidence", table)
+
+
+def _canary(slices: Mapping[str, Any]) -> Table:
+    rows = [
+        (
+            name,
+            f"{found['compared']:,}",
+            share(found["share"]),
+            f"[{share(found['low'])}, {share(found['high'])}]",
+            f"{found['rejected']:,}",
+        )
+        for name, found in slices.items()
+        if found["compared"]
+    ]
+    heads = ("predicted from", "compared", "same label", "95 % interval", "only it rejected")
+    return Table(heads, rows, frozenset({"predicted from"}))
+
+
+def _drift(found: Mapping[str, Any]) -> Iterator[str]:
+    yield "<h2>Are these records like those of the tune split?</h2>"
+    looks = f"{number(found['tests'], 'look')} at {number(found['records'], 'record')}"
+    said = f"Warning: {found['warning']}." if found["warning"] else f"No difference was told in {looks}."
+    yield f"<p>{escape(said)}</p>"
+    rows = [(name, f"{index:.3f}", bar(min(1.0, index))) for name, index in found["psi"].items()]
+    rows.sort(key=lambda row: -float(row[1]))
+    yield table_html(
+        "How much they differ: population stability index, which says nothing of how sure that is",
+        Table(("watched", "index", ""), rows, frozenset({"watched", ""})),
+    )
 
 
 def _abstained(run: Run) -> Table:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter as Counts
 
-from ray.util.metrics import Counter, Histogram
+from ray.util.metrics import Counter, Gauge, Histogram
+
+from mmray.drift import Drift
 
 _SECONDS = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
 
@@ -41,6 +43,21 @@ class Metrics:
         self.batch_rows = Histogram(
             "mmray_batch_rows", "Records of an inference.", [1, 2, 4, 8, 16, 32, 64, 128, 256]
         )
+
+        self._drift = Gauge(
+            "mmray_drift",
+            "How much requests of today differ from the tune split: population stability index.",
+            tag_keys=("sketch",),
+        )
+        self._alarm = Gauge(
+            "mmray_drift_alarm", "1 once requests of today surely differ from the tune split."
+        )
+
+    def show_drift(self, found: Drift) -> None:
+        """Show what a watch has found so far."""
+        self._alarm.set(float(found.alarm is not None))
+        for name, index in found.psi.items():
+            self._drift.set(index, tags={"sketch": name})
 
     def count_device(self, *occupied: Counts[str]) -> None:
         """Take over what a device did for each stage (`mmray.runner.Runner.occupied`), and clear it."""

@@ -23,6 +23,7 @@ from mmray.serve.metrics import Metrics
 from mmray.serve.probe import known_work, same
 from mmray.serve.settings import ServeSettings
 from mmray.serve.stages import Inferred, Part, parts, to_the_end
+from mmray.serve.watching import DailyWatch
 from mmray.serve.work import Answered, Work, answer_of, prepare
 from mmray.shapes import server_ladder
 
@@ -124,6 +125,8 @@ class BatchedModel:
             Gathering(partial(self._step, number), lambda table: open_cost(table, bundle.spec), most, 0.0)
             for number in range(2, self._predict.stages + 1)
         ]
+        reference = bundle.reference and bundle.reference.variants.get(self._predict.variant)
+        self._watch = DailyWatch(reference, metrics) if reference else None
         self._known = known_work(bundle.spec, explain=self._predict.stages > 1)
         self._known_answer = self._at_once(self._known)
 
@@ -187,6 +190,8 @@ class BatchedModel:
         self._note(step.answered["error"].to_pylist())
         self._metrics.batch_rows.observe(tensors.num_rows)
         self._metrics.count_device(*self._predict.occupied)
+        if self._watch and (seen := self._predict.take_drift()) is not None:
+            self._watch.add(seen)
         return parts(step, rows_of, decode_s=prepare_s + max(0.0, whole_s - model_s), model_s=model_s)
 
     def _at_once(self, work: Work) -> Answered:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from mmray.drift import UNWATCHED
 from mmray.preprocess import Preprocessor
 from mmray.schema import Modality
 from mmray.serve.answers import left_out
@@ -22,6 +23,7 @@ class Work:
 
     items: list[Item]
     explain: bool = False  # also decide with each modality left out; of a single record
+    is_ours: bool = False  # no request asked for it, so it says nothing of requests
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,10 @@ def prepare(preprocess: Preprocessor, later: Collection[Modality], works: Sequen
         first, explained = first + len(work.items), explained + len(without)
         tables += without.values()
         left.append(list(without))
-    return Prepared(pa.concat_tables(tables) if len(tables) > 1 else tensors, left, rows)
+    made_up = [work.is_ours for work in works for _ in work.items]
+    made_up += [True] * (explained - tensors.num_rows)
+    every = pa.concat_tables(tables) if len(tables) > 1 else tensors
+    return Prepared(every.append_column(UNWATCHED, pa.array(made_up, pa.bool_())), left, rows)
 
 
 def answer_of(

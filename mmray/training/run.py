@@ -21,6 +21,7 @@ from mmray.models.fused import FusedModel, PackedModel
 from mmray.optimize.build import check_replaceable
 from mmray.optimize.cases import batch_cases, golden_records
 from mmray.optimize.export import check_parity, export_graph
+from mmray.optimize.reference import reference_from
 from mmray.optimize.selective import judge_selective
 from mmray.preprocess import Preprocessor
 from mmray.schema import Modality
@@ -243,6 +244,7 @@ def _write(training: Training, output: Path, history: list[Entry], say: Say) -> 
             sources=training.design.sources,
             origin={"recipe": training.recipe.model_dump_json(), "trained_by": "mmray train"},
             found=selective.fields,
+            describe=lambda made: reference_from(made, training.recipe.input),
         )
     whole = scores["as they are"]
     say(

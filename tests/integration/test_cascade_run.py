@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from support.cascades import cascaded, mixed_records
+from support.drift import referring
 from support.predictions import assert_same_predictions, read_predictions
 from support.tars import write_shard
 
@@ -41,7 +44,10 @@ def mixed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trusted(tmp_path_factory):
-    return cascaded(tmp_path_factory.mktemp("trusted") / "bundle", 0.38, disagreement=0.9)
+    """Its reference is of records with all modalities; most of those that are run lack one or two."""
+    folder = tmp_path_factory.mktemp("trusted")
+    whole = mixed_records(420).filter(np.arange(420) % 7 == 6)
+    return referring(folder / "bundle", cascaded(folder / "cascade", 0.38, disagreement=0.9), whole)
 
 
 @pytest.fixture(scope="module")
@@ -77,15 +83,27 @@ def test_a_run_gives_the_predictors_answers_and_says_who_left_where(
     assert told["shadowed"] > 0.7 * early
     assert told["saved_s"] > 0
     assert told["shift"] == ""
+    drift = result.summary["this_run"]["drift"]
+    assert drift["warning"].startswith("these records are not like those of the tune split: modalities")
+    assert early < drift["records"] <= 240  # those that the first stage saw
+    events = [json.loads(line) for line in (tmp_path / "out/events.jsonl").read_bytes().splitlines()]
+    assert [event["warning"] for event in events if event["event"] == "drift"] == [drift["warning"]]
     report = load(RunDirectory.at(str(tmp_path / "out")))
     assert report.rows.stages == {1: early, 2: len(good) - early}
     assert "Where records left the cascade" in to_html(report)
+    assert "Are these records like those of the tune split?" in to_html(report)
     assert 0 < result.summary["rejected"] == expected.num_rows - len(good)
 
 
 def test_verifying_everything_rejects_damage_that_early_answers_do_not_need(mixed, trusted, tmp_path):
     lazily = execute(mixed, trusted, tmp_path / "lazily")
-    verified = execute(mixed, trusted, tmp_path / "verified", verify_all=True)
+    canary = {"bundle": str(trusted.path), "variant": "cascade", "share": 1.0}
+    verified = execute(mixed, trusted, tmp_path / "verified", verify_all=True, canary=canary)
+    compared = verified.summary["this_run"]["canary"]["slices"]["all"]
+    assert compared["compared"] == compared["same"] == verified.summary["predicted"]
+    assert "Does the second bundle decide alike?" in to_html(
+        load(RunDirectory.at(str(tmp_path / "verified")))
+    )
     assert verified.summary["rejected"] > lazily.summary["rejected"]
 
 

@@ -2,7 +2,8 @@
 
 0  errors, schema, coverage, bounds, signals, unread
 1  client, digests, storage, remote, urls, sources, align, magic, preprocess, batching, page
-2  config, bundle, golden, engine, loading, cascade, confidence, outcomes, race, predictor, models
+2  config, bundle, drift, golden, engine, loading, cascade, confidence, outcomes, race, predictor, canary,
+   models
 3  pipeline, serve, optimize, tracing, load: wings that never import each other
 4  training, which stands on optimize alone; report, which stands on pipeline and optimize
 5  cli and api, the doors; `mmray/__init__.py` names what lies behind the second one
@@ -39,7 +40,9 @@ FLOORS = [
         "engine",
         "loading",
         "cascade",
+        "canary",
         "confidence",
+        "drift",
         "outcomes",
         "race",
         "predictor",

@@ -40,6 +40,12 @@ def test_the_bundle_predicts_like_its_scorecard(shards, bundle):
     assert np.mean(right) == pytest.approx(expected["accuracy"])
 
 
+def test_the_bundle_keeps_what_its_tune_split_looks_like(bundle):
+    [reference] = bundle.reference.variants.values()
+    tune = bundle.scorecard["splits"]["tune"]["records"]
+    assert reference.records == sum(reference.sketches[0].counts) >= 0.7 * tune
+
+
 def test_the_scorecard_has_every_subset_with_its_uncertainty(bundle):
     card = bundle.scorecard
     assert list(card["cross_validation"]["subsets"]) == SUBSETS

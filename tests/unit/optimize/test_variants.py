@@ -80,6 +80,7 @@ def test_sound_variants_are_in_the_new_bundle_and_the_parent_stays_as_it_is(made
     bundle.verify()
     parent.verify()
     assert bundle.passing() == list(bundle.manifest.variants) == ["fp32", *NAMES]
+    assert sorted(bundle.reference.variants) == sorted(["fp32", *NAMES])
     assert bundle.manifest.parents == {parent.digest: "linear"}
     for name in NAMES:
         variant = bundle.manifest.variants[name]

@@ -4,6 +4,7 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
+from support.drift import by_hand, counts
 
 from mmray.coverage import Missing
 from mmray.pipeline.meter import START, Doing, Meter, Place, Snapshot, drain, measured, timed
@@ -61,6 +62,31 @@ def test_a_shift_is_called_where_early_answers_surely_differ_too_often():
     assert meter.read().left == {1: 300, 2: 100}
     meter.add({"left 1": 300, "shadowed": 20, "agreed": 2})
     assert "20 of 40 early answers that were compared differ" in meter.read().shift
+
+
+def test_records_that_are_unlike_the_reference_are_a_reason_to_stop_early_answers():
+    meter = Meter(disagreement=0.05, reference=by_hand())
+    meter.add({}, seen=counts((96, 32, 0), (32, 32, 32, 32)))
+    assert (meter.shift(), meter.read().drift.warning) == ("", "")
+    meter.add({}, seen=counts((0, 128, 0), (32, 32, 32, 32)))
+    assert meter.shift() == meter.read().drift.warning != ""
+    assert meter.read().shift == ""  # no early answer was wrong
+    assert meter.read().drift.records == 256
+
+
+def test_once_early_answers_are_wrong_records_are_compared_no_more():
+    """None leaves early any more, so later stages see other records than those of the reference."""
+    meter = Meter(disagreement=0.05, reference=by_hand())
+    meter.add({"shadowed": 40, "agreed": 20}, seen=counts((0, 128, 0), (32, 32, 32, 32)))
+    assert meter.read(is_last=True).drift.warning == ""
+    assert "early answers" in meter.shift()
+
+
+def test_few_records_are_compared_at_the_end():
+    meter = Meter(reference=by_hand())
+    meter.add({}, seen=counts((0, 60, 0), (15, 15, 15, 15)))
+    assert meter.read().drift.warning == ""
+    assert "kind cat" in meter.read(is_last=True).drift.warning
 
 
 def test_without_a_cascade_nothing_shifts():

@@ -4,7 +4,8 @@ import json
 
 import pytest
 from support.bundles import make_bundle, small_bundle
-from support.cascades import cascaded
+from support.cascades import cascaded, mixed_records
+from support.drift import referring
 from support.outcomes import shard
 from support.reading import shard_at
 from support.runs import make_config
@@ -188,3 +189,18 @@ def test_a_cascade_has_an_actor_for_each_stage_where_decoding_can_wait(tmp_path)
     assert plan(bundle=bundle, variant="cascade").steps == 1  # fused: each worker decodes for itself
     closed = cascaded(tmp_path / "closed", 1.1)
     assert plan(on_gpu, bundle=closed, variant="cascade").steps == 1
+
+
+def test_a_canary_runs_where_workers_still_have_the_records():
+    canary = {"bundle": str(small_bundle().path), "share": 0.5}
+    assert plan(canary=canary).topology == "fused"
+    with pytest.raises(ConfigError, match="mmray report ONE OTHER"):
+        plan(canary=canary, topology="split")
+
+
+def test_a_run_that_leaves_modalities_out_is_compared_with_nothing(tmp_path):
+    """It lacks them by intent, which would be told as a shift."""
+    bundle = referring(tmp_path / "known", small_bundle(), mixed_records(60))
+    assert plan(bundle=bundle, variant="fp32").reference == bundle.reference.variants["fp32"]
+    assert plan(bundle=bundle, variant="fp32", modalities=["text"]).reference is None
+    assert plan(variant="fp32").reference is None
