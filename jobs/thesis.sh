@@ -13,7 +13,7 @@ export OMP_NUM_THREADS=1
 say() { printf '\n── %s\n' "$1"; }
 
 data=data/emoji bundles=bundles/thesis runs=runs/thesis seeds='0 1 2' quick='' set=()
-optimized='late student-0 pruned'
+optimized='late student-0 pruned image-small'
 if [ "${1:-}" = --quick ]; then
   data=data/emoji-quick bundles=bundles/thesis-quick runs=runs/thesis-quick seeds=0 quick=yes optimized=student-0
   set=(--set epochs=1 --set least_records=5)
@@ -98,10 +98,13 @@ enter published fp32
 enter intermediate fp32
 enter early fp32
 enter late-optimized int8-best
+enter late-optimized int8-best image+text
 enter late-optimized cascade
 enter student-0 fp32
 enter image-small fp32
+enter image-small-optimized int8-best
 enter student-0-optimized int8-best
+enter student-0-optimized int8-best image+text
 enter student-0-optimized cascade
 enter qat-optimized int8-qat
 enter qat-optimized int8-static
