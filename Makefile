@@ -14,8 +14,10 @@ emoji: .venv/installed
 	@$(BIN)/python datasets/emoji.py $(ARGS)
 
 test: check browser
-	@echo "── tests"
-	@$(BIN)/python -m pytest
+	@echo "── tests that need no Ray, in two processes"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/property
+	@echo "── tests on a real Ray cluster, and in a browser"
+	@$(BIN)/python -m pytest --ignore=tests/unit --ignore=tests/property
 
 test-long: .venv/installed
 	@echo "── tests that take long: more kills, more records, more formats"
