@@ -30,6 +30,11 @@ os.environ |= {
 }
 
 
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Bytes are named by their argument: some hold the time, and two processes must name a test alike."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of synthetic shards: 240 records, every fifth member missing."""
