@@ -5,10 +5,10 @@
         --output s3://my-bucket/runs/today
 
 Takes what `mmray run` takes, and exits as it does. Of this machine only the config file travels: mmray is
-installed on the nodes, and input, bundle and output are URLs, or absolute paths that every node has. A head that
-has just started refuses jobs for some seconds (8 on two cores: its job agent comes up after its dashboard), so
-what is refused is tried again until --wait is over. Expected: the run's own lines, `audit clean`, exit code 0. The
-same line again resumes what is unfinished. Ctrl-C ends the following, not the run.
+installed on the nodes, and input, bundle and output are URLs, or absolute paths that every node has. A head
+that has just started refuses jobs for some seconds, since its job agent comes up after its dashboard; what is
+refused is tried again until --wait is over. Expected: the run's own lines, `audit clean`, exit code 0. The same
+line again resumes what is unfinished. Ctrl-C ends the following, not the run.
 """
 
 import asyncio
@@ -70,9 +70,7 @@ def submit(address: str, arguments: list[str], wait_s: float) -> tuple[JobSubmis
 
 def _may_pass(error: Exception) -> bool:
     """Whether the head is not there, or not ready; it answers 500 for its agent's 400, too."""
-    return isinstance(error, OSError) or (
-        "status code 5" in str(error) and "status code 4" not in str(error)
-    )
+    return isinstance(error, OSError) or ("status code 5" in str(error) and "status code 4" not in str(error))
 
 
 async def follow(client: JobSubmissionClient, job: str) -> int:
@@ -101,7 +99,10 @@ def main(
         print(f"{job} is submitted; `ray job stop --address {address} {job}` stops it", file=sys.stderr)
         sys.exit(asyncio.run(follow(client, job)))
     except AuthenticationError as e:
-        print(f"{address} wants its token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH: {e}", file=sys.stderr)
+        print(
+            f"{address} wants its token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH: {e}",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except (OSError, RuntimeError, ClientError) as e:
         follow_on = f"; the run goes on: ray job logs --follow {job}" if job else ""

@@ -140,6 +140,9 @@ def test_a_wrong_token_is_not_tried_again():
 
 
 def test_the_wait_is_bounded_and_says_what_was_missing():
-    with answering(NO_AGENT) as (_, address), pytest.raises(TimeoutError, match="No available agent") as error:
+    with (
+        answering(NO_AGENT) as (_, address),
+        pytest.raises(TimeoutError, match="No available agent") as error,
+    ):
         submit.submit(address, [], 0)
     assert address in str(error.value)
