@@ -7,8 +7,8 @@
 Takes what `mmray run` takes, and exits as it does. Of this machine only the config file travels: mmray is
 installed on the nodes, and input, bundle and output are URLs, or absolute paths that every node has. A head
 that has just started refuses jobs for some seconds, since its job agent comes up after its dashboard; what is
-refused is tried again until --wait is over. Expected: the run's own lines, `audit clean`, exit code 0. The same
-line again resumes what is unfinished. Ctrl-C ends the following, not the run.
+refused is tried again until --wait is over. Expected: the run's own lines, `audit clean`, exit code 0. The
+same line again resumes what is unfinished. Ctrl-C ends the following, not the run.
 """
 
 import asyncio
@@ -99,15 +99,20 @@ def main(
         print(f"{job} is submitted; `ray job stop --address {address} {job}` stops it", file=sys.stderr)
         sys.exit(asyncio.run(follow(client, job)))
     except AuthenticationError as e:
-        print(
-            f"{address} wants its token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH: {e}",
-            file=sys.stderr,
-        )
+        print(f"{address}: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH: {e}", file=sys.stderr)
         sys.exit(2)
     except (OSError, RuntimeError, ClientError) as e:
-        follow_on = f"; the run goes on: ray job logs --follow {job}" if job else ""
-        print(f"{e}{follow_on}", file=sys.stderr)
+        print(e, file=sys.stderr)
+        _tell_of(job, address)
         sys.exit(3 if job else 2)
+    except KeyboardInterrupt:
+        _tell_of(job, address)
+        sys.exit(130)
+
+
+def _tell_of(job: str, address: str) -> None:
+    if job:
+        print(f"the run goes on: ray job logs --address {address} --follow {job}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`jobs/submit.py` against a head that is not ready yet: a server that speaks the few routes of Ray's job API."""
+"""`jobs/submit.py` against a head that is not ready: a server with the few routes of Ray's job API."""
 
 from __future__ import annotations
 
