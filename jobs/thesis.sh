@@ -13,9 +13,9 @@ export OMP_NUM_THREADS=1
 say() { printf '\n── %s\n' "$1"; }
 
 data=data/emoji bundles=bundles/thesis runs=runs/thesis seeds='0 1 2' quick='' set=()
-optimized='late student-0 pruned image-small'
+optimized='late student-whole pruned image-small'
 if [ "${1:-}" = --quick ]; then
-  data=data/emoji-quick bundles=bundles/thesis-quick runs=runs/thesis-quick seeds=0 quick=yes optimized=student-0
+  data=data/emoji-quick bundles=bundles/thesis-quick runs=runs/thesis-quick seeds=0 quick=yes optimized=student-whole
   set=(--set epochs=1 --set least_records=5)
 fi
 recipes=$runs/recipes
@@ -75,6 +75,7 @@ for seed in $seeds; do
   together "train student-$seed student --set seed=$seed" \
     "train logits-$seed student --set seed=$seed --set distil.features=0"
 done
+train student-whole
 together 'train qat' "optimize ${optimized%% *}"
 for name in $optimized; do optimize "$name"; done
 optimize qat qat
@@ -100,12 +101,12 @@ enter early fp32
 enter late-optimized int8-best
 enter late-optimized int8-best image+text
 enter late-optimized cascade
-enter student-0 fp32
+enter student-whole fp32
 enter image-small fp32
 enter image-small-optimized int8-best
-enter student-0-optimized int8-best
-enter student-0-optimized int8-best image+text
-enter student-0-optimized cascade
+enter student-whole-optimized int8-best
+enter student-whole-optimized int8-best image+text
+enter student-whole-optimized cascade
 enter qat-optimized int8-qat
 enter qat-optimized int8-static
 enter image fp32
