@@ -17,6 +17,7 @@ from mmray import __version__, signals
 from mmray.cli import json_lines
 from mmray.cli.bundles import AsJson, LogFormat, bundle_app
 from mmray.cli.models import bench_serve, optimize, predict, profile, serve, train
+from mmray.cli.outgoing import tolerate_closed_pipe
 from mmray.errors import MmrayError, one_line
 
 # Heavy imports (ray, onnxruntime) happen inside the commands: --help and a wrong option answer at once.
@@ -77,6 +78,7 @@ def _options(
 
 def main() -> NoReturn:
     """Entry point: whatever ends a command early becomes one line and an exit code."""
+    tolerate_closed_pipe()
     try:
         with signals.raised():
             app()
@@ -102,7 +104,7 @@ def _last_words(failure: Exception) -> tuple[str, str]:
         place = getattr(failure, "filename", None)
         reason = getattr(failure, "strerror", None) or str(failure) or "out of memory"
         where = f"{os.fsdecode(place)}: " if isinstance(place, str | bytes) else ""
-        return f"{where}{reason}; mend that, and run the same command again", ""
+        return f"{where}{reason}; fix that, and run the same command again", ""
     return f"a fault of mmray itself: {one_line(failure)}; please report the lines above", format_exc()
 
 

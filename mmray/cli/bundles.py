@@ -58,18 +58,17 @@ def verify(directory: BundleArgument) -> None:
     """Check every file against its checksum, and every variant against the golden outputs, here."""
     from mmray.bundle import Bundle
     from mmray.cli.display import print_line
+    from mmray.page.table import number
     from mmray.predictor import Predictor
 
     bundle = Bundle.open(directory)
     bundle.verify()
-    print_line(f"{len(bundle.manifest.files)} files match their checksums")
+    print_line(f"checksums match: {number(len(bundle.manifest.files), 'file')}")
     records = bundle.golden_records()
     if records is None:
-        print_line(
-            "golden inputs are tensors alone (an older mmray made it): preprocessing is not proved here"
-        )
+        print_line("golden inputs are tensors only (made by an older mmray): preprocessing is not checked")
     else:
-        print_line(f"golden inputs from {records.num_rows} raw records on")
+        print_line(f"golden inputs start from {number(records.num_rows, 'raw record')}")
     for variant in bundle.passing():
         difference = Predictor(bundle, variant=variant).golden_difference
         print_line(f"{variant}: golden outputs reproduced within {difference:.1e}")

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from mmray.cli.display import console, print_line
 from mmray.errors import AuditError
+from mmray.page.table import number
 from mmray.sources.convert import JOURNAL, Conversion, Target, convert
 from mmray.sources.layouts import LayoutName
 from mmray.unread import Tally
@@ -31,7 +32,7 @@ def convert_shards(
     with console.status("converting") as status:
         for conversion in convert(inputs, output, to, layout, workers):
             done.append(conversion)
-            status.update(f"{len(done):,} shards are converted: {escape(conversion.output)}")
+            status.update(f"converted {number(len(done), 'shard')}: {escape(conversion.output)}")
     done.sort(key=attrgetter("output"))
     console.print(_table(done))
     unread = Tally()

@@ -16,6 +16,7 @@ import ray
 from mmray.bundle import Bundle
 from mmray.coverage import Missing
 from mmray.errors import Interrupted, RunError, one_line
+from mmray.page.table import number
 from mmray.pipeline.advice import advise
 from mmray.pipeline.isolate import names
 from mmray.pipeline.job import Job
@@ -130,7 +131,7 @@ def execute_retry(plan: Plan, parts: Sequence[str], shards: Sequence[Shard], met
         run_retry(parts, _job(plan), plan, meter.handle, {shard.id: shard for shard in shards})
         if lost := meter.take_lost():
             raise RunError(
-                f"{len(lost)} parts were not retried, all others are done: the worker {names(lost)}; run the "
+                f"{number(len(lost), 'part')} not retried, all others are done: the worker {names(lost)}; run the "
                 "same command again"
             )
 
@@ -148,7 +149,7 @@ def locate(plan: Plan, shard: Shard, wanted: Missing) -> pa.Table:
     except Exception as e:  # a process of its own reads them: whatever happens to it, the shard is named
         raise RunError(
             f"{shard.name}: workers die at its rows from {wanted.first} on, and their addresses cannot be "
-            f"read: {_root_cause(e)}; mend that shard, and run the same command again"
+            f"read: {_root_cause(e)}; fix that shard, and run the same command again"
         ) from e
     return table
 

@@ -234,12 +234,17 @@ def _actors(config: RunConfig, topology: Topology, accelerated: bool, machines: 
     Without GPUs an actor takes a CPU; in the split topology one must be left for reading and writing, or the
     run would wait for ever.
     """
+    if accelerated and not machines.gpus and not config.autoscaling:
+        raise ConfigError(
+            f"provider: {config.provider} needs a GPU, and this cluster has none; set provider=auto or "
+            "provider=cpu, add a machine with a GPU, or set autoscaling=true on a cluster that grows"
+        )
     room = machines.gpus if accelerated else machines.cpus - (topology == "split")
     actors = config.actors or max(1, room)
     if actors > room and not config.autoscaling:
         raise ConfigError(
             f"actors: {actors} do not fit: {machines.cpus} CPUs and {machines.gpus} GPUs have room for "
-            f"{max(0, room)} in the {topology} topology; set actors lower, add machines, or set "
+            f"{max(0, room)} in the {topology} topology; set a smaller `actors`, add machines, or set "
             "autoscaling=true on a cluster that grows"
         )
     return actors

@@ -10,6 +10,7 @@ from time import time
 from mmray import __version__
 from mmray.config import RunConfig
 from mmray.errors import RunError
+from mmray.page.table import number
 from mmray.pipeline.audit import Audit, audit
 from mmray.pipeline.cluster import connected
 from mmray.pipeline.execute import balanced, execute, locate, settled
@@ -28,7 +29,7 @@ from mmray.pipeline.watchdog import RunningMeter, metered
 # Passes in a row in which workers died and nothing was done. Where several died it is no record's fault;
 # where one did, the third pass has its rows in pieces.
 _IDLE_PASSES = {"several": 1, "one": 2}
-_MEND = "mend that, and run the same command again"
+_MEND = "fix that, and run the same command again"
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,9 @@ def _set_aside(out: RunDirectory, broken: Sequence[str], ledger: Ledger, watcher
     """The ledger without parts that are of no use; their rows are missing then."""
     if not broken:
         return ledger
-    watcher.said(f"does again what is in {len(broken)} broken files; they are in {out}/broken now")
+    watcher.said(
+        f"moved {number(len(broken), 'damaged file')} to {out}/broken; the rows in them are processed again"
+    )
     out.log("set aside", files=broken)
     for name in broken:
         out.set_aside(name)
@@ -171,7 +174,7 @@ def _check_hope(idle: int, missing: Gaps, lost: Sequence[Doing], unreadable: Map
         lost: what the workers were at that died.
         unreadable: why shards cannot be read, by name.
     """
-    name, count = missing[0][0].name, f"{len(missing)} shards are incomplete"
+    name, count = missing[0][0].name, f"{number(len(missing), 'shard')} incomplete"
     if all(shard.name in unreadable for shard, _ in missing):
         raise RunError(f"{count}, all others are done; {name}: {unreadable[name]}; {_MEND}")
     if idle > _IDLE_PASSES["several" if len(lost) > 1 else "one"]:

@@ -23,7 +23,7 @@ import pyarrow.fs as pafs
 
 from mmray.errors import OutputError, RunError
 from mmray.pipeline.guide import NONE, README, no_rejects
-from mmray.remote import StoreError
+from mmray.remote import RefusedError, StoreError
 from mmray.storage import Location
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # what may pass, so that the same command can go on
@@ -150,6 +150,8 @@ class RunDirectory:
         """
         try:
             yield
+        except RefusedError as e:
+            raise OutputError(f"{e}; choose another --output") from e
         except StoreError:
             raise
         except OSError as e:

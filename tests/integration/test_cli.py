@@ -34,7 +34,7 @@ def mmray(*arguments: object) -> subprocess.CompletedProcess[str]:
         (["--input", "{shards}", "--bundle", "{bundle}", "--set", "batch_rows=many"], "'batch_rows'"),
         (
             ["--input", "{shards}", "--bundle", "{bundle}", "--set", "limits.audio=2"],
-            "did you mean 'audio_s'?",
+            "did you mean 'limits.audio_s'?",
         ),
         (["--input", "{shards}", "--bundle", "{bundle}", "--set", "variant=int4"], "no variant 'int4'"),
         (["--bundle", "{bundle}"], "'input' is missing"),

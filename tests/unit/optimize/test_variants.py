@@ -277,7 +277,7 @@ def test_the_parents_own_place_and_a_folder_of_something_else_are_refused(parent
     ("changes", "message"),
     [
         ({"imput": "x"}, "unknown key 'imput' (did you mean 'input'?)"),
-        ({"rows": {"tset": 3}}, "unknown key 'rows.tset' (did you mean 'test'?)"),
+        ({"rows": {"tset": 3}}, "unknown key 'rows.tset' (did you mean 'rows.test'?)"),
         ({"thresholds": {"agrement": 1}}, "unknown key 'thresholds.agrement' (did you mean 'agreement'?)"),
         ({"steps": [{"int9": {}}]}, "unknown key 'steps.0.int9' (did you mean 'int8'?)"),
         ({"steps": [{"half": {}}, {"int8": {"metod": "static"}}]}, "unknown key 'steps.1.int8.metod'"),

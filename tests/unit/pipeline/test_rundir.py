@@ -5,6 +5,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from support.s3 import Bucket
 
 from mmray.errors import OutputError
 from mmray.pipeline.ledger import Ledger
@@ -141,3 +142,9 @@ def test_the_summary_is_json(out, tmp_path):
     out.begin(PLAN)
     out.write_summary({"rows": 3})
     assert json.loads((tmp_path / "run/summary.json").read_text()) == {"rows": 3}
+
+
+def test_a_bucket_that_is_not_there_is_a_wrong_output_not_a_run_that_broke_off(s3: Bucket):
+    missing = RunDirectory.at(s3.url("run").replace(s3.name, "no-such-bucket"))
+    with pytest.raises(OutputError, match="choose another --output"):
+        missing.begin(PLAN)

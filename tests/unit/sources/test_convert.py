@@ -263,9 +263,7 @@ def test_a_shard_that_cannot_be_read_stops_no_other(tmp_path):
     data = (tmp_path / "in/a.lmdb").read_bytes()
     (tmp_path / "in/a.lmdb").write_bytes(data[: len(data) // 2])
     write_members(tmp_path / "in/b.lmdb", good_records(3))
-    with pytest.raises(
-        RunError, match=r"1 shards could not be converted, all others are; a.lmdb: .*breaks off"
-    ):
+    with pytest.raises(RunError, match=r"1 shard not converted, all others are; a.lmdb: .*breaks off"):
         run(tmp_path / "in", tmp_path / "out", "webdataset")
     assert records_of(tmp_path / "out/b.tar") == dict(good_records(3))
 
