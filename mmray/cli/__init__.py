@@ -15,7 +15,7 @@ import typer
 
 from mmray import __version__, signals
 from mmray.cli import json_lines
-from mmray.cli.bundles import AsJson, LogFormat, bundle_app
+from mmray.cli.bundles import AsJson, LogFormat, bundle_app, examples
 from mmray.cli.models import bench_serve, optimize, predict, profile, serve, train
 from mmray.cli.outgoing import tolerate_closed_pipe
 from mmray.errors import MmrayError, one_line
@@ -25,7 +25,6 @@ from mmray.errors import MmrayError, one_line
 app = typer.Typer(
     help="Distributed multimodal batch inference: image-text-audio shards in, predictions in Parquet out.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(bundle_app, name="bundle")
@@ -108,7 +107,12 @@ def _last_words(failure: Exception) -> tuple[str, str]:
     return f"a fault of mmray itself: {one_line(failure)}; please report the lines above", format_exc()
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "mmray run --input data/tuxpaint --bundle bundles/stamps --output runs/mine",
+        "mmray run run.yaml --set on_damaged=mask --set limits.audio_s=60",
+    )
+)
 def run(
     config: ConfigFile = None,
     input: Input = None,
@@ -149,7 +153,7 @@ def run(
     conclude(display, result)
 
 
-@app.command()
+@app.command(epilog=examples("mmray retry runs/mine --set limits.audio_s=7200"))
 def retry(out: RunArgument, set: Set = None, log_format: LogFormat = "human") -> None:
     """Process the rejects of a run anew, by byte offset; those that succeed now become predictions."""
     from mmray.cli.telling import conclude, display_of
@@ -161,7 +165,7 @@ def retry(out: RunArgument, set: Set = None, log_format: LogFormat = "human") ->
     conclude(display, result)
 
 
-@app.command()
+@app.command(epilog=examples("mmray plan --input data/tuxpaint --bundle bundles/stamps --output runs/mine"))
 def plan(
     config: ConfigFile = None,
     input: Input = None,
@@ -200,7 +204,11 @@ def audit(
         raise AuditError(f"{out}: {', '.join(counts)}")
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "mmray report runs/mine --gallery 24", "mmray report runs/mine runs/other --html compared.html"
+    )
+)
 def report(
     out: RunArgument,
     other: Annotated[str | None, typer.Argument(metavar="OTHER", help="Another run, beside it.")] = None,
@@ -231,7 +239,7 @@ def index(
     index_shards(inputs)
 
 
-@app.command()
+@app.command(epilog=examples("mmray convert data/tuxpaint data/lmdb --to lmdb"))
 def convert(
     inputs: Annotated[list[str], typer.Argument(metavar="IN", help="Tars and LMDBs; as of --input.")],
     out: Annotated[str, typer.Argument(metavar="OUT", help="Local directory.")],
@@ -247,8 +255,19 @@ def convert(
     convert_shards(inputs, out, to, layout, workers)
 
 
-for command in (predict, profile, serve, bench_serve, optimize, train):
-    app.command()(command)
+_MODEL_COMMANDS = {
+    predict: ('mmray predict bundles/stamps --image cat.png --text "a cat"',),
+    profile: ("mmray profile bundles/stamps data/tuxpaint --rows 200",),
+    serve: (
+        "mmray serve bundles/stamps",
+        "mmray serve bundles/stamps bundles/emoji --host 0.0.0.0 --replicas 1:4 --token-file tokens.txt",
+    ),
+    bench_serve: ("mmray bench-serve bundles/stamps --input data/tuxpaint --p99-ms 50",),
+    optimize: ("mmray optimize bundles/stamps --recipe jobs/configs/optimize.yaml --output bundles/fast",),
+    train: ("mmray train jobs/configs/train/student.yaml --output bundles/student",),
+}
+for command, lines in _MODEL_COMMANDS.items():
+    app.command(epilog=examples(*lines))(command)
 
 
 @app.command()

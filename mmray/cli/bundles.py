@@ -9,6 +9,12 @@ import typer
 
 bundle_app = typer.Typer(help="Make a bundle of your model, look into one, check it.", no_args_is_help=True)
 
+
+def examples(*lines: str) -> str:
+    """The end of a command's help; a blank line between keeps them on lines of their own."""
+    return "\n\n".join(["Examples:", *lines]) if len(lines) > 1 else f"Example: {lines[0]}"
+
+
 BundleArgument = Annotated[str, typer.Argument(metavar="DIR", help="Bundle directory.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LogFormat = Annotated[
@@ -17,17 +23,41 @@ LogFormat = Annotated[
 ]
 
 
-@bundle_app.command("import")
+@bundle_app.command(
+    "import",
+    epilog=examples(
+        "mmray bundle import models/clip --labels cat,dog,bird --output bundles/clip",
+        "mmray bundle import openai/clip-vit-base-patch32 --labels labels.txt --output bundles/clip",
+        "mmray bundle import model.yaml --output bundles/mine",
+    ),
+)
 def import_(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE.yaml", help="What the model consists of: docs/your-model.md.")
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Directory of a CLIP, SigLIP, CLAP or AST model, its name on the Hugging Face hub, or a YAML "
+            "file that says what a model consists of: docs/your-model.md.",
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", help="Directory of the bundle.")],
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels",
+            metavar="FILE|A,B,C",
+            help="Of a directory: a file with a label a line, or the labels. Without it: features only.",
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", help="Of a directory: text that describes a label, as 'a photo of a {}'."),
+    ] = None,
 ) -> None:
-    """Make a bundle of ONNX files or local `transformers` directories."""
+    """Make a bundle of a `transformers` directory, of a model on the Hugging Face hub, or of ONNX files."""
     from mmray.cli.importing import import_model
 
-    import_model(file, output)
+    import_model(source, output, labels, prompt)
 
 
 @bundle_app.command()

@@ -16,7 +16,8 @@ def report_run(run: str, other: str | None, html: Path | None, labels: str | Non
 
     Raises:
         OutputError: no run there.
-        UsageError: a package is not installed, the page cannot be written there, or what was asked for does not go together.
+        UsageError: a package is not installed, the page cannot be written there, or the options exclude each
+            other.
     """
     if html:
         check_file("--html", html)

@@ -65,7 +65,8 @@ def sweep(asked: Asked, grid: Grid, inputs: Sequence[str], records: int, plot: P
     sent = bodies(inputs, records)
     settings = settings_of(grid.replicas, grid.batch_rows, grid.waits_ms)
     print_line(
-        f"{number(len(sent), 'record')}, {asked.requests:,} requests a step, {number(len(settings), 'setting')}; "
+        f"{number(len(sent), 'record')}, {asked.requests:,} requests a step, "
+        f"{number(len(settings), 'setting')}; "
         f"client and server share {cpus} CPUs"
     )
     found = [_measure(setting, asked, sent) for setting in settings]

@@ -131,8 +131,8 @@ def execute_retry(plan: Plan, parts: Sequence[str], shards: Sequence[Shard], met
         run_retry(parts, _job(plan), plan, meter.handle, {shard.id: shard for shard in shards})
         if lost := meter.take_lost():
             raise RunError(
-                f"{number(len(lost), 'part')} not retried, all others are done: the worker {names(lost)}; run the "
-                "same command again"
+                f"{number(len(lost), 'part')} not retried, all others are done: the worker {names(lost)}; "
+                "run the same command again"
             )
 
 
