@@ -122,19 +122,19 @@ def run(
     accept_changes: Annotated[
         bool,
         typer.Option(
-            "--accept-changes", help="Resume although shards came or changed; those are run (anew)."
+            "--accept-changes",
+            help="Resume although shards were added or changed; these are processed again.",
         ),
     ] = False,
     moved: Annotated[
         bool,
-        typer.Option(
-            "--moved", help="Resume with shards that were copied without their times: compare content alone."
-        ),
+        typer.Option("--moved", help="Resume with copied shards that have new times: compare only content."),
     ] = False,
     verify_all: Annotated[
         bool,
         typer.Option(
-            "--verify-all", help="Of a cascade: decode also what early answers do not need, so damage shows."
+            "--verify-all",
+            help="Of a cascade: decode unused modalities too, so that damage in them is reported.",
         ),
     ] = False,
     log_format: LogFormat = "human",
@@ -155,7 +155,7 @@ def run(
 
 @app.command(epilog=examples("mmray retry runs/mine --set limits.audio_s=7200"))
 def retry(out: RunArgument, set: Set = None, log_format: LogFormat = "human") -> None:
-    """Process the rejects of a run anew, by byte offset; those that succeed now become predictions."""
+    """Process the rejects of a run again; those that succeed now become predictions."""
     from mmray.cli.telling import conclude, display_of
     from mmray.config import load_config
     from mmray.pipeline.retry import retry as retry_rejects
@@ -187,7 +187,7 @@ def audit(
     out: RunArgument,
     json: AsJson = False,
     recount: Annotated[
-        bool, typer.Option("--recount", help="Also walk the input again and count its records.")
+        bool, typer.Option("--recount", help="Also read the input again and count its records.")
     ] = False,
 ) -> None:
     """Check that input = predicted + rejected, shard by shard, each row once."""
@@ -220,10 +220,10 @@ def report(
         typer.Option("--labels", metavar="FIELD", help="Carried field with true labels; `label` by default."),
     ] = None,
     gallery: Annotated[
-        int, typer.Option("--gallery", min=0, max=60, help="Small pictures of what went most wrong.")
+        int, typer.Option("--gallery", min=0, max=60, help="Number of small pictures of the worst mistakes.")
     ] = 0,
 ) -> None:
-    """Write report.html of a run anew: time, counts, labels, confidence, accuracy; or compare two runs."""
+    """Write report.html of a run again: time, counts, labels, confidence, accuracy; or compare two runs."""
     from mmray.cli.reporting import report_run
 
     report_run(out, other, html, labels, gallery)
@@ -241,15 +241,15 @@ def index(
 
 @app.command(epilog=examples("mmray convert data/tuxpaint data/lmdb --to lmdb"))
 def convert(
-    inputs: Annotated[list[str], typer.Argument(metavar="IN", help="Tars and LMDBs; as of --input.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="IN", help="Tars and LMDBs, as --input takes them.")],
     out: Annotated[str, typer.Argument(metavar="OUT", help="Local directory.")],
-    to: Annotated[Literal["lmdb", "webdataset"], typer.Option("--to", help="What to make.")],
+    to: Annotated[Literal["lmdb", "webdataset"], typer.Option("--to", help="Format to write.")],
     layout: Annotated[
-        Literal["members", "msgpack", "images"], typer.Option("--layout", help="Of the LMDBs.")
+        Literal["members", "msgpack", "images"], typer.Option("--layout", help="Layout of the LMDBs.")
     ] = "members",
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Number of processes.")] = None,
 ) -> None:
-    """Convert tars to LMDBs or back, every record verified; what is converted already is not done again."""
+    """Convert tars to LMDBs or back, every record verified; skips what is converted already."""
     from mmray.cli.converting import convert_shards
 
     convert_shards(inputs, out, to, layout, workers)
@@ -273,7 +273,7 @@ for command, lines in _MODEL_COMMANDS.items():
 @app.command()
 def doctor(
     bundle: Annotated[
-        str | None, typer.Option(help="Also tell where the nodes of this bundle's graphs run here.")
+        str | None, typer.Option(help="Also show which provider runs the nodes of this bundle's graphs.")
     ] = None,
     json: AsJson = False,
 ) -> None:
@@ -284,7 +284,7 @@ def doctor(
     findings = diagnose(bundle)
     print_findings(findings, as_json=json)
     if any(finding.level == "bad" for finding in findings):
-        raise AuditError("this machine is not fit to run (above)")
+        raise AuditError("this machine is not ready for runs: see the lines marked ✗")
 
 
 def _given(input: list[str] | None, bundle: str | None, output: str | None) -> dict[str, Any]:

@@ -36,8 +36,8 @@ def import_(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="Directory of a CLIP, SigLIP, CLAP or AST model, its name on the Hugging Face hub, or a YAML "
-            "file that says what a model consists of: docs/your-model.md.",
+            help="Directory of a CLIP, SigLIP, CLAP or AST model, its name on the Hugging Face hub, or a "
+            "YAML file that says what a model consists of: docs/your-model.md.",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", help="Directory of the bundle.")],
@@ -77,7 +77,7 @@ def compare(
         Path | None, typer.Option("--html", help="Also write a page: accuracy against time, and all figures.")
     ] = None,
 ) -> None:
-    """Show what a bundle is worth, or two side by side: accuracy, time, verdicts, size, memory."""
+    """Show accuracy, time, verdicts, size and memory of a bundle, or of two side by side."""
     from mmray.cli.optimizing import compare_bundles
 
     compare_bundles([first, second] if second else [first], html)

@@ -39,13 +39,13 @@ def convert_shards(
     for one in done:
         unread.add_all({kind: (n, f"{one.source}: {example}") for kind, (n, example) in one.unread.items()})
     for kind, count in unread.most_common():
-        print_line(f"not carried over, {kind}: {count.number:,}, as {count.example}")
+        print_line(f"not converted, {kind}: {count.number:,}, as {count.example}")
     named = [(one, key, reason) for one in done for key, reason in one.reasons.items()]
     for one, key, reason in named[:_NAMED]:
         console.print(f"[red]✗[/] {escape(f'{one.source}: record {key!r}: {reason}')}", soft_wrap=True)
     if lost := sum(one.lost for one in done):
         raise AuditError(
-            f"{lost} records could not be carried over ({output}/{JOURNAL} names them); all others are"
+            f"{number(lost, 'record')} not converted ({output}/{JOURNAL} names them); all others are"
         )
 
 

@@ -101,7 +101,7 @@ def client_warning(step: Step, target_ms: float) -> str:
     if step.client_share > _CLIENT_BUSY:
         return f"the client used {step.client_share:.0%} of a core: it may be what is slow here"
     if step.late_ms > _CLIENT_LATE * target_ms:
-        return f"the client sent up to {step.late_ms:.1f} ms late (p99): it wants a CPU of its own"
+        return f"the client sent up to {step.late_ms:.1f} ms late (p99): give it a CPU of its own"
     return ""
 
 

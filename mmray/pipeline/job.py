@@ -51,7 +51,7 @@ class Job:
         if bundle.digest != self.bundle:
             raise RunError(
                 f"{bundle.path}: is another bundle now than when the run was planned "
-                f"({bundle.digest[:12]}, was {self.bundle[:12]}); put that one back"
+                f"({bundle.digest[:12]}, was {self.bundle[:12]}); restore that one"
             )
         return bundle
 

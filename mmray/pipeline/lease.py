@@ -104,7 +104,7 @@ def _claimed(out: RunDirectory, say: Callable[[str], None]) -> Location:
             raise
         claim.delete()
         sleep(random.uniform(0, _POLL_S))  # the other one only claims, too; perhaps it gives way
-    raise OutputError(f"{out}: others begin to work on it at the same time; choose another --output")
+    raise OutputError(f"{out}: other runs are starting in it at the same time; choose another --output")
 
 
 def _is_alone(out: RunDirectory, claim: Location, say: Callable[[str], None]) -> bool:
@@ -118,7 +118,7 @@ def _is_alone(out: RunDirectory, claim: Location, say: Callable[[str], None]) ->
         if holder is None:
             continue
         if _is_gone(other, holder, say):
-            say(f"took over from {holder}, which is gone")
+            say(f"took over from {holder}, which has ended")
             other.delete()
         elif _beat_of(other) is None:
             return False

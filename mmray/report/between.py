@@ -161,7 +161,7 @@ def _answers(first: Run, second: Run) -> Iterator[str]:
         shares = [Share(name, s.records, s.mean, s.low, s.high) for name, s in judged]
         yield from section("Accuracy, each on its own records", shares_table("run", shares))
     found = agreement(first, second)
-    yield "<h2>Do they decide alike?</h2>"
+    yield "<h2>Do they agree?</h2>"
     if found.all is None:
         yield "<p>They have no labelled rows in common.</p>"
         return

@@ -268,6 +268,6 @@ def _verify(task: _Task, digests: dict[bytes, bytes]) -> None:
     for record in read_raw(draft, task.layout):
         if not isinstance(record, Record) or digests.pop(record.key, None) != record.digest():
             name = record.name if isinstance(record, Unread) else record.key
-            raise RunError(f"{task.output}: record {name!r} was read back otherwise than it was written")
+            raise RunError(f"{task.output}: record {name!r} was read back differently than it was written")
     if digests:
         raise RunError(f"{task.output}: record {next(iter(digests))!r} was not read back")

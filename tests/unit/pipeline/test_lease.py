@@ -93,7 +93,7 @@ def test_a_killed_run_is_taken_over_with_a_word_and_can_write_no_more(holder, pl
     os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # a zombie, whose parent was not told yet
     said = []
     with held(RunDirectory.at(str(place)), said.append) as out:
-        assert said == [f"took over from {out_of(claim, said)}, which is gone"]
+        assert said == [f"took over from {out_of(claim, said)}, which has ended"]
         out.check_claim()
         with pytest.raises(RunError, match="another run has taken it over"):
             stale.check_claim()
@@ -102,7 +102,7 @@ def test_a_killed_run_is_taken_over_with_a_word_and_can_write_no_more(holder, pl
 def out_of(claim, said):
     """Who held it, as it was said: the claim itself is gone."""
     assert not claim.exists()
-    return said[0].removeprefix("took over from ").removesuffix(", which is gone")
+    return said[0].removeprefix("took over from ").removesuffix(", which has ended")
 
 
 def test_of_many_that_begin_at_the_same_time_never_two_are_within(place, tmp_path):
