@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from traceback import format_exc
 from typing import Annotated, Any, Literal, NoReturn
@@ -255,7 +256,7 @@ def convert(
     convert_shards(inputs, out, to, layout, workers)
 
 
-_MODEL_COMMANDS = {
+_MODEL_COMMANDS: dict[Callable[..., None], tuple[str, ...]] = {
     predict: ('mmray predict bundles/stamps --image cat.png --text "a cat"',),
     profile: ("mmray profile bundles/stamps data/tuxpaint --rows 200",),
     serve: (
