@@ -143,7 +143,7 @@ def run(
     """Run a bundle over all records; resumes an unfinished run in the same output directory."""
     if log_format == "json":  # what goes wrong before the run has a name, too
         json_lines.begin()
-    from mmray.cli.telling import conclude, display_of
+    from mmray.cli.concluding import conclude, display_of
     from mmray.config import load_config
     from mmray.pipeline.run import run as run_pipeline
 
@@ -157,7 +157,7 @@ def run(
 @app.command(epilog=examples("mmray retry runs/mine --set limits.audio_s=7200"))
 def retry(out: RunArgument, set: Set = None, log_format: LogFormat = "human") -> None:
     """Process the rejects of a run again; those that succeed now become predictions."""
-    from mmray.cli.telling import conclude, display_of
+    from mmray.cli.concluding import conclude, display_of
     from mmray.config import load_config
     from mmray.pipeline.retry import retry as retry_rejects
 

@@ -29,7 +29,7 @@ from mmray.sources import ReadOptions, Shard, read
 _TRIED_ROWS = 64
 
 
-def settled(plan: Plan, earlier: Mapping[str, Any] | None) -> Plan:
+def with_variant(plan: Plan, earlier: Mapping[str, Any] | None) -> Plan:
     """The plan with one variant for all parts: the config's, or that of the run which this one continues.
 
     Else it is the fastest on one of the machines that will run it.
@@ -160,7 +160,7 @@ def _addresses(shard: Shard, options: ReadOptions, wanted: Missing) -> pa.Table:
 
 
 def _job(plan: Plan) -> Job:
-    # The provider is settled here: a worker that has no GPU of its own must not take one that it sees.
+    # The provider is chosen here: a worker that has no GPU of its own must not take one that it sees.
     provider = plan.survey.config.provider
     if provider == "auto":
         provider = "cuda" if plan.accelerated else "cpu"
@@ -172,7 +172,7 @@ def _job(plan: Plan) -> Job:
         threads=1,
         ladder=plan.ladder,
         memory_bytes=plan.memory_bytes,
-        claim=plan.claim,
+        lease=plan.lease,
     )
 
 

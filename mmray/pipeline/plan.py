@@ -69,10 +69,10 @@ class Plan:
     accelerated: bool  # whether each actor holds a GPU
     actors: int
     part_rows: int
-    variant: str  # "auto" until a race on these machines has settled it
+    variant: str  # "auto" until a race on these machines has chosen one
     ladder: Ladder | None  # sizes of batches on devices; None: actors run on CPUs, which take any
     advice: Advice | None = None  # what CPUs prepare and devices take, where it was measured beforehand
-    claim: str | None = None  # of the run directory (see `mmray.pipeline.lease`)
+    lease: str | None = None  # of the run directory (see `mmray.pipeline.lease`)
 
     @property
     def cascade(self) -> Cascade | None:
@@ -97,7 +97,7 @@ class Plan:
 
     @property
     def least_score(self) -> float | None:
-        """Below which an answer is no label; None: each is, or the variant is not settled yet.
+        """Below which an answer is no label; None: each is, or the variant is not chosen yet.
 
         Raises:
             ConfigError: the variant does not support the risk that was asked for.

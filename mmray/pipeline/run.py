@@ -13,7 +13,7 @@ from mmray.errors import RunError
 from mmray.page.table import number
 from mmray.pipeline.audit import Audit, audit
 from mmray.pipeline.cluster import connected
-from mmray.pipeline.execute import balanced, execute, locate, settled
+from mmray.pipeline.execute import balanced, execute, locate, with_variant
 from mmray.pipeline.isolate import Gaps, Suspects, names, reject
 from mmray.pipeline.lease import held
 from mmray.pipeline.ledger import Ledger
@@ -54,7 +54,7 @@ def preview(config: RunConfig, *, moved: bool = False) -> tuple[Plan, Ledger]:
     if earlier is not None:
         found.check_resumable(earlier, moved=moved)
     with connected() as machines:
-        plan = balanced(settled(make_plan(found, machines), earlier))
+        plan = balanced(with_variant(make_plan(found, machines), earlier))
         return plan, Ledger.load(out) if earlier else Ledger()
 
 
@@ -82,10 +82,10 @@ def run(config: RunConfig, watcher: Watcher, *, accept_changes: bool = False, mo
         if earlier is not None:
             found.check_resumable(earlier, accept_changes=accept_changes, moved=moved)
             ledger = Ledger.load(out)
-            ledger.settle(out)
+            ledger.clean_up(out)
             if accept_changes:
                 ledger = prune(out, found.unchanged(earlier, moved=moved))
-            ledger = _set_aside(out, ledger.bereft, ledger, watcher)
+            ledger = _without_broken(out, ledger.incomplete, ledger, watcher)
             if moved:  # from now on the files are compared with what they are here
                 out.begin({**earlier, "shards": [shard.to_list() for shard in found.shards]})
         watcher.surveyed(found, ledger)
@@ -94,7 +94,7 @@ def run(config: RunConfig, watcher: Watcher, *, accept_changes: bool = False, mo
             if not ledger.missing(found.shards):
                 return conclude(out, found, ledger, verdict, {})
         with connected() as machines:
-            plan = settled(replace(make_plan(found, machines), claim=str(out.claim)), earlier)
+            plan = with_variant(replace(make_plan(found, machines), lease=str(out.lease)), earlier)
             watcher.planned(plan)
             out.begin(plan.to_json())
             out.log(
@@ -117,10 +117,10 @@ def _audited(out: RunDirectory, ledger: Ledger, watcher: Watcher) -> tuple[Ledge
     verdict = audit(out)
     if not verdict.broken:
         return ledger, verdict
-    return _set_aside(out, verdict.broken, ledger, watcher), audit(out)
+    return _without_broken(out, verdict.broken, ledger, watcher), audit(out)
 
 
-def _set_aside(out: RunDirectory, broken: Sequence[str], ledger: Ledger, watcher: Watcher) -> Ledger:
+def _without_broken(out: RunDirectory, broken: Sequence[str], ledger: Ledger, watcher: Watcher) -> Ledger:
     """The ledger without parts that are of no use; their rows are missing then."""
     if not broken:
         return ledger
@@ -129,7 +129,7 @@ def _set_aside(out: RunDirectory, broken: Sequence[str], ledger: Ledger, watcher
     )
     out.log("set aside", files=broken)
     for name in broken:
-        out.set_aside(name)
+        out.move_to_broken(name)
     return Ledger.load(out)
 
 
@@ -150,7 +150,7 @@ def process(plan: Plan, out: RunDirectory, ledger: Ledger, meter: RunningMeter) 
             out.log("broke off", reason=str(e))
             raise
         before, ledger = ledger.rows, Ledger.load(out)
-        ledger.settle(out)
+        ledger.clean_up(out)
         missing, lost = ledger.missing(plan.survey.shards), meter.take_lost()
         idle = idle + 1 if ledger.rows == before else 0
         if lost:

@@ -57,8 +57,8 @@ def test_there_is_a_table_where_nothing_is_rejected_and_no_run_takes_it_for_its_
     assert pq.read_table(file).equals(REJECTS.empty_table())
     assert pq.read_metadata(file).num_row_groups == 0  # `datasets` fails on one without rows
     ledger = Ledger.load(out)
-    assert (ledger.orphans, ledger.bereft, ledger.foreign) == ([], [], [])
-    ledger.settle(out)
+    assert (ledger.orphans, ledger.incomplete, ledger.foreign) == ([], [], [])
+    ledger.clean_up(out)
     assert file.exists()
 
 

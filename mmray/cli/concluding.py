@@ -1,4 +1,4 @@
-"""Who tells of a run while it goes, and what is told at its end."""
+"""What shows a run while it goes, and how it ends: its result, or why it is not good enough."""
 
 from __future__ import annotations
 
