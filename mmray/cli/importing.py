@@ -47,6 +47,10 @@ def _describe(source: str, labels: str | None, prompt: str | None) -> Descriptio
         wanted = parse_labels(labels) if labels is not None else ()
         directory = fetch_from_hub(source) if fetches else path
         return describe_directory(directory, wanted, prompt)
+    if not path.exists():
+        raise UsageError(
+            f"{source}: not found; give a directory, a YAML file, or OWNER/MODEL on the Hugging Face hub"
+        )
     if labels is not None or prompt is not None:
         raise UsageError(
             f"{source}: --labels and --prompt are for a directory; a YAML file has keys for them"

@@ -16,7 +16,7 @@ MMRAY = [sys.executable, "-m", "mmray"]
 
 
 def test_the_folder_of_a_page_is_made(tmp_path):
-    page = tmp_path / "new/folder/worth.html"
+    page = tmp_path / "new/folder/compared.html"
     shown = CliRunner().invoke(app, ["bundle", "compare", str(small_bundle().path), "--html", str(page)])
     assert shown.exit_code == 0, shown.output
     assert "</html>" in page.read_text()
@@ -26,7 +26,7 @@ def test_the_folder_of_a_page_is_made(tmp_path):
 def test_a_page_that_cannot_be_written_is_refused_by_name(tmp_path, command):
     (tmp_path / "file").write_text("")
     names = {"bundle": str(small_bundle().path), "run": str(tmp_path / "run")}
-    page = tmp_path / "file/worth.html"
+    page = tmp_path / "file/compared.html"
     shown = CliRunner().invoke(app, [*(word.format(**names) for word in command), "--html", str(page)])
     assert isinstance(shown.exception, UsageError)
     assert f"--html {page}: cannot make the directory" in str(shown.exception)

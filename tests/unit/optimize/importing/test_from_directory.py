@@ -104,6 +104,11 @@ def test_where_no_hub_is_reachable_it_is_said_how_to_bring_the_model(tmp_path, m
         fetch_from_hub("nobody/clip", "http://127.0.0.1:9")
 
 
+def test_a_source_that_is_not_there_is_refused_with_what_there_may_be(tmp_path):
+    with pytest.raises(UsageError, match=r"not found; give a directory, a YAML file, or OWNER/MODEL"):
+        import_model(str(tmp_path / "model.yaml"), tmp_path / "bundle")
+
+
 def test_a_yaml_file_has_its_own_labels(tmp_path):
     file = tmp_path / "model.yaml"
     file.write_text("graph: a.onnx")
