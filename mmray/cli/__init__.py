@@ -212,7 +212,9 @@ def audit(
 )
 def report(
     out: RunArgument,
-    other: Annotated[str | None, typer.Argument(metavar="OTHER", help="Another run, beside it.")] = None,
+    other: Annotated[
+        str | None, typer.Argument(metavar="OTHER", help="Another run, shown beside it.")
+    ] = None,
     html: Annotated[
         Path | None, typer.Option("--html", help="File of the page; OUT/report.html by default.")
     ] = None,

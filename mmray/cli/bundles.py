@@ -72,7 +72,9 @@ def inspect(directory: BundleArgument, json: AsJson = False) -> None:
 @bundle_app.command()
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="Bundle directory.")],
-    second: Annotated[str | None, typer.Argument(metavar="B", help="Another one, beside it.")] = None,
+    second: Annotated[
+        str | None, typer.Argument(metavar="B", help="Another bundle, shown beside it.")
+    ] = None,
     html: Annotated[
         Path | None, typer.Option("--html", help="Also write a page: accuracy against time, and all figures.")
     ] = None,

@@ -40,7 +40,7 @@ def profile(
         Literal["auto", "cpu", "cuda", "tensorrt", "openvino"],
         typer.Option("--provider", help="Where to run."),
     ] = "auto",
-    rows: Annotated[int, typer.Option("--rows", min=1, help="Records, at most.")] = 200,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Largest number of records.")] = 200,
     trace: Annotated[Path, typer.Option("--trace", help="File of the trace, for ui.perfetto.dev.")] = Path(
         "trace.json"
     ),
@@ -53,7 +53,9 @@ def profile(
 
 def serve(
     bundles: Annotated[list[str], typer.Argument(metavar="BUNDLE...", help="Bundle directories.")],
-    host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen at; 0.0.0.0: all of this machine.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
     replicas: Annotated[
         str,
@@ -62,7 +64,7 @@ def serve(
     variant: Annotated[str, typer.Option("--variant", help="auto: the fastest on this machine.")] = "auto",
     topology: Annotated[
         Literal["auto", "fused", "split"],
-        typer.Option("--topology", help="split: CPU replicas preprocess for those of the model."),
+        typer.Option("--topology", help="split: some replicas preprocess on CPUs, others run the model."),
     ] = "auto",
     token_file: Annotated[
         Path | None, typer.Option("--token-file", help="Bearer tokens, one a line; $MMRAY_TOKEN adds one.")
@@ -76,7 +78,7 @@ def serve(
         typer.Option("--set", metavar="KEY=VALUE", help="Any key of docs/serving.md, as `abstain=0.05`."),
     ] = None,
     traces: Annotated[
-        str | None, typer.Option("--traces", metavar="otlp|DIR", help="Where spans of requests go.")
+        str | None, typer.Option("--traces", metavar="otlp|DIR", help="Where to send traces of requests.")
     ] = None,
     trace_share: Annotated[
         float,
@@ -111,7 +113,9 @@ def serve(
 def bench_serve(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle directory.")],
     input: Annotated[list[str], typer.Option("--input", help="Shards whose records are sent.")],
-    p99_ms: Annotated[float, typer.Option("--p99-ms", min=0.1, help="The target.")] = 50.0,
+    p99_ms: Annotated[
+        float, typer.Option("--p99-ms", min=0.1, help="Target of the 99th percentile of latency.")
+    ] = 50.0,
     replicas: Annotated[
         list[int] | None,
         typer.Option("--replicas", min=1, help="May be repeated. Default: all CPUs, and half."),
@@ -128,7 +132,7 @@ def bench_serve(
     records: Annotated[int, typer.Option("--records", min=1, help="Number of different records.")] = 128,
     variant: Annotated[str, typer.Option("--variant", help="auto: the fastest on this machine.")] = "auto",
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="PNG of latency over throughput; needs mmray[plots].")
+        Path | None, typer.Option("--plot", help="PNG file: latency over throughput; needs mmray[plots].")
     ] = None,
     set: Annotated[
         list[str] | None,
@@ -147,9 +151,10 @@ def bench_serve(
 
 
 def optimize(
-    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle directory; stays as it is.")],
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle directory; it is not changed.")],
     recipe: Annotated[
-        Path, typer.Option("--recipe", help="Which variants, judged on what: docs/variants.md.")
+        Path,
+        typer.Option("--recipe", help="YAML file: variants, and records to judge them: docs/variants.md."),
     ],
     output: Annotated[Path, typer.Option("--output", help="Directory of the new bundle.")],
     again: Annotated[

@@ -12,7 +12,7 @@ from mmray.pipeline.rundir import RunDirectory
 
 
 def report_run(run: str, other: str | None, html: Path | None, labels: str | None, gallery: int) -> None:
-    """Write the page of a run anew, or one that compares two.
+    """Write the page of a run again, or one that compares two.
 
     Raises:
         OutputError: no run there.

@@ -222,7 +222,7 @@ def _canary(slices: Mapping[str, Any]) -> Table:
 def _drift(found: Mapping[str, Any]) -> Iterator[str]:
     yield "<h2>Are these records like those of the tune split?</h2>"
     looks = f"{number(found['tests'], 'look')} at {number(found['records'], 'record')}"
-    said = f"Warning: {found['warning']}." if found["warning"] else f"No difference was told in {looks}."
+    said = f"Warning: {found['warning']}." if found["warning"] else f"No difference was found in {looks}."
     yield f"<p>{escape(said)}</p>"
     rows = [(name, f"{index:.3f}", bar(min(1.0, index))) for name, index in found["psi"].items()]
     rows.sort(key=lambda row: -float(row[1]))
