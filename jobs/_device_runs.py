@@ -128,7 +128,7 @@ def execute(bundle: Bundle, case: Case, output: Path) -> Outcome:
             ended = time.time()
             clock.append(time.process_time())
             ledger = Ledger.load(out)
-            ledger.settle(out)
+            ledger.clean_up(out)
             assert not ledger.missing(plan.survey.shards)
             clock.append(time.process_time())
             assert audit(out).ok

@@ -82,7 +82,7 @@ class Worker:
 def main(
     cases: Annotated[int, typer.Option(help="Number of damaged shards.")] = 10_000,
     seed: Annotated[int, typer.Option(help="The same seed does the same damage.")] = 0,
-    workers: Annotated[int, typer.Option(help="Processes.")] = 2,
+    workers: Annotated[int, typer.Option(help="Number of processes.")] = 2,
     findings: Annotated[Path, typer.Option(help="Where shards go that are findings.")] = Path("runs/fuzz"),
     replay: Annotated[Path | None, typer.Option(help="Run the .tar files of this folder instead.")] = None,
 ) -> None:

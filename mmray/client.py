@@ -79,7 +79,7 @@ class Client:
 
         Args:
             record: any of image, text, audio.
-            explain: also decide with each modality left out (`without` in the answer).
+            explain: also predict without each modality (`without` in the answer).
             top: how many labels `scores` has; None: all.
 
         Returns:

@@ -264,7 +264,8 @@ def explain(failure: ValidationError, model: type[BaseModel], where: str) -> str
         name = str(first["loc"][-1])
         known = _model_at(model, first["loc"][:-1]).model_fields
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+        place = "".join(f"{part}." for part in first["loc"][:-1])
+        hint = f"did you mean '{place}{near[0]}'?" if near else f"known: {', '.join(known)}"
         return f"{where}: unknown key '{location}' ({hint})"
     if first["type"] == "missing":
         return f"{where}: '{location}' is missing"

@@ -73,7 +73,7 @@ class ChangedError(RunError, OSError):
     """A shard is no longer what it was when it was listed: its rows are not those that were planned."""
 
     def __init__(self, place: object, why: str) -> None:
-        remedy = "run again once nobody writes to it; the run will say how to go on"
+        remedy = "run again once nobody writes to it; the run says how to continue"
         super().__init__(f"{place}: changed since the run was planned: {why}; {remedy}")
 
 

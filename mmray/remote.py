@@ -31,7 +31,7 @@ _LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectory
 # What pyarrow says in an OSError without a kind of its own. HTTP 3xx: a bucket of another region.
 _LASTING_TEXT = re.compile(
     r"AWS Error (ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|NO_SUCH_BUCKET|NO_SUCH_KEY)"
-    r"|HTTP status 3\d\d"
+    r"|HTTP status 3\d\d|^Bucket '[^']*' not found"
 )
 
 #: What tells one content of an object from another, as stores name it; first what a copy keeps. GCS has a

@@ -2,7 +2,7 @@
 written of the last: PREDICTIONS and REJECTS.
 
 A record that failed stays in the stream as a row whose `error` is set and whose payload is null, so one
-stream carries both kinds and the audit is arithmetic. (shard, row) names a record for ever.
+stream carries both kinds and the audit is arithmetic. (shard, row) identifies a record permanently.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def raised() -> Iterator[None]:
         for one in _ENDING:
             signal.signal(one, lambda number, _: os._exit(128 + number))
         word, kind = ("interrupted", Interrupted) if number == signal.SIGINT else ("terminated", RunError)
-        raise kind(f"{word}; what is written stays, and the same command goes on from there")
+        raise kind(f"{word}; what is written stays, and the same command continues from there")
 
     earlier = {number: signal.signal(number, end) for number in _ENDING}
     try:

@@ -20,6 +20,7 @@ from mmray.remote import retrying
 
 _LOCAL = ("file", "local")
 _QUERY = re.compile(r"\?[\w.-]+=[^?]*$")  # options of the filesystem; any other "?" belongs to a glob
+_NO_BUCKET = re.compile(r"Bucket ('[^']*') not found")
 _SECRET_USER = re.compile(r":[^@]*@|^[^\[@]*:(?!\d+$)")  # user:secret@host; a slash may cut the secret
 _SECRET_OPTION = re.compile(
     r"(?i)[?&_-](sig|signature|(secret|access)_key|secret|password|token|credential)="
@@ -40,7 +41,8 @@ def open_url(url: str) -> Opened:
     """Connect to the filesystem of a URL; each is opened once a process.
 
     Raises:
-        UsageError: an unknown scheme or option, a driver that is missing, or a secret in the URL.
+        UsageError: an unknown scheme or option, a driver that is missing, no such bucket, or a secret in the
+            URL.
         OSError: the store cannot be reached.
     """
     scheme, _, rest = url.partition("://")
@@ -80,6 +82,10 @@ def _connect(url: str) -> tuple[pafs.FileSystem, str]:
         if "libjvm" in str(e) or "libhdfs" in str(e):
             reason = str(e).partition("\n")[0]
             raise UsageError(f"{url}: needs Hadoop ({reason}); set JAVA_HOME, HADOOP_HOME, CLASSPATH") from e
+        if found := _NO_BUCKET.search(
+            str(e)
+        ):  # no failure that passes: pyarrow has no kind of its own for it
+            raise UsageError(f"{url}: there is no bucket {found[1]}; check its name") from e
         raise
     return filesystem, path
 

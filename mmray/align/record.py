@@ -68,7 +68,7 @@ class Aligner:
         try:
             times = parse_times(meta)
             if times.image is None:
-                raise OutOfStep("times.image is missing: no moment to be in step with", "no-image-time")
+                raise OutOfStep("times.image is missing: no time to align to", "no-image-time")
         except OutOfStep as e:
             if len(present) > 1:
                 step.out = {m: e for m in self._moved if m in present}

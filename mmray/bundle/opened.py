@@ -62,7 +62,10 @@ class Bundle:
             raw = (place / MANIFEST).read_bytes()
         except OSError as e:
             reason = os.strerror(e.errno) if e.errno else e
-            raise BundleError(f"{path}: no bundle there ({MANIFEST}: {reason}); build one first") from e
+            raise BundleError(
+                f"{path}: no bundle there ({MANIFEST}: {reason}); check the path, or make "
+                "one: `mmray bundle import`, `mmray train` or `make demo`"
+            ) from e
         try:
             manifest = Manifest.model_validate_json(raw)
         except ValidationError as e:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from traceback import format_exc
 from typing import Annotated, Any, Literal, NoReturn
@@ -15,8 +16,9 @@ import typer
 
 from mmray import __version__, signals
 from mmray.cli import json_lines
-from mmray.cli.bundles import AsJson, LogFormat, bundle_app
+from mmray.cli.bundles import AsJson, LogFormat, bundle_app, examples
 from mmray.cli.models import bench_serve, optimize, predict, profile, serve, train
+from mmray.cli.outgoing import tolerate_closed_pipe
 from mmray.errors import MmrayError, one_line
 
 # Heavy imports (ray, onnxruntime) happen inside the commands: --help and a wrong option answer at once.
@@ -24,7 +26,6 @@ from mmray.errors import MmrayError, one_line
 app = typer.Typer(
     help="Distributed multimodal batch inference: image-text-audio shards in, predictions in Parquet out.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(bundle_app, name="bundle")
@@ -77,6 +78,7 @@ def _options(
 
 def main() -> NoReturn:
     """Entry point: whatever ends a command early becomes one line and an exit code."""
+    tolerate_closed_pipe()
     try:
         with signals.raised():
             app()
@@ -102,11 +104,16 @@ def _last_words(failure: Exception) -> tuple[str, str]:
         place = getattr(failure, "filename", None)
         reason = getattr(failure, "strerror", None) or str(failure) or "out of memory"
         where = f"{os.fsdecode(place)}: " if isinstance(place, str | bytes) else ""
-        return f"{where}{reason}; mend that, and run the same command again", ""
+        return f"{where}{reason}; fix that, and run the same command again", ""
     return f"a fault of mmray itself: {one_line(failure)}; please report the lines above", format_exc()
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "mmray run --input data/tuxpaint --bundle bundles/stamps --output runs/mine",
+        "mmray run run.yaml --set on_damaged=mask --set limits.audio_s=60",
+    )
+)
 def run(
     config: ConfigFile = None,
     input: Input = None,
@@ -116,19 +123,19 @@ def run(
     accept_changes: Annotated[
         bool,
         typer.Option(
-            "--accept-changes", help="Resume although shards came or changed; those are run (anew)."
+            "--accept-changes",
+            help="Resume although shards were added or changed; these are processed again.",
         ),
     ] = False,
     moved: Annotated[
         bool,
-        typer.Option(
-            "--moved", help="Resume with shards that were copied without their times: compare content alone."
-        ),
+        typer.Option("--moved", help="Resume with copied shards that have new times: compare only content."),
     ] = False,
     verify_all: Annotated[
         bool,
         typer.Option(
-            "--verify-all", help="Of a cascade: decode also what early answers do not need, so damage shows."
+            "--verify-all",
+            help="Of a cascade: decode unused modalities too, so that damage in them is reported.",
         ),
     ] = False,
     log_format: LogFormat = "human",
@@ -136,7 +143,7 @@ def run(
     """Run a bundle over all records; resumes an unfinished run in the same output directory."""
     if log_format == "json":  # what goes wrong before the run has a name, too
         json_lines.begin()
-    from mmray.cli.telling import conclude, display_of
+    from mmray.cli.concluding import conclude, display_of
     from mmray.config import load_config
     from mmray.pipeline.run import run as run_pipeline
 
@@ -147,10 +154,10 @@ def run(
     conclude(display, result)
 
 
-@app.command()
+@app.command(epilog=examples("mmray retry runs/mine --set limits.audio_s=7200"))
 def retry(out: RunArgument, set: Set = None, log_format: LogFormat = "human") -> None:
-    """Process the rejects of a run anew, by byte offset; those that succeed now become predictions."""
-    from mmray.cli.telling import conclude, display_of
+    """Process the rejects of a run again; those that succeed now become predictions."""
+    from mmray.cli.concluding import conclude, display_of
     from mmray.config import load_config
     from mmray.pipeline.retry import retry as retry_rejects
 
@@ -159,7 +166,7 @@ def retry(out: RunArgument, set: Set = None, log_format: LogFormat = "human") ->
     conclude(display, result)
 
 
-@app.command()
+@app.command(epilog=examples("mmray plan --input data/tuxpaint --bundle bundles/stamps --output runs/mine"))
 def plan(
     config: ConfigFile = None,
     input: Input = None,
@@ -181,7 +188,7 @@ def audit(
     out: RunArgument,
     json: AsJson = False,
     recount: Annotated[
-        bool, typer.Option("--recount", help="Also walk the input again and count its records.")
+        bool, typer.Option("--recount", help="Also read the input again and count its records.")
     ] = False,
 ) -> None:
     """Check that input = predicted + rejected, shard by shard, each row once."""
@@ -198,10 +205,16 @@ def audit(
         raise AuditError(f"{out}: {', '.join(counts)}")
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "mmray report runs/mine --gallery 24", "mmray report runs/mine runs/other --html compared.html"
+    )
+)
 def report(
     out: RunArgument,
-    other: Annotated[str | None, typer.Argument(metavar="OTHER", help="Another run, beside it.")] = None,
+    other: Annotated[
+        str | None, typer.Argument(metavar="OTHER", help="Another run, shown beside it.")
+    ] = None,
     html: Annotated[
         Path | None, typer.Option("--html", help="File of the page; OUT/report.html by default.")
     ] = None,
@@ -210,10 +223,10 @@ def report(
         typer.Option("--labels", metavar="FIELD", help="Carried field with true labels; `label` by default."),
     ] = None,
     gallery: Annotated[
-        int, typer.Option("--gallery", min=0, max=60, help="Small pictures of what went most wrong.")
+        int, typer.Option("--gallery", min=0, max=60, help="Number of small pictures of the worst mistakes.")
     ] = 0,
 ) -> None:
-    """Write report.html of a run anew: time, counts, labels, confidence, accuracy; or compare two runs."""
+    """Write report.html of a run again: time, counts, labels, confidence, accuracy; or compare two runs."""
     from mmray.cli.reporting import report_run
 
     report_run(out, other, html, labels, gallery)
@@ -229,30 +242,41 @@ def index(
     index_shards(inputs)
 
 
-@app.command()
+@app.command(epilog=examples("mmray convert data/tuxpaint data/lmdb --to lmdb"))
 def convert(
-    inputs: Annotated[list[str], typer.Argument(metavar="IN", help="Tars and LMDBs; as of --input.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="IN", help="Tars and LMDBs, as --input takes them.")],
     out: Annotated[str, typer.Argument(metavar="OUT", help="Local directory.")],
-    to: Annotated[Literal["lmdb", "webdataset"], typer.Option("--to", help="What to make.")],
+    to: Annotated[Literal["lmdb", "webdataset"], typer.Option("--to", help="Format to write.")],
     layout: Annotated[
-        Literal["members", "msgpack", "images"], typer.Option("--layout", help="Of the LMDBs.")
+        Literal["members", "msgpack", "images"], typer.Option("--layout", help="Layout of the LMDBs.")
     ] = "members",
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Number of processes.")] = None,
 ) -> None:
-    """Convert tars to LMDBs or back, every record verified; what is converted already is not done again."""
+    """Convert tars to LMDBs or back, every record verified; skips what is converted already."""
     from mmray.cli.converting import convert_shards
 
     convert_shards(inputs, out, to, layout, workers)
 
 
-for command in (predict, profile, serve, bench_serve, optimize, train):
-    app.command()(command)
+_MODEL_COMMANDS: dict[Callable[..., None], tuple[str, ...]] = {
+    predict: ('mmray predict bundles/stamps --image cat.png --text "a cat"',),
+    profile: ("mmray profile bundles/stamps data/tuxpaint --rows 200",),
+    serve: (
+        "mmray serve bundles/stamps",
+        "mmray serve bundles/stamps bundles/emoji --host 0.0.0.0 --replicas 1:4 --token-file tokens.txt",
+    ),
+    bench_serve: ("mmray bench-serve bundles/stamps --input data/tuxpaint --p99-ms 50",),
+    optimize: ("mmray optimize bundles/stamps --recipe jobs/configs/optimize.yaml --output bundles/fast",),
+    train: ("mmray train jobs/configs/train/student.yaml --output bundles/student",),
+}
+for command, lines in _MODEL_COMMANDS.items():
+    app.command(epilog=examples(*lines))(command)
 
 
 @app.command()
 def doctor(
     bundle: Annotated[
-        str | None, typer.Option(help="Also tell where the nodes of this bundle's graphs run here.")
+        str | None, typer.Option(help="Also show which provider runs the nodes of this bundle's graphs.")
     ] = None,
     json: AsJson = False,
 ) -> None:
@@ -263,7 +287,7 @@ def doctor(
     findings = diagnose(bundle)
     print_findings(findings, as_json=json)
     if any(finding.level == "bad" for finding in findings):
-        raise AuditError("this machine is not fit to run (above)")
+        raise AuditError("this machine is not ready for runs: see the lines marked ✗")
 
 
 def _given(input: list[str] | None, bundle: str | None, output: str | None) -> dict[str, Any]:

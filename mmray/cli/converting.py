@@ -10,6 +10,7 @@ from rich.table import Table
 
 from mmray.cli.display import console, print_line
 from mmray.errors import AuditError
+from mmray.page.table import number
 from mmray.sources.convert import JOURNAL, Conversion, Target, convert
 from mmray.sources.layouts import LayoutName
 from mmray.unread import Tally
@@ -31,20 +32,20 @@ def convert_shards(
     with console.status("converting") as status:
         for conversion in convert(inputs, output, to, layout, workers):
             done.append(conversion)
-            status.update(f"{len(done):,} shards are converted: {escape(conversion.output)}")
+            status.update(f"converted {number(len(done), 'shard')}: {escape(conversion.output)}")
     done.sort(key=attrgetter("output"))
     console.print(_table(done))
     unread = Tally()
     for one in done:
         unread.add_all({kind: (n, f"{one.source}: {example}") for kind, (n, example) in one.unread.items()})
     for kind, count in unread.most_common():
-        print_line(f"not carried over, {kind}: {count.number:,}, as {count.example}")
+        print_line(f"not converted, {kind}: {count.number:,}, as {count.example}")
     named = [(one, key, reason) for one in done for key, reason in one.reasons.items()]
     for one, key, reason in named[:_NAMED]:
         console.print(f"[red]✗[/] {escape(f'{one.source}: record {key!r}: {reason}')}", soft_wrap=True)
     if lost := sum(one.lost for one in done):
         raise AuditError(
-            f"{lost} records could not be carried over ({output}/{JOURNAL} names them); all others are"
+            f"{number(lost, 'record')} not converted ({output}/{JOURNAL} names them); all others are"
         )
 
 

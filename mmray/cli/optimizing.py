@@ -13,6 +13,7 @@ from rich.measure import Measurement
 
 from mmray.bundle import Bundle
 from mmray.cli.display import console, print_line
+from mmray.cli.outgoing import check_file
 from mmray.errors import AuditError, UsageError
 from mmray.optimize.cards import Known, know
 from mmray.optimize.compare import describe, reasons, tradeoff_table, variants_table
@@ -40,8 +41,15 @@ def optimize_bundle(directory: str, recipe_file: Path, output: Path, again: str 
 
 
 def compare_bundles(directories: Sequence[str], html: Path | None) -> None:
-    """Print what one bundle is worth, or two side by side; write the same, and more, as a page."""
-    known = know(*map(Bundle.open, directories))
+    """Print what one bundle is worth, or two side by side; write the same, and more, as a page.
+
+    Raises:
+        UsageError: a directory is no bundle, or the page cannot be written there.
+    """
+    bundles = [Bundle.open(directory) for directory in directories]
+    if html:
+        check_file("--html", html)
+    known = know(*bundles)
     for line in describe(known):
         print_line(line)
     _print(known)

@@ -57,7 +57,7 @@ def predict_record(
     Args:
         directory: of the bundle.
         given: at least one modality that the bundle takes.
-        explain: also decide with each modality left out.
+        explain: also predict without each modality.
         as_json: print what the server would answer.
         assignments: ``key=value`` of `Settings`.
 
@@ -149,11 +149,11 @@ def _print_answer(answer: dict[str, Any]) -> None:
     if len(answer["scores"]) > _SHOWN:
         print_line(f"and {len(answer['scores']) - _SHOWN} more: --json has all")
     for modality, left in answer.get("without", {}).items():
-        changed = "" if left["label"] == answer["label"] else ": decides otherwise"
+        changed = "" if left["label"] == answer["label"] else ": another label"
         print_line(f"without {modality}: {_named(left)} {left['score']:.3f}{changed}")
     took = answer["latency_ms"]
     print_line(f"preprocessing {took['preprocess']:.0f} ms, model {took['model']:.0f} ms")
 
 
 def _named(decision: dict[str, Any]) -> str:
-    return decision["label"] or "no label, for the score is too low:"
+    return decision["label"] or "no label (score too low):"

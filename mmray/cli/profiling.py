@@ -9,7 +9,9 @@ from rich.table import Table
 
 from mmray.bundle import Bundle
 from mmray.cli.display import console, print_line
+from mmray.cli.outgoing import check_file
 from mmray.engine import Provider
+from mmray.page.table import number
 from mmray.report.bottleneck import bottleneck, stages
 from mmray.sources import list_shards
 from mmray.tracing.profile import profile, write_trace
@@ -31,8 +33,11 @@ def profile_records(
         trace: file that is written.
     """
     bundle = Bundle.open(directory)
+    check_file("--trace", trace)
     found = profile(bundle, list_shards(list(inputs)), variant=variant, provider=provider, rows=rows)
-    print_line(f"{found.rows} records by one worker, variant {found.variant}, in batches as in a job")
+    print_line(
+        f"{number(found.rows, 'record')} by one worker, variant {found.variant}, in batches as in a job"
+    )
     told = {"stage_seconds": dict(found.seconds)}
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("stage", "ms a record", "share", "without it, at most"):

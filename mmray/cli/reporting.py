@@ -6,17 +6,21 @@ from functools import partial
 from pathlib import Path
 
 from mmray.cli.display import print_line
+from mmray.cli.outgoing import check_file
 from mmray.errors import UsageError
 from mmray.pipeline.rundir import RunDirectory
 
 
 def report_run(run: str, other: str | None, html: Path | None, labels: str | None, gallery: int) -> None:
-    """Write the page of a run anew, or one that compares two.
+    """Write the page of a run again, or one that compares two.
 
     Raises:
         OutputError: no run there.
-        UsageError: a package is not installed, or what was asked for does not go together.
+        UsageError: a package is not installed, the page cannot be written there, or the options exclude each
+            other.
     """
+    if html:
+        check_file("--html", html)
     if other is None:
         from mmray.report.page import write_report
 

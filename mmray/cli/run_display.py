@@ -200,7 +200,7 @@ def _describe_devices(devices: Mapping[str, Any], busy: float) -> str:
 def _describe_cascade(found: dict[str, Any]) -> str:
     parts = [", ".join(f"{share:.1%} after stage {stage}" for stage, share in found["left"].items())]
     if found["shadowed"]:
-        parts.append(f"{found['agreed']} of {found['shadowed']} early answers as in full")
+        parts.append(f"{found['agreed']} of {found['shadowed']} early answers agree with the full model")
     if found["saved_s"] is not None:
         parts.append(f"{found['saved_s']:.1f} s of work saved")
     return "; ".join(parts) + ("; [bold yellow]shifted[/]" if found["shift"] else "")

@@ -70,7 +70,9 @@ def serve_bundles(bundles: list[str], asked: Asked) -> None:
             with server:
                 ending.listen()
                 if public and not guarded:
-                    print_line(f"whoever reaches {asked.host} may ask: set MMRAY_TOKEN, or --token-file")
+                    print_line(
+                        f"anyone who reaches {asked.host} may use it: set MMRAY_TOKEN, or --token-file"
+                    )
                 for bundle, prefix in places.items():
                     url = server.deploy(settings[bundle], name=prefix.strip("/") or "mmray", prefix=prefix)
                     ending.code = 0
@@ -78,14 +80,14 @@ def serve_bundles(bundles: list[str], asked: Asked) -> None:
                 _wait(server)
         except (KeyboardInterrupt, SystemExit):  # the latter from Ray's own handler, while it starts
             if ending.code:
-                raise Interrupted("interrupted before it served") from None
+                raise Interrupted("interrupted before the server was ready") from None
 
 
 def _wait(server: Server) -> None:
     try:
         server.wait()
     except KeyboardInterrupt:
-        print_line("finishing what was begun")
+        print_line("finishing open requests")
     except EngineError as e:
         # Ray's own end would wait for what is dead. All that it started dies with this process.
         print_error(str(e))

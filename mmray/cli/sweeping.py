@@ -13,11 +13,13 @@ from rich.table import Table
 
 from mmray.bundle import Bundle
 from mmray.cli.display import console, print_line
+from mmray.cli.outgoing import check_file
 from mmray.errors import AuditError, UsageError
 from mmray.load.bodies import bodies
 from mmray.load.latency import Step
 from mmray.load.served import Setting, command_of, settings_of
 from mmray.load.sweep import Asked, Found, best_of, measure
+from mmray.page.table import number
 
 _CLIENT_BUSY = 0.7  # of a core: beyond that the client is part of what is measured
 _CLIENT_LATE = 0.2  # of the target: likewise
@@ -54,6 +56,7 @@ def sweep(asked: Asked, grid: Grid, inputs: Sequence[str], records: int, plot: P
             f"--replicas {most}: each takes a CPU, and there are {cpus}; ask for fewer, or --set cpus=0.5"
         )
     if plot:
+        check_file("--plot", plot)
         try:
             from mmray.load.plot import draw_sweep
         except ModuleNotFoundError as e:
@@ -62,7 +65,8 @@ def sweep(asked: Asked, grid: Grid, inputs: Sequence[str], records: int, plot: P
     sent = bodies(inputs, records)
     settings = settings_of(grid.replicas, grid.batch_rows, grid.waits_ms)
     print_line(
-        f"{len(sent)} records, {asked.requests:,} requests a step, {len(settings)} settings; "
+        f"{number(len(sent), 'record')}, {asked.requests:,} requests a step, "
+        f"{number(len(settings), 'setting')}; "
         f"client and server share {cpus} CPUs"
     )
     found = [_measure(setting, asked, sent) for setting in settings]
@@ -97,7 +101,7 @@ def client_warning(step: Step, target_ms: float) -> str:
     if step.client_share > _CLIENT_BUSY:
         return f"the client used {step.client_share:.0%} of a core: it may be what is slow here"
     if step.late_ms > _CLIENT_LATE * target_ms:
-        return f"the client sent up to {step.late_ms:.1f} ms late (p99): it wants a CPU of its own"
+        return f"the client sent up to {step.late_ms:.1f} ms late (p99): give it a CPU of its own"
     return ""
 
 

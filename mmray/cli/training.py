@@ -11,6 +11,7 @@ from rich.table import Table
 
 from mmray.bundle import Bundle
 from mmray.cli.display import console, print_line
+from mmray.cli.outgoing import check_file
 from mmray.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def train_recipe(recipe_file: Path, asked: Asked) -> None:
     work = asked.work or Path("runs/train") / asked.output.name
     places = Places(work, Path("data/prepared"), asked.downloads)
     if asked.trace:
+        check_file("--profile", asked.trace)
         _print_profile(profile_training(Training(recipe, places, print_line), _PROFILED, asked.trace))
         print_line(f"wrote {asked.trace}: open it at ui.perfetto.dev, or in chrome://tracing")
         return

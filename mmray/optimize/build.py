@@ -89,7 +89,7 @@ def build_bundle(
         scorecard = {
             "records": _counts(encoded, examples),
             "splits": Assigned(examples.splits, encoded.rule).counts(examples.groups),
-            "test_uses": [{"variant": FP32, "when": _now(), "why": "told when it was built"}],
+            "test_uses": [{"variant": FP32, "when": _now(), "why": "reported when it was built"}],
             "majority": _majority(seen),
             "cross_validation": {
                 "folds": recipe.folds,

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from mmray.bundle import Bundle
 from mmray.optimize.cards import Accuracy, Known, Slice
-from mmray.page.table import Table, share
+from mmray.page.table import Table, number, share
 
 
 def describe(known: Known) -> list[str]:
-    """Which bundle each side is, in one line."""
-    return [_describe(side, known.bundles) for side in known.bundles]
+    """Which bundle each side is, and what `variant: auto` chooses from; two lines each."""
+    return [line for side in known.bundles for line in _describe(side, known.bundles)]
 
 
 def tradeoff_table(known: Known, *, settings: bool = False) -> Table:
@@ -142,13 +142,22 @@ def uses_table(known: Known) -> Table:
     return Table(header, rows, frozenset(header)).trimmed()
 
 
-def _describe(side: str, bundles: Mapping[str, Bundle]) -> str:
+def _describe(side: str, bundles: Mapping[str, Bundle]) -> tuple[str, str]:
     bundle = bundles[side]
     others = [(s, other) for s, other in bundles.items() if s != side]
     made = "".join(f", made from {s}" for s, other in others if other.digest in bundle.manifest.parents)
     takes = " + ".join(bundle.spec.modalities)
     named = f"{side}: " if side else ""
-    return f"{named}{bundle.manifest.name} {bundle.digest[:12]}, {takes}, {len(bundle.labels)} labels{made}"
+    labels = number(len(bundle.labels), "label")
+    variants = bundle.manifest.variants
+    fitting = [name for name in bundle.passing() if variants[name].cascade is None]
+    cascades = [name for name in bundle.passing() if variants[name].cascade]
+    chosen = f"variant auto is the fastest of {', '.join(fitting)} on the machine that runs it"
+    asked = f"; a cascade only by its name: {', '.join(cascades)}" if cascades else ""
+    return (
+        f"{named}{bundle.manifest.name} {bundle.digest[:12]}, {takes}, {labels}{made}",
+        f"{named}{chosen}{asked}",
+    )
 
 
 def _accuracy(found: Accuracy | None) -> str:

@@ -46,7 +46,7 @@ class Uses:
             if variant in before and not again:
                 raise UsageError(
                     f"{self._parent.path}: {variant} was judged on these test records before, at "
-                    f"{before[variant]}; whoever changes a variant until it passes has fitted it to them: "
+                    f"{before[variant]}; a variant that is changed until it passes is fitted to them: "
                     'give other test records, or say why with --again "reason"'
                 )
 

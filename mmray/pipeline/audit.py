@@ -135,7 +135,7 @@ def audit(out: RunDirectory, *, recount: bool = False) -> Audit:
         problems += _check_shard(verdict)
     changed = changes(shards)
     problems += [
-        f"{id}: changed since the run was planned: {why}; run it anew with --accept-changes"
+        f"{id}: changed since the run was planned: {why}; process it again with --accept-changes"
         for id, why in changed.items()
     ]
     if recount:

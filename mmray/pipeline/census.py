@@ -93,7 +93,7 @@ def take_census(shards: Sequence[Shard], options: ReadOptions, foreign: KindOf |
         names.update(name for row in block["fields"].to_pylist() for name, _ in row or ())
         if options.carry:
             names.update(name for meta in block["meta"].to_pylist() for name in meta_fields(meta))
-    size = sum(pc.sum(column).as_py() or 0 for one, block in found for column in _sizes(one.shard, block))
+    size = sum(_bytes(one.shard, block) for one, block in found)
     return Census(
         records,
         max(1.0, size / records),
@@ -145,8 +145,13 @@ def _sets(block: pa.Table) -> Iterable[str]:
             yield "unreadable"
 
 
-def _sizes(shard: Shard, block: pa.Table) -> list[pa.ChunkedArray]:
-    """Columns whose sum is about the bytes that the records of a block take in their shard."""
+def _bytes(shard: Shard, block: pa.Table) -> int:
+    """About how many bytes of a shard the records of its first block take."""
+    last = block.slice(block.num_rows - 1)
+    if last["end"][0].as_py() and not last["error"][0].is_valid:  # the block is all of the shard
+        return shard.size
     if shard.format in ("webdataset", "tfrecord", "csv", "jsonl"):
-        return [block["length"]]
-    return [pc.binary_length(block[column]) for column in EXTENSIONS]
+        columns = [block["length"]]
+    else:
+        columns = [pc.binary_length(block[column]) for column in EXTENSIONS]
+    return sum(pc.sum(column).as_py() or 0 for column in columns)

@@ -13,6 +13,7 @@ import ray
 from mmray import signals
 from mmray.errors import MmrayError, RunError, UsageError, one_line
 from mmray.pipeline.plan import Machines
+from mmray.ray_address import check_ray_address
 
 
 @contextmanager
@@ -27,6 +28,7 @@ def connected() -> Iterator[Machines]:
     )  # the future default; without it Ray warns
     owner = not ray.is_initialized()
     if owner:
+        check_ray_address()
         try:
             with _muted():
                 ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
@@ -37,7 +39,7 @@ def connected() -> Iterator[Machines]:
             raise
         except Exception as e:  # whatever keeps Ray from starting: ports, memory, disk
             reason = f"Ray could not be started: {one_line(e)}"
-            raise RunError(f"{reason}; Ray's logs say more; mend that, and run the same command again") from e
+            raise RunError(f"{reason}; Ray's logs say more; fix that, and run the same command again") from e
     logging.getLogger("ray").setLevel(logging.ERROR)  # its lines would fight our display; its files stay
     try:
         with signals.raised():  # after ray.init, whose own handler would end the process without a word

@@ -16,6 +16,7 @@ import ray
 from mmray.bundle import Bundle
 from mmray.coverage import Missing
 from mmray.errors import Interrupted, RunError, one_line
+from mmray.page.table import number
 from mmray.pipeline.advice import advise
 from mmray.pipeline.isolate import names
 from mmray.pipeline.job import Job
@@ -28,7 +29,7 @@ from mmray.sources import ReadOptions, Shard, read
 _TRIED_ROWS = 64
 
 
-def settled(plan: Plan, earlier: Mapping[str, Any] | None) -> Plan:
+def with_variant(plan: Plan, earlier: Mapping[str, Any] | None) -> Plan:
     """The plan with one variant for all parts: the config's, or that of the run which this one continues.
 
     Else it is the fastest on one of the machines that will run it.
@@ -130,8 +131,8 @@ def execute_retry(plan: Plan, parts: Sequence[str], shards: Sequence[Shard], met
         run_retry(parts, _job(plan), plan, meter.handle, {shard.id: shard for shard in shards})
         if lost := meter.take_lost():
             raise RunError(
-                f"{len(lost)} parts were not retried, all others are done: the worker {names(lost)}; run the "
-                "same command again"
+                f"{number(len(lost), 'part')} not retried, all others are done: the worker {names(lost)}; "
+                "run the same command again"
             )
 
 
@@ -148,7 +149,7 @@ def locate(plan: Plan, shard: Shard, wanted: Missing) -> pa.Table:
     except Exception as e:  # a process of its own reads them: whatever happens to it, the shard is named
         raise RunError(
             f"{shard.name}: workers die at its rows from {wanted.first} on, and their addresses cannot be "
-            f"read: {_root_cause(e)}; mend that shard, and run the same command again"
+            f"read: {_root_cause(e)}; fix that shard, and run the same command again"
         ) from e
     return table
 
@@ -159,7 +160,7 @@ def _addresses(shard: Shard, options: ReadOptions, wanted: Missing) -> pa.Table:
 
 
 def _job(plan: Plan) -> Job:
-    # The provider is settled here: a worker that has no GPU of its own must not take one that it sees.
+    # The provider is chosen here: a worker that has no GPU of its own must not take one that it sees.
     provider = plan.survey.config.provider
     if provider == "auto":
         provider = "cuda" if plan.accelerated else "cpu"
@@ -171,7 +172,7 @@ def _job(plan: Plan) -> Job:
         threads=1,
         ladder=plan.ladder,
         memory_bytes=plan.memory_bytes,
-        claim=plan.claim,
+        lease=plan.lease,
     )
 
 

@@ -138,7 +138,7 @@ class RetryWorker(FusedWorker):
             if again != [{name: reject[name] for name in _PLACE} for reject in here]:
                 raise RunError(
                     f"{shard.name}: its rejected records are no longer where they were, so it changed; "
-                    "nothing of it was retried; run it anew with mmray run --accept-changes"
+                    "nothing of it was retried; process it again with `mmray run --accept-changes`"
                 )
         return pa.concat_tables(outcomes)
 

@@ -33,7 +33,7 @@ configs:
 | --- | --- |
 | `parts/` | predictions, a row for each record |
 | `rejects/` | records that could not be processed, and why |
-| `faults/` | places where a shard is damaged, so that nobody knows how many records are lost there |
+| `faults/` | places where a shard is damaged, so that an unknown number of records is lost there |
 | `report.html` | all of it as a page: time, counts, labels, confidence; `mmray report .` makes it anew |
 | `summary.json` | counts, speed and settings |
 | `plan.json`, `events.jsonl`, `leases/` | what mmray needs to resume, audit and retry; leave them here |

@@ -27,9 +27,9 @@ _BLAMED: Mapping[str, Stage] = {"read": "read", "preprocess": "preprocess"}
 _ENDS: Mapping[End, tuple[str, str]] = {
     "died": ("worker-died", "died"),
     "hung": ("worker-hung", "stood still for stall_s"),
-    "out of memory": ("worker-out-of-memory", "wanted more memory than it may have"),
+    "out of memory": ("worker-out-of-memory", "needed more memory than its limit"),
 }
-_WHY = "again and again, and at last with this record alone; Ray's logs say more"
+_WHY = "several times, the last time with only this record; Ray's logs say more"
 
 Gaps = list[tuple[Shard, list[Missing]]]  # what is missing, by shard
 _Rows = Sequence[Mapping[str, Any]]  # addresses of consecutive rows

@@ -35,11 +35,11 @@ class Job:
     threads: int  # of one inference: the CPUs that an actor owns
     ladder: Ladder | None = None  # sizes of batches on a device
     memory_bytes: int = 0  # that a worker on a CPU may take; 0: no bound
-    claim: str | None = None  # of the run directory, without which nothing may be written
+    lease: str | None = None  # of the run directory, without which nothing may be written
 
     @property
     def out(self) -> RunDirectory:
-        return RunDirectory.at(self.config.output, self.claim)
+        return RunDirectory.at(self.config.output, self.lease)
 
     def open_bundle(self) -> Bundle:
         """The bundle that the run was planned with.
@@ -51,7 +51,7 @@ class Job:
         if bundle.digest != self.bundle:
             raise RunError(
                 f"{bundle.path}: is another bundle now than when the run was planned "
-                f"({bundle.digest[:12]}, was {self.bundle[:12]}); put that one back"
+                f"({bundle.digest[:12]}, was {self.bundle[:12]}); restore that one"
             )
         return bundle
 

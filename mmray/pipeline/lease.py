@@ -1,10 +1,10 @@
 """Who may write to a run directory: one run at a time, on local disks, shared ones and stores alike.
 
-It needs only listings that show what was written before (S3, GCS and Azure promise it): whoever wants to
-write first writes a claim, then lists the claims. Of two that do so at least one sees the other, and gives
-way; so there are never two, as in Lamport's bakery ("A New Solution of Dijkstra's Concurrent Programming
-Problem", CACM 17:8, 1974). A claim is the fencing token as well: it is written once, whoever takes over
-deletes it, and workers ask for it before each part that they write.
+It needs only listings that show what was written before (S3, GCS and Azure promise it): a run first writes
+its lease, then lists all leases. Of two that do so at least one sees the other, and gives up; so there are
+never two, as in Lamport's bakery ("A New Solution of Dijkstra's Concurrent Programming Problem", CACM 17:8,
+1974). The lease is the fencing token as well: it is written once, a run that takes over deletes it, and
+workers check it before each part that they write.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from mmray.storage import Location
 _BEAT_S = 5.0
 _SILENT_S = 6 * _BEAT_S  # without a beat, whoever is on another machine is taken for dead
 _POLL_S = 1.0
-_TRIES = 5  # while others claim at the same time
-_CLAIM, _BEAT = ".claim", ".beat"
+_TRIES = 5  # while others try at the same time
+_LEASE, _BEAT = ".claim", ".beat"  # of file names
 
 
 @dataclass(frozen=True)
 class Holder:
-    """A process that claims a run directory."""
+    """A process that holds the lease of a run directory."""
 
     host: str
     machine: str  # where process ids mean the same
@@ -76,49 +76,49 @@ def held(out: RunDirectory, say: Callable[[str], None]) -> Iterator[RunDirectory
     """
     with out.writing():
         out.leases.make_directory()
-        claim = _claimed(out, say)
-    beat = claim.parent / (claim.name.removesuffix(_CLAIM) + _BEAT)
+        lease = _acquired(out, say)
+    beat = lease.parent / (lease.name.removesuffix(_LEASE) + _BEAT)
     done = threading.Event()
-    beating = threading.Thread(target=_beat, args=(claim, beat, done), name="lease", daemon=True)
+    beating = threading.Thread(target=_beat, args=(lease, beat, done), name="lease", daemon=True)
     beating.start()
     try:
-        yield replace(out, claim=claim)
+        yield replace(out, lease=lease)
     finally:
         done.set()
         beating.join()
         with suppress(OSError):  # whoever comes next finds this process dead
             beat.delete()
-            claim.delete()
+            lease.delete()
 
 
-def _claimed(out: RunDirectory, say: Callable[[str], None]) -> Location:
-    """A claim, where nobody else who lives has one."""
+def _acquired(out: RunDirectory, say: Callable[[str], None]) -> Location:
+    """A lease, where no other live process has one."""
     for _ in range(_TRIES):
-        claim = out.leases / f"{uuid4().hex[:12]}{_CLAIM}"
-        claim.write_atomically(json.dumps(asdict(Holder.this())).encode())
+        lease = out.leases / f"{uuid4().hex[:12]}{_LEASE}"
+        lease.write_atomically(json.dumps(asdict(Holder.this())).encode())
         try:
-            if _is_alone(out, claim, say):
-                return claim
+            if _is_alone(out, lease, say):
+                return lease
         except BaseException:
-            claim.delete()
+            lease.delete()
             raise
-        claim.delete()
-        sleep(random.uniform(0, _POLL_S))  # the other one only claims, too; perhaps it gives way
-    raise OutputError(f"{out}: others begin to work on it at the same time; choose another --output")
+        lease.delete()
+        sleep(random.uniform(0, _POLL_S))  # the other one only tries, too; perhaps it gives up
+    raise OutputError(f"{out}: other runs are starting in it at the same time; choose another --output")
 
 
-def _is_alone(out: RunDirectory, claim: Location, say: Callable[[str], None]) -> bool:
-    """Whether nobody else who lives has a claim; those of the dead go.
+def _is_alone(out: RunDirectory, lease: Location, say: Callable[[str], None]) -> bool:
+    """Whether no other live process has a lease; leases of dead ones are deleted.
 
     Raises:
-        OutputError: somebody works already.
+        OutputError: another run works on it.
     """
-    for other in _others(out, claim):
+    for other in _others(out, lease):
         holder = _holder(other)
         if holder is None:
             continue
         if _is_gone(other, holder, say):
-            say(f"took over from {holder}, which is gone")
+            say(f"took over from {holder}, which has ended")
             other.delete()
         elif _beat_of(other) is None:
             return False
@@ -129,44 +129,44 @@ def _is_alone(out: RunDirectory, claim: Location, say: Callable[[str], None]) ->
     return True
 
 
-def _others(out: RunDirectory, claim: Location) -> list[Location]:
+def _others(out: RunDirectory, lease: Location) -> list[Location]:
     names = [file.base_name for file in out.leases.files()]
-    return [out.leases / name for name in names if name.endswith(_CLAIM) and name != claim.name]
+    return [out.leases / name for name in names if name.endswith(_LEASE) and name != lease.name]
 
 
-def _holder(claim: Location) -> Holder | None:
-    """Whose claim it is; None where it went away meanwhile, or is not one."""
+def _holder(lease: Location) -> Holder | None:
+    """Whose lease it is; None where it was deleted meanwhile, or is none."""
     try:
-        return Holder(**json.loads(claim.read_bytes()))
+        return Holder(**json.loads(lease.read_bytes()))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 
 
-def _is_gone(claim: Location, holder: Holder, say: Callable[[str], None]) -> bool:
+def _is_gone(lease: Location, holder: Holder, say: Callable[[str], None]) -> bool:
     if holder.is_here:
         return holder.is_dead
-    before, until = _beat_of(claim), monotonic() + _SILENT_S
+    before, until = _beat_of(lease), monotonic() + _SILENT_S
     say(f"waits up to {_SILENT_S:.0f} s to see whether {holder}, still works on it")
     while monotonic() < until:
-        if _beat_of(claim) != before:
+        if _beat_of(lease) != before:
             return False
         sleep(_POLL_S)
     return True
 
 
-def _beat_of(claim: Location) -> bytes | None:
+def _beat_of(lease: Location) -> bytes | None:
     try:
-        return (claim.parent / (claim.name.removesuffix(_CLAIM) + _BEAT)).read_bytes()
+        return (lease.parent / (lease.name.removesuffix(_LEASE) + _BEAT)).read_bytes()
     except FileNotFoundError:
         return None
 
 
-def _beat(claim: Location, beat: Location, done: threading.Event) -> None:
-    """Say again and again that this process lives, as long as it has its claim."""
+def _beat(lease: Location, beat: Location, done: threading.Event) -> None:
+    """Say again and again that this process lives, as long as it has its lease."""
     count = 0
     while True:
         with suppress(OSError):  # a full disk, a store that is away for a while: it still lives
-            if not claim.exists():
+            if not lease.exists():
                 return
             beat.write_atomically(str(count).encode())
             count += 1

@@ -1,7 +1,7 @@
 """What the parts of a run cover, read from their footers alone: the run's only record of what is done.
 
 A part, the rejects and the shard faults of the same rows share a file name; the part is written last, so it
-stands for all. Parts may overlap after a crash or a retry: then the larger one counts, and `settle` deletes
+stands for all. Parts may overlap after a crash or a retry: then the larger one counts, and `clean_up` deletes
 the other.
 """
 
@@ -101,7 +101,7 @@ class Ledger:
     superseded: list[str] = field(default_factory=list)  # parts whose rows others hold, too
     foreign: list[str] = field(default_factory=list)  # files in parts/ that are not parts
     orphans: list[str] = field(default_factory=list)  # "rejects/x.parquet": rejects and faults without a part
-    bereft: list[str] = field(default_factory=list)  # parts whose rejects or faults went away
+    incomplete: list[str] = field(default_factory=list)  # parts whose rejects or faults went away
     coverage: dict[str, list[Interval]] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
 
@@ -119,7 +119,7 @@ class Ledger:
         for folder, holds in ((out.rejects, "rejected"), (out.faults, "faults")):
             there = {file.base_name for file in folder.files()} - {NONE}
             ledger.orphans += [f"{folder.name}/{name}" for name in sorted(there - kept)]
-            ledger.bereft += [p.name for p in ledger.parts if getattr(p, holds) and p.name not in there]
+            ledger.incomplete += [p.name for p in ledger.parts if getattr(p, holds) and p.name not in there]
         return ledger
 
     @classmethod
@@ -140,12 +140,12 @@ class Ledger:
                     ledger.coverage[shard] = [interval]
         return ledger
 
-    def settle(self, out: RunDirectory) -> None:
+    def clean_up(self, out: RunDirectory) -> None:
         """Delete what a crash left behind: superseded parts with their rejects, orphaned rejects, torn files.
 
         To be called while no worker writes.
         """
-        out.check_claim()
+        out.check_lease()
         for name in self.superseded:
             out.delete_part(name)
         for name in self.orphans:

@@ -69,10 +69,10 @@ class Plan:
     accelerated: bool  # whether each actor holds a GPU
     actors: int
     part_rows: int
-    variant: str  # "auto" until a race on these machines has settled it
+    variant: str  # "auto" until a race on these machines has chosen one
     ladder: Ladder | None  # sizes of batches on devices; None: actors run on CPUs, which take any
     advice: Advice | None = None  # what CPUs prepare and devices take, where it was measured beforehand
-    claim: str | None = None  # of the run directory (see `mmray.pipeline.lease`)
+    lease: str | None = None  # of the run directory (see `mmray.pipeline.lease`)
 
     @property
     def cascade(self) -> Cascade | None:
@@ -97,7 +97,7 @@ class Plan:
 
     @property
     def least_score(self) -> float | None:
-        """Below which an answer is no label; None: each is, or the variant is not settled yet.
+        """Below which an answer is no label; None: each is, or the variant is not chosen yet.
 
         Raises:
             ConfigError: the variant does not support the risk that was asked for.
@@ -234,12 +234,17 @@ def _actors(config: RunConfig, topology: Topology, accelerated: bool, machines: 
     Without GPUs an actor takes a CPU; in the split topology one must be left for reading and writing, or the
     run would wait for ever.
     """
+    if accelerated and not machines.gpus and not config.autoscaling:
+        raise ConfigError(
+            f"provider: {config.provider} needs a GPU, and this cluster has none; set provider=auto or "
+            "provider=cpu, add a machine with a GPU, or set autoscaling=true on a cluster that grows"
+        )
     room = machines.gpus if accelerated else machines.cpus - (topology == "split")
     actors = config.actors or max(1, room)
     if actors > room and not config.autoscaling:
         raise ConfigError(
             f"actors: {actors} do not fit: {machines.cpus} CPUs and {machines.gpus} GPUs have room for "
-            f"{max(0, room)} in the {topology} topology; set actors lower, add machines, or set "
+            f"{max(0, room)} in the {topology} topology; set a smaller `actors`, add machines, or set "
             "autoscaling=true on a cluster that grows"
         )
     return actors

@@ -57,6 +57,6 @@ class Progress:
 
     def _log(self, event: str, **figures: Any) -> None:  # noqa: ANN401  (as JSON has it)
         with suppress(OSError):
-            claim = self._out.claim
-            if claim is None or claim.exists():
+            lease = self._out.lease
+            if lease is None or lease.exists():
                 self._out.log(event, **figures)

@@ -18,7 +18,7 @@ def prune(out: RunDirectory, shard_ids: Collection[str]) -> Ledger:
     A part that holds other rows, too, is written anew without the stale ones before it is deleted. A crash
     between the two leaves both; the next call starts again from the old one.
     """
-    out.check_claim()
+    out.check_lease()
     for part in Ledger.load(out).parts:
         kept = {shard: runs for shard, runs in part.coverage.items() if shard in shard_ids}
         if len(kept) == len(part.coverage):

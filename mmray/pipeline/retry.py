@@ -11,7 +11,7 @@ from mmray.config import RunConfig
 from mmray.errors import OutputError
 from mmray.pipeline.audit import audit
 from mmray.pipeline.cluster import connected
-from mmray.pipeline.execute import execute_retry, settled
+from mmray.pipeline.execute import execute_retry, with_variant
 from mmray.pipeline.lease import held
 from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.plan import make_plan
@@ -58,14 +58,14 @@ def retry(output: str, overrides: Callable[[Mapping[str, Any]], RunConfig], watc
             prune(out, found.unchanged(earlier))
             out.begin({**earlier, "shards": [shard.to_list() for shard in found.shards]})
         ledger = Ledger.load(out)
-        ledger.settle(out)
+        ledger.clean_up(out)
         watcher.surveyed(found, ledger)
         parts = [part.name for part in ledger.parts if part.rejected]
         missing = ledger.missing(found.shards)
         if not parts and not missing:
             return conclude(out, found, ledger, audit(out), {})
         with connected() as machines:
-            plan = settled(replace(make_plan(found, machines), claim=str(out.claim)), earlier)
+            plan = with_variant(replace(make_plan(found, machines), lease=str(out.lease)), earlier)
             watcher.planned(plan)
             names = [shard.name for shard, _ in missing]
             rejects = ledger.rejects.total()
@@ -78,5 +78,5 @@ def retry(output: str, overrides: Callable[[Mapping[str, Any]], RunConfig], watc
                 counted = meter.read()
             progress.write(counted)
             ledger = Ledger.load(out)
-            ledger.settle(out)
+            ledger.clean_up(out)
         return conclude(out, found, ledger, audit(out), describe(plan, counted, started))

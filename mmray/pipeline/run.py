@@ -10,9 +10,10 @@ from time import time
 from mmray import __version__
 from mmray.config import RunConfig
 from mmray.errors import RunError
+from mmray.page.table import number
 from mmray.pipeline.audit import Audit, audit
 from mmray.pipeline.cluster import connected
-from mmray.pipeline.execute import balanced, execute, locate, settled
+from mmray.pipeline.execute import balanced, execute, locate, with_variant
 from mmray.pipeline.isolate import Gaps, Suspects, names, reject
 from mmray.pipeline.lease import held
 from mmray.pipeline.ledger import Ledger
@@ -28,7 +29,7 @@ from mmray.pipeline.watchdog import RunningMeter, metered
 # Passes in a row in which workers died and nothing was done. Where several died it is no record's fault;
 # where one did, the third pass has its rows in pieces.
 _IDLE_PASSES = {"several": 1, "one": 2}
-_MEND = "mend that, and run the same command again"
+_MEND = "fix that, and run the same command again"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def preview(config: RunConfig, *, moved: bool = False) -> tuple[Plan, Ledger]:
     if earlier is not None:
         found.check_resumable(earlier, moved=moved)
     with connected() as machines:
-        plan = balanced(settled(make_plan(found, machines), earlier))
+        plan = balanced(with_variant(make_plan(found, machines), earlier))
         return plan, Ledger.load(out) if earlier else Ledger()
 
 
@@ -81,10 +82,10 @@ def run(config: RunConfig, watcher: Watcher, *, accept_changes: bool = False, mo
         if earlier is not None:
             found.check_resumable(earlier, accept_changes=accept_changes, moved=moved)
             ledger = Ledger.load(out)
-            ledger.settle(out)
+            ledger.clean_up(out)
             if accept_changes:
                 ledger = prune(out, found.unchanged(earlier, moved=moved))
-            ledger = _set_aside(out, ledger.bereft, ledger, watcher)
+            ledger = _without_broken(out, ledger.incomplete, ledger, watcher)
             if moved:  # from now on the files are compared with what they are here
                 out.begin({**earlier, "shards": [shard.to_list() for shard in found.shards]})
         watcher.surveyed(found, ledger)
@@ -93,7 +94,7 @@ def run(config: RunConfig, watcher: Watcher, *, accept_changes: bool = False, mo
             if not ledger.missing(found.shards):
                 return conclude(out, found, ledger, verdict, {})
         with connected() as machines:
-            plan = settled(replace(make_plan(found, machines), claim=str(out.claim)), earlier)
+            plan = with_variant(replace(make_plan(found, machines), lease=str(out.lease)), earlier)
             watcher.planned(plan)
             out.begin(plan.to_json())
             out.log(
@@ -116,17 +117,19 @@ def _audited(out: RunDirectory, ledger: Ledger, watcher: Watcher) -> tuple[Ledge
     verdict = audit(out)
     if not verdict.broken:
         return ledger, verdict
-    return _set_aside(out, verdict.broken, ledger, watcher), audit(out)
+    return _without_broken(out, verdict.broken, ledger, watcher), audit(out)
 
 
-def _set_aside(out: RunDirectory, broken: Sequence[str], ledger: Ledger, watcher: Watcher) -> Ledger:
+def _without_broken(out: RunDirectory, broken: Sequence[str], ledger: Ledger, watcher: Watcher) -> Ledger:
     """The ledger without parts that are of no use; their rows are missing then."""
     if not broken:
         return ledger
-    watcher.said(f"does again what is in {len(broken)} broken files; they are in {out}/broken now")
+    watcher.said(
+        f"moved {number(len(broken), 'damaged file')} to {out}/broken; the rows in them are processed again"
+    )
     out.log("set aside", files=broken)
     for name in broken:
-        out.set_aside(name)
+        out.move_to_broken(name)
     return Ledger.load(out)
 
 
@@ -147,7 +150,7 @@ def process(plan: Plan, out: RunDirectory, ledger: Ledger, meter: RunningMeter) 
             out.log("broke off", reason=str(e))
             raise
         before, ledger = ledger.rows, Ledger.load(out)
-        ledger.settle(out)
+        ledger.clean_up(out)
         missing, lost = ledger.missing(plan.survey.shards), meter.take_lost()
         idle = idle + 1 if ledger.rows == before else 0
         if lost:
@@ -171,7 +174,7 @@ def _check_hope(idle: int, missing: Gaps, lost: Sequence[Doing], unreadable: Map
         lost: what the workers were at that died.
         unreadable: why shards cannot be read, by name.
     """
-    name, count = missing[0][0].name, f"{len(missing)} shards are incomplete"
+    name, count = missing[0][0].name, f"{number(len(missing), 'shard')} incomplete"
     if all(shard.name in unreadable for shard, _ in missing):
         raise RunError(f"{count}, all others are done; {name}: {unreadable[name]}; {_MEND}")
     if idle > _IDLE_PASSES["several" if len(lost) > 1 else "one"]:

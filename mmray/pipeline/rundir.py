@@ -3,7 +3,7 @@
 out/  plan.json  parts/*.parquet  rejects/*.parquet  faults/*.parquet  events.jsonl  summary.json
       report.html (see `mmray.report`)
       README.md and none.parquet for who reads it with other libraries (see `mmray.pipeline.guide`)
-      leases/ of whoever writes  broken/ what an audit found unusable and a later run did again
+      leases/ of the run that writes  broken/ damaged files, whose rows a later run processed again
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pyarrow.fs as pafs
 
 from mmray.errors import OutputError, RunError
 from mmray.pipeline.guide import NONE, README, no_rejects
-from mmray.remote import StoreError
+from mmray.remote import RefusedError, StoreError
 from mmray.storage import Location
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # what may pass, so that the same command can go on
@@ -37,11 +37,11 @@ class RunDirectory:
     """Names and small files of one run. A part, its rejects and its shard faults share a file name."""
 
     root: Location
-    claim: Location | None = None  # of whoever may write, while it may (see `mmray.pipeline.lease`)
+    lease: Location | None = None  # without which this run must not write (see `mmray.pipeline.lease`)
 
     @classmethod
-    def at(cls, place: str, claim: str | None = None) -> RunDirectory:
-        return cls(Location.parse(place), Location.parse(claim) if claim else None)
+    def at(cls, place: str, lease: str | None = None) -> RunDirectory:
+        return cls(Location.parse(place), Location.parse(lease) if lease else None)
 
     def __str__(self) -> str:
         return str(self.root)
@@ -123,21 +123,21 @@ class RunDirectory:
         for place in self.folders:
             (place / name).delete()
 
-    def set_aside(self, name: str) -> None:
+    def move_to_broken(self, name: str) -> None:
         """Move the files of a part where no run counts them, so that its rows are missing."""
-        self.check_claim()
+        self.check_lease()
         for place in self.folders:
             if (place / name).exists():
                 (self.root / "broken").make_directory()
                 (place / name).move_to(self.root / "broken" / f"{place.name}-{name}")
 
-    def check_claim(self) -> None:
+    def check_lease(self) -> None:
         """To be called before anything is written or deleted.
 
         Raises:
             RunError: another run has taken the directory over.
         """
-        if self.claim and not self.claim.exists():
+        if self.lease and not self.lease.exists():
             raise RunError(f"{self}: another run has taken it over, so this one must not write any more")
 
     @contextmanager
@@ -150,6 +150,8 @@ class RunDirectory:
         """
         try:
             yield
+        except RefusedError as e:
+            raise OutputError(f"{e}; choose another --output") from e
         except StoreError:
             raise
         except OSError as e:

@@ -82,7 +82,7 @@ def commit(
         if "abstained" in predicted.column_names
         else 0,
     )
-    out.check_claim()
+    out.check_lease()
     for place, why in ((out.rejects, others), (out.faults, faults)):
         if why.num_rows:
             (place / part.name).write_atomically(_to_parquet(why))

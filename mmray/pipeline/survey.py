@@ -12,6 +12,7 @@ from mmray.canary import check_comparable
 from mmray.confidence import least_score
 from mmray.config import RunConfig
 from mmray.errors import ConfigError, InputError, OutputError
+from mmray.page.table import number
 from mmray.pipeline.census import Census, spread, take_census
 from mmray.pipeline.rundir import WRITTEN
 from mmray.preprocess.foreign_text import foreign_test
@@ -109,15 +110,15 @@ class Survey:
         removed = sorted(set(went) - set(changed))
         if removed:
             raise OutputError(
-                f"{place}: {len(removed)} shards of this run are gone ({', '.join(removed[:3])}); bring them "
-                "back, or choose another --output"
+                f"{place}: {number(len(removed), 'shard')} of this run missing from the input "
+                f"({', '.join(removed[:3])}); bring them back, or choose another --output"
             )
         may_change = {then[id].name for id in mended if id in then}
         unexpected = {*came, *(now[id].name for id in rewritten)} - may_change
         if unexpected and not accept_changes:
-            counts = f"{len(came) - len(changed)} shards are new, {len(changed)} have another size"
+            counts = f"{number(len(came) - len(changed), 'new shard')}, {len(changed)} of another size"
             names = [*came[:3], *(f"{now[id].name}: {why}" for id, why in sorted(rewritten.items())[:3])]
-            counts += f", {len(rewritten)} another content" if rewritten else ""
+            counts += f", {len(rewritten)} with other content" if rewritten else ""
             copied = rewritten and not moved and not self._rewritten(then, moved=True)
             remedy = "; if they were only copied or touched, resume with --moved" if copied else ""
             raise OutputError(

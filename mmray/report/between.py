@@ -1,4 +1,4 @@
-"""Two runs side by side: times, counts, labels, and how often they decide alike on common rows."""
+"""Two runs side by side: times, counts, labels, and how often they agree on common rows."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def _answers(first: Run, second: Run) -> Iterator[str]:
         shares = [Share(name, s.records, s.mean, s.low, s.high) for name, s in judged]
         yield from section("Accuracy, each on its own records", shares_table("run", shares))
     found = agreement(first, second)
-    yield "<h2>Do they decide alike?</h2>"
+    yield "<h2>Do they agree?</h2>"
     if found.all is None:
         yield "<p>They have no labelled rows in common.</p>"
         return
@@ -175,7 +175,7 @@ def _answers(first: Run, second: Run) -> Iterator[str]:
             f"<p>On the {found.gain.records:,} of them whose labels are known, B is right more often by "
             f"{100 * found.gain.mean:+.1f} points; 95 % interval [{low:+.1f}, {high:+.1f}], paired.</p>"
         )
-    yield table_html("Agreement by modalities", shares_table("B predicted from", found.by_set, "alike"))
+    yield table_html("Agreement by modalities", shares_table("B predicted from", found.by_set, "same label"))
     changed = found.changed.common()[:_SHOWN]
     if changed:
         table = pairs_table(changed, found.labels)

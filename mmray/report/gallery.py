@@ -38,7 +38,7 @@ class Shot(NamedTuple):
 
 
 def gallery_html(run: Run, count: int) -> Iterator[str]:
-    """The surest mistakes, or the least sure answers where no labels are known, then rejects.
+    """Most confident mistakes, or the least sure answers where no labels are known, then rejects.
 
     Records without a picture that can be decoded are passed over; shards that cannot be read are named.
 

@@ -107,7 +107,7 @@ def _words(event: Mapping[str, Any]) -> str:
             return f"{number(_count(event, 'workers'), 'worker')} died: {event.get('at')}"
         case "set aside":
             files = event.get("files") or []
-            return f"set aside {number(len(files), 'broken file')}: {', '.join(map(str, files[:3]))}"
+            return f"moved {number(len(files), 'damaged file')} to broken/: {', '.join(map(str, files[:3]))}"
         case "drift":
             return f"warning: {event.get('warning')}"
         case "broke off":

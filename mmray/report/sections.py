@@ -57,9 +57,7 @@ def time_sections(run: Run) -> Iterator[str]:
     this_run = run.this_run
     if any(call.points for call in run.history.calls):
         caption = "Rows predicted and rejected. Pauses between two calls are left out"
-        caption += (
-            "; dashed: the run was continued, with what was written." if len(run.history.calls) > 1 else "."
-        )
+        caption += "; dashed: the run was resumed." if len(run.history.calls) > 1 else "."
         yield "<h2>Rows over time</h2>"
         yield figure_html(lambda size: draw_progress(run.history, size), caption, _TALL)
     stages = stages_table(this_run)
@@ -117,18 +115,20 @@ def answer_sections(run: Run) -> Iterator[str]:
     if rows.stages:
         counts = [(f"stage {stage}", n) for stage, n in sorted(rows.stages.items())]
         yield from section(
-            "Where records left the cascade", counts_table("answered by", counts, rows.stages.total())
+            "Which stage of the cascade answered", counts_table("answered by", counts, rows.stages.total())
         )
     if cascade:
         said = []
         if cascade["shadowed"]:
-            said.append(f"{cascade['agreed']:,} of {cascade['shadowed']:,} early answers were as in full.")
+            said.append(
+                f"{cascade['agreed']:,} of {cascade['shadowed']:,} early answers agree with the full model."
+            )
         if cascade["saved_s"] is not None:
             said.append(f"Early answers saved about {cascade['saved_s']:,.1f} s of work.")
         said += [f"Warning: {cascade['shift']}."] if cascade["shift"] else []
         yield f"<p>{escape(' '.join(said))}</p>" if said else ""
     if canary := run.this_run.get("canary"):
-        yield from section("Does the second bundle decide alike?", _canary(canary["slices"]))
+        yield from section("Does the second bundle agree?", _canary(canary["slices"]))
     if drift := run.this_run.get("drift"):
         yield from _drift(drift)
 
@@ -155,7 +155,7 @@ def truth_sections(run: Run) -> Iterator[str]:
         yield table_html("Accuracy by shards", shares_table("shards", judged.by_shard))
     yield from _calibration(judged)
     yield from confusion_html(judged)
-    yield from section("The surest mistakes", mistakes_table(judged.worst[:30]))
+    yield from section("Most confident mistakes", mistakes_table(judged.worst[:30]))
 
 
 def history_sections(run: Run) -> Iterator[str]:
@@ -179,9 +179,9 @@ def _calibration(judged: Judged) -> Iterator[str]:
     bins = judged.bins
     if not bins:
         return
-    yield "<h2>Is the model as sure as it is right?</h2>"
+    yield "<h2>Is the confidence right?</h2>"
     caption = (
-        "Each point: a tenth of the records, by confidence; bars: 95 % intervals; dashed: as sure as right. "
+        "Each point: a tenth of the records, by confidence; bars: 95 % intervals; dashed: perfect. "
         "Mean distance from it (expected calibration error, Guo et al. 2017): "
         f"{share(judged.calibration_error)}."
     )
@@ -222,7 +222,7 @@ def _canary(slices: Mapping[str, Any]) -> Table:
 def _drift(found: Mapping[str, Any]) -> Iterator[str]:
     yield "<h2>Are these records like those of the tune split?</h2>"
     looks = f"{number(found['tests'], 'look')} at {number(found['records'], 'record')}"
-    said = f"Warning: {found['warning']}." if found["warning"] else f"No difference was told in {looks}."
+    said = f"Warning: {found['warning']}." if found["warning"] else f"No difference was found in {looks}."
     yield f"<p>{escape(said)}</p>"
     rows = [(name, f"{index:.3f}", bar(min(1.0, index))) for name, index in found["psi"].items()]
     rows.sort(key=lambda row: -float(row[1]))

@@ -19,9 +19,12 @@ def verdict(run: Run) -> tuple[str, str]:
     if faults := ledger.faults.total():
         counts += f" + {number(faults, 'shard fault')}"
     if not run.finished:
-        return BAD, f"Unfinished: {counts} so far; the same `mmray run` goes on"
+        return BAD, f"Unfinished: {counts} so far; the same `mmray run` continues"
     if faults:
-        return BAD, f"Records are lost: {counts}; bring the damaged shards whole, then `mmray retry`"
+        return (
+            BAD,
+            f"Records are lost: {counts}; replace the damaged shards with intact copies, then `mmray retry`",
+        )
     if not run.summary.get("ok"):
         return BAD, f"The audit is not clean: {counts}; `mmray audit` says what is wrong"
     most = float(run.plan["config"].get("max_reject_rate", RunConfig.model_fields["max_reject_rate"].default))

@@ -25,6 +25,7 @@ from mmray.bundle import Bundle
 from mmray.confidence import least_score
 from mmray.config import explain
 from mmray.errors import ConfigError, EngineError, UsageError, one_line
+from mmray.ray_address import check_ray_address
 from mmray.serve.deployments import application
 from mmray.serve.ingress import CLIENT_CONNECTIONS, drain, guarded, private_haproxy
 from mmray.serve.ports import check_free
@@ -183,6 +184,7 @@ def ray_lives() -> bool:
 def _start_ray(ends: ExitStack, client_connections: int) -> Path | None:
     """Join the cluster that RAY_ADDRESS names, or start one; `ends` ends that again. HAProxy's directory."""
     haproxy = None
+    check_ray_address()
     try:
         if "RAY_ADDRESS" not in os.environ:
             haproxy = ends.enter_context(private_haproxy(client_connections))

@@ -50,5 +50,5 @@ class Ending:
 
     def _force(self) -> None:
         if self.code:
-            os.write(2, b"error: interrupted before it served\n")
+            os.write(2, b"error: interrupted before the server was ready\n")
         os._exit(self.code)

@@ -22,7 +22,7 @@ class Gathering(Generic[T, R]):
         run: answers a batch, in order.
         cost: of one call.
         most: cost of a batch; a call that alone costs more is a batch of its own.
-        wait_s: how long a batch waits to become fuller.
+        wait_s: how long a batch waits for more records.
     """
 
     def __init__(

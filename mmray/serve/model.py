@@ -143,7 +143,7 @@ class BatchedModel:
 
     async def _probe(self) -> None:
         if not same(await self.answer(self._known), self._known_answer):
-            self._on_thread.fail("the model answers a known record otherwise than when it was loaded")
+            self._on_thread.fail("the model answers a known record differently than when it was loaded")
 
     async def answer(self, work: Work) -> Answered:
         """Preprocess and infer.

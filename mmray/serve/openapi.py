@@ -83,7 +83,7 @@ SCHEMAS: dict[str, Any] = {
 
 _PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
 _EXAMPLES = {
-    "text": {"summary": "a caption alone", "value": {"text": "A drake."}},
+    "text": {"summary": "only a caption", "value": {"text": "A drake."}},
     "image and text": {
         "summary": "a picture of one pixel, with a caption",
         "value": {
@@ -96,7 +96,7 @@ _PROBLEM_EXAMPLE = {
     "type": "about:blank",
     "title": "Unprocessable Entity",
     "status": 422,
-    "detail": "the image breaks off",
+    "detail": "the image is truncated",
     "stage": "preprocess",
     "reason": "image-truncated",
 }
@@ -109,7 +109,7 @@ _SAID = {
     413: "too large",
     415: "not a media type that is read here",
     422: "a record that cannot be predicted",
-    503: "overloaded, or a replica is missing; come back after Retry-After",
+    503: "overloaded, or a replica is missing; try again after Retry-After",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 from contextlib import suppress
@@ -25,8 +26,12 @@ def check_free(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as e:
+            if isinstance(e, socket.gaierror) or e.errno == errno.EADDRNOTAVAIL:
+                raise UsageError(
+                    f"--host {host}: {e.strerror}; give an address of this machine; 0.0.0.0 means all of them"
+                ) from e
             why = f"{e.strerror}{_who_holds(port)}"
-            raise UsageError(f"--port {port}: cannot listen at {host}: {why}; or choose another one") from e
+            raise UsageError(f"--port {port}: cannot listen at {host}: {why}; or choose another port") from e
 
 
 def _who_holds(port: int) -> str:

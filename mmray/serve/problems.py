@@ -70,7 +70,7 @@ def overloaded() -> Problem:
     return Problem(
         503,
         "overloaded",
-        "as many requests are waiting as may; try again",
+        "the queue is full; try again",
         headers={"Retry-After": str(RETRY_AFTER_S)},
     )
 

@@ -32,7 +32,7 @@ _HEALTH = ("/healthz", "/readyz")
 _INDEX = "index.html"
 
 Top = Annotated[int | None, Query(ge=1, le=1_000_000, description="how many labels `scores` has")]
-Explain = Annotated[bool, Query(description="also decide with each modality left out")]
+Explain = Annotated[bool, Query(description="also predict without each modality")]
 Work = Callable[[Body], Awaitable[Response]]
 
 

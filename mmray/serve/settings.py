@@ -36,9 +36,9 @@ class ServeSettings(BaseModel):
     )
     min_replicas: int = Field(1, ge=1)
     max_replicas: int = Field(1, ge=1)
-    cpus: float = Field(1.0, ge=0, description="that Ray sets aside for a replica; it computes on one thread")
+    cpus: float = Field(1.0, ge=0, description="that Ray reserves for a replica; it computes on one thread")
     batch_rows: int = Field(8, ge=1, le=256, description="most records of one inference")
-    batch_wait_s: float = Field(0.0, ge=0, le=1, description="how long a batch waits to become fuller")
+    batch_wait_s: float = Field(0.0, ge=0, le=1, description="how long a batch waits for more records")
     max_records: int = Field(256, ge=1, description="of one batch request")
     body_bytes: int = Field(32 << 20, ge=1, description="largest body of a request")
     bytes_in_flight: int = Field(256 << 20, ge=1, description="that a replica holds of all bodies")
@@ -86,7 +86,7 @@ class ServeSettings(BaseModel):
         tokens = {}
         if (own := os.environ.get("MMRAY_TOKEN")) is not None:
             if not own.strip():
-                raise ConfigError("MMRAY_TOKEN is blank, so it would keep nobody out; set it, or unset it")
+                raise ConfigError("MMRAY_TOKEN is blank, so anyone could use the server; set it, or unset it")
             tokens["MMRAY_TOKEN"] = own.strip()
         if self.token_file is not None:
             tokens |= _tokens_of(self.token_file)
@@ -94,7 +94,7 @@ class ServeSettings(BaseModel):
             if public and len(token) < _LEAST_TOKEN:
                 raise ConfigError(
                     f"{place}: a token of {len(token)} characters can be guessed; make one of {_LEAST_TOKEN} "
-                    "or more, as `openssl rand -hex 32` does, or listen on loopback alone"
+                    "or more, as `openssl rand -hex 32` does, or listen on loopback only"
                 )
         return frozenset(hashlib.sha256(token.encode()).digest() for token in tokens.values())
 

@@ -22,7 +22,7 @@ class Work:
     """Records of one request that are answered together."""
 
     items: list[Item]
-    explain: bool = False  # also decide with each modality left out; of a single record
+    explain: bool = False  # also predict without each modality; of a single record
     is_ours: bool = False  # no request asked for it, so it says nothing of requests
 
 

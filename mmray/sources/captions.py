@@ -72,7 +72,7 @@ class Captions:
         if tab <= start:
             raise InputError(
                 f"{self._path}: byte {start}: not a line of a key (of at most {KEY_BYTES} bytes), a tab and "
-                "a caption; mend or delete that line"
+                "a caption; correct or delete that line"
             )
         return self._data[start:tab], range(tab + 1, stop), min(stop + 1, len(self._data))
 

@@ -276,7 +276,7 @@ def _check_size(name: str, size: int, max_bytes: int) -> None:
 
 
 def _is_path(name: str) -> RecordError:
-    reason = f"{name!r} holds a path or URL, which is not followed; put the bytes into the file"
+    reason = f"{name!r} holds a path or URL, which is not followed; write the bytes into the column"
     return RecordError(reason, "parquet-path")
 
 

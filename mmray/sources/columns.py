@@ -77,7 +77,7 @@ class Columns:
         self._carried = [name for name in options.carry if name in kinds]
         self._watched: dict[str, Unread] = {}  # said of the rows in which they hold something
         self._plain: list[str] = []
-        #: Of unknown names, whose bytes tell what they are: see `settle`.
+        #: Of unknown names, whose bytes tell what they are: see `classify`.
         self.doubtful: Sequence[str] = []
         if options.payload and not self.fault:
             self._sort_others()
@@ -99,7 +99,7 @@ class Columns:
         read = (*self._column_of, *self._watched, *self._carried, *self.doubtful)
         return any(has_lists(self._types[name]) for name in read)
 
-    def settle(self, name: str, head: bytes) -> None:
+    def classify(self, name: str, head: bytes) -> None:
         """Decide about a doubtful column by the first bytes of the first value that it holds."""
         modality = modality_of("", head)
         if modality is None or modality in self._column_of.values():

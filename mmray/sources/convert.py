@@ -20,6 +20,7 @@ from typing import Literal
 import lmdb
 
 from mmray.errors import ChangedError, InputError, OutputError, RecordError, RunError
+from mmray.page.table import number
 from mmray.sources.captions import captions_beside
 from mmray.sources.formats import SUFFIXES
 from mmray.sources.layouts import LayoutName
@@ -138,7 +139,7 @@ def convert(
             failures.append(f"{task.shard.name}: {outcome}")
     if failures:
         raise RunError(
-            f"{len(failures)} shards could not be converted, all others are; {failures[0]}; mend that, and "
+            f"{number(len(failures), 'shard')} not converted, all others are; {failures[0]}; fix that, and "
             "run the same command again"
         )
 
@@ -267,6 +268,6 @@ def _verify(task: _Task, digests: dict[bytes, bytes]) -> None:
     for record in read_raw(draft, task.layout):
         if not isinstance(record, Record) or digests.pop(record.key, None) != record.digest():
             name = record.name if isinstance(record, Unread) else record.key
-            raise RunError(f"{task.output}: record {name!r} was read back otherwise than it was written")
+            raise RunError(f"{task.output}: record {name!r} was read back differently than it was written")
     if digests:
         raise RunError(f"{task.output}: record {next(iter(digests))!r} was not read back")

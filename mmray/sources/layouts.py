@@ -88,7 +88,9 @@ class Layout:
         if isinstance(contents, dict):
             return contents
         if is_pickle(contents):
-            raise RecordError("a Python pickle, which could run any code and is never loaded", "lmdb-pickle")
+            raise RecordError(
+                "a Python pickle, which could run any code, so it is never loaded", "lmdb-pickle"
+            )
         return self._parse(key, contents)
 
     def _parse(self, key: bytes, value: Payload) -> Contents:

@@ -17,7 +17,7 @@ from mmray.sources.lmdb_check import check_all
 from mmray.sources.parallel import in_parallel
 from mmray.sources.patterns import shadowed
 from mmray.sources.shards import Shard
-from mmray.sources.state import State, look, settled, stat_file
+from mmray.sources.state import State, look, stat_file, trusted_mtime
 from mmray.unread import Tally, kind_of_file
 
 _DEFAULT = Kind("webdataset")  # a file that is named is read, whatever it is called
@@ -117,7 +117,7 @@ def _see(found: Found, known: Mapping[str, Shard]) -> _Seen:
         return _Seen(found, ("folder", place.filesystem.type_name, path), hint, found.state)
     key: tuple[object, ...] = (place.filesystem.type_name, _spelled(place.path), found.size, found.mtime_ns)
     try:
-        now = State(found.size, settled(found.mtime_ns))
+        now = State(found.size, trusted_mtime(found.mtime_ns))
         if place.is_local:
             now, key = stat_file(file.path)
         if earlier and earlier.state and earlier.state.is_surely(now):

@@ -112,7 +112,7 @@ class _Records:
             yield empty_row(self._shard_id, "0", 1)
         columns = Columns(schema, self._options)
         for name in columns.doubtful:
-            columns.settle(name, self._head(footer, chunks, columns, name))
+            columns.classify(name, self._head(footer, chunks, columns, name))
         gaps, first = deque(wanted), 0
         for group in range(footer.num_row_groups):
             rows = range(first, first + footer.row_group(group).num_rows)

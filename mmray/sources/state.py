@@ -106,10 +106,10 @@ def look(place: Location, mtime_ns: int = 0) -> tuple[State, bytes]:
         return State(state.size, state.mtime_ns, state.stamp, "", _digest(head, tail)), head
     size, version, head, tail = place.glance(_END_BYTES)
     digest = _digest(head, tail) if head or not size else ""
-    return State(size, settled(mtime_ns), "", version, digest), head
+    return State(size, trusted_mtime(mtime_ns), "", version, digest), head
 
 
-def settled(mtime_ns: int) -> int:
+def trusted_mtime(mtime_ns: int) -> int:
     """A time that a store tells; 0 while another content may still get the same."""
     return mtime_ns if mtime_ns < (time() - _SETTLED_S) * _SECOND_NS else 0
 

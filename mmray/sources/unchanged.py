@@ -15,7 +15,7 @@ from mmray.sources.folder import check_unchanged, look_at_folder
 from mmray.sources.folder_files import state_of
 from mmray.sources.parallel import in_parallel
 from mmray.sources.shards import Shard
-from mmray.sources.state import State, Watch, look, settled, stat_file
+from mmray.sources.state import State, Watch, look, stat_file, trusted_mtime
 from mmray.storage import Location
 
 
@@ -93,7 +93,7 @@ def _change(shard: Shard, stored: Mapping[str, pafs.FileInfo]) -> str:
             info = stored[shard.url]
             if info.size is None:  # gone
                 return ""
-            mtime_ns, now = info.mtime_ns or 0, State(info.size, settled(info.mtime_ns or 0))
+            mtime_ns, now = info.mtime_ns or 0, State(info.size, trusted_mtime(info.mtime_ns or 0))
         if state.is_surely(now):
             return ""
         return state.difference(look(file, mtime_ns)[0])

@@ -168,7 +168,7 @@ def _image(record: Record) -> tuple[dict[bytes, bytes], Record]:
     for extension, column in columns.items():
         if column not in ("image", "text") or found.count(column) > 1:
             raise InputError(
-                f"record {key!r}: member .{extension} cannot be carried over: --layout images holds an image "
+                f"record {key!r}: member .{extension} cannot be converted: --layout images holds an image "
                 "and a text for each record; choose --layout members or msgpack"
             )
     members = {column: record.members[extension] for extension, column in columns.items()}

@@ -1,6 +1,7 @@
 """The page in a real Chromium, before a real server: what a visitor sees, hears of and can do by keyboard."""
 
 import re
+import shlex
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -77,9 +78,18 @@ def test_a_record_is_predicted_and_the_answer_is_that_of_the_api(visit):
     )
     shown = visit.page.locator("#scores li").all_inner_texts()
     assert shown == [f"{label}\n{percent(score)}" for label, score in expected["scores"].items()]
-    assert visit.counted() == {"Image": "not given", "Text": "decided alone", "Sound": "not given"}
+    assert visit.counted() == {"Image": "not given", "Text": "the only input", "Sound": "not given"}
     expect(visit.page.locator("#times")).to_contain_text("preprocessing")
     assert not visit.messages
+
+
+def test_the_same_request_is_shown_as_a_command_that_gives_the_same_answer(visit):
+    text = 'it\'s @a "red" cat'
+    visit.give(text=text)
+    visit.predict()
+    visit.page.get_by_text("The same request with curl").click()
+    words = shlex.split(visit.page.locator("#curl").inner_text().replace("\\\n", ""))
+    assert words == ["curl", "--form-string", f"text={text}", f"{visit.url}/v1/predict"]
 
 
 def test_all_three_modalities_count_and_nothing_is_asked_of_any_other_server(visit):
@@ -90,7 +100,7 @@ def test_all_three_modalities_count_and_nothing_is_asked_of_any_other_server(vis
     visit.predict()
     expect(visit.page.locator("#result")).to_be_visible()
     assert set(visit.counted()) == {"Image", "Text", "Sound"}
-    assert not {"not given", "decided alone"} & set(visit.counted().values())
+    assert not {"not given", "the only input"} & set(visit.counted().values())
     assert all(url.startswith(visit.url) for url in visit.requests)
     assert not visit.messages
 
@@ -177,7 +187,7 @@ def test_a_recorded_sound_is_one_that_the_server_decodes(visit):
     expect(page.locator("#audio-note")).to_contain_text("recording.wav")
     visit.predict()
     expect(page.locator("#result")).to_be_visible()
-    assert visit.counted()["Sound"] == "decided alone"
+    assert visit.counted()["Sound"] == "the only input"
     assert not visit.messages
 
 

@@ -63,7 +63,7 @@ def test_dying_between_any_two_steps_leaves_all_or_nothing(tmp_path):
         assert commit(place, step).returncode == 9
         ledger = Ledger.load(out)
         assert not ledger.foreign, f"a torn part after step {step}"
-        ledger.settle(out)
+        ledger.clean_up(out)
         assert Ledger.load(out).predicted in (0, whole.predicted)
         files = [file.name for file in place.rglob("*.parquet") if file.name != "none.parquet"]
         assert len(files) in (0, 2), f"step {step} left {files}"

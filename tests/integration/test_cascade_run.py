@@ -90,7 +90,7 @@ def test_a_run_gives_the_predictors_answers_and_says_who_left_where(
     assert [event["warning"] for event in events if event["event"] == "drift"] == [drift["warning"]]
     report = load(RunDirectory.at(str(tmp_path / "out")))
     assert report.rows.stages == {1: early, 2: len(good) - early}
-    assert "Where records left the cascade" in to_html(report)
+    assert "Which stage of the cascade answered" in to_html(report)
     assert "Are these records like those of the tune split?" in to_html(report)
     assert 0 < result.summary["rejected"] == expected.num_rows - len(good)
 
@@ -101,9 +101,7 @@ def test_verifying_everything_rejects_damage_that_early_answers_do_not_need(mixe
     verified = execute(mixed, trusted, tmp_path / "verified", verify_all=True, canary=canary)
     compared = verified.summary["this_run"]["canary"]["slices"]["all"]
     assert compared["compared"] == compared["same"] == verified.summary["predicted"]
-    assert "Does the second bundle decide alike?" in to_html(
-        load(RunDirectory.at(str(tmp_path / "verified")))
-    )
+    assert "Does the second bundle agree?" in to_html(load(RunDirectory.at(str(tmp_path / "verified"))))
     assert verified.summary["rejected"] > lazily.summary["rejected"]
 
 

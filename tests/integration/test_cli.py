@@ -34,7 +34,7 @@ def mmray(*arguments: object) -> subprocess.CompletedProcess[str]:
         (["--input", "{shards}", "--bundle", "{bundle}", "--set", "batch_rows=many"], "'batch_rows'"),
         (
             ["--input", "{shards}", "--bundle", "{bundle}", "--set", "limits.audio=2"],
-            "did you mean 'audio_s'?",
+            "did you mean 'limits.audio_s'?",
         ),
         (["--input", "{shards}", "--bundle", "{bundle}", "--set", "variant=int4"], "no variant 'int4'"),
         (["--bundle", "{bundle}"], "'input' is missing"),
@@ -121,8 +121,8 @@ def test_a_shard_that_breaks_off_decides_the_exit_code_whatever_the_rate(bundle,
     done = mmray("run", *arguments, "--set", "max_reject_rate=1")
     assert done.returncode == FAILED
     assert "shard fault: a.tar: shard-truncated at row 2: " in " ".join(done.stdout.split())
-    assert "1 shard fault: records are lost there, nobody knows how many" in " ".join(done.stderr.split())
-    assert f"bring these shards whole, then mmray retry {tmp_path / 'out'}" in " ".join(done.stderr.split())
+    assert "1 shard fault: an unknown number of records is lost there" in " ".join(done.stderr.split())
+    assert f"intact copies, then run `mmray retry {tmp_path / 'out'}`" in " ".join(done.stderr.split())
     assert mmray("audit", tmp_path / "out").returncode == FAILED
 
 

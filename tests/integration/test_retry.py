@@ -70,7 +70,7 @@ def test_new_and_changed_shards_are_run_when_that_is_accepted(shards, bundle, tm
 
     shutil.copy(third, source / "b.tar")  # changed: another size
     shutil.copy(second, source / "c.tar")  # new
-    with pytest.raises(OutputError, match=r"1 shards are new, 1 have another size.*--accept-changes"):
+    with pytest.raises(OutputError, match=r"1 new shard, 1 of another size.*--accept-changes"):
         execute(source, bundle, output)
     result = execute(source, bundle, output, accept_changes=True)
     assert result.audit.ok
@@ -83,7 +83,7 @@ def test_new_and_changed_shards_are_run_when_that_is_accepted(shards, bundle, tm
     assert same[0].equals(same[1])
 
     (source / "a.tar").unlink()
-    with pytest.raises(OutputError, match="1 shards of this run are gone"):
+    with pytest.raises(OutputError, match="1 shard of this run missing"):
         execute(source, bundle, output, accept_changes=True)
 
 

@@ -67,7 +67,7 @@ def test_behind_haproxy_it_listens_at_one_place_and_finishes_what_was_begun(tmp_
             assert {answer.read().count(b'"label"') for answer in answers} == {RECORDS}
         assert process.wait(timeout=60) == 0, log.read_text()
         wait_for_none(process.pid)
-    assert log.read_text().splitlines()[-1] == "finishing what was begun"
+    assert log.read_text().splitlines()[-1] == "finishing open requests"
 
 
 def kill_ray(process):
@@ -123,7 +123,7 @@ def test_a_signal_before_it_serves_ends_it_with_one_line(tmp_path, number):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     errors = [line for line in log.read_text().splitlines() if "logging.cc" not in line]
-    assert errors == ["error: interrupted before it served"]
+    assert errors == ["error: interrupted before the server was ready"]
 
 
 @pytest.mark.long

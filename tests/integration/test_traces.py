@@ -85,4 +85,4 @@ def test_the_callers_trace_goes_on_to_the_inference(tmp_path, topology):
     assert starts == sorted(starts)
     lines = [line for line in log.read_text().splitlines() if "logging.cc" not in line]
     said = [json.loads(line) for line in lines]  # all but a line of Ray's C++ half
-    assert [line["message"] for line in said][-1] == "finishing what was begun"
+    assert [line["message"] for line in said][-1] == "finishing open requests"

@@ -55,7 +55,7 @@ def test_what_counts_and_what_is_missing_are_all_rows_once(groups, random):
             write(out, rows)
         ledger = Ledger.load(out)
         chosen = {part.name for part in ledger.parts}
-        ledger.settle(out)
+        ledger.clean_up(out)
         again = Ledger.load(out)
         assert {part.name for part in again.parts} == chosen
         assert (again.superseded, again.orphans, again.foreign) == ([], [], [])
@@ -94,7 +94,7 @@ def test_a_crash_after_any_write_costs_only_what_was_not_written(groups, data):
             Path(folder, "parts", parts.pop().name).unlink()
             written -= 1
         ledger = Ledger.load(out)
-        ledger.settle(out)
+        ledger.clean_up(out)
         left = wanted_rows(ledger.missing(SHARDS))
         assert by_id(left) == by_id(pair for rows in groups[written:] for pair in rows)
         if left:

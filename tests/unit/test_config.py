@@ -60,8 +60,8 @@ def test_one_string_is_a_list_of_one(write):
     ("assignment", "message"),
     [
         ("bach_rows=8", "unknown key 'bach_rows' (did you mean 'batch_rows'?)"),
-        ("limits.audio=3", "unknown key 'limits.audio' (did you mean 'audio_s'?)"),
-        ("extensions.images=[jpg]", "unknown key 'extensions.images' (did you mean 'image'?)"),
+        ("limits.audio=3", "unknown key 'limits.audio' (did you mean 'limits.audio_s'?)"),
+        ("extensions.images=[jpg]", "unknown key 'extensions.images' (did you mean 'extensions.image'?)"),
         ("zzz=1", "unknown key 'zzz' (known: input, bundle"),
         ("limits.zzz=1", "unknown key 'limits.zzz' (known: member_bytes"),
         ("batch_rows=many", "'batch_rows'"),
@@ -142,5 +142,5 @@ def test_a_named_database_of_lmdbs_is_read_with_the_rest():
     config = load_config(None, NEEDED, ["lmdb.database=train"])
     assert read_options(config).database == "train"
     assert read_options(load_config(None, NEEDED)).database is None
-    with pytest.raises(ConfigError, match=r"unknown key 'lmdb.databse' .did you mean 'database'"):
+    with pytest.raises(ConfigError, match=r"unknown key 'lmdb.databse' .did you mean 'lmdb.database'"):
         load_config(None, NEEDED, ["lmdb.databse=train"])

@@ -1,12 +1,12 @@
 """Floors and fences: nothing imports upward, and the heavy libraries stay in their rooms.
 
 0  errors, schema, coverage, bounds, signals, unread
-1  client, digests, storage, remote, urls, sources, align, magic, preprocess, batching, page
+1  client, digests, storage, remote, urls, ray_address, sources, align, magic, preprocess, batching, page
 2  config, bundle, drift, golden, engine, loading, cascade, confidence, outcomes, race, predictor, canary,
    models
 3  pipeline, serve, optimize, tracing, load: wings that never import each other
 4  training, which stands on optimize alone; report, which stands on pipeline and optimize
-5  cli and api, the doors; `mmray/__init__.py` names what lies behind the second one
+5  cli and api, the doors, and `mmray/__main__.py`; `mmray/__init__.py` names what lies behind the second one
 """
 
 import ast
@@ -25,6 +25,7 @@ FLOORS = [
         "storage",
         "remote",
         "urls",
+        "ray_address",
         "sources",
         "align",
         "magic",
@@ -52,7 +53,7 @@ FLOORS = [
     },
     {"pipeline", "serve", "optimize", "tracing", "load"},
     {"training", "report"},
-    {"cli", "api", ""},
+    {"cli", "api", "", "__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 WINGS = FLOORS[3]

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from support.s3 import Bucket
@@ -93,3 +94,14 @@ def test_a_url_that_cannot_be_opened_is_refused_by_name(url, reason):
         Location.parse(url)
     assert str(e.value).startswith(url)
     assert "\n" not in str(e.value)
+
+
+def test_a_bucket_that_is_not_there_is_refused_at_once(monkeypatch):
+    """What pyarrow says where the store's answer to HeadBucket is 404; it takes a real S3 to see it."""
+
+    def from_uri(_):
+        raise OSError("When resolving region for bucket 'nowhere': Bucket 'nowhere' not found")
+
+    monkeypatch.setattr("mmray.urls.pafs", SimpleNamespace(FileSystem=SimpleNamespace(from_uri=from_uri)))
+    with pytest.raises(UsageError, match=r"s3://nowhere/.*no bucket 'nowhere'; check its name"):
+        Location.parse("s3://nowhere/in/a.tar")

@@ -59,7 +59,7 @@ def _check_tokenizer(path: Path) -> None:
         Tokenizer.from_file(str(path))
     except Exception as e:  # the library raises bare Exception
         raise ModelError(
-            f"{path}: not a tokenizer.json of the `tokenizers` package, or not all of it: {e}; fetch it anew"
+            f"{path}: not a tokenizer.json of the `tokenizers` package, or not all of it: {e}; fetch it again"
         ) from e
 
 

@@ -20,6 +20,10 @@ from mmray.schema import MODALITIES, Modality
 #: Axes of an encoder's input: N rows; H x W pixels of C channels; F frames of K mel bins; 1 a single channel.
 Layout = Literal["NHWC", "NCHW", "NFK", "NKF", "N1FK", "N1KF"]
 
+#: Models whose directories are read: the model_type of their config.json, and their class in `transformers`.
+IMAGE_TEXT = {"clip": "CLIPModel", "siglip": "SiglipModel"}
+AUDIO = {"clap": "ClapModel", "audio-spectrogram-transformer": "ASTModel"}
+
 #: mean: of the tokens that are no padding, or of all places; first: the first token.
 Pool = Literal["mean", "first"]
 
@@ -159,11 +163,20 @@ def read_labels(description: Description) -> tuple[str, ...]:
     """
     if not isinstance(description.labels, Path):
         return description.labels
+    return labels_in(description.labels)
+
+
+def labels_in(file: Path) -> tuple[str, ...]:
+    """The labels in a file, one a line.
+
+    Raises:
+        ConfigError, ModelError: as `read_labels`.
+    """
     try:
-        lines = description.labels.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{description.labels}: cannot read these labels: {e}") from e
-    check_fetched(description.labels)
+        raise ConfigError(f"{file}: cannot read these labels: {e}") from e
+    check_fetched(file)
     return tuple(line.strip() for line in lines if line.strip())
 
 

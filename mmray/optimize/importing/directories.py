@@ -14,6 +14,7 @@ import transformers
 
 from mmray.errors import ModelError
 from mmray.models.encoder import Encoder
+from mmray.optimize.importing.description import AUDIO, IMAGE_TEXT
 from mmray.optimize.importing.files import check_fetched
 from mmray.optimize.importing.load import one_line
 from mmray.optimize.importing.processors import ast_spec, clap_spec, image_spec, text_spec
@@ -32,8 +33,6 @@ from mmray.preprocess.spec import AudioSpec, ImageSpec, TextSpec
 from mmray.preprocess.text import TextTokenizer
 from mmray.schema import Modality
 
-_IMAGE_TEXT = {"clip": "CLIPModel", "siglip": "SiglipModel"}
-_AUDIO = {"clap": "ClapModel", "audio-spectrogram-transformer": "ASTModel"}
 _CLAP_POSITIONS = 2  # RoBERTa counts them from 2
 Config = Any  # of transformers, whose attributes no type knows
 
@@ -54,7 +53,7 @@ def read_image_text(directory: Path) -> dict[Modality, Tower]:
     Raises:
         ModelError: the directory cannot be read, or its preprocessing is not one that mmray has.
     """
-    model, config = _load(directory, _IMAGE_TEXT)
+    model, config = _load(directory, IMAGE_TEXT)
     is_clip = config.model_type == "clip"
     picture, norm = image_spec(directory, config.vision_config.image_size)
     positions = config.text_config.max_position_embeddings
@@ -80,7 +79,7 @@ def read_audio(directory: Path) -> Tower:
     Raises:
         ModelError: the directory cannot be read, or its preprocessing is not one that mmray has.
     """
-    model, config = _load(directory, _AUDIO)
+    model, config = _load(directory, AUDIO)
     if config.model_type != "clap":
         spec, norm = ast_spec(directory)
         _same_size(directory, config, spec)

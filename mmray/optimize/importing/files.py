@@ -19,7 +19,7 @@ _PLACEHOLDERS = {
         (b"<!doctype html", b"<html"),
         "a web page, not the file; fetch the file itself (on a hub its address has /resolve/, not /blob/)",
     ),
-    **dict.fromkeys((b"<?xml", b"<error"), "XML, as a store sends in the place of a file; fetch it anew"),
+    **dict.fromkeys((b"<?xml", b"<error"), "XML, as a store sends in the place of a file; fetch it again"),
     b"salted__": "encrypted; decrypt it first",
     b"age-encryption.org/": "encrypted; decrypt it first",
     b"-----begin pgp": "encrypted; decrypt it first",
@@ -59,7 +59,7 @@ def check_fetched(path: Path) -> bytes:
     except OSError as e:
         raise ModelError(f"{path}: cannot be read: {e.strerror or e}") from e
     if not head:
-        raise ModelError(f"{path}: is empty; fetch it anew, or export it again")
+        raise ModelError(f"{path}: is empty; fetch it again, or export it again")
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if what := next((what for mark, what in _PLACEHOLDERS.items() if start.startswith(mark)), None):
         raise ModelError(f"{path}: is {what}")

@@ -60,7 +60,7 @@ class GraphBuilder:
             if version != operators.version:
                 raise ModelError(
                     f"{prefix}: needs version {operators.version} of the operators {operators.domain!r}, "
-                    f"another graph version {version}; export both alike"
+                    f"another graph version {version}; export both with the same version"
                 )
         own = onnx.GraphProto()
         own.CopyFrom(model.graph)

@@ -35,7 +35,7 @@ def load_graph(path: Path, *, weights: bool = True) -> onnx.ModelProto:
     except Exception as e:  # protobuf's errors share no base with onnx's
         raise ModelError(
             f"{path}: not an ONNX file, or only the beginning of one ({path.stat().st_size:,} bytes): "
-            f"{one_line(e)}; fetch it anew, or export it again"
+            f"{one_line(e)}; fetch it again, or export it again"
         ) from e
     if not model.graph.node or not model.opset_import:
         lacks = "operator set" if model.graph.node else "node"
@@ -147,7 +147,7 @@ def _load_weights(model: onnx.ModelProto, path: Path) -> None:
         try:
             external_data_helper.load_external_data_for_tensor(tensor, str(folder))
         except Exception as e:  # the checker's errors, and ValueError where the file is too short
-            raise ModelError(f"{file}: not the weights of {path.name}: {one_line(e)}; fetch it anew") from e
+            raise ModelError(f"{file}: not the weights of {path.name}: {one_line(e)}; fetch it again") from e
 
 
 def _location(tensor: TensorProto) -> str:

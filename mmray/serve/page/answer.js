@@ -1,4 +1,4 @@
-// The right side of the page: a prediction, what counted in it, and what it took.
+// The right side of the page: a prediction, the answers without each input, and the time it took.
 
 const SHOWN = 10; // labels
 export const NAMES = { image: "Image", text: "Text", audio: "Sound" };
@@ -13,8 +13,10 @@ export function element(tag, className, text = "") {
   return made;
 }
 
-/** Show what the server answered, with `round_trip_ms`, for a record that was given these modalities. */
-export function showAnswer(answer, given) {
+/**
+ * Show what the server answered, with `round_trip_ms`, for a record that was given these modalities; `command` asks the same.
+ */
+export function showAnswer(answer, given, command) {
   $("empty").hidden = true;
   $("result").hidden = false;
   $("result").classList.remove("stale");
@@ -28,6 +30,7 @@ export function showAnswer(answer, given) {
   showStage(answer, given);
   if (labelled) showWithout(answer, given);
   showTimes(answer);
+  $("curl").textContent = command;
   if (!matchMedia("(min-width: 60rem)").matches) $("answer").scrollIntoView();
 }
 
@@ -35,10 +38,10 @@ export function showAnswer(answer, given) {
 function showStage({ stage, confidence, modalities }, given) {
   const rest = given.filter((m) => !modalities.includes(m));
   const list = (names) => names.map((m) => NAMES[m].toLowerCase()).join(" and ");
-  const early = `Found at stage ${stage}, from the ${list(modalities)} alone: ${percent(confidence)} sure. `;
-  const spared = `The ${list(rest)} ${rest.length > 1 ? "were" : "was"} not looked at.`;
+  const early = `Answered at stage ${stage}, from the ${list(modalities)}: confidence ${percent(confidence)}. `;
+  const spared = `The ${list(rest)} ${rest.length > 1 ? "were" : "was"} not used.`;
   $("stage").hidden = stage === undefined;
-  $("stage").textContent = rest.length ? early + spared : `Found at stage ${stage}, from all that was given.`;
+  $("stage").textContent = rest.length ? early + spared : `Answered at stage ${stage}, from all inputs.`;
 }
 
 function showScores(scores) {
@@ -60,26 +63,22 @@ function bar(share) {
   return track;
 }
 
-function showWithout({ score, modalities, without = {}, ...answer }, given) {
+function showWithout({ modalities, without = {}, ...answer }, given) {
   const rows = Object.entries(NAMES).map(([modality, name]) => {
     const row = element("li", modalities.includes(modality) ? "" : "absent");
-    row.append(element("span", "what", name), ...verdictWithout(modality));
+    row.append(element("span", "what", name), ...answerWithout(modality));
     return row;
   });
   $("without").replaceChildren(...rows);
 
-  function verdictWithout(modality) {
+  function answerWithout(modality) {
     if (!given.includes(modality)) return [element("span", "quiet", "not given")];
-    if (!modalities.includes(modality)) return [element("span", "quiet", "not looked at")];
+    if (!modalities.includes(modality)) return [element("span", "quiet", "not used")];
     const left = without[modality];
-    if (!left) return [element("span", "quiet", "decided alone")];
-    if (left.label !== answer.label) {
-      return [element("b", "turned", named(left)), element("b", "figures turned", percent(left.score))];
-    }
-    const points = 100 * (left.score - score);
-    const sign = points > 0 ? "+" : "−";
-    const moved = Math.abs(points) < 0.05 ? "no change" : `${sign}${Math.abs(points).toFixed(1)} points`;
-    return [element("span", "", `still ${answer.label ?? "no label"}`), element("span", "figures quiet", moved)];
+    if (!left) return [element("span", "quiet", "the only input")];
+    const changed = left.label !== answer.label;
+    const [tag, label, score] = changed ? ["b", "turned", "figures turned"] : ["span", "", "figures quiet"];
+    return [element(tag, label, named(left)), element(tag, score, percent(left.score))];
   }
 }
 

@@ -88,6 +88,18 @@ function collected() {
   return data;
 }
 
+/** The record as a command for a shell; files by their names, since a page does not know where they lie. */
+function curl() {
+  const quoted = (words) => `'${words.replaceAll("'", "'\\''")}'`;
+  const words = ["curl"];
+  if (hasToken()) words.push('-H "Authorization: Bearer $TOKEN"');
+  for (const [modality, file] of Object.entries(files)) {
+    if (file) words.push(`-F ${quoted(`${modality}=@"${file.name.replace(/["\\]/g, "\\$&")}"`)}`);
+  }
+  if (text()) words.push(`--form-string ${quoted(`text=${text()}`)}`);
+  return [...words, quoted(new URL("v1/predict", location.href).href)].join(" \\\n  ");
+}
+
 // ── playing and recording
 
 let stopPlaying = null;
@@ -158,7 +170,7 @@ async function send() {
   for (const modality of Object.keys(NAMES)) within(modality, ".note.bad") && note(modality, "");
   try {
     const record = collected();
-    showAnswer(await predict(record), [...record.keys()]);
+    showAnswer(await predict(record), [...record.keys()], curl());
   } catch (error) {
     if (error.status === 401) return askForToken(send);
     showProblem(error);
@@ -188,8 +200,10 @@ async function meet() {
   }
   document.title = `${known.name}: mmray`;
   $("name").textContent = known.name;
-  const takes = known.modalities.map((m) => NAMES[m].toLowerCase()).join(" + ");
-  $("model").textContent = `${takes}, variant ${known.variant}, bundle ${known.digest.slice(0, 12)}`;
+  const takes = known.modalities.map((m) => NAMES[m].toLowerCase()).join(", ");
+  $("model").textContent = `Takes ${takes}. Model variant ${known.variant}.`;
+  $("model").title = `bundle ${known.digest}`;
+  $("api").hidden = hasToken(); // a link cannot send the token
   for (const modality of Object.keys(NAMES)) part(modality).hidden = !known.modalities.includes(modality);
   const named = known.labels.slice(0, LABELS_NAMED);
   if (known.labels.length > named.length) named.push(`and ${known.labels.length - named.length} more`);
@@ -237,7 +251,7 @@ form.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) send();
 });
 $("capture").addEventListener("click", capture);
-$("capture").hidden = !navigator.mediaDevices; // browsers lend a microphone to localhost and https only
+$("capture").hidden = !navigator.mediaDevices; // browsers give a microphone to localhost and https only
 
 // A file may fall anywhere: its type says where it belongs, or else the part that it fell on.
 addEventListener("dragover", (event) => event.preventDefault());

@@ -1,4 +1,6 @@
-"""`mmray doctor`: what it says of memory and of a bundle."""
+"""`mmray doctor`: what it says of memory, of the cluster and of a bundle."""
+
+import socket
 
 import pytest
 
@@ -33,3 +35,12 @@ def test_a_directory_that_is_no_bundle_is_an_error(tmp_path):
 def test_what_reads_the_formats_of_phones_is_named():
     said = [finding.message for finding in diagnose() if finding.subject == "media"]
     assert [message.rpartition(" reads ")[2] for message in said] == ["AAC, M4A and WebM", "HEIC"]
+
+
+def test_a_cluster_that_does_not_answer_makes_the_machine_unfit(monkeypatch):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{probe.getsockname()[1]}")
+    [finding] = [finding for finding in diagnose() if finding.subject == "cluster"]
+    assert finding.level == "bad"
+    assert "no Ray cluster answers there" in finding.message

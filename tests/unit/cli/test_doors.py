@@ -27,3 +27,13 @@ def test_the_help_of_input_names_every_format_that_is_read(command):
 def test_help_imports_no_arrow():
     code = "import sys, mmray.cli; print([m for m in ('pyarrow', 'ray', 'onnxruntime') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "serve", "optimize", "train", "bundle import"])
+def test_the_help_of_a_command_ends_in_an_example(command):
+    done = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert f" mmray {command} " in done.output.partition("Example")[2]
+
+
+def test_every_shell_is_told_how_to_complete_commands():
+    assert "--install-completion" in CliRunner().invoke(app, ["--help"]).output

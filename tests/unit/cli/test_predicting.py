@@ -1,4 +1,4 @@
-"""`mmray predict`: the answer of the batch path for one record, and errors that name what to mend."""
+"""`mmray predict`: the answer of the batch path for one record, and errors that name what to correct."""
 
 import json
 
@@ -125,7 +125,7 @@ def test_an_answer_that_is_not_sure_enough_has_no_label(files, tmp_path, capsys)
     assert "abstained" not in sure
     assert (unsure["label"], unsure["abstained"]) == (None, True)
     assert (unsure["score"], unsure["scores"]) == (sure["score"], sure["scores"])
-    assert answered("abstain=0.05", as_json=False).startswith("no label, for the score is too low: 0.")
+    assert answered("abstain=0.05", as_json=False).startswith("no label (score too low): 0.")
     with pytest.raises(ConfigError, match=r"risk of 0\.01"):
         answered("abstain=0.01")
     with pytest.raises(ConfigError, match=r"unknown key 'abstian' .did you mean 'abstain'"):

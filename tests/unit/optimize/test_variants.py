@@ -277,9 +277,12 @@ def test_the_parents_own_place_and_a_folder_of_something_else_are_refused(parent
     ("changes", "message"),
     [
         ({"imput": "x"}, "unknown key 'imput' (did you mean 'input'?)"),
-        ({"rows": {"tset": 3}}, "unknown key 'rows.tset' (did you mean 'test'?)"),
-        ({"thresholds": {"agrement": 1}}, "unknown key 'thresholds.agrement' (did you mean 'agreement'?)"),
-        ({"steps": [{"int9": {}}]}, "unknown key 'steps.0.int9' (did you mean 'int8'?)"),
+        ({"rows": {"tset": 3}}, "unknown key 'rows.tset' (did you mean 'rows.test'?)"),
+        (
+            {"thresholds": {"agrement": 1}},
+            "unknown key 'thresholds.agrement' (did you mean 'thresholds.agreement'?)",
+        ),
+        ({"steps": [{"int9": {}}]}, "unknown key 'steps.0.int9' (did you mean 'steps.0.int8'?)"),
         ({"steps": [{"half": {}}, {"int8": {"metod": "static"}}]}, "unknown key 'steps.1.int8.metod'"),
         ({"steps": [{"int8": {"method": "magic"}}]}, "'steps.0.int8.method': input should be 'best'"),
         ({"steps": [{}]}, "'steps.0': a step is exactly one of half, int8, given and cascade, not 0 of them"),

@@ -82,27 +82,27 @@ def test_it_is_free_again_afterwards(holder, place):
     holder.communicate("")
     assert not [*(place / "leases").iterdir()]
     with held(RunDirectory.at(str(place)), pytest.fail) as out:
-        out.check_claim()
+        out.check_lease()
 
 
 def test_a_killed_run_is_taken_over_with_a_word_and_can_write_no_more(holder, place):
     (claim,) = claims(place)
     stale = RunDirectory.at(str(place), str(claim))
-    stale.check_claim()
+    stale.check_lease()
     holder.send_signal(signal.SIGKILL)
     os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # a zombie, whose parent was not told yet
     said = []
     with held(RunDirectory.at(str(place)), said.append) as out:
-        assert said == [f"took over from {out_of(claim, said)}, which is gone"]
-        out.check_claim()
+        assert said == [f"took over from {out_of(claim, said)}, which has ended"]
+        out.check_lease()
         with pytest.raises(RunError, match="another run has taken it over"):
-            stale.check_claim()
+            stale.check_lease()
 
 
 def out_of(claim, said):
     """Who held it, as it was said: the claim itself is gone."""
     assert not claim.exists()
-    return said[0].removeprefix("took over from ").removesuffix(", which is gone")
+    return said[0].removeprefix("took over from ").removesuffix(", which has ended")
 
 
 def test_of_many_that_begin_at_the_same_time_never_two_are_within(place, tmp_path):
@@ -158,7 +158,7 @@ def test_on_a_store_too(s3):
     """By listings alone: S3 through pyarrow has no conditional put."""
     place = s3.url("run")
     with held(RunDirectory.at(place), print) as out:
-        out.check_claim()
+        out.check_lease()
         with pytest.raises(OutputError, match=f"process {os.getpid()}"), held(RunDirectory.at(place), print):
             pass
     with held(RunDirectory.at(place), pytest.fail):

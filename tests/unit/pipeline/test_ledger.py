@@ -20,7 +20,7 @@ def out(tmp_path):
 
 
 def settled(out):
-    Ledger.load(out).settle(out)
+    Ledger.load(out).clean_up(out)
     return Ledger.load(out)
 
 
@@ -98,7 +98,7 @@ def test_rejects_without_their_part_are_orphans_and_go(out):
     ledger = Ledger.load(out)
     assert ledger.orphans == [f"rejects/{part.name}"]
     assert ledger.missing([A]) == [(A, [WHOLE])]
-    ledger.settle(out)
+    ledger.clean_up(out)
     assert files(out) == {}
 
 
@@ -109,7 +109,7 @@ def test_torn_files_of_dead_writers_count_for_nothing_and_go(out):
     before = files(out)
     ledger = Ledger.load(out)
     assert (ledger.foreign, ledger.orphans) == ([], [])
-    ledger.settle(out)
+    ledger.clean_up(out)
     assert files(out) == before
     assert not list(Path(out.root.path).glob("*/.tmp-*"))
 
@@ -139,7 +139,7 @@ def test_a_file_that_is_no_part_is_foreign_and_left_alone(out, make):
     ledger = Ledger.load(out)
     assert ledger.foreign == ["stray.parquet"]
     assert [p.name for p in ledger.parts] == [part.name]
-    ledger.settle(out)
+    ledger.clean_up(out)
     assert path_of(out, "stray.parquet").exists()
 
 

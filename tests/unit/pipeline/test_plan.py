@@ -54,13 +54,22 @@ def test_the_topology_and_the_actors_fit_the_machines(machines, settings, topolo
         (Machines(4, 0), {"topology": "split", "actors": 4}),
         (Machines(0, 0), {}),
         (Machines(8, 1), {"actors": 2}),
-        (Machines(8, 0), {"provider": "cuda"}),
     ],
 )
 def test_what_does_not_fit_is_refused_with_a_remedy_instead_of_waiting_for_ever(machines, settings):
     with pytest.raises(ConfigError, match="do not fit") as e:
         plan(machines, **settings)
-    assert "set actors lower" in str(e.value)
+    assert "set a smaller `actors`" in str(e.value)
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_gpu_that_is_asked_for_and_not_there_is_named(provider):
+    with pytest.raises(
+        ConfigError, match=f"provider: {provider} needs a GPU, and this cluster has none"
+    ) as e:
+        plan(Machines(8, 0), provider=provider)
+    assert "provider=cpu" in str(e.value)
+    assert plan(Machines(8, 0), provider=provider, actors=2, autoscaling=True).actors == 2
 
 
 def test_the_fused_topology_is_no_place_for_a_gpu():

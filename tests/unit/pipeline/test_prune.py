@@ -52,6 +52,6 @@ def test_a_crash_between_writing_and_deleting_loses_and_doubles_nothing(out):
     once = addresses(out)
     for name, data in old.items():  # as if the old files had not been deleted yet
         (part_files(out)[0].parent.parent / name).write_bytes(data)
-    Ledger.load(out).settle(out)
+    Ledger.load(out).clean_up(out)
     prune(out, {A.id, C.id})
     assert addresses(out) == once

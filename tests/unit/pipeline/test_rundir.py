@@ -5,6 +5,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from support.s3 import Bucket
 
 from mmray.errors import OutputError
 from mmray.pipeline.ledger import Ledger
@@ -56,8 +57,8 @@ def test_there_is_a_table_where_nothing_is_rejected_and_no_run_takes_it_for_its_
     assert pq.read_table(file).equals(REJECTS.empty_table())
     assert pq.read_metadata(file).num_row_groups == 0  # `datasets` fails on one without rows
     ledger = Ledger.load(out)
-    assert (ledger.orphans, ledger.bereft, ledger.foreign) == ([], [], [])
-    ledger.settle(out)
+    assert (ledger.orphans, ledger.incomplete, ledger.foreign) == ([], [], [])
+    ledger.clean_up(out)
     assert file.exists()
 
 
@@ -141,3 +142,9 @@ def test_the_summary_is_json(out, tmp_path):
     out.begin(PLAN)
     out.write_summary({"rows": 3})
     assert json.loads((tmp_path / "run/summary.json").read_text()) == {"rows": 3}
+
+
+def test_a_bucket_that_is_not_there_is_a_wrong_output_not_a_run_that_broke_off(s3: Bucket):
+    missing = RunDirectory.at(s3.url("run").replace(s3.name, "no-such-bucket"))
+    with pytest.raises(OutputError, match="choose another --output"):
+        missing.begin(PLAN)

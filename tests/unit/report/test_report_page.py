@@ -55,8 +55,8 @@ def test_it_tells_what_the_run_came_to(out, page):
         "image+text",
         "preprocess/image-empty",
         "broken-<b>",
-        "Is the model as sure as it is right?",
-        "The surest mistakes",
+        "Is the confidence right?",
+        "Most confident mistakes",
         "started: fused topology",
     ):
         assert words in said, words
@@ -94,7 +94,7 @@ def test_shards_that_went_away_are_named_where_pictures_were_asked_for(out, tmp_
 def test_a_run_that_carried_nothing_has_confidence_but_no_accuracy(tmp_path):
     page = told(to_html(load(labelled_run(tmp_path, carry=[])), gallery=2))
     assert "Confidence" in page
-    assert "surest mistakes" not in page
+    assert "most confident mistakes" not in page
     assert "Pictures" in page, "the least sure ones"
 
 
@@ -120,7 +120,7 @@ def test_an_unfinished_run_says_so(tmp_path):
     part_files(out)[0].unlink()
     assert verdict(load(out))[1].startswith("Unfinished: ")
     out.summary.delete()
-    assert "goes on" in told(to_html(load(out)))
+    assert "continues" in told(to_html(load(out)))
 
 
 def test_too_many_rejects_decide_the_verdict(tmp_path):

@@ -98,7 +98,7 @@ def test_a_model_that_answers_otherwise_than_when_it_was_loaded_is_ill_and_answe
         await model.check_health()
         graph = write_graph(tmp_path / "other.onnx", len(LABELS), scale=-1.0)
         model._predict = Predictor(make_bundle(tmp_path / "other", graph=graph, golden_scale=-1.0))
-        with pytest.raises(EngineError, match="otherwise than when it was loaded"):
+        with pytest.raises(EngineError, match="differently than when it was loaded"):
             await model.check_health()
         with pytest.raises(EngineError):
             await model.answer(Work([Item({"text": b"a"})]))

@@ -64,7 +64,7 @@ def test_one_value_stands_for_a_list_of_one(tmp_path):
         ),
         (
             {"encoders": {"image": {"graph": "a", "outptu": "b"}}},
-            "unknown key 'encoders.image.outptu' \\(did you mean 'output'",
+            "unknown key 'encoders.image.outptu' \\(did you mean 'encoders.image.output'",
         ),
         ({"encoders": {"image": {}}}, "'encoders.image.graph' is missing"),
         ({"encoders": {"smell": {"graph": "a"}}}, "unknown key 'encoders.smell'"),

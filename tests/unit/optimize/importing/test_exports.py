@@ -422,7 +422,7 @@ def put_outside(folder, *, linked=False):
         (None, r"its weights lie in 'w\.bin' beside it.*No such file"),
         (LFS, r"w\.bin: is a pointer of Git LFS"),
         (HTML, r"w\.bin: is a web page"),
-        (bytes(5), r"w\.bin: not the weights of image\.onnx.*fetch it anew"),
+        (bytes(5), r"w\.bin: not the weights of image\.onnx.*fetch it again"),
     ],
 )
 def test_weights_beside_the_graph_that_are_not_there_are_named(folder, content, message):

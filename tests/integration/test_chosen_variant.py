@@ -11,7 +11,7 @@ from support.runs import make_config
 from support.tars import good_records, write_shard
 
 from mmray.pipeline.advice import advise
-from mmray.pipeline.execute import _job, _race, _seconds_to_prepare, settled
+from mmray.pipeline.execute import _job, _race, _seconds_to_prepare, with_variant
 from mmray.pipeline.plan import Machines, make_plan
 from mmray.pipeline.survey import Census, Survey
 from mmray.shapes import job_ladder
@@ -32,15 +32,15 @@ def plan(bundle, **settings):
 
 
 def test_auto_becomes_the_fastest_on_the_machines_of_the_run(ray_cluster, bundle):
-    assert settled(plan(bundle), None).to_json()["variant"] == "quick"
+    assert with_variant(plan(bundle), None).to_json()["variant"] == "quick"
 
 
 def test_a_resume_keeps_the_variant_of_its_run(ray_cluster, bundle):
-    assert settled(plan(bundle), {"variant": "fp32"}).variant == "fp32"
+    assert with_variant(plan(bundle), {"variant": "fp32"}).variant == "fp32"
 
 
 def test_what_was_asked_for_is_taken(ray_cluster, bundle):
-    assert settled(plan(bundle, variant="fp32"), None).variant == "fp32"
+    assert with_variant(plan(bundle, variant="fp32"), None).variant == "fp32"
 
 
 def test_what_a_cpu_prepares_and_a_device_takes_is_tried_beforehand(bundle, tmp_path):

@@ -1,4 +1,4 @@
-"""Who tells of a run while it goes, and what is told at its end."""
+"""What shows a run while it goes, and how it ends: its result, or why it is not good enough."""
 
 from __future__ import annotations
 
@@ -37,11 +37,13 @@ def conclude(display: Display, result: Result) -> None:
     display.report(result)
     if problems := result.audit.problems:
         found = number(len(problems), "problem")
-        raise AuditError(f"{display.output}: the audit found {found}; mmray run does again what is broken")
+        raise AuditError(
+            f"{display.output}: the audit found {found}; `mmray run` processes damaged files again"
+        )
     if faults := result.audit.faults:
         raise AuditError(
-            f"{number(len(faults), 'shard fault')}: records are lost there, nobody knows how many; bring "
-            f"these shards whole, then mmray retry {display.output}; everything else is done"
+            f"{number(len(faults), 'shard fault')}: an unknown number of records is lost there; replace "
+            f"these shards with intact copies, then run `mmray retry {display.output}`; all others are done"
         )
     rate = result.summary["reject_rate"]
     if rate > result.max_reject_rate:
