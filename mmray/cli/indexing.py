@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from mmray.cli.display import console
 from mmray.errors import AuditError, InputError
+from mmray.page.table import number
 from mmray.sources import Shard, list_shards
 from mmray.sources.index import write_index
 
@@ -31,13 +32,13 @@ def index_shards(inputs: Sequence[str]) -> None:
         for task in as_completed(tasks):
             name = escape(tasks[task].name)
             try:
-                console.print(f"[green]✓[/] {name}: {task.result():,} records", soft_wrap=True)
+                console.print(f"[green]✓[/] {name}: {number(task.result(), 'record')}", soft_wrap=True)
             except (InputError, OSError) as e:
                 failed += 1
                 console.print(f"[red]✗[/] {name}: {escape(str(e))}", soft_wrap=True)
     console.print(f"{len(shards) - failed} of {len(shards)} indexed in {monotonic() - started:.1f} s")
     if failed:
-        raise AuditError(f"{failed} shards have no index; a run reads each of them in one task")
+        raise AuditError(f"{number(failed, 'shard')} without an index; a run reads each of them in one task")
 
 
 def _rows(shard: Shard) -> int:

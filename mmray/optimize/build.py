@@ -27,6 +27,7 @@ from mmray.optimize.reference import reference_from
 from mmray.optimize.scorecard import cross_validate, head_outputs, score_subsets
 from mmray.optimize.selective import judge_selective
 from mmray.optimize.splits import SPLITS, Assigned
+from mmray.page.table import number
 from mmray.sources import list_shards
 
 _log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def build_bundle(
     with tempfile.TemporaryDirectory() as temporary:
         tokenizer = _write_tokenizer(encoders, Path(temporary))
         encoded = encode(shards, encoders.spec, tokenizer, encoders.modules, sample_rows=_SAMPLE_ROWS)
-        clock.say(f"encoded {len(encoded.examples)} records of {len(shards)} shards")
+        clock.say(f"encoded {number(len(encoded.examples), 'record')} of {number(len(shards), 'shard')}")
         examples = _usable(encoded.examples, recipe)
         train, tune, test = (examples.take(examples.splits == split) for split in SPLITS)
         seen = examples.take(np.isin(examples.splits, ("train", "tune")))

@@ -22,6 +22,7 @@ from mmray.models.encoder import Encoder
 from mmray.models.fused import INPUTS, pool_rows
 from mmray.optimize.splits import assign, group_of
 from mmray.optimize.threads import map_in_order
+from mmray.page.table import number
 from mmray.preprocess import Preprocessor
 from mmray.preprocess.spec import PreprocessSpec
 from mmray.schema import Modality, meta_fields
@@ -128,8 +129,8 @@ def encode(
     examples = replace(examples, splits=assigned.of)
     if not len(examples):
         raise InputError(
-            f"{shards[0].url}: none of {rejected + unlabelled} records in {len(shards)} shards is usable and "
-            "has a `label` in its JSON member; training needs one"
+            f"{shards[0].url}: none of {number(rejected + unlabelled, 'record')} in "
+            f"{number(len(shards), 'shard')} is usable with a `label` in its JSON member; training needs one"
         )
     for column, modality in enumerate(spec.modalities):
         if not examples.present[:, column].any():

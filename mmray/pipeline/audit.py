@@ -15,6 +15,7 @@ from typing import Any
 from mmray.config import RunConfig
 from mmray.coverage import Missing
 from mmray.errors import OutputError
+from mmray.page.table import number
 from mmray.pipeline.contents import Expected, check_part
 from mmray.pipeline.ledger import Ledger
 from mmray.pipeline.rundir import RunDirectory
@@ -159,4 +160,4 @@ def _recount(shards: Iterable[Shard], audits: Iterable[ShardAudit], options: Rea
     for shard in shards:
         rows = sum(map(record_count, read(shard, replace(options, payload=False))))
         if rows != totals[shard.id]:
-            yield f"{shard.id}: holds {rows} records, the run saw {totals[shard.id]}"
+            yield f"{shard.id}: holds {number(rows, 'record')}, the run saw {totals[shard.id]}"

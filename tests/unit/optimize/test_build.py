@@ -128,7 +128,7 @@ def test_a_modality_that_no_record_has_is_refused_with_the_way_out(tmp_path):
 def test_records_without_labels_are_refused_by_the_name_of_the_input(tmp_path):
     write_shard(tmp_path / "shards/train-0.tar", good_records(10))
     inputs = [str(tmp_path / "shards")]
-    with pytest.raises(InputError, match=r"none of 10 records .* has a `label`"):
+    with pytest.raises(InputError, match=r"none of 10 records .* with a `label`"):
         build_bundle(inputs, tmp_path / "bundle", tiny_encoders(inputs))
     assert not (tmp_path / "bundle").exists()
 

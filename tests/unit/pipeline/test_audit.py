@@ -255,7 +255,7 @@ def test_a_recount_finds_rows_that_the_run_never_saw(tmp_path):
     out.begin({**content, "shards": [values[:4] for values in content["shards"]]})
     assert audit(out).ok
     (problem,) = audit(out, recount=True).problems
-    assert problem == f"{plan.survey.shards[0].id}: holds 1 records, the run saw 2"
+    assert problem == f"{plan.survey.shards[0].id}: holds 1 record, the run saw 2"
 
 
 def test_each_shard_that_changed_is_named_and_one_that_is_gone_is_not(tmp_path):
