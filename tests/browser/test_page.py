@@ -147,6 +147,8 @@ def test_the_keyboard_alone_is_enough(visit):
     page = visit.page
     keyboard = page.keyboard
     keyboard.press("Tab")
+    expect(page.get_by_role("link", name="API")).to_be_focused()
+    keyboard.press("Tab")
     with page.expect_file_chooser() as chooser:
         keyboard.press("Enter")
     chooser.value.set_files(IMAGE)
