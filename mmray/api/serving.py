@@ -8,6 +8,7 @@ from typing import Any
 from ray.serve import Application
 
 from mmray.serve.app import build
+from mmray.storage import Location
 
 
 def serve_app(bundle: str | Path, **settings: Any) -> Application:  # noqa: ANN401
@@ -16,11 +17,11 @@ def serve_app(bundle: str | Path, **settings: Any) -> Application:  # noqa: ANN4
         serve.run(mmray.serve_app("bundles/stamps", max_replicas=4), route_prefix="/stamps")
 
     Args:
-        bundle: its path or URL; absolute, where the cluster has more than this machine.
+        bundle: its path or URL, which all nodes of the cluster can read.
         settings: keys of docs/serving.md, as `batch_rows=16`.
 
     Raises:
         ConfigError: a key or a value is wrong.
         BundleError: no bundle there.
     """
-    return build({"bundle": str(bundle), **settings})
+    return build({"bundle": str(Location.parse(bundle)), **settings})
