@@ -3,7 +3,7 @@
 # makes the emoji of four artists, encoders, three fusions, a teacher, a student, a pruned and an int8-trained
 # model and a cascade, runs them all in the batch job over an artist that none has seen, and prints one table.
 #
-#     jobs/thesis.sh            what is there already is not made again; not yet timed as a whole
+#     jobs/thesis.sh            an hour on two quiet cores, by the sum of its parts; what is there is not made again
 #     jobs/thesis.sh --quick    a few records and one epoch: shows that all of it works, no figure
 set -euo pipefail
 cd "$(dirname "$0")/.."
