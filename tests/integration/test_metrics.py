@@ -104,7 +104,7 @@ def device(ray_cluster):
     meter = ray.remote(num_cpus=0)(ExportingMeter).remote("a run")
     ray.get([meter.enter.remote("worker", "model", ()), meter.add.remote({"rows": 12}, counts, "GPU 0")])
     ray.get(meter.read.remote())
-    yield
+    yield meter
     ray.kill(meter)
 
 
@@ -124,6 +124,7 @@ def test_a_real_prometheus_has_an_answer_to_each_query(ran, server, device, tmp_
         while left:  # a rate needs two scrapes, and the workers report in turn
             assert time.monotonic() < deadline, left
             Client(server.url).predict({"image": image_bytes("JPEG"), "text": "a dog"})
+            ray.get(device.read.remote())  # as a run does: Ray exports a gauge only while it is set anew
             time.sleep(1)
             left = {query for query in left if not scraping.query(plain(query))}
         assert {labels["run"] for labels, _ in scraping.query("ray_mmray_job_rows_total")} >= {
