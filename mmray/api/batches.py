@@ -54,7 +54,7 @@ def _columns(batch: Any) -> tuple[dict[str, Any], Callable[[pa.Table], Any]]:  #
             name: found[name].to_numpy(zero_copy_only=False) for name in found.column_names
         }
     if isinstance(batch, Sequence) and all(isinstance(row, Mapping) for row in batch):
-        names = dict.fromkeys(name for row in batch for name in row)
+        names = dict.fromkeys(name for row in batch for name in row) if batch else {"text": None}
         return {name: [row.get(name) for row in batch] for name in names}, pa.Table.to_pylist
     if hasattr(batch, "columns") and hasattr(batch, "to_dict"):  # a frame; pandas need not be installed
         return {str(name): batch[name].tolist() for name in batch.columns}, pa.Table.to_pandas

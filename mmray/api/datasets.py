@@ -23,18 +23,18 @@ COLUMNS = ("shard", "row", "key", *MODALITIES, "meta", "error")
 
 #: Keys of a run's config that say how shards are read.
 SETTINGS = (
-    *(
-        "extensions",
-        "columns",
-        "files",
-        "fetch",
-        "captions",
-        "key_split",
-        "lmdb",
-        "interleaved",
-        "regroup_rows",
-    ),
-    *("limits", "block_rows", "block_bytes"),
+    "block_bytes",
+    "block_rows",
+    "captions",
+    "columns",
+    "extensions",
+    "fetch",
+    "files",
+    "interleaved",
+    "key_split",
+    "limits",
+    "lmdb",
+    "regroup_rows",
 )
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 from mmray.api.batches import take_apart
 from mmray.bundle import Bundle
 from mmray.confidence import Abstain
+from mmray.config import with_assignments
 from mmray.engine import Provider
 from mmray.predictor import Predictor as Model
 from mmray.predictor import open_preprocessor
@@ -57,6 +58,7 @@ class Predictor:
     Raises:
         BundleError: there is no bundle, it is not whole, or a file was altered.
         EngineError: the model does not load, or does not give the bundle's golden outputs on this machine.
+        ConfigError: a limit is wrong, or the bundle does not support the risk.
     """
 
     def __init__(
@@ -71,9 +73,8 @@ class Predictor:
         limits: Mapping[str, Any] | None = None,
     ) -> None:
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        self._preprocess = open_preprocessor(
-            opened, on_damaged=on_damaged, limits=Limits.model_validate(limits or {})
-        )
+        bounds = with_assignments(Limits, dict(limits or {}), (), "limits")
+        self._preprocess = open_preprocessor(opened, on_damaged=on_damaged, limits=bounds)
         self._model = Model(opened, variant=variant, provider=provider, threads=threads, abstain=abstain)
         self.bundle = opened
         #: The variant that runs.

@@ -117,7 +117,13 @@ def test_records_that_could_not_be_read_keep_their_error(predict):
     assert found[0]["error"] is None
 
 
+def test_a_limit_that_does_not_exist_is_named(bundle):
+    with pytest.raises(mmray.MmrayError, match="image_pixels"):
+        mmray.Predictor(bundle, limits={"image_pixel": 3})
+
+
 def test_an_empty_batch_is_answered_by_none(predict):
+    assert predict([]) == []
     table = pa.table({"id": pa.array([], pa.int64()), "text": pa.array([], pa.string())})
     assert predict(table).num_rows == 0
 
@@ -130,7 +136,7 @@ def test_a_name_that_does_not_exist_is_told_with_those_that_do():
 
 def test_settings_of_a_run_are_no_settings_of_reading(tmp_path):
     write_shard(tmp_path / "0.tar", [("a", {"txt": b"a dog"})])
-    with pytest.raises(mmray.MmrayError, match="topology: settings are extensions"):
+    with pytest.raises(mmray.MmrayError, match="topology: settings are block_bytes"):
         mmray.read(tmp_path, topology="fused")
     with pytest.raises(mmray.MmrayError, match="captions"):
         mmray.read(tmp_path, captions="all")
