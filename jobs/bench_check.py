@@ -6,11 +6,12 @@
 
 A stage's ratio is the bare library's time over ours (`jobs/_stages.py`); the job's is its throughput over
 that of plain processes of the same functions (`jobs/contenders/limit.py`), each on a core of its own. Never
-seconds. `jobs/baseline.json` has twenty rounds of each, by the name of the records, and the lowest of them is
-the floor. What seems lost is measured again, and is lost where three rounds are all below the floor: if
-rounds were independent, nothing that is as fast as it was would be in more than one of 21^3 checks. Found for
-sure is what is slower by more than the twenty rounds differ (column `finds`). Expected: a table, and exit
-code 1 where something was lost. Three minutes. The tests do the same with the stages of a small model and
+seconds. `jobs/baseline.json` has rounds of each, by the name of the records, and the lowest of them is the
+floor. So far there are three, which is few: --update writes twenty. What seems lost is measured again, and is
+lost where three rounds are all below the floor: with twenty rounds in the baseline, and if rounds were
+independent, that happens to what is as fast as it was in one of 21^3 checks; with three in one of 64. Found
+for sure is what is slower by more than the baseline's rounds differ (column `finds`). Expected: a table, and
+exit code 1 where something was lost. Three minutes. The tests do the same with the stages of a small model and
 synthetic records, and leave room for a busy machine.
 """
 

@@ -209,7 +209,7 @@ def _describe_cascade(found: dict[str, Any]) -> str:
 def _describe_drift(found: dict[str, Any]) -> str:
     if alarm := found["alarm"]:
         return f"[bold yellow]unlike the tune split[/]: {escape(alarm['sketch'])} {escape(alarm['event'])}"
-    return f"none told in {number(found['tests'], 'look')} at {number(found['records'], 'record')}"
+    return f"no difference found in {number(found['tests'], 'look')} at {number(found['records'], 'record')}"
 
 
 def _shares(seconds: Mapping[str, float]) -> str:
