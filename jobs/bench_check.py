@@ -11,7 +11,7 @@ floor. So far there are three, which is few: --update writes twenty. What seems 
 lost where three rounds are all below the floor: with twenty rounds in the baseline, and if rounds were
 independent, that happens to what is as fast as it was in one of 21^3 checks; with three in one of 64. Found
 for sure is what is slower by more than the baseline's rounds differ (column `finds`). Expected: a table, and
-exit code 1 where something was lost. Three minutes. The tests do the same with the stages of a small model and
+exit code 1 where something was lost. Three minutes. The tests do the same with stages of a small model and
 synthetic records, and leave room for a busy machine.
 """
 
