@@ -112,7 +112,6 @@ def device(ray_cluster):
     watch.add(unlike)
     metrics = Metrics()
     metrics.count_device(Counter(counts))
-    metrics.show_drift(watch.read())
     meter = ray.remote(num_cpus=0)(ExportingMeter).remote("a run", None, by_hand())
     ray.get(
         [
@@ -121,8 +120,13 @@ def device(ray_cluster):
             meter.fail.remote("a.tar", "gone"),
         ]
     )
-    ray.get(meter.read.remote())
-    yield meter
+
+    def tell_anew():
+        metrics.show_drift(watch.read())
+        ray.get(meter.read.remote())
+
+    tell_anew()
+    yield tell_anew
     ray.kill(meter)
 
 
@@ -161,7 +165,7 @@ def test_a_real_prometheus_has_an_answer_to_each_query(ran, server, device, shad
             assert time.monotonic() < deadline, left
             for url in (server.url, shadowed):
                 Client(url).predict({"image": image_bytes("JPEG"), "text": "a dog"})
-            ray.get(device.read.remote())  # as a run does: Ray exports a gauge only while it is set anew
+            device()  # as a run and a server do: Ray exports a gauge only while it is set anew
             time.sleep(1)
             left = {query for query in left if not scraping.query(plain(query))}
         assert {labels["run"] for labels, _ in scraping.query("ray_mmray_job_rows_total")} >= {
