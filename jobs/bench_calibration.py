@@ -18,9 +18,9 @@ import typer
 
 from mmray.batching import Feeds
 from mmray.bundle import FP32, Bundle
-from mmray.optimize.calibrate import collect_ranges
-from mmray.optimize.moments import MOMENT_ROWS, collect_moments
-from mmray.optimize.records import Records
+from mmray.evaluation.records import Records
+from mmray.variants.quantize.calibrate import collect_ranges
+from mmray.variants.quantize.moments import MOMENT_ROWS, collect_moments
 
 
 def main(

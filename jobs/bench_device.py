@@ -160,10 +160,10 @@ def measure_cascade(place: Path) -> Verdict:
 
 def make_cascade(place: Path, shards: list[Path]) -> tuple[Bundle, str]:
     """A small model of the shards, and the cascade that `mmray optimize` makes of it."""
-    from mmray.optimize.build import build_bundle
-    from mmray.optimize.encoders import tiny_encoders
-    from mmray.optimize.steps import VariantRecipe
-    from mmray.optimize.variants import optimize
+    from mmray.importing.build import build_bundle
+    from mmray.models.encoders import tiny_encoders
+    from mmray.variants.make import optimize
+    from mmray.variants.steps import VariantRecipe
 
     inputs = [str(path) for path in shards]
     parent = build_bundle(inputs, place / "tiny", tiny_encoders(inputs))

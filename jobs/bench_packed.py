@@ -25,8 +25,8 @@ from mmray.batching import Feeds, batches, pack
 from mmray.bundle import Bundle
 from mmray.engine import Engine
 from mmray.errors import InputError, MmrayError
-from mmray.optimize.cases import keep, mixed_rows
-from mmray.optimize.head import subsets
+from mmray.graphs.cases import keep, mixed_rows
+from mmray.heads.train import subsets
 from mmray.predictor import open_preprocessor
 from mmray.preprocess.spec import PreprocessSpec
 from mmray.schema import TENSOR_OF, set_name

@@ -41,7 +41,7 @@ from rich.table import Table
 from mmray.bundle import Bundle
 from mmray.config import RunConfig
 from mmray.errors import InputError, MmrayError
-from mmray.optimize.intervals import Clusters
+from mmray.evaluation.intervals import Clusters
 from mmray.pipeline.cluster import connected
 from mmray.pipeline.meter import Snapshot
 from mmray.pipeline.run import Watcher, run

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmray.errors import InputError, MmrayError
-from mmray.optimize.intervals import Clusters
+from mmray.evaluation.intervals import Clusters
 from mmray.pipeline.cluster import connected
 
 
