@@ -26,10 +26,9 @@ from mmray.bundle import Bundle
 from mmray.engine import Engine
 from mmray.errors import InputError, MmrayError
 from mmray.graphs.cases import keep, mixed_rows
-from mmray.heads.train import subsets
 from mmray.predictor import open_preprocessor
 from mmray.preprocess.spec import PreprocessSpec
-from mmray.schema import TENSOR_OF, set_name
+from mmray.schema import TENSOR_OF, set_name, subsets
 from mmray.sources import ReadOptions, list_shards, read
 
 _RUNS = 3

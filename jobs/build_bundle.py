@@ -18,7 +18,8 @@ from rich.console import Console
 from mmray.bundle import Bundle
 from mmray.cli.display import scorecard_table
 from mmray.errors import MmrayError
-from mmray.importing.recipe import PRETRAINED_ENCODERS, Recipe, choose_modalities, find_built
+from mmray.importing.recipe import Recipe, choose_modalities, find_built
+from mmray.models.pretrained import PRETRAINED_ENCODERS
 from mmray.schema import MODALITIES
 from mmray.sources import list_shards
 

@@ -9,9 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmray.batching import Feeds, pack, padded
-from mmray.heads.train import Subset, subsets
 from mmray.preprocess.spec import PreprocessSpec
-from mmray.schema import MODALITIES, RECORDS, TENSOR_OF, set_name, table
+from mmray.schema import MODALITIES, RECORDS, TENSOR_OF, Subset, set_name, subsets, table
 
 # Raw golden records: enough for each set of three modalities, and small beside a model.
 _MOST_RECORDS = 8

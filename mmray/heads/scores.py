@@ -12,14 +12,12 @@ from mmray.cascade import softmax
 from mmray.evaluation.outputs import Outputs
 from mmray.heads.examples import Examples
 from mmray.heads.train import (
-    Subset,
     TrainedHead,
     grouped_folds,
     logits_of,
-    subsets,
     train_head,
 )
-from mmray.schema import set_name
+from mmray.schema import Subset, set_name, subsets
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -29,8 +28,7 @@ from torch.nn import functional as F
 from mmray.heads.examples import Examples
 from mmray.models.head import SubsetHead
 from mmray.models.threads import one_thread
-
-Subset = tuple[bool, ...]  # one flag for each modality
+from mmray.schema import Subset, subsets
 
 #: Weight decay is 1 / (STRENGTH * N), scikit-learn's C. The gains make up for a wrong one.
 STRENGTH = 30.0
@@ -45,12 +43,6 @@ class TrainedHead:
 
     head: SubsetHead
     labels: tuple[str, ...]
-
-
-def subsets(modalities: int) -> list[Subset]:
-    """All subsets but the empty one, from the first modality alone to all."""
-    flags = [flags for flags in product((False, True), repeat=modalities) if any(flags)]
-    return sorted(flags, key=lambda f: (sum(f), [not flag for flag in f]))
 
 
 def train_head(examples: Examples, *, strength: float = STRENGTH, seed: int = 0) -> TrainedHead:

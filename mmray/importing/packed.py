@@ -16,10 +16,9 @@ from mmray.batching import Feeds, pack
 from mmray.engine import Engine
 from mmray.errors import ModelError
 from mmray.graphs.cases import mixed_rows
-from mmray.heads.train import subsets
 from mmray.importing.load import one_line
 from mmray.preprocess.spec import PreprocessSpec
-from mmray.schema import set_name
+from mmray.schema import set_name, subsets
 
 #: Largest difference between two ways to ask for the same, as a share of the output's largest value. Graphs
 #: in half precision round in another way with the batch's size; rows that are mixed up are off by far more.

@@ -10,25 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mmray.bundle import Bundle
 from mmray.errors import BundleError, ConfigError
-from mmray.models.pretrained import PRETRAINED
-from mmray.preprocess.spec import AudioSpec, ImageSpec, PreprocessSpec, TextSpec
 from mmray.schema import MODALITIES, Modality
 from mmray.sources import Shard
 
 #: Raise it with every change of the code that changes what is built: bundles of the old one are built again.
 REVISION = 2
 
-#: Preprocessing that the pretrained encoders were trained with.
-PRETRAINED_SPEC = PreprocessSpec(
-    image=ImageSpec(), text=TextSpec(languages=("en",), scripts=("Latn",)), audio=AudioSpec()
-)
-
 
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-PRETRAINED_ENCODERS = f"pretrained {_digest(PRETRAINED_SPEC.digest(), *(p.sha256 for p in PRETRAINED))[:16]}"
 
 
 class Recipe(BaseModel):

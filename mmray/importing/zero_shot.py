@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mmray.heads.train import subsets
 from mmray.models.head import SubsetHead
+from mmray.schema import subsets
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from mmray.bundle import Source
 from mmray.errors import ConfigError
-from mmray.importing.recipe import PRETRAINED_ENCODERS, PRETRAINED_SPEC
 from mmray.models.efficientnet_lite import EfficientNetLite
 from mmray.models.encoder import Encoder
 from mmray.models.minilm import MiniLM
@@ -30,6 +29,8 @@ from mmray.models.pretrained import (
     MINILM,
     MINILM_TOKENIZER,
     PRETRAINED,
+    PRETRAINED_ENCODERS,
+    PRETRAINED_SPEC,
     YAMNET,
     Pretrained,
     fetch,

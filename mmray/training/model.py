@@ -12,7 +12,6 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from mmray.bundle import Source
-from mmray.importing.recipe import PRETRAINED_SPEC
 from mmray.models.early import EarlyFusion
 from mmray.models.efficientnet_lite import EfficientNetLite
 from mmray.models.encoder import Encoder
@@ -25,6 +24,7 @@ from mmray.models.pretrained import (
     EFFICIENTNET_LITE0,
     MINILM,
     MINILM_TOKENIZER,
+    PRETRAINED_SPEC,
     YAMNET,
     fetch,
 )

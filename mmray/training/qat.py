@@ -1,8 +1,8 @@
 """Quantization-aware training: a model that rounds as its int8 graph will, and learns to live with it.
 
-Rounded is what `mmray.variants.quantize.int8.to_static_int8` rounds, and in the same way: weights by output channel,
-activations by ranges from `collect_ranges`, results of convolutions behind their Relu or Clip (Jacob et al.,
-Quantization and training of neural networks for integer-arithmetic-only inference, 2018, section 3).
+Rounded is what `mmray.variants.quantize.int8.to_static_int8` rounds, and in the same way: weights by output
+channel, activations by ranges from `collect_ranges`, results of convolutions behind their Relu or Clip (Jacob
+et al., Quantization and training of neural networks for integer-arithmetic-only inference, 2018, section 3).
 Gradients pass the rounding as if it were not there, within the range (Bengio et al., 2013, arXiv:1308.3432).
 
 The graph is then made as without such training: the plain weights are exported, and `to_static_int8` takes

@@ -11,9 +11,8 @@ import torch
 from mmray.cascade import softmax
 from mmray.evaluation.intervals import Clusters
 from mmray.evaluation.outputs import Outputs
-from mmray.heads.train import subsets
 from mmray.models.fused import PackedModel
-from mmray.schema import set_name
+from mmray.schema import set_name, subsets
 from mmray.training.batches import Batches
 from mmray.training.prepared import Prepared
 

@@ -1,11 +1,11 @@
 """Which stages a cascade has and when a record may leave it: the fastest setting that keeps within a budget.
 
-Every ordered partition of the modalities is tried with every choice of thresholds (`mmray.variants.cascades.trial`).
-The budget is kept by a one-sided bound that knows groups of records (`mmray.evaluation.intervals`), of what is
-paired record by record. The setting is taken among many by the records that give the bound, so the bound is a
-little too good, as the best of many candidates always looks (Cawley & Talbot 2010, "On Over-fitting in Model
-Selection and Subsequent Selection Bias in Performance Evaluation"). What counts is the verdict on records
-that had no part in the choice.
+Every ordered partition of the modalities is tried with every choice of thresholds (`trial`). The budget is
+kept by a one-sided bound that knows groups of records (`mmray.evaluation.intervals`), of what is paired
+record by record. The setting is taken among many by the records that give the bound, so the bound is a
+little too good, as the best of many candidates always looks (Cawley & Talbot 2010, "On Over-fitting in
+Model Selection and Subsequent Selection Bias in Performance Evaluation"). What counts is the verdict on
+records that had no part in the choice.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def _pooled(model: onnx.ModelProto) -> onnx.ModelProto:
         node.input[:] = ["half/pixels" if name == "pixels" else name for name in node.input]
     constants = {constant.name: constant for constant in graph.initializer}
     for node in graph.node:
-        # Columns as channels, see mmray.variants.quantize.wide.regrouped: that states how many columns there are.
+        # Columns as channels, see quantize.wide.regrouped: that states how many columns there are.
         name, is_image = node.output[0], of[node.output[0]] == {"image"}
         if is_image and node.op_type == "Reshape" and name.endswith("/places"):
             *kept, places, channels = numpy_helper.to_array(constants[node.input[1]]).tolist()

@@ -41,7 +41,7 @@ def split_stages(
         stages: modalities of each stage; together they are those of the model. HALF may be in a stage before
             the image's.
         feeds: a batch of several records, to see what is one row a record.
-        half: the same model on half images (`mmray.variants.cascades.small`), which answers from HALF until the image
+        half: the same model on half images (`small.half_graph`), which answers from HALF until the image
             was looked at. What it finds in other modalities is what the model finds, and is handed on alike.
 
     Returns:

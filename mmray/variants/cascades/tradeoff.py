@@ -111,7 +111,7 @@ class Tuning:
             folder: for the graph.
 
         Raises:
-            ModelError, ValueError and what ONNX Runtime raises: as `mmray.variants.cascades.small.half_graph`.
+            ModelError, ValueError and what ONNX Runtime raises: as `small.half_graph`.
         """
         if variant not in self._with_half:
             plain, name = self.subsets_of(variant), f"{variant}-half"

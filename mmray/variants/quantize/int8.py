@@ -40,7 +40,7 @@ def to_static_int8(
         model: in float32; it is not altered.
         ranges: from `collect_ranges` of the same model.
         flavour: "cpu" has activations as uint8, with a zero point, and a convolution's bias and result as
-            integers, as the kernels of ONNX Runtime want them, and first convolutions as mmray.variants.quantize.wide
+            integers, as the kernels of ONNX Runtime want them, and first convolutions as `quantize.wide`
             makes them; "tensorrt" has activations as int8, symmetric, and biases and results in float.
         exclude: names of nodes that stay in float.
 

@@ -10,7 +10,7 @@ Two steps, neither of which needs labels or training:
   by the input's second moments (Frantar et al., GPTQ, 2023, section 3). So errors of a convolution's nine or
   25 weights cancel where its input is even, as most of a picture is.
 
-The result is a float32 graph whose weights lie on the grid that `mmray.variants.quantize.draft.by_channel` will find.
+The result is a float32 graph whose weights lie on the grid that `draft.by_channel` will find.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ import pytest
 import torch
 from support.examples import LABELS, clusters
 
-from mmray.heads.train import grouped_folds, logits_of, subsets, train_head
-from mmray.schema import set_name
+from mmray.heads.train import grouped_folds, logits_of, train_head
+from mmray.schema import set_name, subsets
 
 
 def accuracy(trained, examples, subset):

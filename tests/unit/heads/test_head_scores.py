@@ -5,7 +5,8 @@ import pytest
 from support.examples import clusters
 
 from mmray.heads.scores import cross_validate, score, score_subsets
-from mmray.heads.train import subsets, train_head
+from mmray.heads.train import train_head
+from mmray.schema import subsets
 
 ALL = (True, True, True)
 

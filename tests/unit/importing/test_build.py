@@ -15,8 +15,9 @@ from mmray.errors import InputError, OutputError
 from mmray.golden import remade
 from mmray.heads.examples import encode
 from mmray.importing.build import build_bundle
-from mmray.importing.recipe import PRETRAINED_ENCODERS, Recipe
+from mmray.importing.recipe import Recipe
 from mmray.models.encoders import tiny_encoders
+from mmray.models.pretrained import PRETRAINED_ENCODERS
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.schema import OutputColumns
 from mmray.sources import ReadOptions, list_shards, read
