@@ -24,7 +24,7 @@ import pyarrow.dataset as ds
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
-sys.path.insert(0, str(Path(__file__).parent / "contenders"))
+sys.path.insert(0, str(Path(__file__).parent / "bench" / "contenders"))
 from shared import opened_decoder
 
 from mmray.batching import blank, fill

@@ -126,7 +126,7 @@ def _upper(sums: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], confid
         return 1.0
     seen = float(sums.sum() / sizes.sum())
     # The group that was not seen is as large as large groups are: these may be few, and go wrong more
-    # often. The mean size does not cover then (jobs/simulate_gates.py); the largest makes wider bounds.
+    # often. The mean size does not cover then (jobs/bench/gates.py); the largest makes wider bounds.
     unseen = (sizes**3).sum() / (sizes**2).sum()
     # Many groups are alike. Complex numbers sort by both parts.
     kinds, counts = np.unique(sums + 1j * sizes, return_counts=True)
