@@ -33,10 +33,10 @@ check: .venv/installed
 	@$(BIN)/mypy
 
 bench: .venv-bench/installed
-	@.venv-bench/bin/python jobs/bench.py $(ARGS)
+	@.venv-bench/bin/python jobs/bench throughput $(ARGS)
 
 bench-check: .venv/installed
-	@$(BIN)/python jobs/bench_check.py $(ARGS)
+	@$(BIN)/python jobs/bench check $(ARGS)
 
 # Daft wants another pyarrow than the rest, so the contenders have an environment of their own.
 .venv-bench/installed: pyproject.toml .venv/installed

@@ -6,7 +6,7 @@ A record's sound becomes a track of half a minute: sounds of its neighbours, its
 text member becomes the caption of the first of them; all captions, with their spans, go to the JSON member.
 Picture, track and captions get clocks of their own, up to 5 s and 200 ppm off, which `times` in the JSON
 member states, as `align` in a run needs it. Everything else stays: key, picture, label, split. Records that
-cannot be read are left out. Made to show what alignment is worth: `jobs/alignment.py` measures that.
+cannot be read are left out. Made to show what alignment is worth: `jobs/bench/alignment.py` measures that.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ import pyarrow.dataset as ds
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
-sys.path.insert(0, str(Path(__file__).parent / "contenders"))
+sys.path.insert(0, str(Path(__file__).parent / "bench" / "contenders"))
 from shared import opened_decoder
 
 from mmray.batching import blank, fill
@@ -32,15 +32,15 @@ from mmray.bundle import FP32, Bundle
 from mmray.config import RunConfig
 from mmray.engine import Bound, Engine, Provider
 from mmray.errors import MmrayError
+from mmray.evaluation.outputs import LabelledTensors, Outputs, run_outputs
 from mmray.golden import output_difference
 from mmray.loading import open_engine
-from mmray.optimize.gate import Thresholds, compare
-from mmray.optimize.outputs import LabelledTensors, Outputs, run_outputs
 from mmray.pipeline.run import Watcher, run
 from mmray.predictor import open_preprocessor
 from mmray.schema import TENSOR_OF, TENSORS
 from mmray.shapes import Ladder, Shape, Shaper, job_ladder
 from mmray.sources import ReadOptions, list_shards, read
+from mmray.variants.gate.compare import Thresholds, compare
 
 # Ray's workers must find the contenders, too.
 os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONPATH", "")])

@@ -18,7 +18,8 @@ from rich.console import Console
 from mmray.bundle import Bundle
 from mmray.cli.display import scorecard_table
 from mmray.errors import MmrayError
-from mmray.optimize.recipe import PRETRAINED_ENCODERS, Recipe, choose_modalities, find_built
+from mmray.importing.recipe import Recipe, choose_modalities, find_built
+from mmray.models.pretrained import PRETRAINED_ENCODERS
 from mmray.schema import MODALITIES
 from mmray.sources import list_shards
 
@@ -45,8 +46,8 @@ def main(
 
 def build(inputs: list[str], output: Path, recipe: Recipe, downloads: Path) -> Bundle:
     """Import torch, which takes seconds, only where something is to be built."""
-    from mmray.optimize.build import build_bundle
-    from mmray.optimize.encoders import pretrained_encoders
+    from mmray.importing.build import build_bundle
+    from mmray.models.encoders import pretrained_encoders
 
     return build_bundle(inputs, output, pretrained_encoders(downloads), recipe=recipe, say=print)
 

@@ -35,12 +35,12 @@ from rich.table import Table
 from mmray.bundle import FP32, Bundle
 from mmray.engine import best_provider
 from mmray.errors import MmrayError, UsageError
+from mmray.evaluation.outputs import run_outputs
+from mmray.evaluation.records import Records
 from mmray.loading import open_engine
-from mmray.optimize.gate import Thresholds
-from mmray.optimize.outputs import run_outputs
-from mmray.optimize.records import Records
 from mmray.pipeline.cluster import connected
 from mmray.race import is_quantized
+from mmray.variants.gate.compare import Thresholds
 
 BATCH_ROWS, QUICK_BATCH_ROWS = (8, 64, 256), (4, 8)
 HELD_OUT, QUICK_HELD_OUT = 256, 24

@@ -113,10 +113,10 @@ enter image fp32
 enter pruned fp32
 enter pruned-optimized int8-best
 if [ "$quick" ]; then contenders=("${contenders[@]::1}" "${contenders[@]: -1}"); fi
-python jobs/bench_variants.py --input "$data" --copies "$([ "$quick" ] && echo 1 || echo 2)" --rounds 1 "${contenders[@]}"
+python jobs/bench variants --input "$data" --copies "$([ "$quick" ] && echo 1 || echo 2)" --rounds 1 "${contenders[@]}"
 
 say "a student that learns the teacher's features too, and one that learns its scores alone"
 of() { for seed in $seeds; do printf '%s' "$bundles/$1-$seed,"; done | sed 's/,$//'; }
-python jobs/seeds.py --input "$data" --one "$(of student)" --other "$(of logits)"
+python jobs/bench seeds --input "$data" --one "$(of student)" --other "$(of logits)"
 
 say "$(((SECONDS - started) / 60)) minutes"

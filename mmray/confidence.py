@@ -3,7 +3,7 @@
 A score is *calibrated* where of all answers with a score of .8 about 80 % are right. Dividing the logits by a
 temperature before the softmax comes close (Guo et al. 2017, "On Calibration of Modern Neural Networks",
 section 4.2); which class is best stays. The temperatures and the least scores are found by
-`mmray.optimize.selective`, on records of the tune split, and are in the manifest.
+`mmray.evaluation.selective`, on records of the tune split, and are in the manifest.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -18,6 +19,8 @@ from mmray.errors import RecordError, about_record
 
 Modality = Literal["image", "text", "audio"]
 MODALITIES: tuple[Modality, ...] = ("image", "text", "audio")
+
+Subset = tuple[bool, ...]  # of the modalities: one flag for each
 
 #: Where a record failed. "shard" is of no one record: damage hides an unknown number of them.
 Stage = Literal["shard", "read", "align", "preprocess", "infer"]
@@ -146,6 +149,12 @@ def outcomes(columns: OutputColumns) -> pa.Schema:
         fields.append(RECORDS.field(name))
     fields.append(TENSORS.field("unread"))
     return pa.schema([*fields, RECORDS.field("error")])
+
+
+def subsets(modalities: int) -> list[Subset]:
+    """All sets of so many modalities but the empty one, from the first alone to all."""
+    flags = [flags for flags in product((False, True), repeat=modalities) if any(flags)]
+    return sorted(flags, key=lambda f: (sum(f), [not flag for flag in f]))
 
 
 def set_name(modalities: Iterable[str], flags: Iterable[object]) -> str:

@@ -46,8 +46,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bundle(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle with small random encoders and a trained head, built by the same path as the real one."""
-    from mmray.optimize.build import build_bundle
-    from mmray.optimize.encoders import tiny_encoders
+    from mmray.importing.build import build_bundle
+    from mmray.models.encoders import tiny_encoders
 
     inputs = [str(shards)]
     return build_bundle(inputs, tmp_path_factory.mktemp("bundles") / "tiny", tiny_encoders(inputs))

@@ -15,10 +15,10 @@ from mmray.bundle import Bundle
 from mmray.cli.display import console, print_line
 from mmray.cli.outgoing import check_file
 from mmray.errors import AuditError, UsageError
-from mmray.optimize.cards import Known, know
-from mmray.optimize.compare import describe, reasons, tradeoff_table, variants_table
-from mmray.optimize.page import to_html
 from mmray.page.table import Table
+from mmray.scorecards.cards import Known, know
+from mmray.scorecards.compare import describe, reasons, tradeoff_table, variants_table
+from mmray.scorecards.page import to_html
 
 
 def optimize_bundle(directory: str, recipe_file: Path, output: Path, again: str | None = None) -> None:
@@ -29,8 +29,8 @@ def optimize_bundle(directory: str, recipe_file: Path, output: Path, again: str 
         AuditError: no variant passed; the bundle is written all the same.
     """
     try:
-        from mmray.optimize.steps import load_recipe
-        from mmray.optimize.variants import optimize
+        from mmray.variants.make import optimize
+        from mmray.variants.steps import load_recipe
     except ModuleNotFoundError as e:
         raise UsageError(f"making variants needs the package {e.name}: pip install 'mmray[optimize]'") from e
     recipe = load_recipe(recipe_file)

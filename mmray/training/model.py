@@ -15,6 +15,7 @@ from mmray.bundle import Source
 from mmray.models.early import EarlyFusion
 from mmray.models.efficientnet_lite import EfficientNetLite
 from mmray.models.encoder import Encoder
+from mmray.models.encoders import source_of, word_tokenizer, yamnet_convolutions
 from mmray.models.fused import FusedModel, PackedModel
 from mmray.models.fusion import GatedFusion
 from mmray.models.head import SubsetHead
@@ -23,14 +24,13 @@ from mmray.models.pretrained import (
     EFFICIENTNET_LITE0,
     MINILM,
     MINILM_TOKENIZER,
+    PRETRAINED_SPEC,
     YAMNET,
     fetch,
 )
 from mmray.models.small_sound import SmallSound
 from mmray.models.small_text import SmallText
 from mmray.models.yamnet import YAMNet
-from mmray.optimize.encoders import source_of, word_tokenizer, yamnet_convolutions
-from mmray.optimize.recipe import PRETRAINED_SPEC
 from mmray.preprocess.spec import AudioSpec, ImageSpec, PreprocessSpec
 from mmray.schema import Modality
 from mmray.training.batches import Batch

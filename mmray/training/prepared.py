@@ -22,8 +22,8 @@ from filelock import FileLock
 from mmray.batching import Feeds, pack
 from mmray.digests import sha256_of
 from mmray.errors import InputError
-from mmray.optimize.splits import SPLITS, Assigned, assign, group_of
-from mmray.optimize.threads import map_in_order
+from mmray.evaluation.splits import SPLITS, Assigned, assign, group_of
+from mmray.models.threads import map_in_order
 from mmray.preprocess import Preprocessor
 from mmray.preprocess.spec import PreprocessSpec
 from mmray.schema import TENSOR_OF, Modality, meta_fields
@@ -45,7 +45,7 @@ class Prepared:
     places: npt.NDArray[np.int64]  # [N, 2]: number of the shard, and row in it
     labels: npt.NDArray[np.str_]  # [N]
     groups: npt.NDArray[np.str_]  # [N]
-    splits: npt.NDArray[np.str_]  # [N], of `mmray.optimize.splits.SPLITS`, or empty
+    splits: npt.NDArray[np.str_]  # [N], of `mmray.evaluation.splits.SPLITS`, or empty
     spec: PreprocessSpec
     rule: str  # by which the splits were assigned
     source: str  # changes with the shards and their preprocessing

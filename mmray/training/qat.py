@@ -1,8 +1,8 @@
 """Quantization-aware training: a model that rounds as its int8 graph will, and learns to live with it.
 
-Rounded is what `mmray.optimize.int8.to_static_int8` rounds, and in the same way: weights by output channel,
-activations by ranges from `collect_ranges`, results of convolutions behind their Relu or Clip (Jacob et al.,
-Quantization and training of neural networks for integer-arithmetic-only inference, 2018, section 3).
+Rounded is what `mmray.variants.quantize.int8.to_static_int8` rounds, and in the same way: weights by output
+channel, activations by ranges from `collect_ranges`, results of convolutions behind their Relu or Clip (Jacob
+et al., Quantization and training of neural networks for integer-arithmetic-only inference, 2018, section 3).
 Gradients pass the rounding as if it were not there, within the range (Bengio et al., 2013, arXiv:1308.3432).
 
 The graph is then made as without such training: the plain weights are exported, and `to_static_int8` takes
@@ -27,15 +27,15 @@ from torch.utils.hooks import RemovableHandle
 
 from mmray.batching import Feeds
 from mmray.errors import ConfigError, EngineError
+from mmray.graphs.export import export_graph
 from mmray.models.fused import OUTPUTS
-from mmray.optimize.calibrate import collect_ranges
-from mmray.optimize.draft import Draft, table_of
-from mmray.optimize.export import export_graph
-from mmray.optimize.int8 import to_static_int8
-from mmray.optimize.rows import LEAST_STEP
-from mmray.optimize.sites import Site, sites
-from mmray.optimize.wide import pixels_of
 from mmray.preprocess.spec import PreprocessSpec
+from mmray.variants.quantize.calibrate import collect_ranges
+from mmray.variants.quantize.draft import Draft, table_of
+from mmray.variants.quantize.int8 import to_static_int8
+from mmray.variants.quantize.rows import LEAST_STEP
+from mmray.variants.quantize.sites import Site, sites
+from mmray.variants.quantize.wide import pixels_of
 
 _ROUNDERS = "rounders"  # the model's submodule of them, by the name of the activation in the graph
 #: Attribute of a layer: the rounder of what it takes, by which its bias is rounded. Not a submodule, since
@@ -206,7 +206,7 @@ def _rounded_parameters(layer: nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor | 
 
 
 def _scale(weight: Tensor, axis: int) -> Tensor:
-    """Of each channel along an axis, as `mmray.optimize.draft.by_channel` has it."""
+    """Of each channel along an axis, as `mmray.variants.quantize.draft.by_channel` has it."""
     others = [i for i in range(weight.ndim) if i != axis]
     return (weight.detach().abs().amax(dim=others) / 127).clamp(min=_TINY)
 

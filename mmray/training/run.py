@@ -14,15 +14,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmray.bundle import FP32, Bundle, write_bundle
+from mmray.bundle import FP32, Bundle, check_replaceable, write_bundle
 from mmray.engine import Engine
 from mmray.errors import ConfigError, InputError
+from mmray.evaluation.reference import reference_from
+from mmray.evaluation.selective import judge_selective
+from mmray.graphs.cases import batch_cases, golden_records
+from mmray.graphs.export import check_parity, export_graph
 from mmray.models.fused import FusedModel, PackedModel
-from mmray.optimize.build import check_replaceable
-from mmray.optimize.cases import batch_cases, golden_records
-from mmray.optimize.export import check_parity, export_graph
-from mmray.optimize.reference import reference_from
-from mmray.optimize.selective import judge_selective
 from mmray.preprocess import Preprocessor
 from mmray.schema import Modality
 from mmray.sources import ReadOptions, Shard, list_shards, read

@@ -5,8 +5,8 @@ from axe_playwright_python.sync_playwright import Axe
 from support.browser import chromium
 from support.scorecards import judged_bundle
 
-from mmray.optimize.cards import know
-from mmray.optimize.page import to_html
+from mmray.scorecards.cards import know
+from mmray.scorecards.page import to_html
 
 # Boxes of all names in the drawing that is to be seen, and the box of the drawing.
 MEASURE = """() => {

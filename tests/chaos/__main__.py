@@ -207,8 +207,8 @@ def main(
 
 def make_bundle(home: Path) -> None:
     """A bundle of small random encoders and a trained head."""
-    from mmray.optimize.build import build_bundle
-    from mmray.optimize.encoders import tiny_encoders
+    from mmray.importing.build import build_bundle
+    from mmray.models.encoders import tiny_encoders
 
     load_script("datasets/synthetic.py").build(home / "train", rows=120, shard_rows=40, missing=0.2, seed=1)
     build_bundle([str(home / "train")], home / "bundle", tiny_encoders([str(home / "train")]))

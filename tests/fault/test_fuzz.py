@@ -1,7 +1,7 @@
 """No shard, however damaged, ends as anything but predictions and rejects, in bounded time and memory.
 
-jobs/fuzz.py does this over 10,000 shards; here are the worst that it has met, some that no chance would make,
-and fresh ones.
+jobs/bench/fuzz.py does this over 10,000 shards; here are the worst that it has met, some that no chance would
+make, and fresh ones.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ def test_what_no_chance_would_make(check, name):
 
 def test_fresh_damage(tmp_path):
     """Another seed each time; a finding is printed with its seed, and kept below pytest's folder."""
-    command = [sys.executable, "jobs/fuzz.py", "--cases", str(FRESH), "--seed", str(random.randrange(10**6))]
+    seed = str(random.randrange(10**6))
+    command = [sys.executable, "jobs/bench/fuzz.py", "--cases", str(FRESH), "--seed", seed]
     done = subprocess.run(
         [*command, "--findings", str(tmp_path / "findings")],
         cwd=ROOT,

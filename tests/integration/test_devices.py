@@ -17,7 +17,7 @@ from mmray.sources import ReadOptions, list_shards, read
 
 PROGRAM = """
 import json, sys
-sys.path[:0] = ["jobs", "tests"]
+sys.path[:0] = ["jobs/bench", "tests"]
 from pathlib import Path
 from _device_runs import Case, execute
 from mmray.bundle import Bundle
@@ -41,7 +41,7 @@ def run_on_stand_in(bundle, shards, output, *nodes, variant="fp32", rows=64):
     """What each device did, by its name; with `nodes`, on a node with the GPU and one of CPUs alone."""
     command = [sys.executable, "-c", PROGRAM, str(bundle.path), str(shards), str(output), variant, str(rows)]
     command += nodes
-    path = os.pathsep.join(str(ROOT / name) for name in ("jobs", "tests"))
+    path = os.pathsep.join(str(ROOT / name) for name in ("jobs/bench", "tests"))
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=240, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}
     )

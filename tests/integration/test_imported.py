@@ -19,11 +19,11 @@ from support.scripts import ROOT
 
 from mmray.bundle import Bundle
 from mmray.config import RunConfig
-from mmray.optimize.steps import VariantRecipe
-from mmray.optimize.variants import optimize
 from mmray.pipeline.audit import audit
 from mmray.pipeline.run import Watcher, run
 from mmray.pipeline.rundir import RunDirectory
+from mmray.variants.make import optimize
+from mmray.variants.steps import VariantRecipe
 
 SILENT = Watcher(lambda *_: None, lambda *_: None, lambda *_: None)
 

@@ -4,8 +4,8 @@ import numpy as np
 import onnx
 
 from mmray.bundle import Cascade, CascadeStage, Exit, NewVariant, extend_bundle
-from mmray.optimize.evidence import modality_of
-from mmray.optimize.staging import split_stages
+from mmray.variants.cascades.evidence import modality_of
+from mmray.variants.cascades.staging import split_stages
 from support.bundles import records_table, small_bundle
 from support.media import clip, image_bytes
 

@@ -28,8 +28,8 @@ from transformers import (
 )
 
 from mmray.bundle import Bundle
-from mmray.optimize.importing.description import Description, Directories
-from mmray.optimize.importing.from_transformers import import_transformers
+from mmray.importing.description import Description, Directories
+from mmray.importing.from_transformers import import_transformers
 from support.pages import blocks, run_blocks
 
 SIZE = 32  # pixels

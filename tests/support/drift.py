@@ -4,8 +4,8 @@ import numpy as np
 
 from mmray.bundle import extend_bundle
 from mmray.drift import Sketch, VariantReference
-from mmray.optimize.outputs import LabelledTensors
-from mmray.optimize.reference import bundle_reference
+from mmray.evaluation.outputs import LabelledTensors
+from mmray.evaluation.reference import bundle_reference
 from mmray.predictor import open_preprocessor
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mmray.optimize.evidence import Evidence
+from mmray.variants.cascades.evidence import Evidence
 
 NAMES = ("text", "audio", "image", "image+text", "image+audio", "text+audio", "image+text+audio")
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mmray.optimize.examples import Examples
+from mmray.heads.examples import Examples
 
 LABELS = ("cat", "crow", "dog")
 

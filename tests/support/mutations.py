@@ -1,4 +1,4 @@
-"""Seeded damage to small shards: what jobs/fuzz.py feeds to the reader, the preprocessing and the model.
+"""Seeded damage to small shards: what `jobs/bench fuzz` feeds to the reader, the preprocessing and the model.
 
 Damage that a checksum would give away at once (tar headers, PNG chunks, Ogg pages) is mostly repaired
 afterwards, so that it reaches the code behind the checksum.

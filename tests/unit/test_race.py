@@ -12,10 +12,10 @@ from mmray.batching import CPU_ROWS
 from mmray.digests import sealed
 from mmray.engine.cpu import FEATURES_VARIABLE, needs_exact_int8
 from mmray.errors import BundleError
-from mmray.optimize.calibrate import collect_ranges
-from mmray.optimize.int8 import to_static_int8
 from mmray.race import Form, candidates, choose, is_quantized
 from mmray.shapes import job_ladder
+from mmray.variants.quantize.calibrate import collect_ranges
+from mmray.variants.quantize.int8 import to_static_int8
 
 
 @pytest.fixture(scope="module")

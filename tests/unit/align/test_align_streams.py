@@ -13,7 +13,7 @@ from mmray.errors import InputError, OutputError
 from mmray.preprocess import Preprocessor
 from mmray.sources import ReadOptions, list_shards, read
 
-alignment = load_script("jobs/alignment.py")
+alignment = load_script("jobs/bench/alignment.py")
 align_streams, recordings = alignment.align_streams, alignment.recordings
 _streams = load_script("datasets/_streams.py")
 Options = align_streams.Options

@@ -8,9 +8,9 @@ import onnxruntime
 import pytest
 import torch
 
+from mmray.models.encoders import yamnet_convolutions
 from mmray.models.pretrained import YAMNET
 from mmray.models.yamnet import YAMNet
-from mmray.optimize.encoders import yamnet_convolutions
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmray.optimize.intervals import Clusters
+from mmray.evaluation.intervals import Clusters
 from mmray.report.counting import BUCKETS, Buckets, Few, Names, Sums
 
 RECORDS = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=60)

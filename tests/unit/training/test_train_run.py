@@ -11,8 +11,6 @@ from support.scripts import ROOT
 
 from mmray.bundle import Bundle
 from mmray.errors import ConfigError, OutputError
-from mmray.optimize.steps import VariantRecipe
-from mmray.optimize.variants import optimize
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.schema import MODALITIES
 from mmray.sources import ReadOptions, list_shards, read
@@ -22,6 +20,8 @@ from mmray.training.profile import OUTSIDE, profile_training
 from mmray.training.recipe import TrainRecipe
 from mmray.training.run import Places, Training, train_bundle
 from mmray.training.weights import BEST
+from mmray.variants.make import optimize
+from mmray.variants.steps import VariantRecipe
 
 SMALL = {
     "image": {"pixels": 32, "depth": 0.3, "pretrained": False},

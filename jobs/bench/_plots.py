@@ -1,0 +1,89 @@
+"""Plots of what the scripts here measure, for the docs. Takes their JSON; measures nothing itself."""
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.dates import ConciseDateFormatter
+
+#: Colour and style of each way to answer a record. Cascade and fusion nearly coincide, so one is broad.
+_WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    "image only": ("#c2410c", {"lw": 1.8}),
+    "text only": ("#6b7280", {"lw": 1.4, "ls": "--"}),
+    "cascade": ("#1d4ed8", {"lw": 1.6, "zorder": 3}),
+    "fusion": ("#4ea866", {"lw": 4.5}),
+}
+
+
+def draw_study(study: Mapping[str, Any], units: Mapping[str, str], path: Path) -> None:
+    """Accuracy over strength with its standard error, a panel for each damage; and what a record costs.
+
+    Args:
+        study: what `jobs/bench/blur.py` prints.
+        units: of the strengths, by damage.
+        path: of the image.
+    """
+    figure, panels = plt.subplots(
+        1, 4, figsize=(11.5, 3.7), width_ratios=(1, 1, 1, 0.8), layout="constrained", dpi=100
+    )
+    for panel, (damage, strengths) in zip(panels, study["found"].items(), strict=False):
+        steps = range(len(strengths))
+        for way, (colour, style) in _WAYS.items():
+            right = [found[way]["accuracy"] for found in strengths.values()]
+            error = [found[way]["standard_error"] for found in strengths.values()]
+            panel.plot(steps, right, color=colour, **style)
+            if way != "text only":
+                low, high = ([r + sign * e for r, e in zip(right, error, strict=True)] for sign in (-1, 1))
+                panel.fill_between(steps, low, high, color=colour, alpha=0.12, lw=0)
+        panel.set_xticks(steps, strengths)
+        panel.set_title(damage)
+        panel.set_xlabel(units[damage])
+        panel.set_ylim(0.2, 1)
+        _plain(panel)
+    panels[0].set_ylabel(f"accuracy on {study['records']} held-out records")
+    colours = [colour for colour, _ in _WAYS.values()]
+    bars = panels[3].barh(list(_WAYS), [study["record_ms"][way] for way in _WAYS], color=colours)
+    panels[3].bar_label(bars, fmt="%.1f", padding=3)
+    panels[3].invert_yaxis()
+    panels[3].set_title("what a record costs")
+    panels[3].set_xlabel("milliseconds on one core")
+    panels[3].margins(x=0.2)
+    _plain(panels[3])
+    panels[3].grid(visible=False)
+    for label, colour in zip(panels[3].get_yticklabels(), colours, strict=True):
+        label.set(color=colour, fontweight="bold")
+    figure.savefig(path)
+
+
+def draw_history(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Each stage's ratio over time, as a share of its first; what was lost is a cross.
+
+    Args:
+        entries: lines of the history of `jobs/bench/check.py`, in order.
+        path: of the image.
+    """
+    figure, panel = plt.subplots(figsize=(8, 3.6), layout="constrained", dpi=100)
+    days = [datetime.fromisoformat(entry["when"]) for entry in entries]
+    for stage in entries[0]["ratio"]:
+        ratios = [entry["ratio"].get(stage, math.nan) for entry in entries]
+        shares = [ratio / ratios[0] for ratio in ratios]
+        (line,) = panel.plot(days, shares, marker="o", ms=3, lw=1.4, label=stage)
+        lost = [(d, s) for d, s, e in zip(days, shares, entries, strict=True) if stage in e["lost"]]
+        panel.plot(*zip(*lost, strict=True) if lost else ([], []), "x", ms=8, color=line.get_color())
+    panel.axhline(1, color="#9ca3af", lw=0.8)
+    panel.set_ylabel("speed beside the bare library,\nas a share of the first")
+    figure.legend(ncols=len(entries[0]["ratio"]), frameon=False, loc="outside upper left")
+    panel.xaxis.set_major_formatter(ConciseDateFormatter(panel.xaxis.get_major_locator()))
+    _plain(panel)
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def _plain(panel: Axes) -> None:
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.grid(axis="y", color="#e5e7eb")
+    panel.set_axisbelow(True)

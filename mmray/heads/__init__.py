@@ -1,0 +1,1 @@
+"""A linear head over frozen encoders: features of labelled records, training, and scores by modality."""

@@ -1,0 +1,301 @@
+"""Whether a variant may stand in for its parent: judged by decisions, on paired outputs, slice by slice.
+
+Similar features prove nothing: YAMNet in int8 kept a cosine of .98 while its best label agreed on .36 of the
+records. Nor does the whole prove its parts: a model that lost its hearing agrees wherever there is a picture.
+So every subset of the modalities and every label counts by itself.
+
+What counts is not what was found but what it shows: one-sided bounds, clustered by group
+(`mmray.evaluation.intervals`), and over the slices Holm's procedure (1979, "A simple sequentially rejective
+multiple test procedure"), so that the chance of calling any bad slice good is that of a single bound. Where
+too little was seen, the answer is NOT_ENOUGH, and never PASSED.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from mmray.evaluation.intervals import Clusters, holm, least_groups
+from mmray.evaluation.outputs import Outputs
+from mmray.schema import set_name
+from mmray.variants.gate.verdict import (
+    FAILED,
+    NOT_ENOUGH,
+    PASSED,
+    Accuracy,
+    Answer,
+    Comparison,
+    Verdict,
+    label_slice,
+)
+
+_TINY = 1e-12  # what a score counts as at least, so that a zero does not make the divergence infinite
+
+
+class Thresholds(BaseModel):
+    """What a variant must be shown to keep of its parent: on all records as they are, and in each slice."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    agreement: float = Field(0.95, ge=0, le=1)  # share of equal decisions, at least
+    slice_agreement: float = Field(0.85, ge=0, le=1)
+    accuracy_loss: float = Field(0.01, ge=0, le=1)  # at most
+    slice_accuracy_loss: float = Field(0.05, ge=0, le=1)
+    divergence: float = Field(0.05, ge=0)  # mean KL divergence of the scores in nats, at most; as it is found
+    least_groups: int = Field(50, ge=2)  # independent groups of records, below which nothing is shown
+    confidence: float = Field(0.95, gt=0.5, lt=1)  # of the bounds, one-sided
+
+
+def compare(parent: Outputs, variant: Outputs, thresholds: Thresholds) -> Verdict:
+    """Judge a variant's outputs by those of its parent.
+
+    Args:
+        parent: of the parent, N rows; any variant of a model may serve.
+        variant: of the variant, for the same rows.
+        thresholds: what it must keep.
+
+    A variant passes where its bounds on all records as they are keep within the thresholds, those of every
+    subset of the modalities, too, and no label is shown to lose more. A label with too few records to tell
+    stops nothing, and is never said to have passed.
+    """
+    samples = _Samples(parent, variant, thresholds)
+    overall = samples.on(parent.whole)
+    subsets, labels = dict(_subsets(parent)), dict(_labels(parent))
+    rows = subsets | {label_slice(name): mask for name, mask in labels.items()}
+    slices = samples.family(rows)
+    not_finite = int((~samples.finite).sum())
+    verdict = Verdict(
+        PASSED,
+        "",
+        overall,
+        {name: slices[name] for name in subsets},
+        {name: slices[label_slice(name)] for name in labels},
+        not_finite,
+    )
+    answer, reason = _answer(verdict, len(samples.finite), thresholds)
+    return Verdict(answer, reason, overall, verdict.subsets, verdict.labels, not_finite)
+
+
+class _Samples:
+    """Outputs of parent and variant, to be compared on any of their rows."""
+
+    def __init__(self, parent: Outputs, variant: Outputs, thresholds: Thresholds) -> None:
+        self._parent, self._variant, self._thresholds = parent, variant, thresholds
+        self.finite = np.asarray(np.isfinite(variant.scores).all(axis=1))
+        self._was = parent.scores.argmax(axis=1)
+        # What is not finite decides for nothing: -2 is no class, and not the -1 of an unknown label.
+        self._is_now = np.where(self.finite, variant.scores.argmax(axis=1), -2)
+
+    def on(self, rows: npt.NDArray[np.bool_]) -> Comparison:
+        """Compare the rows of a mask [N], which has at least one, with what all records must keep."""
+        allowed = self._thresholds
+        sample = self._sample(rows)
+        within = sample.keeps(allowed.agreement, allowed.accuracy_loss, allowed.confidence)
+        if sample.groups.count < allowed.least_groups:
+            answer = NOT_ENOUGH
+        elif within:
+            answer = PASSED
+        else:
+            answer = NOT_ENOUGH if sample.looks(allowed.agreement, allowed.accuracy_loss) else FAILED
+        return self._comparison(rows, sample, answer)
+
+    def family(self, slices: Mapping[str, npt.NDArray[np.bool_]]) -> dict[str, Comparison]:
+        """Compare slices, so that any of them is called good by mistake no more often than one would be."""
+        allowed = self._thresholds
+        samples = {name: self._sample(rows) for name, rows in slices.items()}
+        told = {name: s for name, s in samples.items() if s.groups.count >= allowed.least_groups}
+
+        def shown(sample: _Sample, confidence: float) -> bool:
+            return sample.keeps(allowed.slice_agreement, allowed.slice_accuracy_loss, confidence)
+
+        good = holm({name: partial(shown, sample) for name, sample in told.items()}, allowed.confidence)
+        strict = 1 - (1 - allowed.confidence) / max(1, len(told))  # Bonferroni: many are looked at
+        found = {}
+        for name, sample in samples.items():
+            answer = PASSED if name in good else NOT_ENOUGH
+            if name in told and name not in good and sample.loses(allowed, strict):
+                answer = FAILED
+            found[name] = self._comparison(slices[name], sample, answer)
+        return found
+
+    def _sample(self, rows: npt.NDArray[np.bool_]) -> _Sample:
+        labelled = rows & (self._parent.labels >= 0)
+        labels = self._parent.labels[labelled]
+        change = (self._is_now[labelled] == labels).astype(float) - (self._was[labelled] == labels)
+        return _Sample(
+            (self._was != self._is_now)[rows],
+            self._parent.groups[rows],
+            change,
+            self._parent.groups[labelled],
+        )
+
+    def _comparison(self, rows: npt.NDArray[np.bool_], sample: _Sample, answer: Answer) -> Comparison:
+        both, confidence = rows & self.finite, self._thresholds.confidence
+        return Comparison(
+            verdict=answer,
+            records=int(rows.sum()),
+            groups=sample.groups.count,
+            agreement=sample.agreement,
+            agreement_bound=1 - sample.groups.upper(sample.differs, confidence),
+            divergence=mean_divergence(self._parent.scores[both], self._variant.scores[both]),
+            accuracy=self._accuracy(rows & (self._parent.labels >= 0), sample),
+        )
+
+    def _accuracy(self, rows: npt.NDArray[np.bool_], sample: _Sample) -> Accuracy | None:
+        if not rows.any():
+            return None
+        labels, confidence = self._parent.labels[rows], self._thresholds.confidence
+        return Accuracy(
+            records=len(labels),
+            parent=float((self._was[rows] == labels).mean()),
+            variant=float((self._is_now[rows] == labels).mean()),
+            difference=float(sample.change.mean()),
+            bound=sample.labelled.lower(sample.change, confidence),
+            interval=sample.labelled.interval(sample.change, confidence),
+            own_interval=sample.labelled.interval(self._is_now[rows] == labels, confidence),
+            groups=sample.labelled.count,
+        )
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """What changed in n rows, of which m are labelled."""
+
+    differs: npt.NDArray[np.bool_]  # [n], where the decision is another
+    groups_of_rows: npt.NDArray[np.str_]  # [n]
+    change: npt.NDArray[np.float64]  # [m], 1 where it became right, -1 where it became wrong
+    groups_of_labelled: npt.NDArray[np.str_]  # [m]
+
+    @cached_property
+    def groups(self) -> Clusters:
+        return Clusters(self.groups_of_rows)
+
+    @cached_property
+    def labelled(self) -> Clusters:
+        return Clusters(self.groups_of_labelled)
+
+    @property
+    def agreement(self) -> float:
+        return 1 - float(self.differs.mean())
+
+    def keeps(self, agreement: float, loss: float, confidence: float) -> bool:
+        """Whether it is shown that so much agrees and no more accuracy is lost."""
+        # Found first, as that is quick: a bound lies beyond what is found.
+        if not self.looks(agreement, loss):
+            return False
+        if agreement > 0 and 1 - self.groups.upper(self.differs, confidence) < agreement:
+            return False
+        return not len(self.change) or loss >= 1 or self.labelled.lower(self.change, confidence) >= -loss
+
+    def looks(self, agreement: float, loss: float) -> bool:
+        """Whether it is so on the rows that were seen."""
+        return self.agreement >= agreement and (not len(self.change) or float(self.change.mean()) >= -loss)
+
+    def loses(self, allowed: Thresholds, confidence: float) -> bool:
+        """Whether a slice is shown to agree less than it must, or seen to lose more and shown to lose."""
+        if self.agreement < allowed.slice_agreement:
+            least = 1 - self.groups.lower(self.differs, confidence)
+            if least < allowed.slice_agreement:
+                return True
+        if not len(self.change) or float(self.change.mean()) >= -allowed.slice_accuracy_loss:
+            return False
+        return self.labelled.upper(self.change, confidence) < 0
+
+
+def mean_divergence(parent: npt.NDArray[np.float32], variant: npt.NDArray[np.float32]) -> float:
+    """Mean over the rows of the sum of p log(p / q); 0 where there are no rows."""
+    p, q = (np.clip(scores.astype(np.float64), _TINY, None) for scores in (parent, variant))
+    return float((p * np.log(p / q)).sum() / max(1, len(p)))
+
+
+def _subsets(outputs: Outputs) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
+    """Name and mask [N] of each subset of the modalities that occurs, from the first alone to all."""
+    found = np.unique(outputs.present, axis=0).tolist()
+    for flags in sorted(found, key=lambda f: (sum(f), [not flag for flag in f])):
+        name = set_name(outputs.modalities, flags)
+        yield name, (outputs.present == flags).all(axis=1)
+
+
+def _labels(outputs: Outputs) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
+    """Name and mask [N] of each label that records, as they are, have."""
+    unlabelled = (outputs.labels < 0).all()  # then a model without labels has no classes, and so no slices
+    of_row = outputs.scores.argmax(axis=1) if unlabelled else outputs.labels
+    for i, name in enumerate(outputs.classes):
+        rows = outputs.whole & (of_row == i)
+        if rows.any():
+            yield name, rows
+
+
+def _answer(verdict: Verdict, rows: int, allowed: Thresholds) -> tuple[Answer, str]:
+    """What the gate says, and why; no reason where the variant passed."""
+    if verdict.not_finite:
+        return FAILED, f"the scores of {verdict.not_finite} of {rows} rows are not finite"
+    overall = verdict.overall
+    faults = list(_overall_faults(overall, allowed)) if overall.verdict == FAILED else []
+    if overall.divergence > allowed.divergence:
+        faults.append(
+            f"scores diverge by {overall.divergence:.3f} nats on average, more than {allowed.divergence:g}"
+        )
+    failed = {name: found for name, found in verdict.slices.items() if found.verdict == FAILED}
+    for name, found in sorted(failed.items(), key=lambda item: item[1].agreement):
+        faults += [f"{name}: {fault}" for fault in _slice_faults(found, allowed)]
+    if faults:
+        return FAILED, faults[0] + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else "")
+    if overall.verdict == NOT_ENOUGH:
+        return NOT_ENOUGH, _too_few(overall, allowed, allowed.agreement, allowed.accuracy_loss)
+    # A cascade promises nothing of single slices, and few records may have just these modalities.
+    asked = allowed.slice_agreement > 0 or allowed.slice_accuracy_loss < 1
+    for name, found in verdict.subsets.items():
+        if asked and found.verdict == NOT_ENOUGH:
+            lacking = _too_few(found, allowed, allowed.slice_agreement, allowed.slice_accuracy_loss)
+            return NOT_ENOUGH, f"{name}: {lacking}"
+    return PASSED, ""
+
+
+def _overall_faults(found: Comparison, allowed: Thresholds) -> Iterator[str]:
+    if found.agreement < allowed.agreement:
+        yield _disagree(found, allowed.agreement)
+    if found.accuracy and found.accuracy.difference < -allowed.accuracy_loss:
+        yield _loses(found.accuracy, allowed.accuracy_loss)
+
+
+def _slice_faults(found: Comparison, allowed: Thresholds) -> Iterator[str]:
+    if found.agreement < allowed.slice_agreement:
+        yield _disagree(found, allowed.slice_agreement)
+    elif found.accuracy:
+        yield _loses(found.accuracy, allowed.slice_accuracy_loss)
+
+
+def _loses(accuracy: Accuracy, allowed: float) -> str:
+    lost = -accuracy.difference
+    return f"accuracy falls by {lost:.3f} on {accuracy.records} records, more than {allowed:g}"
+
+
+def _disagree(found: Comparison, least: float) -> str:
+    agreeing = round(found.agreement * found.records)
+    return f"decisions agree on {agreeing} of {found.records} records, less than {least:.1%}"
+
+
+def _too_few(found: Comparison, allowed: Thresholds, agreement: float, loss: float) -> str:
+    """What was seen, what it shows, and what would have to be shown."""
+    seen = f"{found.records} records in {found.groups} groups"
+    if found.groups < allowed.least_groups:
+        return f"{seen}; it takes {allowed.least_groups} groups (thresholds.least_groups) to show anything"
+    if found.agreement_bound < agreement:
+        needed = least_groups(1 - agreement, allowed.confidence) if agreement < 1 else 0
+        takes = f", which take {needed:,} groups even where all agree" if needed > found.groups else ""
+        return (
+            f"{seen} agree on {found.agreement:.1%}, which shows {found.agreement_bound:.1%} at least; "
+            f"{agreement:.1%} are asked for{takes}"
+        )
+    if found.accuracy and found.accuracy.bound < -loss:
+        return (
+            f"{seen} lose {max(0.0, -found.accuracy.difference):.3f} of accuracy, which shows "
+            f"{-found.accuracy.bound:.3f} at most; {loss:g} is allowed"
+        )
+    return f"{seen} are too few for all slices together (Holm)"
