@@ -273,6 +273,18 @@ for command, lines in _MODEL_COMMANDS.items():
     app.command(epilog=examples(*lines))(command)
 
 
+@app.command(epilog=examples("mmray demo"))
+def demo(
+    folder: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="Where all of it goes: records, bundle, runs; 0.5 GB.")
+    ] = Path("mmray-demo"),
+) -> None:
+    """Fetch real records and encoders, build a bundle, run the job over them; four minutes."""
+    from mmray.cli.demo import become_demo
+
+    become_demo(folder)
+
+
 @app.command()
 def doctor(
     bundle: Annotated[
