@@ -11,8 +11,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from mmray.put import TEMPORARY
 from mmray.remote import READ_AHEAD_BYTES, StoreError
-from mmray.storage import TEMPORARY, Location
+from mmray.storage import Location
 
 
 def mirror(

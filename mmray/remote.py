@@ -1,7 +1,8 @@
 """Stores that fail now and then: which failures pass, how long to try again, and a file that reads on.
 
-pyarrow's S3 client repeats a request by itself, 31 times within 6 s at even intervals, but not for longer,
-nor after every answer that passes (409 OperationAborted, 400 RequestTimeout). Here is what follows on that.
+Clients of stores repeat a request by themselves: pyarrow's of S3 31 times within 6 s at even intervals,
+Google's for 6 s, Azure's 3 times within 6 s; but not for longer, nor after every answer that passes (409
+OperationAborted, 400 RequestTimeout). Here is what follows on that.
 """
 
 from __future__ import annotations
@@ -32,7 +33,13 @@ _LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectory
 _LASTING_TEXT = re.compile(
     r"AWS Error (ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|NO_SUCH_BUCKET|NO_SUCH_KEY)"
     r"|HTTP status 3\d\d|^Bucket '[^']*' not found"
+    r"|Status\((PERMISSION_DENIED|UNAUTHENTICATED|NOT_FOUND)|Azure Error: \[\w*\] 40[134]"
 )
+_NO_CREDENTIALS = re.compile(
+    r"(?i)access_?denied|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|PERMISSION_DENIED|UNAUTHENTICATED"
+    r"|OAuth2 access token|authoriz|authenticat|credential|answered 40[13]"
+)
+_REFUSALS = (400, 401, 403, 404, 405)  # of HTTP
 
 #: What tells one content of an object from another, as stores name it; first what a copy keeps. GCS has a
 #: checksum of the whole content, S3 and others an ETag.
@@ -76,15 +83,26 @@ def retrying(act: Callable[[], T], what: str) -> T:
         except Exception as e:  # drivers of fsspec raise what their libraries define
             failure = e
             if not _may_pass(e):
-                raise RefusedError(f"{what}: {e}") from e
-    raise StoreError(f"{what}: failed {ATTEMPTS} times, at last by {failure}") from failure
+                raise RefusedError(f"{what}: {_reason(e)}") from e
+    raise StoreError(f"{what}: failed {ATTEMPTS} times, at last by {_reason(failure)}") from failure
 
 
 def _may_pass(failure: Exception) -> bool:
-    if isinstance(failure, OSError):
-        return not _LASTING_TEXT.search(str(failure))
+    if isinstance(failure, OSError) and _LASTING_TEXT.search(str(failure)):
+        return False
+    if getattr(failure, "status_code", None) in _REFUSALS:  # an answer, as Azure's client tells it
+        return False
     # An error that a network library defines, as aiohttp.ClientError, may pass; a ValueError does not.
-    return type(failure).__module__.partition(".")[0] not in ("builtins", "pyarrow")
+    known = type(failure).__module__.partition(".")[0] not in ("builtins", "pyarrow")
+    return isinstance(failure, OSError) or known
+
+
+def _reason(failure: Exception | None) -> str:
+    """What a client says, in one line, and what to do where it lacks credentials."""
+    said = str(failure).partition("\n")[0]
+    if not _NO_CREDENTIALS.search(said):
+        return said
+    return f"{said}; check the credentials that the environment gives: docs/stores.md names the variables"
 
 
 def version_in(about: Mapping[Any, object]) -> str:

@@ -7,7 +7,7 @@ import random
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.s3 import CLIENT_ATTEMPTS
+from support.stores import CLIENT_ATTEMPTS
 
 from mmray import remote
 from mmray.remote import ATTEMPTS, READ_AHEAD_BYTES, RemoteFile, StoreError
