@@ -17,7 +17,6 @@ from uuid import uuid4
 from mmray.errors import UsageError
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
     from requests import Response, Session
 
 TYPE_NAME = "gcs"  # of pyarrow's filesystem
@@ -54,7 +53,6 @@ class Blob:
         self._host = _host(root)
         answer = self._session.get(f"{self._host}/storage/v1/{self._place}", timeout=_TIMEOUT_S)
         self._about: dict[str, Any] = _checked(answer, path).json()
-        self._position = 0
 
     def __enter__(self) -> Self:
         return self
@@ -68,32 +66,19 @@ class Blob:
     def metadata(self) -> dict[str, Any]:
         return self._about
 
-    def seek(self, position: int) -> None:
-        self._position = position
-
-    def readinto(self, target: WriteableBuffer) -> int:
-        """Fill the buffer from the position on; less where the answer breaks off after some bytes."""
-        view = memoryview(target).cast("B")
-        part = {"Range": f"bytes={self._position}-{self._position + len(view) - 1}"}
+    def read_at(self, nbytes: int, offset: int) -> bytes:
+        """Bytes from an offset on; fewer where the answer breaks off after some. Threads may share it."""
+        part = {"Range": f"bytes={offset}-{offset + nbytes - 1}"}
         url = f"{self._host}/download/storage/v1/{self._place}?alt=media"
-        filled = 0
+        found = bytearray()
         with self._session.get(url, headers=part, stream=True, timeout=_TIMEOUT_S) as answer:
             try:
                 for piece in _checked(answer, self._place).iter_content(_STEP_BYTES):
-                    view[filled : filled + len(piece)] = piece
-                    filled += len(piece)
+                    found += piece
             except OSError:
-                if not filled:
+                if not found:
                     raise
-        self._position += filled
-        return filled
-
-    def read_at(self, nbytes: int, offset: int) -> bytes:
-        self.seek(offset)
-        found = bytearray(nbytes)
-        if self.readinto(found) < nbytes:
-            raise OSError(f"{self._place}: the answer broke off")
-        return bytes(found)
+        return bytes(found[:nbytes])
 
     def close(self) -> None:
         """Nothing: connections are kept for the next one."""
