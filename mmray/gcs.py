@@ -48,7 +48,7 @@ class Blob:
             FileNotFoundError: there is none.
         """
         bucket, _, name = path.partition("/")
-        self._session = _session(_is_anonymous(root))
+        self._session = _session_of(root)
         self._place = f"b/{quote(bucket, safe='')}/o/{quote(name, safe='')}"
         self._host = _host(root)
         answer = self._session.get(f"{self._host}/storage/v1/{self._place}", timeout=_TIMEOUT_S)
@@ -68,14 +68,17 @@ class Blob:
 
     def read_at(self, nbytes: int, offset: int) -> bytes:
         """Bytes from an offset on; fewer where the answer breaks off after some. Threads may share it."""
-        part = {"Range": f"bytes={offset}-{offset + nbytes - 1}"}
+        part = {
+            "Range": f"bytes={offset}-{offset + nbytes - 1}",
+            "Accept-Encoding": "gzip",
+        }  # as it is stored
         url = f"{self._host}/download/storage/v1/{self._place}?alt=media"
         found = bytearray()
         with self._session.get(url, headers=part, stream=True, timeout=_TIMEOUT_S) as answer:
             try:
-                for piece in _checked(answer, self._place).iter_content(_STEP_BYTES):
+                for piece in _checked(answer, self._place).raw.stream(_STEP_BYTES, decode_content=False):
                     found += piece
-            except OSError:
+            except Exception:  # urllib3 has many; mmray.remote asks for what is missing
                 if not found:
                     raise
         return bytes(found[:nbytes])
@@ -96,7 +99,7 @@ def create(root: str, bucket: str, name: str, data: bytes) -> bool:
         f"--{boundary}\r\nContent-Type: {kind}\r\n\r\n".encode() + content + b"\r\n"
         for kind, content in (("application/json", about), ("application/octet-stream", data))
     )
-    answer = _session(_is_anonymous(root)).post(
+    answer = _session_of(root).post(
         f"{_host(root)}/upload/storage/v1/b/{quote(bucket, safe='')}/o",
         params={"uploadType": "multipart", "ifGenerationMatch": "0"},
         data=body + f"--{boundary}--\r\n".encode(),
@@ -124,8 +127,11 @@ def _host(root: str) -> str:
     return os.environ.get("CLOUD_STORAGE_EMULATOR_ENDPOINT", _HOST).rstrip("/")
 
 
-def _is_anonymous(root: str) -> bool:
-    return root.partition("://")[2].startswith("anonymous@")
+def _session_of(root: str) -> Session:
+    try:
+        return _session(root.partition("://")[2].startswith("anonymous@"))
+    except UsageError as e:
+        raise UsageError(f"{root}: {e}") from e
 
 
 @lru_cache(maxsize=2)
@@ -137,7 +143,7 @@ def _session(anonymous: bool) -> Session:
         from google.auth.transport.requests import AuthorizedSession
         from requests.adapters import HTTPAdapter, Retry
     except ImportError as e:
-        raise UsageError(f"gs:// needs Google's credentials library: pip install 'mmray[gcs]' ({e})") from e
+        raise UsageError(f"needs Google's credentials library: pip install 'mmray[gcs]' ({e})") from e
     if anonymous:
         session = requests.Session()
     else:
@@ -145,7 +151,7 @@ def _session(anonymous: bool) -> Session:
             session = AuthorizedSession(default(scopes=[_SCOPE])[0])
         except DefaultCredentialsError as e:
             reason = str(e).partition(".")[0]
-            raise UsageError(f"gs://: no credentials: {reason}; docs/stores.md names the ways") from e
+            raise UsageError(f"no credentials: {reason}; docs/stores.md names the ways") from e
     retries = HTTPAdapter(
         max_retries=Retry(
             total=4, backoff_factor=0.25, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False
