@@ -68,10 +68,8 @@ class Blob:
 
     def read_at(self, nbytes: int, offset: int) -> bytes:
         """Bytes from an offset on; fewer where the answer breaks off after some. Threads may share it."""
-        part = {
-            "Range": f"bytes={offset}-{offset + nbytes - 1}",
-            "Accept-Encoding": "gzip",
-        }  # as it is stored
+        # As it is stored: else the store would unpack what was put there packed.
+        part = {"Range": f"bytes={offset}-{offset + nbytes - 1}", "Accept-Encoding": "gzip"}
         url = f"{self._host}/download/storage/v1/{self._place}?alt=media"
         found = bytearray()
         with self._session.get(url, headers=part, stream=True, timeout=_TIMEOUT_S) as answer:
