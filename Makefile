@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Workers share the cores: numpy's and torch's own threads would only fight them.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo emoji test test-long chaos check bench bench-check clean
+.PHONY: azurite demo emoji test test-long chaos check bench bench-check clean
 
 demo: .venv/installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash jobs/demo.sh
@@ -19,7 +19,7 @@ test: check browser
 	@echo "── tests on a real Ray cluster, and in a browser"
 	@$(BIN)/python -m pytest --ignore=tests/unit --ignore=tests/property
 
-test-long: .venv/installed
+test-long: .venv/installed azurite
 	@echo "── tests that take long: more kills, more records, more formats"
 	@$(BIN)/python -m pytest -m long
 
@@ -54,6 +54,14 @@ browser:
 	    apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
 	fi || echo "   Chromium could not be installed: the tests of the page will skip"
 
+# Azure's store is tested on Microsoft's own emulator, where it is there: 360 MB of npm's, so not for `make test`.
+azurite:
+	@test -d .azurite/node_modules/azurite && exit 0; \
+	if command -v npm >/dev/null; then \
+	  echo "── installing Azurite into .azurite (a minute, once)"; \
+	  mkdir -p .azurite && cd .azurite && npm install --no-audit --no-fund --silent azurite@3.37.0 >/dev/null; \
+	fi || echo "   Azurite could not be installed: the tests of Azure will skip"
+
 .venv/installed: pyproject.toml
 	@echo "── installing into .venv (about two minutes the first time)"
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer; set PYTHON=/path/to/python"; exit 2; }
@@ -62,4 +70,4 @@ browser:
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-bench runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench .azurite runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from mmray.remote import READ_AHEAD_BYTES, StoreError
-from mmray.storage import TEMPORARY, Location
+from mmray.put import TEMPORARY
+from mmray.remote import PIECE_BYTES, StoreError
+from mmray.storage import Location
 
 
 def mirror(
@@ -53,7 +54,7 @@ def mirror(
             place, path = source / name, copy / name
             path.parent.mkdir(parents=True, exist_ok=True)
             with place.open_input() as file, path.open("wb") as local:
-                shutil.copyfileobj(file, local, READ_AHEAD_BYTES)
+                shutil.copyfileobj(file, local, PIECE_BYTES)
                 local.flush()
                 os.fsync(local.fileno())
             if _read_sha256(path) != expected:

@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from mmray import azure, exclusive, gcs
 from mmray.errors import InputError
+from mmray.put import TEMPORARY, put
 from mmray.remote import RemoteFile, retrying, version_in
 from mmray.urls import Driver, open_url
-
-TEMPORARY = ".tmp-"  # prefix of files that are not yet in place; readers of a directory skip them
-_ATOMIC_PUT = ("s3", "gcs")  # stores that show an object when it is whole, and the old one until then
 
 T = TypeVar("T")
 
@@ -158,10 +155,14 @@ class Location:
             ChangedError: it is not of the version that this place names.
             OSError: it cannot be opened.
         """
-        open_stream = partial(self.filesystem.open_input_file, self.path)
         if self.is_local:
-            return open_stream()
-        return RemoteFile(open_stream, self.url, self.version, self._version_of)
+            return self.filesystem.open_input_file(self.path)
+        return RemoteFile(self._open, self.url, self.version, self._version_of)
+
+    def _open(self) -> pa.NativeFile | gcs.Blob:
+        if self.filesystem.type_name == gcs.TYPE_NAME:
+            return gcs.Blob(self._root, self.path)
+        return self.filesystem.open_input_file(self.path)
 
     def current_version(self) -> str:
         """What changes with the content of a store's file; "" where the store does not tell."""
@@ -186,7 +187,7 @@ class Location:
     def _version(self) -> str:
         if self._driver:
             return version_in(self._driver.about(self.path))
-        with self.filesystem.open_input_file(self.path) as stream:
+        with self._open() as stream:
             return version_in(stream.metadata() or {})
 
     def _version_of(self, stream: pa.NativeFile) -> str:
@@ -202,7 +203,7 @@ class Location:
             size, version = int(about["size"] or 0), version_in(about)
             head, tail = self._ends(size, nbytes, partial(driver.read_span, self.path))
             return Glance(size, version, head, tail)
-        with self.filesystem.open_input_file(self.path) as stream:
+        with self._open() as stream:
             size, version = stream.size(), version_in(stream.metadata() or {})
             head, tail = self._ends(size, nbytes, lambda start, stop: stream.read_at(stop - start, start))
             return Glance(size, version, head, tail)
@@ -224,16 +225,21 @@ class Location:
 
     def move_to(self, target: Location) -> None:
         """Move a file within its filesystem, over what is there."""
-        self._try(lambda: self.filesystem.move(self.path, target.path))
+        if self.filesystem.type_name == azure.TYPE_NAME:  # which moves only where names are a hierarchy
+            target.write_atomically(self.read_bytes())
+            self.delete()
+        else:
+            self._try(lambda: self.filesystem.move(self.path, target.path))
 
     def write_atomically(self, data: bytes | memoryview | pa.Buffer) -> None:
         """Make the file appear whole or not at all, even through a crash: write, flush, replace.
 
         On a local disk a temporary neighbour is flushed to the disk, then moved into place, then the
-        directory is flushed so that the move survives too. For stores see `_put`.
+        directory is flushed so that the move survives too. For stores see `mmray.put`.
         """
         if not self.is_local:
-            self._put(pa.py_buffer(data))
+            content = pa.py_buffer(data)
+            self._try(lambda: put(self.filesystem, self._root, self.path, content))
             return
         target = Path(self.path)
         temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
@@ -248,30 +254,33 @@ class Location:
             raise
         _flush_directory(target.parent)
 
-    def _put(self, data: pa.Buffer) -> None:
-        """Make an object of a store appear whole or not at all.
+    def create(self, data: bytes) -> bool | None:
+        """Make a small object of a store where there is none; of many who do so at once, one does.
 
-        A PUT to S3 or GCS does so by itself, once it is finished. But pyarrow finishes it also when an
-        exception ends the writing: a Ctrl-C between opening and writing would publish an empty object. So a
-        thread of its own does it, which gets no signals; an upload whose process dies is never finished.
+        Args:
+            data: tells this writer from all others.
 
-        Other stores may show a file while it is written. There a temporary neighbour is moved into place; not
-        every store moves over a file, so for a moment there is neither the old one nor the new one.
+        Returns:
+            Whether it is ours; None: neither this store nor this installation can tell, nothing was done.
         """
-        folder, _, name = self.path.rpartition("/")
-        beside = f"{folder}/{TEMPORARY}{uuid4().hex}-{name}"
-        first = self.path if self.filesystem.type_name in _ATOMIC_PUT else beside
 
-        def put() -> None:
-            with self.filesystem.open_output_stream(first, compression=None) as stream:
-                stream.write(data)
-            if first == beside:
-                with suppress(FileNotFoundError):
-                    self.filesystem.delete_file(self.path)
-                self.filesystem.move(beside, self.path)
+        def act() -> bool:
+            if exclusive.create(self.filesystem, self._root, self.path, data):
+                return True
+            try:  # an answer may have been lost, and what is there be ours
+                return self.read_bytes() == data
+            except FileNotFoundError:
+                return False
 
-        with ThreadPoolExecutor(1) as signal_free:
-            self._try(lambda: signal_free.submit(put).result())
+        try:
+            return self._try(act)
+        except exclusive.CannotError:
+            return None
+
+    @property
+    def _root(self) -> str:
+        """URL of the filesystem, with its options."""
+        return f"{self.prefix}{self.query}"
 
     def _try(self, act: Callable[[], T]) -> T:
         return act() if self.is_local else retrying(act, self.url)

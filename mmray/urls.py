@@ -1,6 +1,6 @@
 """From a URL to a filesystem and a path on it.
 
-pyarrow opens file, s3, gs, abfs and hdfs; fsspec the others: http, https, and what has a driver installed.
+pyarrow opens file, s3, gs, az, abfs and hdfs; fsspec the others: http, https, and what has a driver.
 Paths are taken as they are, without %-decoding, so that what a store lists can be opened. Credentials come
 from where the store's own tools take them (environment, files, machine); a URL that holds one is refused,
 since URLs are written to plan.json and logs.
@@ -15,10 +15,14 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from mmray import azure
 from mmray.errors import UsageError
 from mmray.remote import retrying
 
 _LOCAL = ("file", "local")
+_GOOGLE = ("gs", "gcs")
+# Google's client would try again for 15 minutes; for longer than this mmray.remote does, as with S3's.
+_GOOGLE_RETRIES = "retry_limit_seconds=6"
 _QUERY = re.compile(r"\?[\w.-]+=[^?]*$")  # options of the filesystem; any other "?" belongs to a glob
 _NO_BUCKET = re.compile(r"Bucket ('[^']*') not found")
 _SECRET_USER = re.compile(r":[^@]*@|^[^\[@]*:(?!\d+$)")  # user:secret@host; a slash may cut the secret
@@ -52,7 +56,7 @@ def open_url(url: str) -> Opened:
     if _SECRET_USER.search(authority) or _SECRET_OPTION.search(query):
         raise UsageError(
             f"{scheme}://***: holds a secret, and URLs are written to plan.json and logs; take it out, and "
-            "give it by the environment (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
+            "give it by the environment (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; docs/stores.md)"
         )
     prefix = f"{scheme}://{authority}/"
     try:
@@ -73,6 +77,11 @@ class _UnknownSchemeError(UsageError):
 @lru_cache(maxsize=64)
 def _connect(url: str) -> tuple[pafs.FileSystem, str]:
     """The filesystem of a URL, by pyarrow, and the path that it makes of the URL."""
+    scheme, _, rest = url.partition("://")
+    if scheme in azure.SCHEMES:
+        return azure.account_of(url).connect(), azure.split(rest.partition("/")[0])[0]
+    if scheme in _GOOGLE and "retry_limit_seconds=" not in url:
+        url += f"{'&' if '?' in url else '?'}{_GOOGLE_RETRIES}"
     try:
         filesystem, path = pafs.FileSystem.from_uri(url)
     except pa.ArrowException as e:

@@ -12,21 +12,22 @@ from typing import TYPE_CHECKING
 import pytest
 import support
 from support.bundles import small_bundle
-from support.s3 import S3, Bucket
 from support.scripts import load_script
+from support.stores import AZURE_ENVIRONMENT, STORES, Bucket, Store
 
 from mmray.bundle import Bundle
 
 if TYPE_CHECKING:
     from support.serving import Guarded, Served
 
-# For the S3 server on loopback; set before anything starts, so that Ray's workers inherit them.
+# For the stores on loopback; set before anything starts, so that Ray's workers inherit them.
 _cache = tempfile.TemporaryDirectory(prefix="mmray-cache-")
 os.environ |= {
     "AWS_ACCESS_KEY_ID": "test",
     "AWS_SECRET_ACCESS_KEY": "test",
     "AWS_EC2_METADATA_DISABLED": "true",
     "MMRAY_CACHE": _cache.name,
+    **AZURE_ENVIRONMENT,
 }
 
 
@@ -121,13 +122,27 @@ def cluster_address(ray_cluster: None) -> str:
 
 
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[S3]:
-    server = S3()
-    yield server
-    server.stop()
+def store_of() -> Iterator[Callable[[str], Store]]:
+    """Servers of stores, each started when it is first asked for."""
+    started: dict[str, Store] = {}
+
+    def act(kind: str) -> Store:
+        if kind not in started:
+            started[kind] = STORES[kind]()
+        return started[kind]
+
+    yield act
+    for server in started.values():
+        server.stop()
 
 
 @pytest.fixture
-def s3(s3_server: S3) -> Bucket:
+def s3(store_of: Callable[[str], Store]) -> Bucket:
     """A bucket of the test's own, whose requests are counted and can be made to fail."""
-    return s3_server.bucket()
+    return store_of("s3").bucket()
+
+
+@pytest.fixture(params=list(STORES))
+def store(request: pytest.FixtureRequest, store_of: Callable[[str], Store]) -> Bucket:
+    """A bucket of each store in turn."""
+    return store_of(request.param).bucket()

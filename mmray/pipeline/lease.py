@@ -5,6 +5,10 @@ its lease, then lists all leases. Of two that do so at least one sees the other,
 never two, as in Lamport's bakery ("A New Solution of Dijkstra's Concurrent Programming Problem", CACM 17:8,
 1974). The lease is the fencing token as well: it is written once, a run that takes over deletes it, and
 workers check it before each part that they write.
+
+Both may give up, and a store that is not one of those three may list late. So where a store creates an object
+only if there is none (`Location.create`), a run takes its turn first: one number more than any turn that is
+listed. Of those that begin at the same time one gets it. Turns of the dead need no care: the next is higher.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ _BEAT_S = 5.0
 _SILENT_S = 6 * _BEAT_S  # without a beat, whoever is on another machine is taken for dead
 _POLL_S = 1.0
 _TRIES = 5  # while others try at the same time
-_LEASE, _BEAT = ".claim", ".beat"  # of file names
+_LEASE, _BEAT, _TURN = ".claim", ".beat", ".turn"  # of file names
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,9 @@ def held(out: RunDirectory, say: Callable[[str], None]) -> Iterator[RunDirectory
 def _acquired(out: RunDirectory, say: Callable[[str], None]) -> Location:
     """A lease, where no other live process has one."""
     for _ in range(_TRIES):
+        if not _has_turn(out):
+            sleep(random.uniform(0, _POLL_S))  # whoever has it holds the lease soon, and is named then
+            continue
         lease = out.leases / f"{uuid4().hex[:12]}{_LEASE}"
         lease.write_atomically(json.dumps(asdict(Holder.this())).encode())
         try:
@@ -105,6 +112,17 @@ def _acquired(out: RunDirectory, say: Callable[[str], None]) -> Location:
         lease.delete()
         sleep(random.uniform(0, _POLL_S))  # the other one only tries, too; perhaps it gives up
     raise OutputError(f"{out}: other runs are starting in it at the same time; choose another --output")
+
+
+def _has_turn(out: RunDirectory) -> bool:
+    """Whether this run is the first of those that begin now, as far as the store decides that."""
+    turns = [file.base_name for file in out.leases.files() if file.base_name.endswith(_TURN)]
+    last = max((int(name.removesuffix(_TURN)) for name in turns), default=0)
+    if (out.leases / f"{last + 1:08d}{_TURN}").create(uuid4().hex.encode()) is False:
+        return False
+    for name in turns:
+        (out.leases / name).delete()
+    return True
 
 
 def _is_alone(out: RunDirectory, lease: Location, say: Callable[[str], None]) -> bool:

@@ -21,6 +21,7 @@ import lmdb
 
 from mmray.errors import ChangedError, InputError, OutputError, RecordError, RunError
 from mmray.page.table import number
+from mmray.put import TEMPORARY
 from mmray.sources.captions import captions_beside
 from mmray.sources.formats import SUFFIXES
 from mmray.sources.layouts import LayoutName
@@ -30,7 +31,7 @@ from mmray.sources.raw import Lost, Record, read_raw
 from mmray.sources.shards import Shard
 from mmray.sources.unchanged import changes
 from mmray.sources.writers import Writer, open_lmdb, open_tar
-from mmray.storage import TEMPORARY, Location
+from mmray.storage import Location
 from mmray.unread import Count, Tally, Unread
 
 Target = Literal["lmdb", "webdataset"]

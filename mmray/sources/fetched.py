@@ -12,7 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 from threading import Lock
 
-from mmray.storage import TEMPORARY
+from mmray.put import TEMPORARY
 
 _DIGEST_BYTES = 16
 _SCAN_SHARE = 1 / 64  # of the bound, written by a process until it looks at all entries again

@@ -24,8 +24,8 @@ from typing import Annotated
 
 import pyarrow.parquet as pq
 import typer
-from support.s3 import S3
 from support.scripts import load_script
+from support.stores import S3
 
 from chaos.inputs import KINDS, Input
 from chaos.world import World, world

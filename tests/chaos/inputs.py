@@ -12,7 +12,7 @@ import lmdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 from support.media import clip, image_bytes
-from support.s3 import Bucket
+from support.stores import Bucket
 
 from mmray.storage import Location
 

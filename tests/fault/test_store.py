@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from support.command import Command
-from support.s3 import Bucket
+from support.stores import Bucket
 
 from mmray.pipeline.audit import audit
 from mmray.pipeline.rundir import RunDirectory

@@ -1,7 +1,8 @@
 """Floors and fences: nothing imports upward, and the heavy libraries stay in their rooms.
 
 0  errors, schema, coverage, bounds, signals, unread
-1  client, digests, storage, remote, urls, ray_address, sources, align, magic, preprocess, batching, page
+1  client, digests, storage, put, exclusive, azure, gcs, remote, urls, ray_address, sources, align, magic,
+   preprocess, batching, page
 2  config, bundle, drift, golden, engine, loading, cascade, confidence, outcomes, race, predictor, canary,
    models
 3  evaluation, graphs, heads: what those that make bundles share
@@ -24,6 +25,10 @@ FLOORS = [
         "digests",
         "mirror",
         "storage",
+        "put",
+        "exclusive",
+        "azure",
+        "gcs",
         "remote",
         "urls",
         "ray_address",

@@ -3,14 +3,16 @@
 import gzip
 import io
 import random
+import time
+from itertools import pairwise
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.s3 import CLIENT_ATTEMPTS
+from support.stores import CLIENT_ATTEMPTS
 
 from mmray import remote
-from mmray.remote import ATTEMPTS, READ_AHEAD_BYTES, RemoteFile, StoreError
+from mmray.remote import ATTEMPTS, PIECE_BYTES, STREAMS, RemoteFile, StoreError
 from mmray.storage import Location
 
 MIB = 1 << 20
@@ -59,19 +61,31 @@ def test_it_reads_as_a_file_in_memory_does(place):
 
 
 def test_reading_on_costs_few_requests_and_never_holds_more_than_is_allowed(place, s3):
-    """2,560 reads of 8 KiB: the size, then 1, 2, 4 and 8 MiB, and what is left."""
+    """2,560 reads of 8 KiB: the size, then 1, 2, and 4 MiB each, and what is left."""
     with place.open_input() as file:
         while file.read(8192):
             pass
-    assert [request.method for request in s3.server.requests] == ["HEAD"] + ["GET"] * 5
-    assert ranges(s3) == [
-        (0, MIB),
-        (MIB, 2 * MIB),
-        (3 * MIB, 4 * MIB),
-        (7 * MIB, 8 * MIB),
-        (15 * MIB, 5 * MIB),
+    assert [request.method for request in s3.server.requests] == ["HEAD"] + ["GET"] * 7
+    starts = [0, 1, 3, 7, 11, 15, 19]
+    assert sorted(ranges(s3)) == [
+        (start * MIB, (after - start) * MIB) for start, after in pairwise([*starts, 20])
     ]
-    assert max(size for _, size in ranges(s3)) <= READ_AHEAD_BYTES
+
+
+def test_while_a_piece_is_read_the_next_two_are_on_their_way_and_no_more(place, s3):
+    with place.open_input() as file:
+        file.read(1)
+        file.read(MIB)
+        assert len(ranges(s3)) == 2
+        file.read(2 * MIB)
+        for _ in range(500):  # five seconds at most
+            if len(ranges(s3)) >= 3 + STREAMS:
+                break
+            time.sleep(0.01)
+        time.sleep(0.1)
+        ahead = sorted(ranges(s3))[3:]
+    assert [size for _, size in ahead] == [PIECE_BYTES] * STREAMS
+    assert ahead[0][0] + PIECE_BYTES == ahead[1][0]
 
 
 def test_a_read_elsewhere_requests_what_was_asked_for(place, s3):
@@ -122,7 +136,7 @@ def test_reading_goes_on_after_a_fault(place, s3, sleeps, kind, times, slept):
     assert fault.made == times
     assert len(sleeps) == slept
     assert ranges(s3)[:times] == [(0, MIB)] * times
-    served = ranges(s3)[times:]
+    served = sorted(ranges(s3)[times:])
     assert [start for start, _ in served[1:]] == [start + size for start, size in served[:-1]]
 
 
@@ -131,8 +145,8 @@ def test_faults_amid_a_file_cost_one_piece_each(place, s3, sleeps):
     with place.open_input() as file:
         pieces = iter(lambda: file.read(50_000), b"")
         assert b"".join(pieces) == DATA
-    assert fault.made == len(sleeps) == 4
-    assert len(set(ranges(s3))) == 5
+    assert fault.made == len(sleeps) >= 4
+    assert len(set(ranges(s3))) == 7
 
 
 class Stingy(io.BytesIO):
@@ -148,11 +162,12 @@ class Stingy(io.BytesIO):
     def size(self):
         return len(DATA)
 
-    def readinto(self, target):
+    def read_at(self, nbytes, offset):
         if self.given >= MIB:
             raise ConnectionResetError("broke off")
-        got = super().readinto(memoryview(target)[:100_000])
-        self.given += got
+        self.seek(offset)
+        got = self.read(min(nbytes, 100_000))
+        self.given += len(got)
         return got
 
 

@@ -12,12 +12,14 @@ from threading import Thread
 
 import pyarrow as pa
 import pytest
+from support.stores import STORES
 
 from mmray import remote
 from mmray.errors import InputError
 from mmray.mirror import mirror
+from mmray.put import TEMPORARY
 from mmray.remote import StoreError
-from mmray.storage import TEMPORARY, Location
+from mmray.storage import Location
 
 
 def names(place, **options):
@@ -29,13 +31,13 @@ def folder(tmp_path):
     return Location.parse(tmp_path)
 
 
-@pytest.fixture(params=["local", "s3", "memory", "mock"])
-def anywhere(request, tmp_path):
-    """A directory on a disk, on a store whose PUT is atomic, and on two others, of fsspec and of pyarrow."""
+@pytest.fixture(params=["local", *STORES, "memory", "mock"])
+def anywhere(request, store_of, tmp_path):
+    """A directory on a disk, on stores whose PUT is atomic, and on two others, of fsspec and of pyarrow."""
     if request.param == "local":
         return Location.parse(tmp_path)
-    if request.param == "s3":
-        return Location.parse(request.getfixturevalue("s3").url("folder"))
+    if request.param in STORES:
+        return Location.parse(store_of(request.param).bucket().url("folder"))
     place = Location.parse(f"{request.param}:///{tmp_path.name}")
     place.make_directory()
     return place

@@ -5,7 +5,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from support.s3 import Bucket
+from support.stores import Bucket
 
 from mmray.errors import UsageError
 from mmray.storage import Location

@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -154,15 +156,51 @@ def test_whoever_lost_its_claim_beats_no_more(place, monkeypatch):
         assert not beat.exists()
 
 
-def test_on_a_store_too(s3):
-    """By listings alone: S3 through pyarrow has no conditional put."""
-    place = s3.url("run")
+def test_on_a_store_too(store):
+    place = store.url("run")
     with held(RunDirectory.at(place), print) as out:
         out.check_lease()
         with pytest.raises(OutputError, match=f"process {os.getpid()}"), held(RunDirectory.at(place), print):
             pass
     with held(RunDirectory.at(place), pytest.fail):
         pass
+
+
+def race(url, runs):
+    """How many of several that start at the same instant get in, while each that does stays."""
+    start, decided, within = Barrier(runs), Barrier(runs), []
+
+    def act(number):
+        start.wait()
+        try:
+            with held(RunDirectory.at(url), print):
+                within.append(number)
+                decided.wait()
+        except OutputError:
+            decided.wait()
+
+    with ThreadPoolExecutor(runs) as pool:
+        list(pool.map(act, range(runs)))
+    return len(within)
+
+
+def test_of_two_that_start_at_once_on_a_store_one_gets_in(store, monkeypatch):
+    monkeypatch.setattr(lease, "_POLL_S", 0.2)
+    assert [race(store.url("run"), 2) for _ in range(4)] == [1] * 4
+
+
+LISTING = r"list-type=2|/o\?|comp=list"
+
+
+def test_two_of_a_store_that_lists_late_do_not_both_get_in(store, monkeypatch):
+    """Listings alone cannot keep them apart then: what decides is that an object is created once."""
+    monkeypatch.setattr(lease, "_POLL_S", 0.2)
+    leases = RunDirectory.at(store.url("run")).leases
+    leases.make_directory()
+    assert leases.files() == []
+    late = store.fail("stale", 100_000, "GET", LISTING)
+    assert race(store.url("run"), 2) == 1
+    assert late.made
 
 
 @pytest.mark.parametrize("place", ["/proc/nothing/out", "{file}/out"])

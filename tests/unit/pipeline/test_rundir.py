@@ -5,7 +5,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from support.s3 import Bucket
+from support.stores import Bucket
 
 from mmray.errors import OutputError
 from mmray.pipeline.ledger import Ledger

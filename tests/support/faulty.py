@@ -1,27 +1,31 @@
-"""A real S3 server on loopback, behind a proxy that counts requests and makes faults."""
+"""A proxy before a store's server, which counts requests and makes faults."""
 
 from __future__ import annotations
 
-import logging
 import re
 import socket
 import struct
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 
-#: Error answers. After the first, pyarrow's client repeats a request by itself; not so after the others.
+#: Error answers. After the first two, clients of stores repeat a request by themselves; not so after others.
 _ERRORS = {
     "slow-down": (503, "SlowDown"),
+    "too-many": (429, "TooManyRequests"),
     "conflict": (409, "OperationAborted"),
     "denied": (403, "AccessDenied"),
 }
-CLIENT_ATTEMPTS = 31  # within 6 s; then it gives up
-_OF_A_CONNECTION = ("connection", "expect", "transfer-encoding")  # headers that a proxy does not pass on
+_LATE_S = 1.0
+_OF_A_CONNECTION = (
+    "connection",
+    "content-length",
+    "expect",
+    "transfer-encoding",
+)  # headers that a proxy does not pass on
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # linger for no time: closing sends RST
 
 
@@ -31,14 +35,16 @@ class Request(NamedTuple):
     method: str
     path: str  # with its query
     range: str | None
+    nbytes: int  # of its body
 
 
 @dataclass
 class Fault:
     """What becomes of requests that match, from the next one on.
 
-    Kinds: slow-down, conflict and denied are error answers, and the request is not carried out. In short and
-    reset it is, and half of the answer is sent; then the connection is closed, or reset.
+    Kinds: slow-down, too-many, conflict and denied are error answers, and the request is not carried out. In
+    short and reset it is, and half of the answer is sent; then the connection is closed, or reset. A late
+    answer comes whole, a second later. A stale one is what the same request was answered the last time.
     """
 
     kind: str
@@ -69,7 +75,11 @@ class FaultyServer(ThreadingHTTPServer):
         self.backend = backend
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
+        self.answered: dict[str, tuple[int, dict[str, str], bytes]] = {}  # GETs, for stale answers
         self._lock = threading.Lock()
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing: a client that goes in the middle of an answer is part of the tests."""
 
     def receive(self, request: Request) -> str | None:
         """Remember a request; the kind of fault to make of it."""
@@ -85,13 +95,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         body = self._body()
-        kind = self.server.receive(Request(self.command, self.path, self.headers["Range"]))
+        part = self.headers["x-ms-range"] or self.headers["Range"]
+        kind = self.server.receive(Request(self.command, self.path, part, len(body)))
         if kind in _ERRORS:
-            status, code = _ERRORS[kind]
-            text = (
-                f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>A fault.</Message></Error>".encode()
-            )
-            self._answer(status, {"Content-Type": "application/xml", "Content-Length": str(len(text))}, text)
+            self._fail(*_ERRORS[kind])
+            return
+        if kind == "late":
+            time.sleep(_LATE_S)
+        if kind == "stale" and self.path in self.server.answered:
+            self._answer(*self.server.answered[self.path])
             return
         answer, data = self._forward(body)
         headers = {
@@ -99,7 +111,20 @@ class _Handler(BaseHTTPRequestHandler):
         }
         if self.command != "HEAD":
             headers["Content-Length"] = str(len(data))
-        self._answer(answer.status, headers, data, cut=kind)
+        if "Location" in headers:  # where a resumable upload goes on
+            backend, proxy = self.server.backend, self.server.server_address
+            headers["Location"] = headers["Location"].replace(
+                f"//{backend[0]}:{backend[1]}/", f"//{proxy[0]}:{proxy[1]}/"
+            )
+        if self.command == "GET" and not part:
+            self.server.answered[self.path] = answer.status, headers, data
+        self._answer(answer.status, headers, data, cut=kind if kind in ("short", "reset") else None)
+
+    def _fail(self, status: int, code: str) -> None:
+        """As stores say it: S3 and Azure in XML, Azure in a header too, Google by the status."""
+        text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>A fault.</Message></Error>".encode()
+        kind = {"Content-Type": "application/xml", "x-ms-error-code": code}
+        self._answer(status, kind | {"Content-Length": str(len(text))}, text)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _serve  # noqa: N815  (names of the base class)
 
@@ -141,59 +166,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
-
-
-@dataclass
-class Bucket:
-    """A bucket of its own for each test, on the server that they share."""
-
-    name: str
-    server: FaultyServer = field(repr=False)
-
-    def url(self, path: str = "") -> str:
-        host, port = self.server.server_address[:2]
-        return f"s3://{self.name}/{path}?endpoint_override={host}:{port}&scheme=http"
-
-    def fail(self, kind: str, times: int, method: str = "GET", path: str = "", every: int = 1) -> Fault:
-        """Make a fault from now on; it is returned, to be asked later how often it was made."""
-        fault = Fault(kind, times, method, path, every)
-        self.server.faults.append(fault)
-        return fault
-
-    @contextmanager
-    def counting(self) -> Iterator[list[str]]:
-        """Methods of the requests that come in meanwhile."""
-        first, methods = len(self.server.requests), list[str]()
-        yield methods
-        methods += [request.method for request in self.server.requests[first:]]
-
-
-class S3:
-    """The server, for a session."""
-
-    def __init__(self) -> None:
-        from moto.server import ThreadedMotoServer
-
-        logging.getLogger("werkzeug").setLevel(logging.ERROR)
-        self._store = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-        self._store.start()
-        self._proxy = FaultyServer(self._store.get_host_and_port())
-        threading.Thread(target=self._proxy.serve_forever, daemon=True).start()
-        self._buckets = 0
-
-    def bucket(self) -> Bucket:
-        """A new bucket, and no faults."""
-        self._buckets += 1
-        self._proxy.requests.clear()
-        self._proxy.faults.clear()
-        name = f"bucket-{self._buckets}"
-        maker = HTTPConnection(*self._store.get_host_and_port())
-        maker.request("PUT", f"/{name}")
-        assert maker.getresponse().status == 200
-        maker.close()
-        return Bucket(name, self._proxy)
-
-    def stop(self) -> None:
-        self._proxy.shutdown()
-        self._proxy.server_close()
-        self._store.stop()
