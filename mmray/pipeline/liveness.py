@@ -31,6 +31,7 @@ MeterHandle = Any  # a Ray actor handle of mmray.pipeline.meter.Meter; Ray gives
 AHEAD = 2  # blocks that are read while one is worked on: one ready, one in the making
 
 _TELL_S = 5.0  # for the last word of a worker that ends itself
+_ASK_S = 2.0  # between two questions whether the node will go; a spot machine is told 30 s or more before
 _HELD_S = 2.0  # after that: where the call that hangs lets no other thread run
 
 
@@ -73,6 +74,16 @@ class Reporter:
         self._deadline: float | None = None
         self._changed = threading.Condition()
         self._watch: threading.Thread | None = None
+        self._node = ray.get_runtime_context().get_node_id()
+        self._leaving, self._asked = False, monotonic()
+
+    def is_leaving(self) -> bool:
+        """Whether this node will go soon: what is open has to be closed, and the rest is for others."""
+        if not self._leaving and monotonic() - self._asked > _ASK_S:
+            with suppress(ray.exceptions.RayError):
+                self._leaving = ray.get(self.meter.is_leaving.remote(self._node), timeout=_TELL_S)
+            self._asked = monotonic()
+        return self._leaving
 
     @contextmanager
     def working(self, stage: str, places: tuple[Place, ...] = ()) -> Iterator[None]:

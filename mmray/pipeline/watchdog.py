@@ -82,7 +82,8 @@ class RunningMeter:
         """Twice a second: tell the count, and interrupt the main thread where nothing is left to wait for."""
         nodes = Nodes()
         while not self._done.wait(_POLL_S):
-            nodes.look()
+            if leaving := nodes.look():
+                self.handle.warn.remote(leaving)
             snapshot = self.read()
             self._progress(snapshot)
             still_s = monotonic() - self._since
