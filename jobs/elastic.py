@@ -36,7 +36,7 @@ BIN_S = 5
 def main(
     shards: Annotated[str, typer.Option("--input", help="Shards.")] = "data/tuxpaint",
     bundle: Annotated[str, typer.Option(help="A bundle.")] = "bundles/stamps",
-    row_s: Annotated[float, typer.Option(help="Seconds that a record takes.")] = 0.2,
+    row_s: Annotated[float, typer.Option(help="Seconds that a record takes.")] = 0.6,
     plot: Annotated[Path | None, typer.Option(help="PNG of rows a second over time.")] = None,
 ) -> None:
     """Run, print what each node did, exit with 1 where the audit is not clean."""
@@ -44,7 +44,7 @@ def main(
     log, output = folder / "rows", folder / "out"
     nodes = Nodes(1, head_cpus=0, environment=waiting(log, row_s))
     command = [sys.executable, "-m", "mmray", "run", "--input", shards, "--bundle", bundle]
-    command += ["--output", str(output), "--set", "block_rows=4", "--set", "part_rows=40"]
+    command += ["--output", str(output), "--set", "block_rows=2", "--set", "part_rows=40"]
     environment = {**waiting(log, row_s), "RAY_ADDRESS": nodes.address}
     run = subprocess.Popen([*command, "--set", "report=false"], env=environment)
     happened: list[tuple[float, str, str]] = []

@@ -76,13 +76,19 @@ class Reporter:
         self._watch: threading.Thread | None = None
         self._node = ray.get_runtime_context().get_node_id()
         self._leaving, self._asked = False, monotonic()
+        self._answer: Any = None  # that is not there yet, to whether this node will go
 
     def is_leaving(self) -> bool:
-        """Whether this node will go soon: what is open has to be closed, and the rest is for others."""
-        if not self._leaving and monotonic() - self._asked > _ASK_S:
+        """Whether this node will go soon: what is open has to be closed, and the rest is for others.
+
+        As the meter answered a moment ago: it may be busy, and nothing is worth waiting for it.
+        """
+        if self._answer is None and monotonic() - self._asked >= _ASK_S:
+            self._asked, self._answer = monotonic(), self.meter.is_leaving.remote(self._node)
+        elif self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
             with suppress(ray.exceptions.RayError):
-                self._leaving = ray.get(self.meter.is_leaving.remote(self._node), timeout=_TELL_S)
-            self._asked = monotonic()
+                self._leaving = ray.get(self._answer)
+            self._answer = None
         return self._leaving
 
     @contextmanager

@@ -24,7 +24,7 @@ ROWS = 2_000  # of the command's shards
 WITHIN_S = 20.0
 SMALL_BLOCKS = "block_rows=8"  # a worker says what it did after each
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture
@@ -85,11 +85,11 @@ def test_rows_follow_within_20_s_where_one_node_becomes_three(command, cluster, 
     print(f"rows by node in ten seconds: {sorted(rows.values())}")
     assert len(rows) == 3
     assert min(rows.values()) > max(rows.values()) / 2
-    command.finish(process)
+    command.finish(process, within_s=600)
     assert_each_row_once(command)
 
 
-@pytest.mark.parametrize("cluster", [(3, 0.25)], indirect=True)
+@pytest.mark.parametrize("cluster", [(3, 0.5)], indirect=True)
 def test_a_node_killed_every_30_s_for_five_minutes_loses_and_doubles_nothing(command, cluster, log):
     process = command.start(SMALL_BLOCKS, address=cluster.address)
     wait(process, "rows", 120, lambda: bool(done(log)))
@@ -99,7 +99,7 @@ def test_a_node_killed_every_30_s_for_five_minutes_loses_and_doubles_nothing(com
         wait(process, "five minutes of kills", 60, lambda at=until: time.monotonic() > at)
         cluster.tell("kill")
         cluster.tell("add")
-    command.finish(process)
+    command.finish(process, within_s=600)
     assert_each_row_once(command)
     print(f"rows that were done twice: {sum(d.rows for d in done(log)) - ROWS}")
 
@@ -117,7 +117,7 @@ def test_a_node_that_is_warned_has_closed_its_parts_before_it_goes(command, clus
     added = cluster.tell("add")
     wait(process, "rows of the new node", WITHIN_S, lambda: added in {d.node for d in done(log)})
     assert cluster.tell("kill") == warned
-    command.finish(process)
+    command.finish(process, within_s=600)
     assert_each_row_once(command)
     assert sum(d.rows for d in done(log)) == ROWS
 
@@ -128,10 +128,10 @@ def test_a_cluster_that_grows_on_demand_grows_from_nothing_and_shrinks_again(com
         process = command.start("autoscaling=true", *asked, SMALL_BLOCKS, address=address)
         wanted = 3 if asked else 2
         took = wait(
-            process, f"rows of {wanted} nodes", 180, lambda: len({d.node for d in done(log)}) >= wanted
+            process, f"rows of {wanted} nodes", 400, lambda: len({d.node for d in done(log)}) >= wanted
         )
         print(f"rows of {wanted} nodes after {took:.1f} s")
-        command.finish(process)
+        command.finish(process, within_s=600)
         assert_each_row_once(command)
         deadline = time.monotonic() + 60
         while nodes_of(address) > 1:
