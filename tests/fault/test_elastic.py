@@ -5,6 +5,7 @@ Workers wait in the model instead of computing, so three of them do three times 
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections import Counter
@@ -58,7 +59,7 @@ def wait(process: subprocess.Popen[str], what: str, within_s: float, happened: C
     """Wait until something happened in a run; the seconds that it took."""
     begun = time.monotonic()
     while not happened():
-        assert process.poll() is None, f"the run ended before: {what}"
+        assert process.poll() is None, f"the run ended before: {what}: {process.communicate()}"
         assert time.monotonic() - begun < within_s, f"not within {within_s:.0f} s: {what}"
         time.sleep(0.1)
     return time.monotonic() - begun
@@ -101,6 +102,9 @@ def test_a_node_killed_every_30_s_for_five_minutes_loses_and_doubles_nothing(com
         cluster.tell("add")
     command.finish(process, within_s=600)
     assert_each_row_once(command)
+    events = [json.loads(line) for line in (command.output / "events.jsonl").read_text().splitlines()]
+    counted = [event["rows"] for event in events if event["event"] == "progress"]
+    assert counted == sorted(counted), "the meter died with a node, and began anew"
     print(f"rows that were done twice: {sum(d.rows for d in done(log)) - ROWS}")
 
 

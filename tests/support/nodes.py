@@ -56,6 +56,7 @@ class Nodes:
             env=environment,
         )
         self.address = self._answer()
+        assert self.address, "Ray did not start: it gives each raylet 30 s"
 
     def tell(self, what: str) -> str:
         """Add a node, warn the oldest one or kill it; its id."""
