@@ -31,8 +31,8 @@ MeterHandle = Any  # a Ray actor handle of mmray.pipeline.meter.Meter; Ray gives
 AHEAD = 2  # blocks that are read while one is worked on: one ready, one in the making
 
 _TELL_S = 5.0  # for the last word of a worker that ends itself
-_ASK_S = 2.0  # between two questions whether the node will go; a spot machine is told 30 s or more before
 _HELD_S = 2.0  # after that: where the call that hangs lets no other thread run
+_ASK_S = 2.0  # between two questions whether the node will go; a spot machine is told 30 s or more before
 
 
 def places_of(rows: pa.Table, ahead: int = 0) -> tuple[Place, ...]:
