@@ -144,6 +144,8 @@ class RunConfig(BaseModel):
     block_bytes: int = Field(32 << 20, ge=1 << 16)
     part_rows: int | None = Field(None, ge=1)  # None: about a minute of one actor's work
     part_seconds: float = Field(60.0, gt=0)  # an actor closes a part after this long at the latest (fused)
+    #: Seconds to wait for another run on the same output to end. 0: it is refused at once, with exit 2.
+    lease_wait_s: float = Field(0.0, ge=0)
     stall_s: float = Field(900.0, gt=0)  # without a row: a worker ends itself, the run ends with exit 3
 
     @field_validator("input", "carry", "modalities", mode="before")

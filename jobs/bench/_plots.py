@@ -83,6 +83,34 @@ def draw_history(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
+def draw_course(found: Mapping[str, Any], path: Path) -> None:
+    """Rows a second over time, a colour for each node, and what happened to nodes.
+
+    Args:
+        found: what `jobs/bench elastic` prints.
+        path: of the image.
+    """
+    width = found["bin_s"]
+    bins = range(max(int(at) for rows in found["rows"].values() for at in rows) + 1)
+    figure, panel = plt.subplots(figsize=(9, 3.4), layout="constrained", dpi=100)
+    below = [0.0] * len(bins)
+    for number, rows in enumerate(found["rows"].values()):
+        rates = [rows.get(at, 0) / width for at in bins]
+        colour = plt.get_cmap("tab10")(number)
+        panel.bar([at * width for at in bins], rates, width, below, align="edge", color=colour)
+        below = [low + rate for low, rate in zip(below, rates, strict=True)]
+    top = max(below)
+    for number, (at, what, _) in enumerate(found["events"]):
+        panel.axvline(at, color="#374151", lw=0.9, ls="--")
+        place = (at, top * (1.03 + 0.07 * (number % 3)))  # not upon each other
+        panel.annotate(what, place, xytext=(2, 0), textcoords="offset points", fontsize=8)
+    panel.set_ylim(0, top * 1.25)
+    panel.set_xlabel("seconds after the first row")
+    panel.set_ylabel("rows/s, by node")
+    _plain(panel)
+    figure.savefig(path)
+
+
 def _plain(panel: Axes) -> None:
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(axis="y", color="#e5e7eb")

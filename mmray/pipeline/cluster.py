@@ -56,23 +56,28 @@ def connected() -> Iterator[Machines]:
 
 
 class Nodes:
-    """Tells Ray Data of nodes that come and go: by itself it looks every 20 s (Ray 2.60)."""
+    """Which nodes there are. Tells Ray Data, which by itself looks every 20 s (Ray 2.60)."""
 
     def __init__(self) -> None:
-        self._alive = self._count()
+        self._alive = self._ids()
+        self._leaving: frozenset[str] = frozenset()
 
-    def look(self) -> None:
-        """To be called now and then."""
+    def look(self) -> frozenset[str]:
+        """To be called now and then; the nodes that were warned that they will go, by id."""
         # What fails only means that it is told later; the watchdog that asks must live on.
         with suppress(ValueError, AttributeError, RuntimeError, OSError, ray.exceptions.RayError):
-            alive, before = self._count(), self._alive
+            # As Ray Data asks itself; there is no public way.
+            self._leaving = frozenset(ray._private.state.state.get_draining_nodes())
+            alive, before = self._ids(), self._alive
             self._alive = alive
             if alive != before:
                 ray.get_actor("AutoscalingCoordinator", "AutoscalingCoordinator")._tick.remote()
+        return self._leaving
 
     @staticmethod
-    def _count() -> int:
-        return sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
+    def _ids() -> frozenset[str]:
+        nodes = ray.nodes()  # type: ignore[no-untyped-call]
+        return frozenset(node["NodeID"] for node in nodes if node["Alive"])
 
 
 @contextmanager

@@ -66,6 +66,8 @@ class FusedWorker:
                 self._tell(outcomes, seconds)
                 if part:
                     yield part
+                if self._report.is_leaving():  # what is left of the unit is for the next pass
+                    break
                 self._report.enter("read")
             self._report.enter("write")
             if part := buffer.close():

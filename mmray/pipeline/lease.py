@@ -68,19 +68,20 @@ class Holder:
 
 
 @contextmanager
-def held(out: RunDirectory, say: Callable[[str], None]) -> Iterator[RunDirectory]:
+def held(out: RunDirectory, say: Callable[[str], None], wait_s: float = 0.0) -> Iterator[RunDirectory]:
     """The run directory, to write to while the body runs.
 
     Args:
         out: the run directory.
         say: told in words whom this waits for, and from whom the directory was taken over.
+        wait_s: how long another run that works on it is waited for.
 
     Raises:
         OutputError: another run works on it, or it cannot be written to.
     """
     with out.writing():
         out.leases.make_directory()
-        lease = _acquired(out, say)
+        lease = _acquired(out, _once(say), wait_s)
     beat = lease.parent / (lease.name.removesuffix(_LEASE) + _BEAT)
     done = threading.Event()
     beating = threading.Thread(target=_beat, args=(lease, beat, done), name="lease", daemon=True)
@@ -95,8 +96,25 @@ def held(out: RunDirectory, say: Callable[[str], None]) -> Iterator[RunDirectory
             lease.delete()
 
 
-def _acquired(out: RunDirectory, say: Callable[[str], None]) -> Location:
-    """A lease, where no other live process has one."""
+def _acquired(out: RunDirectory, say: Callable[[str], None], wait_s: float) -> Location:
+    """A lease, as soon as no other live process has one."""
+    until = monotonic() + wait_s
+    while True:
+        try:
+            return _tried(out, say)
+        except OutputError as e:
+            if monotonic() >= until:
+                raise
+            say(f"waits up to {wait_s:.0f} s: {str(e).partition(';')[0]}")
+            sleep(_BEAT_S)
+
+
+def _tried(out: RunDirectory, say: Callable[[str], None]) -> Location:
+    """A lease, where no other live process has one.
+
+    Raises:
+        OutputError: another run works on it, or several begin.
+    """
     for _ in range(_TRIES):
         if not _has_turn(out):
             sleep(random.uniform(0, _POLL_S))  # whoever has it holds the lease soon, and is named then
@@ -145,6 +163,18 @@ def _is_alone(out: RunDirectory, lease: Location, say: Callable[[str], None]) ->
                 f"{out}: {holder}, works on it; wait for it or end it, or choose another --output"
             )
     return True
+
+
+def _once(say: Callable[[str], None]) -> Callable[[str], None]:
+    """The same, but nothing twice."""
+    said = set[str]()
+
+    def act(words: str) -> None:
+        if words not in said:
+            said.add(words)
+            say(words)
+
+    return act
 
 
 def _others(out: RunDirectory, lease: Location) -> list[Location]:

@@ -32,6 +32,7 @@ AHEAD = 2  # blocks that are read while one is worked on: one ready, one in the 
 
 _TELL_S = 5.0  # for the last word of a worker that ends itself
 _HELD_S = 2.0  # after that: where the call that hangs lets no other thread run
+_ASK_S = 2.0  # between two questions whether the node will go; a spot machine is told 30 s or more before
 
 
 def places_of(rows: pa.Table, ahead: int = 0) -> tuple[Place, ...]:
@@ -73,6 +74,22 @@ class Reporter:
         self._deadline: float | None = None
         self._changed = threading.Condition()
         self._watch: threading.Thread | None = None
+        self._node = ray.get_runtime_context().get_node_id()
+        self._leaving, self._asked = False, monotonic()
+        self._answer: Any = None  # that is not there yet, to whether this node will go
+
+    def is_leaving(self) -> bool:
+        """Whether this node will go soon: what is open has to be closed, and the rest is for others.
+
+        As the meter answered a moment ago: it may be busy, and nothing is worth waiting for it.
+        """
+        if self._answer is None and monotonic() - self._asked >= _ASK_S:
+            self._asked, self._answer = monotonic(), self.meter.is_leaving.remote(self._node)
+        elif self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
+            with suppress(ray.exceptions.RayError):
+                self._leaving = ray.get(self._answer)
+            self._answer = None
+        return self._leaving
 
     @contextmanager
     def working(self, stage: str, places: tuple[Place, ...] = ()) -> Iterator[None]:

@@ -153,6 +153,17 @@ class Meter:
         self._doing: dict[str, Doing] = {}
         self._broken = ""
         self._unreadable: dict[str, str] = {}
+        self._leaving: set[str] = set()
+
+    def warn(self, nodes: Iterable[str]) -> None:
+        """Nodes will go soon, by id."""
+        with self._lock:
+            self._leaving.update(nodes)
+
+    def is_leaving(self, node: str) -> bool:
+        """Whether a node will go soon."""
+        with self._lock:
+            return node in self._leaving
 
     def fail(self, shard: str, reason: str) -> None:
         """A shard cannot be read."""

@@ -47,7 +47,7 @@ def run_units(units: Sequence[Unit], job: Job, plan: Plan, meter: MeterHandle) -
     """Run units of work through the operators of the plan, to their end."""
     with _settings(plan):
         if plan.topology == "fused":
-            _in_actors(_work(units), FusedWorker, plan, job, meter).materialize()
+            _in_actors(units, FusedWorker, plan, job, meter).materialize()
             return
         rows = _in_tasks(_work(units), prepare, plan, job=job, meter=meter)
         rows = _infer(rows, 1, job, plan, meter)
@@ -64,7 +64,7 @@ def run_retry(
 ) -> None:
     """Process the rejects of parts anew, whatever the machines are: they are few."""
     with _settings(plan):
-        _in_actors(_work(parts), RetryWorker, plan, job, meter, shards).materialize()
+        _in_actors(parts, RetryWorker, plan, job, meter, shards).materialize()
 
 
 def _work(pieces: Sequence[Any]) -> Dataset:
@@ -74,16 +74,16 @@ def _work(pieces: Sequence[Any]) -> Dataset:
     )
 
 
-def _in_actors(work: Dataset, worker: type, plan: Plan, *arguments: object) -> Dataset:
+def _in_actors(pieces: Sequence[Any], worker: type, plan: Plan, *arguments: object) -> Dataset:
     """Actors that each take the next piece when they are done with one; more, where the cluster grows."""
-    return work.map_batches(
+    return _work(pieces).map_batches(
         worker,
         fn_constructor_args=arguments,
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=1,
         num_gpus=1 if plan.accelerated else 0,
-        compute=_pool(plan, may_grow=True, max_tasks_in_flight_per_actor=1),
+        compute=_pool(plan, len(pieces), may_grow=True, max_tasks_in_flight_per_actor=1),
         **_ACTOR_ONCE,
     )
 
@@ -119,6 +119,7 @@ def _infer(rows: Dataset, stage: int, job: Job, plan: Plan, meter: MeterHandle) 
         batch_format="pyarrow",
         compute=_pool(
             plan,
+            plan.actors,
             may_grow=plan.accelerated and plan.steps == 1,  # else actors would take what others need
             max_concurrent_calls_per_actor=CALLS,
             enable_true_multi_threading=True,
@@ -129,10 +130,19 @@ def _infer(rows: Dataset, stage: int, job: Job, plan: Plan, meter: MeterHandle) 
     )
 
 
-def _pool(plan: Plan, *, may_grow: bool, **calls: Any) -> ActorPoolStrategy:  # noqa: ANN401  (Ray's own)
-    """As many actors as the plan says; more or fewer, where the cluster grows or loses a node."""
+def _pool(plan: Plan, useful: int, *, may_grow: bool, **calls: Any) -> ActorPoolStrategy:  # noqa: ANN401
+    """As many actors as the plan says; more or fewer, where the cluster grows or loses a node.
+
+    Those that find no room at first are what a cluster that grows on demand is asked for.
+
+    Args:
+        plan: whose actors these are.
+        useful: more than these would have nothing to do.
+        may_grow: whether there may be more than the plan says, if the config names no number.
+        calls: Ray's own settings of how it calls them.
+    """
     most = None if may_grow and plan.survey.config.actors is None else plan.actors
-    return ActorPoolStrategy(min_size=1, max_size=most, initial_size=plan.actors, **calls)
+    return ActorPoolStrategy(min_size=1, max_size=most, initial_size=min(plan.actors, useful), **calls)
 
 
 @contextmanager
@@ -146,7 +156,8 @@ def _settings(plan: Plan) -> Iterator[None]:
     context.max_errored_blocks = -1  # of workers that died; ours report what they raise (see liveness)
     context.max_consecutive_actor_init_deaths = _STILLBORN
     scaling = context.autoscaling_config
-    scaling.actor_pool_util_upscaling_threshold = 1.0  # where all are busy
+    # Not only where all are busy: those on a node that will go get no more work, and stay until it goes.
+    scaling.actor_pool_util_upscaling_threshold = 0.5
     scaling.actor_pool_util_downscaling_threshold = -1  # never: one that waits for rows has loaded its model
     context.execution_no_progress_timeout_s = -1  # a unit may take hours; ours counts rows
     context.enable_progress_bars = False

@@ -76,7 +76,7 @@ def run(config: RunConfig, watcher: Watcher, *, accept_changes: bool = False, mo
     earlier = out.read_plan()
     found = survey(config, earlier)
     found.check_resumable(earlier, accept_changes=accept_changes, moved=moved)  # before anything is touched
-    with held(out, watcher.said) as out:
+    with held(out, watcher.said, config.lease_wait_s) as out:
         earlier = out.read_plan()
         ledger = Ledger()
         if earlier is not None:

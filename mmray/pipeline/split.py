@@ -46,6 +46,8 @@ def prepare(work: pa.Table, *, job: Job, meter: MeterHandle) -> Iterator[pa.Tabl
                 made = preprocess(records, later)
             report.add({"prepared": made.num_rows})
             yield made
+            if report.is_leaving():  # what is left of the unit is for the next pass
+                return
             report.enter("read")
 
     with report.working("read", beginning(unit, options.block_rows)):

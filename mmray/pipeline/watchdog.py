@@ -82,7 +82,8 @@ class RunningMeter:
         """Twice a second: tell the count, and interrupt the main thread where nothing is left to wait for."""
         nodes = Nodes()
         while not self._done.wait(_POLL_S):
-            nodes.look()
+            if leaving := nodes.look():
+                self.handle.warn.remote(leaving)
             snapshot = self.read()
             self._progress(snapshot)
             still_s = monotonic() - self._since
@@ -119,8 +120,9 @@ def metered(
         plan: `stall_s` seconds without a row interrupt the body; a cascade's early answers are watched.
         reference: what records are compared with; None: nothing.
     """
-    # On the driver's node, which outlives the others; it needs no CPU: the workers may hold them all.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    # On the driver's node, which outlives the others; it needs no CPU: the workers may hold them all. A soft
+    # affinity put it beside a worker where the driver's node has no CPUs (Ray 2.60), to die with that node.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     remote: Any = ray.remote  # its type does not know this strategy
     actor = remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(ExportingMeter)
     config = plan.survey.config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -30,6 +31,40 @@ def test_kills_of_the_driver_lose_and_double_nothing(command, undisturbed, kills
     assert audit(RunDirectory.at(str(command.output)), recount=True).ok
     assert command.predictions().equals(undisturbed)
     assert not list(command.output.rglob(".tmp-*"))
+
+
+def test_a_second_try_waits_for_the_first_and_takes_over_where_it_died(command, undisturbed):
+    """As where a job is started anew while its old driver is not gone yet."""
+    first = command.start()
+    command.wait_for_parts(first, 2)
+    second = command.start("lease_wait_s=300")
+    assert second.stdout is not None
+    said = iter(second.stdout.readline, "")
+    assert any(f"waits up to 300 s: {command.output}: process {first.pid}" in line for line in said)
+    assert first.poll() is None, "the first run ended before: give it more records"
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    out = command.finish(second)
+    assert f"took over from process {first.pid}" in out
+    assert audit(RunDirectory.at(str(command.output)), recount=True).ok
+    assert command.predictions().equals(undisturbed)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_try_on_another_machine_resumes_once_the_dead_one_was_silent_for_30_s(command, undisturbed):
+    """The same machine, in whose lease another one's name is written."""
+    first = command.start()
+    command.wait_for_parts(first, 2)
+    (claim,) = (command.output / "leases").glob("*.claim")
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    claim.write_text(json.dumps(json.loads(claim.read_text()) | {"machine": "another one"}))
+    out = command.finish(command.start("lease_wait_s=300"))
+    assert "waits up to 30 s to see whether process" in " ".join(out.split())
+    assert f"took over from process {first.pid}" in out
+    assert audit(RunDirectory.at(str(command.output)), recount=True).ok
+    assert command.predictions().equals(undisturbed)
 
 
 @pytest.mark.long

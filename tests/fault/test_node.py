@@ -3,52 +3,19 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import support.three_nodes
 from support.command import worker_pids
+from support.nodes import Nodes
 from support.predictions import assert_same_predictions
 
 from mmray.pipeline.audit import audit
 from mmray.pipeline.rundir import RunDirectory
 
 ROWS = 2_000  # of the command's shards
-
-
-class Nodes:
-    """A cluster of raylets, in a process of its own."""
-
-    def __init__(self, count: int) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(support.three_nodes.__file__)), str(count)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-        )
-        self.address = self._answer()
-
-    def tell(self, what: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{what}\n")
-        self._process.stdin.flush()
-        assert self._answer() == what
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(60)
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
 
 
 @pytest.fixture

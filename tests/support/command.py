@@ -40,9 +40,9 @@ class Command:
             start_new_session=True,
         )
 
-    def finish(self, process: subprocess.Popen[str]) -> str:
+    def finish(self, process: subprocess.Popen[str], within_s: float = 180) -> str:
         """Wait for a clean end; what it printed."""
-        out, err = process.communicate(timeout=180)
+        out, err = process.communicate(timeout=within_s)
         assert process.returncode == 0, out + err
         return out
 

@@ -4,6 +4,9 @@ By the text of a record: DEADLY ends the process that decodes it, as a fault of 
 never comes back; GREEDY wants more memory than there is; after LOST no model runs in that process any more.
 
 While a file of that name lies in the folder $MMRAY_FAULTS every device is "lost", or every graph gives "nan".
+
+$MMRAY_ROW_S: seconds that a record takes in the model, waiting, so that more workers than cores are as fast
+as each alone; $MMRAY_ROWS: the file that says when, where and by whom rows were done (support/nodes.py).
 """
 
 import importlib.abc
@@ -16,6 +19,7 @@ from pathlib import Path
 import numpy
 
 LOST = "CUDA failure 700: an illegal memory access was encountered"
+ROW_S = float(os.environ.get("MMRAY_ROW_S", "0"))
 FLAGS = Path(os.environ.get("MMRAY_FAULTS", "/nonexistent"))
 
 lost = []
@@ -61,10 +65,26 @@ def wrap_engine(module):
     module.Engine.__call__ = spoil
 
 
+def wrap_predictor(module):
+    call = module.Predictor.__call__
+
+    def wait(self, tensors, *arguments):
+        outcomes = call(self, tensors, *arguments)
+        time.sleep(ROW_S * tensors.num_rows)
+        if "MMRAY_ROWS" in os.environ:
+            node = __import__("ray").get_runtime_context().get_node_id()
+            with open(os.environ["MMRAY_ROWS"], "a") as log:  # noqa: PTH123  (one write, at the end of the file)
+                log.write(f"{time.time()} {node} {os.getpid()} {tensors.num_rows}\n")
+        return outcomes
+
+    module.Predictor.__call__ = wait
+
+
 WRAPPERS = {
     "mmray.preprocess.text": wrap_decoder,
     "mmray.engine.turns": wrap_device,
     "mmray.engine": wrap_engine,
+    "mmray.predictor": wrap_predictor,
 }
 
 

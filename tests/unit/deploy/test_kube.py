@@ -158,6 +158,9 @@ def test_the_run_of_the_job_is_a_config_that_mmray_takes(tmp_path):
     )
     assert settings.actors == gpus["maxReplicas"]
     resource = ray_resource("job")
+    grace_s = 30  # of the pod whose driver is still there when the next try begins
+    assert resource["spec"]["backoffLimit"] > 0
+    assert settings.lease_wait_s > grace_s
     (mount,) = (
         mount
         for mount in groups("job")["head"]["spec"]["containers"][0]["volumeMounts"]

@@ -9,6 +9,7 @@ import pytest
 import ray
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.scripts.scripts import drain_node
 from support.scripts import ROOT
 
 FILES = {"aws": "cluster.yaml", "gcp": "deploy/cluster-gcp.yaml"}
@@ -83,3 +84,43 @@ def test_a_gpu_node_whose_driver_is_too_old_says_so_when_it_comes_up(cloud, driv
         text=True,
     )
     assert (done.returncode, done.stdout.strip()[: len(says)]) == (code, says)
+
+
+#: What the metadata server of a cloud answers, three times; an empty line: 404.
+ANSWERS = {"aws": "\n\n{action}\n", "gcp": "FALSE\nFALSE\nTRUE\n"}
+
+
+@pytest.fixture
+def spot(cloud, tmp_path):
+    """The command that waits for a warning, on a machine whose cloud gives one at the third question."""
+
+    def program(name, lines):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{lines}\n")
+        (tmp_path / name).chmod(0o755)
+
+    (tmp_path / "answers").write_text(ANSWERS[cloud])
+    # A token is asked for apart. Each other question takes a line of the answers.
+    ask = f"""case "$*" in *api/token*) echo secret; exit;; esac
+    cd {tmp_path}; line=$(head -n 1 answers); sed -i 1d answers; echo "$line"; [ -n "$line" ]"""
+    program("curl", ask)
+    program("sleep", "")
+    program("ray", f'printf "%s\\n" "$@" > {tmp_path}/told')
+    (command,) = [c for c in machines(cloud)["worker_start_ray_commands"] if "spot.sh" in c]
+    assert "RAY_AUTH_MODE=token" in command
+    script = command.split(">")[0].replace("/home/ray/mmray", str(ROOT))
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "RAY_HEAD_IP": "10.0.0.1"}
+    subprocess.run(["bash", "-c", script], env=environment, check=True, timeout=60)
+    return tmp_path
+
+
+@every_cloud
+def test_a_worker_that_will_be_taken_away_tells_ray_so(cloud, spot):
+    """In words that Ray's own command line takes."""
+    assert (spot / "answers").read_text() == ""
+    name, *arguments = (spot / "told").read_text().splitlines()
+    assert name == drain_node.name
+    told = drain_node.make_context(name, arguments).params
+    assert told["address"] == "10.0.0.1:6379"
+    assert told["node_id"] is None  # this one
+    assert told["reason"] == "DRAIN_NODE_REASON_PREEMPTION"
+    assert told["deadline_remaining_seconds"] == {"aws": 110, "gcp": 25}[cloud]

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -78,6 +80,30 @@ def test_a_second_run_is_refused_by_the_name_of_the_first_and_changes_nothing(ho
     with pytest.raises(OutputError, match=refusal), held(RunDirectory.at(str(place)), print):
         pass
     assert claims(place) == before
+
+
+def test_a_run_that_is_told_to_waits_for_the_first_and_says_so_once(holder, place, monkeypatch):
+    monkeypatch.setattr(lease, "_BEAT_S", 0.05)
+    said = []
+
+    def say(words):
+        said.append(words)
+        threading.Timer(0.5, holder.communicate, [""]).start()  # so that it ends
+
+    with held(RunDirectory.at(str(place)), say, wait_s=60) as out:
+        holder.wait()
+        out.check_lease()
+    assert len(said) == 1
+    assert re.match(rf"waits up to 60 s: \S+: process {holder.pid} of \S+, since \S+, works on it$", said[0])
+
+
+def test_after_that_time_it_is_refused(holder, place, monkeypatch):
+    monkeypatch.setattr(lease, "_BEAT_S", 0.05)
+    said = []
+    with pytest.raises(OutputError, match=f"process {holder.pid}"):  # noqa: SIM117
+        with held(RunDirectory.at(str(place)), said.append, wait_s=0.3):
+            pass
+    assert len(said) == 1
 
 
 def test_it_is_free_again_afterwards(holder, place):
