@@ -32,7 +32,7 @@ class InferWorker:
     def __init__(self, job: Job, meter: MeterHandle, stage: int | None = None) -> None:
         # A thread that has the interpreter keeps it for 5 ms while the other's turn at the device has come.
         sys.setswitchinterval(_SWITCH_S)
-        self._job, self._meter, self._stage = job, meter, stage
+        self._job, self._stage = job, stage
         self._device = _device_name(stage)
         self._lanes: SimpleQueue[_Lane] = SimpleQueue()
         report = Reporter(meter, job.config.stall_s)
@@ -63,7 +63,7 @@ class InferWorker:
             found, waiting = predict(tensors), None
         counts = {**count(found), **drain(predict.seconds, predict.counts)}
         lane.report.add(counts, drain(*predict.occupied), self._device, seen=predict.take_drift())
-        self._job.heed_shift(predict, self._meter)
+        self._job.heed_shift(predict, lane.report)
         outcomes = pa.concat_tables([answered, found]) if answered else found
         return outcomes if self._is_last else to_row(waiting, outcomes)
 
