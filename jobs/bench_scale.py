@@ -42,6 +42,7 @@ CEILINGS = {
     "ledger": Ceiling("ledger:of_parts", "parts", MANY, QUICK, ("seconds", "load_mb")),
     "fused": Ceiling("driver:fused", "rows", ROWS, FEW_ROWS, ("driver_s", "messages")),
     "split": Ceiling("driver:split", "rows", ROWS, FEW_ROWS, ("driver_s", "messages")),
+    "wide": Ceiling("driver:wide", "rows", ROWS, FEW_ROWS, ("driver_s", "messages")),
 }
 
 Figures = dict[str, float]

@@ -18,6 +18,9 @@ import pyarrow.fs as pafs
 from mmray.errors import UsageError
 from mmray.remote import retrying
 
+#: To stores at once: each takes some 30 ms to answer, and a look at a shard is three requests.
+REQUESTS = 128
+
 _LOCAL = ("file", "local")
 _QUERY = re.compile(r"\?[\w.-]+=[^?]*$")  # options of the filesystem; any other "?" belongs to a glob
 _NO_BUCKET = re.compile(r"Bucket ('[^']*') not found")
@@ -73,6 +76,8 @@ class _UnknownSchemeError(UsageError):
 @lru_cache(maxsize=64)
 def _connect(url: str) -> tuple[pafs.FileSystem, str]:
     """The filesystem of a URL, by pyarrow, and the path that it makes of the URL."""
+    # A client has as many connections as there are such threads when it is made, and 25 at least (Arrow 26).
+    pa.set_io_thread_count(max(pa.io_thread_count(), REQUESTS))
     try:
         filesystem, path = pafs.FileSystem.from_uri(url)
     except pa.ArrowException as e:

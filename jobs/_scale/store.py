@@ -34,9 +34,11 @@ class _Requests(asyncio.Protocol):
         while b"\r\n\r\n" in self._waiting:
             head, _, self._waiting = self._waiting.partition(b"\r\n\r\n")
             answer = self._store.answer(head.decode())
+            self._store.begin()
             asyncio.get_running_loop().call_later(self._store.latency_s, self._send, answer)
 
     def _send(self, answer: bytes) -> None:
+        self._store.waiting -= 1
         if not self._transport.is_closing():
             self._transport.write(answer)  # type: ignore[attr-defined]
 
@@ -47,7 +49,12 @@ class _Store:
         self.latency_s = latency_s
         content = tar_of_captions(0, 1)
         self._content = content + bytes(max(0, shard_bytes - len(content)))
-        self.calls = 0
+        self.calls = self.waiting = self.most = 0
+
+    def begin(self) -> None:
+        """One more request waits for its answer."""
+        self.waiting += 1
+        self.most = max(self.most, self.waiting)
 
     def answer(self, head: str) -> bytes:
         self.calls += 1
@@ -94,7 +101,7 @@ async def _serve(store: _Store, told: Connection) -> None:
     server = await loop.create_server(lambda: _Requests(store), "127.0.0.1", 0, backlog=1024)
     told.send(server.sockets[0].getsockname()[1])
     while await loop.run_in_executor(None, told.recv):
-        told.send(store.calls)
+        told.send((store.calls, store.most))
     server.close()
 
 
@@ -104,7 +111,10 @@ def _run(shards: int, shard_bytes: int, latency_s: float, told: Connection) -> N
 
 @contextmanager
 def store(shards: int, shard_bytes: int, latency_s: float) -> Iterator[tuple[str, Connection]]:
-    """The URL of a directory with so many shards; and a pipe that answers True with the calls so far."""
+    """The URL of a directory with so many shards; and a pipe that answers True with the counts so far.
+
+    These are the calls, and the most that waited at once.
+    """
     ours, theirs = multiprocessing.Pipe()
     server = multiprocessing.Process(target=_run, args=(shards, shard_bytes, latency_s, theirs), daemon=True)
     server.start()

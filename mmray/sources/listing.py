@@ -14,11 +14,12 @@ from mmray.sources.among import Found
 from mmray.sources.expand import expand
 from mmray.sources.formats import SUFFIXES, Kind, by_bytes, recognized
 from mmray.sources.lmdb_check import check_all
-from mmray.sources.parallel import in_parallel
+from mmray.sources.parallel import THREADS, in_parallel
 from mmray.sources.patterns import shadowed
 from mmray.sources.shards import Shard
 from mmray.sources.state import State, look, stat_file, trusted_mtime
 from mmray.unread import Tally, kind_of_file
+from mmray.urls import REQUESTS
 
 _DEFAULT = Kind("webdataset")  # a file that is named is read, whatever it is called
 _EXAMPLES = 3  # in a note
@@ -55,7 +56,9 @@ def take_listing(inputs: Sequence[str], known: Iterable[Shard] = ()) -> Listing:
     """
     before = {shard.url: shard for shard in known if shard.state}
     expanded = expand(inputs)
-    seen = list(in_parallel(partial(_see, known=before), expanded.found))
+    is_local = all(found.place.is_local for found in expanded.found)
+    threads = THREADS if is_local else REQUESTS
+    seen = list(in_parallel(partial(_see, known=before), expanded.found, threads))
     for one in seen:
         if not one.is_shard:
             expanded.unread.add(kind_of_file(one.found.place.path), one.found.place.url)
