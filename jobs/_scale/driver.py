@@ -1,5 +1,7 @@
 """What a run costs its driver and the rest of the head: real Ray, plan, operators, sink and ledger.
 
+The first rows are run of a plan of a billion, as each unit costs what the one before did.
+
 Readers and devices are stand-ins that take next to no time. This machine has to do the workers' part, too, so
 its rate is not the driver's; what counts is CPU time by rows.
 """
@@ -37,6 +39,7 @@ from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.survey import Survey
 
 SHARD_ROWS = PART_ROWS = 10_000
+PLANNED_ROWS = 1_000_000_000  # of which the first are run
 BLOCK_ROWS = 1_000  # so that the workers take little of this machine
 TASK_CPUS = 2
 
@@ -92,12 +95,12 @@ def _run(rows: int, devices: int) -> dict[str, float]:
     )
     try:
         with tempfile.TemporaryDirectory(prefix="mmray-driver-") as place:
-            return _measured(_survey(place, rows))
+            return _measured(_survey(place), rows)
     finally:
         ray.shutdown()
 
 
-def _survey(place: str, rows: int) -> Survey:
+def _survey(place: str) -> Survey:
     bundle = make_bundle(Path(place) / "bundle", spec=SPEC)
     config = RunConfig.model_validate(
         {
@@ -105,16 +108,16 @@ def _survey(place: str, rows: int) -> Survey:
             **{"variant": "fp32", "part_rows": PART_ROWS, "block_rows": BLOCK_ROWS},
         }
     )
-    shards = tuple(shard_of(number, SHARD_ROWS) for number in range(rows // SHARD_ROWS))
+    shards = tuple(shard_of(number, SHARD_ROWS) for number in range(PLANNED_ROWS // SHARD_ROWS))
     return Survey(config, bundle, shards, Census(10, float(ROW_BYTES), {"text": 10}))
 
 
-def _measured(survey: Survey) -> dict[str, float]:
+def _measured(survey: Survey, rows: int) -> dict[str, float]:
     with connected() as machines:
         plan = make_plan(survey, machines)
         out = RunDirectory.at(survey.config.output)
         out.begin(plan.to_json())
-        units = plan.units(Ledger().missing(survey.shards))
+        units = plan.units(Ledger().missing(survey.shards))[: rows // SHARD_ROWS]
         on_cpu = survey.config.model_copy(update={"provider": "cpu"})
         job = SimulatedJob(on_cpu, survey.bundle.digest, plan.part_rows, 1, plan.ladder)
         watchdog.ExportingMeter = CountingMeter  # type: ignore[attr-defined]
@@ -125,7 +128,9 @@ def _measured(survey: Survey) -> dict[str, float]:
             took, after = time.perf_counter() - start, head()
             messages: float = ray.get(meter.handle.messages.remote())
             counted = meter.read()
-        assert not Ledger.load(out).missing(survey.shards)
+        ledger = Ledger.load(out)
+        assert ledger.rows == rows
+        assert not ledger.missing([work.shard for unit in units for work in unit])
     used = Counter({name: use.cpu_s - before.get(name, NONE).cpu_s for name, use in after.items()})
     return {
         **{"seconds": took, "rows_per_s": counted.rows_per_s, "messages": messages},

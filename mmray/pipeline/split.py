@@ -29,8 +29,8 @@ from mmray.shapes import whole_batches
 from mmray.sources.readahead import readahead
 
 
-def prepare(work: pa.Table, *, job: Job, meter: MeterHandle) -> Iterator[pa.Table]:
-    """A unit of work → rows of TENSORS."""
+def prepare(work: pa.Table, *, job: Job, meter: MeterHandle, batches: int) -> Iterator[pa.Table]:
+    """A unit of work → rows of TENSORS, of so many batches at most."""
     (unit,) = (pickle.loads(piece) for piece in work["work"].to_pylist())
     seconds, task = Counter[str](), Counter[str]()
     report = Reporter(meter, job.config.stall_s)
@@ -49,7 +49,7 @@ def prepare(work: pa.Table, *, job: Job, meter: MeterHandle) -> Iterator[pa.Tabl
             report.enter("read")
 
     with report.working("read", beginning(unit, options.block_rows)):
-        for table in whole_batches(tensors(), job.ladder.rows[-1] if job.ladder else None):
+        for table in whole_batches(tensors(), job.ladder.rows[-1] if job.ladder else None, batches):
             with measured(task, "task"):
                 row = to_row(table)
             report.add(drain(seconds, preprocess.seconds, task))
