@@ -36,10 +36,10 @@ class Ceiling:
 MANY, QUICK = (25_000, 50_000, 100_000), (500, 1_000, 2_000)
 ROWS, FEW_ROWS = (100_000, 200_000, 400_000), (10_000, 20_000)
 CEILINGS = {
-    "store": Ceiling("listing:of_store", "shards", MANY, QUICK, ("seconds", "calls")),
-    "disk": Ceiling("listing:of_disk", "shards", MANY, QUICK, ("seconds", "peak_mb")),
-    "plan": Ceiling("planning:of_shards", "shards", MANY, QUICK, ("seconds", "peak_mb")),
-    "ledger": Ceiling("ledger:of_parts", "parts", MANY, QUICK, ("seconds", "load_mb")),
+    "store": Ceiling("listing:of_store", "shards", MANY, QUICK, ("cpu_s", "calls")),
+    "disk": Ceiling("listing:of_disk", "shards", MANY, QUICK, ("cpu_s", "peak_mb")),
+    "plan": Ceiling("planning:of_shards", "shards", MANY, QUICK, ("units_cpu_s", "peak_mb")),
+    "ledger": Ceiling("ledger:of_parts", "parts", MANY, QUICK, ("cpu_s", "again_cpu_s", "load_mb")),
     "fused": Ceiling("driver:fused", "rows", ROWS, FEW_ROWS, ("driver_s", "messages")),
     "split": Ceiling("driver:split", "rows", ROWS, FEW_ROWS, ("driver_s", "messages")),
     "wide": Ceiling("driver:wide", "rows", ROWS, FEW_ROWS, ("driver_s", "messages")),

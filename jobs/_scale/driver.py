@@ -21,7 +21,7 @@ from typing import Any
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # of a machine that others use, too
 
 import ray
-from _scale.process import NONE, head
+from _scale.process import NONE, head, use_of
 from _scale.simulated import ROW_BYTES, SimulatedJob, shard_of
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
@@ -29,6 +29,7 @@ from support.bundles import SPEC, make_bundle  # type: ignore[import-not-found]
 
 from mmray.config import RunConfig
 from mmray.pipeline import watchdog
+from mmray.pipeline.audit import audit
 from mmray.pipeline.census import Census
 from mmray.pipeline.cluster import connected
 from mmray.pipeline.ledger import Ledger
@@ -131,9 +132,12 @@ def _measured(survey: Survey, rows: int) -> dict[str, float]:
         ledger = Ledger.load(out)
         assert ledger.rows == rows
         assert not ledger.missing([work.shard for unit in units for work in unit])
+        start = use_of().cpu_s
+        assert audit(out).predicted == rows
+        audit_s = use_of().cpu_s - start
     used = Counter({name: use.cpu_s - before.get(name, NONE).cpu_s for name, use in after.items()})
     return {
-        **{"seconds": took, "rows_per_s": counted.rows_per_s, "messages": messages},
+        **{"seconds": took, "rows_per_s": counted.rows_per_s, "messages": messages, "audit_s": audit_s},
         **{f"{name}_s": cpu_s for name, cpu_s in used.items()},
         **{f"{name}_mb": use.rss_mb for name, use in after.items()},
     }
