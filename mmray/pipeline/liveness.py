@@ -75,9 +75,7 @@ class Reporter:
 
     def __init__(self, meter: MeterHandle, stall_s: float) -> None:
         self.meter = meter
-        self.sure = (
-            False  # whether to tell each step, and wait until that has arrived: it may be the last word
-        )
+        self.sure = False  # whether to tell each step, and wait until it has arrived: it may be the last word
         self._stall_s = stall_s
         self._name = uuid4().hex
         self._deadline: float | None = None
@@ -110,9 +108,9 @@ class Reporter:
         finally:
             self.rest()
             # Waited for: else a worker that has ended could seem lost when the run asks who is.
-            with suppress(ray.exceptions.RayError), self._changed:
-                left = self.meter.leave.remote(self._name, self._news())
             with suppress(ray.exceptions.RayError):
+                with self._changed:
+                    left = self.meter.leave.remote(self._name, self._news())
                 ray.get(left)
 
     def enter(self, stage: str, places: tuple[Place, ...] = ()) -> None:
