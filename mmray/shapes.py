@@ -27,7 +27,8 @@ JOB_ROWS = 256
 SERVER_ROWS = (1, 4, 16, 64, 256)
 
 _BATCH_BYTES = 256 << 20  # of the inputs of a batch; an engine's activations are a few times that
-_BATCHES = 4  # that travel together, where they are not too large
+#: Batches of one shape in a row, where they are not too large: a table, which is cut into them.
+BATCHES = 4
 _TABLE_BYTES = 96 << 20
 _TOKENS = (16, 64, 256, 1024, 4096)  # widths of texts
 _SHARES = (16, 4, 1)  # a batch has places for its pictures, and for its texts, for one row in so many
@@ -258,12 +259,13 @@ def _deal(patches: npt.NDArray[np.int64], hands: int) -> list[npt.NDArray[np.int
     return [order[hand == i] for i in range(hands)]
 
 
-def whole_batches(tables: Iterator[pa.Table], rows: int | None) -> Iterator[pa.Table]:
+def whole_batches(tables: Iterator[pa.Table], rows: int | None, batches: int = BATCHES) -> Iterator[pa.Table]:
     """The same rows in the same order, in tables that each hold some whole batches, the last one the rest.
 
     Args:
         tables: of any size.
         rows: of a batch; None: the tables are left as they are.
+        batches: that a table holds at most.
     """
     if rows is None:
         yield from tables
@@ -273,9 +275,9 @@ def whole_batches(tables: Iterator[pa.Table], rows: int | None) -> Iterator[pa.T
     for table in tables:
         waiting.append(table)
         count, size = count + table.num_rows, size + table.nbytes
-        while count >= rows * _BATCHES or (size >= _TABLE_BYTES and count):
+        while count >= rows * batches or (size >= _TABLE_BYTES and count):
             together = pa.concat_tables(waiting)
-            fitting = min(count, rows * _BATCHES, max(1, _TABLE_BYTES * count // max(size, 1)))
+            fitting = min(count, rows * batches, max(1, _TABLE_BYTES * count // max(size, 1)))
             # Where not even one batch fits, a table holds what does.
             whole = fitting - fitting % rows or fitting
             yield together.slice(0, whole)

@@ -19,6 +19,9 @@ from mmray import azure
 from mmray.errors import UsageError
 from mmray.remote import retrying
 
+#: To stores at once: each takes some 30 ms to answer, and a look at a shard is three requests.
+REQUESTS = 128
+
 _LOCAL = ("file", "local")
 _GOOGLE = ("gs", "gcs")
 # Google's client would try again for 15 minutes; for longer than this mmray.remote does, as with S3's.
@@ -77,6 +80,8 @@ class _UnknownSchemeError(UsageError):
 @lru_cache(maxsize=64)
 def _connect(url: str) -> tuple[pafs.FileSystem, str]:
     """The filesystem of a URL, by pyarrow, and the path that it makes of the URL."""
+    # A client has as many connections as there are such threads when it is made, and 25 at least (Arrow 26).
+    pa.set_io_thread_count(max(pa.io_thread_count(), REQUESTS))
     scheme, _, rest = url.partition("://")
     if scheme in azure.SCHEMES:
         return azure.account_of(url).connect(), azure.split(rest.partition("/")[0])[0]

@@ -101,7 +101,7 @@ def audit(out: RunDirectory, *, recount: bool = False) -> Audit:
     if plan is None:
         raise OutputError(f"{out}: no run there (no plan.json); check the path")
     shards = [Shard.from_list(values) for values in plan["shards"]]
-    ledger = Ledger.load(out)
+    ledger = Ledger.load(out, afresh=True)
     problems = [f"parts/{name}: not a readable part of a run" for name in ledger.foreign]
     problems += [f"parts/{name}: holds rows that another part holds, too" for name in ledger.superseded]
     problems += [f"{name}: rejects without their part" for name in ledger.orphans]

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from mmray.coverage import Missing
 from mmray.errors import RunError
 from mmray.pipeline import memory
-from mmray.pipeline.job import Job, count, read_unit
+from mmray.pipeline.job import Job, count
 from mmray.pipeline.ledger import Part
 from mmray.pipeline.liveness import AHEAD, MeterHandle, Reporter, beginning, places_of
 from mmray.pipeline.meter import START, drain, measured, timed
@@ -58,7 +58,7 @@ class FusedWorker:
         self._report.sure = unit[0].suspect
         with self._report.working("read", beginning(unit, self._options.block_rows)):
             fail = self._report.meter.fail.remote
-            for records in timed(readahead(read_unit(unit, self._options, fail)), seconds, "read"):
+            for records in timed(readahead(job.records(unit, self._options, fail)), seconds, "read"):
                 outcomes = self._outcomes(records)
                 self._report.enter("write")
                 with measured(seconds, "write"):
@@ -88,7 +88,7 @@ class FusedWorker:
         counters = self._preprocess.seconds, predict.seconds, predict.counts, seconds or Counter()
         self._report.add({**count(outcomes), **drain(*counters)}, seen=predict.take_drift())
         drain(*predict.occupied)
-        self._job.heed_shift(predict, self._report.meter)
+        self._job.heed_shift(predict, self._report)
 
 
 class RetryWorker(FusedWorker):

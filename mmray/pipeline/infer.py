@@ -14,6 +14,7 @@ from mmray.pipeline.liveness import MeterHandle, Reporter, places_of
 from mmray.pipeline.meter import START, drain
 from mmray.pipeline.travel import from_rows, to_row
 from mmray.predictor import Predictor
+from mmray.shapes import whole_batches
 
 #: Calls that an actor works on at once: while the device runs a batch of one, the other prepares its next.
 CALLS = 2
@@ -32,7 +33,7 @@ class InferWorker:
     def __init__(self, job: Job, meter: MeterHandle, stage: int | None = None) -> None:
         # A thread that has the interpreter keeps it for 5 ms while the other's turn at the device has come.
         sys.setswitchinterval(_SWITCH_S)
-        self._job, self._meter, self._stage = job, meter, stage
+        self._job, self._stage = job, stage
         self._device = _device_name(stage)
         self._lanes: SimpleQueue[_Lane] = SimpleQueue()
         report = Reporter(meter, job.config.stall_s)
@@ -55,17 +56,27 @@ class InferWorker:
             self._lanes.put(lane)
 
     def _infer(self, tensors: pa.Table, answered: pa.Table | None, lane: _Lane) -> pa.Table:
-        predict = lane.predict
         if self._stage:
-            step = predict.step(self._stage, tensors)
-            found, waiting = step.answered, step.open
-        else:
-            found, waiting = predict(tensors), None
+            step = lane.predict.step(self._stage, tensors)
+            self._tell(step.answered, lane)
+            outcomes = pa.concat_tables([answered, step.answered]) if answered else step.answered
+            return outcomes if self._is_last else to_row(step.open, outcomes)
+        rows = self._job.ladder.rows[-1] if self._job.ladder else None
+        # More may travel together than have one shape.
+        pieces = list(whole_batches(iter([tensors]), rows)) or [tensors]
+        return pa.concat_tables([self._answered(piece, lane) for piece in pieces])
+
+    def _answered(self, tensors: pa.Table, lane: _Lane) -> pa.Table:
+        found = lane.predict(tensors)
+        self._tell(found, lane)
+        return found
+
+    def _tell(self, found: pa.Table, lane: _Lane) -> None:
+        """What was done, to the meter."""
+        predict = lane.predict
         counts = {**count(found), **drain(predict.seconds, predict.counts)}
         lane.report.add(counts, drain(*predict.occupied), self._device, seen=predict.take_drift())
-        self._job.heed_shift(predict, self._meter)
-        outcomes = pa.concat_tables([answered, found]) if answered else found
-        return outcomes if self._is_last else to_row(waiting, outcomes)
+        self._job.heed_shift(predict, lane.report)
 
 
 class _Lane(NamedTuple):

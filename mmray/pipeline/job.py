@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import ray
@@ -15,6 +14,7 @@ from mmray.canary import Canary
 from mmray.config import RunConfig
 from mmray.engine.turns import Device
 from mmray.errors import InputError, RunError
+from mmray.pipeline.liveness import Reporter
 from mmray.pipeline.plan import Unit
 from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.survey import output_columns
@@ -100,12 +100,32 @@ class Job:
         cascade = self.open_bundle().manifest.variants[self.config.variant].cascade
         return cascade.stages[stage - 1].modalities if cascade else ()
 
-    def heed_shift(self, predict: Predictor, meter: Any) -> None:  # noqa: ANN401  (Ray gives a handle no type)
+    def heed_shift(self, predict: Predictor, report: Reporter) -> None:
         """Let no record leave a cascade early any more, once the meter tells of a shift, if so wanted."""
         if self.config.on_shift == "stop" and predict.later:
+            report.tell()
             with suppress(ray.exceptions.RayError):  # a lost meter costs figures, never the run
-                if ray.get(meter.shift.remote()):
+                if ray.get(report.meter.shift.remote()):
                     predict.close_exits()
+
+    def records(
+        self, unit: Unit, options: ReadOptions, fail: Callable[[str, str], object]
+    ) -> Iterator[pa.Table]:
+        """The wanted rows of each shard of a unit, as tables of RECORDS.
+
+        A shard that cannot be read stops none of the others: it stays missing, and the run says so at the
+        end.
+
+        Args:
+            unit: what to read.
+            options: how.
+            fail: told the name of a shard that cannot be read, and why.
+        """
+        for work in unit:
+            try:
+                yield from read(work.shard, options, work.wanted)
+            except (OSError, InputError) as e:
+                fail(work.shard.name, str(e))
 
     def open_preprocessor(self) -> Preprocessor:
         return self._preprocessor(self.open_bundle())
@@ -120,23 +140,6 @@ class Job:
             foreign_text=self.config.foreign_text,
             align=self.config.align,
         )
-
-
-def read_unit(unit: Unit, options: ReadOptions, fail: Callable[[str, str], object]) -> Iterator[pa.Table]:
-    """The wanted rows of each shard of a unit, as tables of RECORDS.
-
-    A shard that cannot be read stops none of the others: it stays missing, and the run says so at its end.
-
-    Args:
-        unit: what to read.
-        options: how.
-        fail: told the name of a shard that cannot be read, and why.
-    """
-    for work in unit:
-        try:
-            yield from read(work.shard, options, work.wanted)
-        except (OSError, InputError) as e:
-            fail(work.shard.name, str(e))
 
 
 def count(outcomes: pa.Table) -> dict[str, float]:

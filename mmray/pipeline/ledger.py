@@ -12,12 +12,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from sys import intern
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmray.coverage import Interval, Missing, insert, missing, overlaps
+from mmray.pipeline import compact
 from mmray.pipeline.guide import NONE
 from mmray.pipeline.rundir import RunDirectory
 from mmray.remote import StoreError
@@ -58,8 +60,8 @@ class Part:
     def rows(self) -> int:
         return sum(interval.rows for intervals in self.coverage.values() for interval in intervals)
 
-    def to_footer(self) -> dict[bytes, bytes]:
-        """Parquet key-value metadata."""
+    def to_footer(self) -> bytes:
+        """What its footer says of it: the value of FOOTER_KEY."""
         content = {
             "coverage": self.coverage,
             "totals": self.totals,
@@ -71,7 +73,7 @@ class Part:
             "carried": self.carried,
             "abstained": self.abstained,
         }
-        return {FOOTER_KEY: json.dumps(content, sort_keys=True).encode()}
+        return json.dumps(content, sort_keys=True).encode()
 
     @classmethod
     def read(cls, place: Location) -> Part | None:
@@ -83,14 +85,26 @@ class Part:
         try:
             with place.open_input() as file:
                 metadata = pq.read_metadata(file).metadata or {}
-            content: dict[str, Any] = json.loads(metadata[FOOTER_KEY])
-            coverage = {s: [Interval(*i) for i in runs] for s, runs in content.pop("coverage").items()}
-            content["unread"] = {kind: Count(*count) for kind, count in content.get("unread", {}).items()}
-            return cls(place.path.rpartition("/")[2], coverage, **content)
+            return cls.from_footer(place.name, metadata[FOOTER_KEY])
         except StoreError:
             raise
-        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, AttributeError):
+        except (OSError, pa.ArrowException, KeyError):
             return None
+
+    @classmethod
+    def from_footer(cls, name: str, footer: bytes) -> Part | None:
+        """Reverse of `to_footer`; None where it says something else."""
+        try:
+            return cls._parsed(name, footer)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
+
+    @classmethod
+    def _parsed(cls, name: str, footer: bytes) -> Part:
+        content: dict[str, Any] = json.loads(footer)
+        coverage = {intern(s): [Interval(*i) for i in runs] for s, runs in content.pop("coverage").items()}
+        content["unread"] = {kind: Count(*count) for kind, count in content.get("unread", {}).items()}
+        return cls(name, coverage, **content)
 
 
 @dataclass
@@ -106,19 +120,32 @@ class Ledger:
     totals: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, out: RunDirectory) -> Ledger:
-        """Read every footer of the run."""
-        names = [file.base_name for file in out.parts.files()]
-        batches = [names[i : i + _BATCH] for i in range(0, len(names), _BATCH)]
+    def load(cls, out: RunDirectory, *, afresh: bool = False) -> Ledger:
+        """Read every footer of the run, those that are not known from earlier.
+
+        The run that holds the directory keeps what it read for the next time, where that is much.
+
+        Args:
+            out: the run directory.
+            afresh: open each part, whatever is known of it.
+        """
+        files = {file.base_name: file for file in out.parts.files()}
+        kept = () if afresh else compact.kept(out, files)
+        known = {name: part for name, footer in kept if (part := Part.from_footer(name, footer))}
+        unknown = [name for name in files if name not in known]
+        batches = [unknown[i : i + _BATCH] for i in range(0, len(unknown), _BATCH)]
         with ThreadPoolExecutor(_READERS) as pool:
             read = pool.map(lambda batch: [Part.read(out.parts / name) for name in batch], batches)
-            parts = [part for batch in read for part in batch]
-        ledger = cls.of(part for part in parts if part is not None)
-        ledger.foreign = [name for name, part in zip(names, parts, strict=True) if part is None]
-        kept = {part.name for part in ledger.parts} | set(ledger.superseded)
+            opened = dict(zip(unknown, (part for batch in read for part in batch), strict=True))
+        parts = [part for part in (*known.values(), *opened.values()) if part is not None]
+        if out.lease and compact.pays(len(opened), len(known)):
+            compact.keep(out, ((files[part.name], part.to_footer()) for part in parts))
+        ledger = cls.of(parts)
+        ledger.foreign = [name for name, part in opened.items() if part is None]
+        whole = {part.name for part in ledger.parts} | set(ledger.superseded)
         for folder, holds in ((out.rejects, "rejected"), (out.faults, "faults")):
             there = {file.base_name for file in folder.files()} - {NONE}
-            ledger.orphans += [f"{folder.name}/{name}" for name in sorted(there - kept)]
+            ledger.orphans += [f"{folder.name}/{name}" for name in sorted(there - whole)]
             ledger.incomplete += [p.name for p in ledger.parts if getattr(p, holds) and p.name not in there]
         return ledger
 

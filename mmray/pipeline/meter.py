@@ -48,6 +48,17 @@ class Doing(NamedTuple):
     end: End = "died"  # how it ended, if it did
 
 
+class Told(NamedTuple):
+    """What a worker says at a time: messages cost the head more than what is in them."""
+
+    stage: str
+    places: tuple[Place, ...] | None = None  # the rows that it is at; None: those that it said before
+    counts: Mapping[str, float] = {}  # the others as of `Meter.add`
+    occupied: Mapping[str, float] = {}
+    device: str = ""
+    seen: Counts | None = None
+
+
 @dataclass(frozen=True)
 class DeviceUse:
     """What one device did so far."""
@@ -180,17 +191,23 @@ class Meter:
                 places = before.places if before else ()
             self._doing[worker] = Doing(stage, places)
 
-    def leave(self, worker: str) -> None:
-        """A worker has done its work; one that never says so has died."""
+    def tell(self, worker: str, told: Told) -> None:
+        """All that a worker has to say: what it did, and what it is at now."""
+        self.add(told.counts, told.occupied, told.device, told.seen)
+        self.enter(worker, told.stage, told.places)
+
+    def leave(self, worker: str, told: Told) -> None:
+        """A worker has done its work, at last this; one that never says so has died."""
+        self.add(told.counts, told.occupied, told.device, told.seen)
         with self._lock:
             self._doing.pop(worker, None)
 
-    def give_up(self, worker: str, end: End) -> None:
-        """A worker ends itself."""
+    def give_up(self, worker: str, end: End, stage: str) -> None:
+        """A worker ends itself, in this stage."""
         with self._lock:
             self._moves += 1
             if doing := self._doing.get(worker):
-                self._doing[worker] = doing._replace(end=end)
+                self._doing[worker] = doing._replace(stage=stage, end=end)
 
     def break_off(self, reason: str) -> None:
         """A worker cannot go on, and no record is the reason."""

@@ -49,7 +49,7 @@ def run_units(units: Sequence[Unit], job: Job, plan: Plan, meter: MeterHandle) -
         if plan.topology == "fused":
             _in_actors(units, FusedWorker, plan, job, meter).materialize()
             return
-        rows = _in_tasks(_work(units), prepare, plan, job=job, meter=meter)
+        rows = _in_tasks(_work(units), prepare, plan, job=job, meter=meter, batches=plan.batches_together)
         rows = _infer(rows, 1, job, plan, meter)
         for stage in range(2, plan.steps + 1):
             together = partial(decode_open, stage=stage)

@@ -17,7 +17,7 @@ from mmray.errors import ConfigError
 from mmray.pipeline.advice import Advice
 from mmray.pipeline.memory import allowance
 from mmray.pipeline.survey import Survey, read_options
-from mmray.shapes import Ladder, job_ladder
+from mmray.shapes import BATCHES, Ladder, job_ladder
 from mmray.sources import Shard
 from mmray.sources.index import index_of
 
@@ -31,6 +31,8 @@ _DEVICE_PART_ROWS = 10_000  # with devices: about a minute of one CPU that prepa
 # Of an actor that holds a device: packing alone takes .13 ms a row (docs/gpu.md).
 _FEEDING_CPUS = 2
 _ROUND = 0.5  # of what is left goes into the next round of units, one for each worker
+_TABLES_EACH = 64  # that a device has of a run at least, before they are made larger
+_MOST_TOGETHER = 4  # tables that are made one
 # Smaller units gain nothing: of a worker's whole work, and of a part.
 _LEAST_SHARE = 1 / 32
 _LEAST_PART = 1 / 16
@@ -94,6 +96,18 @@ class Plan:
         if not in_steps or self.cascade is None or not runs_in_stages(bundle, self.variant):
             return 1
         return len(self.cascade.stages)
+
+    @property
+    def batches_together(self) -> int:
+        """Batches that travel as one table: each table costs the driver about 10 ms, whatever is in it.
+
+        So they are as many as leave each device enough tables to share the work evenly. Stages of a cascade
+        get those that are cut together.
+        """
+        if self.ladder is None or self.steps > 1:
+            return BATCHES
+        tables = self.survey.expected_rows / self.ladder.rows[-1] / BATCHES / self.actors / _TABLES_EACH
+        return BATCHES * max(1, min(_MOST_TOGETHER, int(tables)))
 
     @property
     def least_score(self) -> float | None:

@@ -2,6 +2,7 @@
 
 out/  plan.json  parts/*.parquet  rejects/*.parquet  faults/*.parquet  events.jsonl  summary.json
       report.html (see `mmray.report`)
+      footers.cache of runs with many parts (see `mmray.pipeline.compact`)
       README.md and none.parquet for who reads it with other libraries (see `mmray.pipeline.guide`)
       leases/ of the run that writes  broken/ damaged files, whose rows a later run processed again
 """
@@ -65,6 +66,11 @@ class RunDirectory:
     @property
     def leases(self) -> Location:
         return self.root / "leases"
+
+    @property
+    def footers(self) -> Location:
+        """What is known of the parts (see `mmray.pipeline.compact`)."""
+        return self.root / "footers.cache"
 
     @property
     def events(self) -> Location:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmray.coverage import Interval, of_rows
-from mmray.pipeline.ledger import Part
+from mmray.pipeline.ledger import FOOTER_KEY, Part
 from mmray.pipeline.rundir import RunDirectory
 from mmray.schema import EMPTY, REJECTS, OutputColumns, predictions, table
 from mmray.storage import Location
@@ -86,7 +86,7 @@ def commit(
     for place, why in ((out.rejects, others), (out.faults, faults)):
         if why.num_rows:
             (place / part.name).write_atomically(_to_parquet(why))
-    (out.parts / part.name).write_atomically(_to_parquet(predicted, part.to_footer()))
+    (out.parts / part.name).write_atomically(_to_parquet(predicted, {FOOTER_KEY: part.to_footer()}))
     return part
 
 

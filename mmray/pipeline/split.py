@@ -17,7 +17,7 @@ from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import Datasink
 
 from mmray.pipeline import memory
-from mmray.pipeline.job import Job, read_unit
+from mmray.pipeline.job import Job
 from mmray.pipeline.liveness import AHEAD, MeterHandle, Reporter, beginning, places_of
 from mmray.pipeline.meter import drain, measured, timed
 from mmray.pipeline.sink import write_part
@@ -29,8 +29,8 @@ from mmray.shapes import whole_batches
 from mmray.sources.readahead import readahead
 
 
-def prepare(work: pa.Table, *, job: Job, meter: MeterHandle) -> Iterator[pa.Table]:
-    """A unit of work → rows of TENSORS."""
+def prepare(work: pa.Table, *, job: Job, meter: MeterHandle, batches: int) -> Iterator[pa.Table]:
+    """A unit of work → rows of TENSORS, of so many batches at most."""
     (unit,) = (pickle.loads(piece) for piece in work["work"].to_pylist())
     seconds, task = Counter[str](), Counter[str]()
     report = Reporter(meter, job.config.stall_s)
@@ -39,7 +39,7 @@ def prepare(work: pa.Table, *, job: Job, meter: MeterHandle) -> Iterator[pa.Tabl
     options = replace(read_options(job.config), views=True)
 
     def tensors() -> Iterator[pa.Table]:
-        records_of = timed(readahead(read_unit(unit, options, meter.fail.remote)), seconds, "read")
+        records_of = timed(readahead(job.records(unit, options, meter.fail.remote)), seconds, "read")
         for records in timed(records_of, task, "task"):
             report.enter("preprocess", places_of(records, ahead=AHEAD * options.block_rows))
             with measured(task, "task"):
@@ -51,7 +51,7 @@ def prepare(work: pa.Table, *, job: Job, meter: MeterHandle) -> Iterator[pa.Tabl
             report.enter("read")
 
     with report.working("read", beginning(unit, options.block_rows)):
-        for table in whole_batches(tensors(), job.ladder.rows[-1] if job.ladder else None):
+        for table in whole_batches(tensors(), job.ladder.rows[-1] if job.ladder else None, batches):
             with measured(task, "task"):
                 row = to_row(table)
             report.add(drain(seconds, preprocess.seconds, task))
@@ -104,9 +104,10 @@ class PartSink(Datasink[str]):
             return ""
         seconds, report = Counter[str](), Reporter(self._meter, self._job.config.stall_s)
         bundle = self._job.open_bundle()
-        with report.working("write"), measured(seconds, "write"):
-            part = write_part(
-                self._job.out, pa.concat_tables(tables), output_columns(self._job.config, bundle)
-            )
-        self._meter.add.remote(drain(seconds))
+        with report.working("write"):
+            with measured(seconds, "write"):
+                part = write_part(
+                    self._job.out, pa.concat_tables(tables), output_columns(self._job.config, bundle)
+                )
+            report.add(drain(seconds))
         return part.name

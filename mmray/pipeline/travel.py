@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-#: At which Ray ends a block. Outcomes of a call are a block or two; rows are made to reach it.
-BLOCK_BYTES = 64 << 10
+#: At which Ray ends a block. Outcomes of a call are a block, since each costs the driver some milliseconds;
+#: rows are made to reach it.
+BLOCK_BYTES = 1 << 20
 
 #: A table of what is still open (TENSORS), and one of OUTCOMES that are answered already: Arrow IPC streams.
 ROW = pa.schema([("open", pa.large_binary()), ("answered", pa.large_binary())])

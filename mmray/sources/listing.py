@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from urllib.parse import urlsplit
@@ -14,14 +14,18 @@ from mmray.sources.among import Found
 from mmray.sources.expand import expand
 from mmray.sources.formats import SUFFIXES, Kind, by_bytes, recognized
 from mmray.sources.lmdb_check import check_all
-from mmray.sources.parallel import in_parallel
+from mmray.sources.parallel import THREADS, in_parallel
 from mmray.sources.patterns import shadowed
 from mmray.sources.shards import Shard
 from mmray.sources.state import State, look, stat_file, trusted_mtime
 from mmray.unread import Tally, kind_of_file
+from mmray.urls import REQUESTS
 
 _DEFAULT = Kind("webdataset")  # a file that is named is read, whatever it is called
 _EXAMPLES = 3  # in a note
+# Files of a store: of more than so many only some are opened.
+_MANY = 10_000
+_SOME = 2_000
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -55,7 +59,13 @@ def take_listing(inputs: Sequence[str], known: Iterable[Shard] = ()) -> Listing:
     """
     before = {shard.url: shard for shard in known if shard.state}
     expanded = expand(inputs)
-    seen = list(in_parallel(partial(_see, known=before), expanded.found))
+    is_local = all(found.place.is_local for found in expanded.found)
+    threads = THREADS if is_local else REQUESTS
+    see, found = partial(_see, known=before), expanded.found
+    some = _to_look_at(found)
+    seen = list(in_parallel(lambda i: see(found[i], opens=i in some), range(len(found)), threads))
+    if len(some) < len(found) and any(map(_is_surprising, seen)):
+        seen = list(in_parallel(see, found, threads))
     for one in seen:
         if not one.is_shard:
             expanded.unread.add(kind_of_file(one.found.place.path), one.found.place.url)
@@ -108,7 +118,22 @@ class _Seen:
         return linked, len(path), path, len(self.found.root), self.found.place.url
 
 
-def _see(found: Found, known: Mapping[str, Shard]) -> _Seen:
+def _to_look_at(found: Sequence[Found]) -> Collection[int]:
+    """Positions of the files whose bytes are looked at, which takes two requests more than their state.
+
+    Of a great many on a store that have names of shards some tell whether all are what they are called.
+    """
+    named = [i for i, one in enumerate(found) if one.hint and not one.doubtful and not one.place.is_local]
+    if len(named) <= _MANY:
+        return range(len(found))
+    return set(range(len(found))) - set(named) | set(named[:: len(named) // _SOME])
+
+
+def _is_surprising(seen: _Seen) -> bool:
+    return bool(seen.fault) or seen.found.hint not in (None, seen.kind)
+
+
+def _see(found: Found, known: Mapping[str, Shard], *, opens: bool = True) -> _Seen:
     place, file = found.place, found.file
     earlier = known.get(place.url)
     hint = found.hint or _DEFAULT
@@ -123,6 +148,8 @@ def _see(found: Found, known: Mapping[str, Shard]) -> _Seen:
         if earlier and earlier.state and earlier.state.is_surely(now):
             kind = Kind(earlier.format, earlier.compression)
             return _Seen(found, (*key, earlier.state.version), kind, earlier.state)
+        if not opens and (version := file.current_version()):
+            return _Seen(found, (*key, version), hint, replace(now, version=version))
         state, head = look(file, found.mtime_ns)
     except OSError as e:
         if isinstance(e, StoreError) and not isinstance(e, RefusedError):

@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-_THREADS = 32
+THREADS = 32
 _BATCH = 32  # items that a thread takes at a time, at most: a million futures would take a gigabyte
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_parallel(ask: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+def in_parallel(ask: Callable[[T], R], items: Sequence[T], threads: int = THREADS) -> Iterator[R]:
     """The answer about each item, in order. What one raises is raised here, and the rest is not asked."""
-    size = max(1, min(_BATCH, len(items) // (4 * _THREADS)))
+    size = max(1, min(_BATCH, len(items) // (4 * threads)))
     batches = [items[i : i + size] for i in range(0, len(items), size)]
-    pool = ThreadPoolExecutor(_THREADS)
+    pool = ThreadPoolExecutor(threads)
     try:
         for answers in pool.map(lambda batch: [ask(item) for item in batch], batches):
             yield from answers

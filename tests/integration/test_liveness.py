@@ -27,6 +27,7 @@ class Worker:
     """Does what it is told, and makes no progress meanwhile."""
 
     def __init__(self, meter: object, stall_s: float) -> None:
+        self._meter = meter
         self._report = Reporter(meter, stall_s)
 
     def work(self, act: Callable[[], object]) -> None:
@@ -40,6 +41,25 @@ class Worker:
                 self._report.move()
             self._report.rest()
             time.sleep(2)
+
+    def process(self, rows: int, block_rows: int, *, sure: bool) -> list[tuple[Place, Doing]]:
+        """Go through rows, a block at a time; of each block its place, and what the meter knew then."""
+        known = []
+        self._report.sure = sure
+        with self._report.working("read"):
+            for first in range(0, rows, block_rows):
+                here = Place("a.tar@9", Missing(first, first + block_rows - 1, 64 * first))
+                self._report.enter("preprocess", (here,))
+                known.append((here, next(iter(ray.get(self._meter.read.remote()).doing.values()))))
+                self._report.enter("model")
+                self._report.add({"rows": block_rows, "model": 0.5}, {"busy": 1.0}, "GPU 0")
+                self._report.enter("read")
+        return known
+
+    def stay_in(self, stage: str, seconds: float) -> None:
+        with self._report.working("read", PLACES):
+            self._report.enter(stage)
+            time.sleep(seconds)
 
     def threads(self) -> list[str]:
         return [thread.name for thread in threading.enumerate()]
@@ -58,9 +78,26 @@ def fail() -> None:
     raise OSError("no space left on device\nand more")
 
 
+class CountingMeter(Meter):
+    """Counts what workers say."""
+
+    said = 0
+
+    def tell(self, *arguments: object) -> None:
+        self.said += 1
+        super().tell(*arguments)
+
+    def leave(self, *arguments: object) -> None:
+        self.said += 1
+        super().leave(*arguments)
+
+    def messages(self) -> int:
+        return self.said
+
+
 @pytest.fixture
 def meter():
-    made = ray.remote(num_cpus=0)(Meter).remote()
+    made = ray.remote(num_cpus=0)(CountingMeter).remote()
     yield made
     ray.kill(made)
 
@@ -91,6 +128,41 @@ def test_what_a_worker_raises_is_told_and_is_no_loss(meter):
     snapshot: Snapshot = ray.get(meter.read.remote())
     assert snapshot.broken == "OSError: no space left on device"
     assert ray.get(meter.take_lost.remote()) == []
+
+
+def start(meter, stall_s=60.0):
+    return ray.remote(num_cpus=0)(Worker).remote(meter, stall_s)
+
+
+@pytest.mark.parametrize(("rows", "most"), [(6_400, 12), (12_800, 18)])
+def test_messages_are_one_for_a_thousand_rows_and_rows_are_known_before_they_are_touched(meter, rows, most):
+    begun = time.monotonic()
+    known = ray.get(start(meter).process.remote(rows, 64, sure=False))
+    for block, doing in known:
+        (told,) = doing.places
+        assert told.shard == block.shard
+        assert told.rows.first <= block.rows.first <= block.rows.last <= told.rows.last
+        assert told.rows.last - told.rows.first < 1_000 + 64
+    now_and_then = time.monotonic() - begun + 1  # one a second at most
+    assert ray.get(meter.messages.remote()) <= most + now_and_then
+    snapshot = ray.get(meter.read.remote())
+    assert (snapshot.rows, snapshot.seconds["model"]) == (rows, rows / 128)
+    assert snapshot.devices["GPU 0"].busy_s == rows / 64
+
+
+def test_where_a_worker_died_before_each_step_is_known_with_its_rows_alone(meter):
+    known = ray.get(start(meter).process.remote(256, 64, sure=True))
+    assert [doing for _, doing in known] == [Doing("preprocess", (block,)) for block, _ in known]
+    assert ray.get(meter.messages.remote()) == 1 + 3 * 4 + 1
+
+
+def test_a_stage_that_takes_long_is_known_while_it_lasts(meter):
+    staying = start(meter).stay_in.remote("model", 4.0)
+    until = time.monotonic() + 60
+    while (doing := list(ray.get(meter.read.remote()).doing.values())) != [Doing("model", PLACES)]:
+        assert time.monotonic() < until, doing
+        time.sleep(0.1)
+    ray.get(staying)
 
 
 def test_rows_are_named_by_shard_from_the_first_to_those_that_are_read_ahead():

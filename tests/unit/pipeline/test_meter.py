@@ -7,7 +7,7 @@ import pytest
 from support.drift import by_hand, counts
 
 from mmray.coverage import Missing
-from mmray.pipeline.meter import START, Doing, Meter, Place, Snapshot, drain, measured, timed
+from mmray.pipeline.meter import START, Doing, Meter, Place, Snapshot, Told, drain, measured, timed
 
 
 def test_counts_of_all_workers_add_up():
@@ -127,8 +127,8 @@ def test_a_worker_that_does_not_leave_is_lost_with_its_rows():
     for worker in "abc":
         meter.enter(worker, "read", (PLACE,))
         meter.enter(worker, "model")
-    meter.leave("a")
-    meter.give_up("c", "hung")
+    meter.leave("a", Told("model"))
+    meter.give_up("c", "hung", "model")
     assert meter.take_lost() == [Doing("model", (PLACE,)), Doing("model", (PLACE,), end="hung")]
     assert meter.take_lost() == []
 
@@ -149,7 +149,7 @@ def test_only_rows_starts_and_ends_are_progress():
         lambda: meter.add({"model": 2.0}),
         lambda: meter.add({"prepared": 64}),
         lambda: meter.add({"rows": 64}),
-        lambda: meter.give_up("a", "hung"),
+        lambda: meter.give_up("a", "hung", "model"),
         lambda: meter.fail("b.tar", "gone"),
     ]
     for step in steps:
@@ -163,3 +163,14 @@ def test_the_first_reason_to_break_off_stays():
     meter.break_off("the disk is full")
     meter.break_off("the disk is still full")
     assert meter.read().broken == "the disk is full"
+
+
+def test_a_worker_says_in_one_message_what_it_did_and_what_it_is_at():
+    meter = Meter()
+    meter.tell("a", Told("read", (PLACE,)))
+    meter.tell("a", Told("model", None, {"rows": 3}, {"busy": 1.0, "wall": 2.0}, "GPU 0"))
+    snapshot = meter.read()
+    assert (snapshot.rows, snapshot.doing) == (3, {"a": Doing("model", (PLACE,))})
+    assert snapshot.devices["GPU 0"].busy_s == 1.0
+    meter.leave("a", Told("model", None, {"rows": 2}))
+    assert (meter.read().rows, meter.read().doing) == (5, {})

@@ -15,6 +15,7 @@ from mmray.coverage import WHOLE, Missing
 from mmray.errors import ConfigError
 from mmray.pipeline.plan import Machines, make_plan
 from mmray.pipeline.survey import Census, Survey
+from mmray.shapes import BATCHES
 from mmray.sources.index import write_index
 
 SHARDS = tuple(shard(f"{i:02d}.tar", 100 + 7 * i) for i in range(20))
@@ -122,6 +123,16 @@ def test_of_a_shard_that_is_partly_done_only_the_rest_counts():
     big, small = shard("big.tar", 1000), shard("small.tar", 100)
     (first, *_) = plan().units([(big, [Missing(990, None, 990 * 1024)]), (small, [WHOLE])])
     assert [work.shard for work in first] == [small]
+
+
+@pytest.mark.parametrize("rows", [1, 10_000, 600_000, 1_200_000, 10_000_000])
+def test_more_travels_together_only_where_each_device_still_has_many_tables(rows):
+    made = plan(Machines(64, 8), shards=(shard("a.tar", rows),), variant="fp32")
+    together = made.batches_together
+    assert BATCHES <= together <= 4 * BATCHES
+    assert together == BATCHES or rows / together / made.ladder.rows[-1] / made.actors >= 64
+    assert (together > BATCHES) == (rows >= 1_200_000)
+    assert plan(topology="split", shards=(shard("a.tar", rows),)).batches_together == BATCHES
 
 
 def test_nothing_missing_is_nothing_to_do():

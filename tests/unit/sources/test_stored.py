@@ -1,13 +1,14 @@
 """Shards of a store: listed by few requests, told apart by ETag, read only as long as that stays."""
 
 import gzip
+from collections import Counter
 
 import pytest
 from support.tars import members_of, tar_bytes
 
 from mmray.errors import ChangedError, InputError
 from mmray.remote import RemoteFile
-from mmray.sources import ReadOptions, changes, list_shards, read, state, take_listing
+from mmray.sources import ReadOptions, changes, list_shards, listing, read, state, take_listing
 from mmray.storage import Location
 
 NAMES = [f"in/t-{i:03d}.tar" for i in range(40)]
@@ -51,6 +52,37 @@ def test_many_names_cost_a_listing_and_a_look_at_each(stored, as_list):
     assert len(listings(stored)) == LISTINGS
     assert len(stored.server.requests) == LISTINGS + LOOKS * len(NAMES)
     assert all(shard.state.version and shard.state.digest for shard in shards)
+
+
+@pytest.fixture
+def many(monkeypatch):
+    """As if these were a great many shards."""
+    monkeypatch.setattr(listing, "_MANY", 20)
+    monkeypatch.setattr(listing, "_SOME", 5)
+
+
+def test_of_a_great_many_shards_only_some_are_opened(stored, many):
+    """The others cost one request, which tells the version; so a change of them is seen as well."""
+    shards = list_shards([stored.url("in")])
+    asked = [(request.method, request.path) for request in stored.server.requests if ".tar" in request.path]
+    assert sorted(Counter(asked).values()) == [1] * (len(NAMES) + 5)
+    assert sum(method == "GET" for method, _ in asked) == 5
+    assert all(shard.state.version for shard in shards)
+    assert sum(bool(shard.state.digest) for shard in shards) == 5
+    unopened = next(shard for shard in shards if not shard.state.digest)
+    assert [block.num_rows for block in read(unopened, OPTIONS)] == [4, 4, 2]
+    put(stored, f"in/{unopened.name}", tar("m0-", 10))
+    assert list(changes([unopened])) == [unopened.id]
+    with pytest.raises(ChangedError):
+        next(read(unopened, OPTIONS))
+
+
+def test_where_one_is_not_what_it_is_called_all_are_opened(stored, many):
+    put(stored, NAMES[8], gzip.compress(tar("k8-")))  # the second of those that are opened
+    put(stored, NAMES[9], gzip.compress(tar("k9-")))
+    shards = {shard.name: shard for shard in list_shards([stored.url("in")])}
+    assert [shards[f"t-00{i}.tar"].compression for i in (7, 8, 9)] == ["", "gzip", "gzip"]
+    assert all(shard.state.digest for shard in shards.values())
 
 
 def test_what_is_known_costs_a_listing_alone(stored, monkeypatch):
