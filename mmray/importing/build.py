@@ -16,14 +16,18 @@ from mmray.batching import Feeds
 from mmray.bundle import FP32, MANIFEST, Bundle, write_bundle
 from mmray.engine import Engine
 from mmray.errors import InputError, OutputError
-from mmray.evaluation.reference import reference_from
-from mmray.evaluation.selective import judge_selective
-from mmray.evaluation.splits import SPLITS, Assigned
-from mmray.graphs.cases import batch_cases, golden_records
-from mmray.graphs.export import check_parity, export_graph
-from mmray.heads.examples import Encoded, Examples, encode
-from mmray.heads.scores import cross_validate, head_outputs, score_subsets
-from mmray.heads.train import TrainedHead, train_head
+from mmray.evaluation import SPLITS, Assigned, judge_selective, reference_from
+from mmray.graphs import batch_cases, check_parity, export_graph, golden_records
+from mmray.heads import (
+    Encoded,
+    Examples,
+    TrainedHead,
+    cross_validate,
+    encode,
+    head_outputs,
+    score_subsets,
+    train_head,
+)
 from mmray.importing.recipe import Recipe
 from mmray.models.encoders import EncoderSet
 from mmray.models.fused import FusedModel

@@ -17,10 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mmray.engine import Engine
 from mmray.errors import ModelError
-from mmray.evaluation.outputs import LabelledTensors
-from mmray.graphs.export import clean
-from mmray.heads.examples import Examples
-from mmray.heads.train import TrainedHead, train_head
+from mmray.evaluation import LabelledTensors
+from mmray.graphs import clean
+from mmray.heads import Examples, TrainedHead, train_head
 from mmray.schema import Modality
 from mmray.variants.cascades.evidence import answers
 from mmray.variants.cascades.staging import dependencies, needed

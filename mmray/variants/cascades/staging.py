@@ -21,7 +21,7 @@ from onnx import helper, numpy_helper
 from mmray.batching import Feeds
 from mmray.cascade import CARRIED
 from mmray.errors import ModelError
-from mmray.graphs.export import clean
+from mmray.graphs import clean
 from mmray.models.fused import INPUTS
 from mmray.variants.cascades.evidence import HALF, modality_of
 

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mmray.graphs.export import clean, taken_by
-from mmray.variants.quantize.sites import attributes_of
+from mmray.graphs import clean, taken_by
+from mmray.variants.quantize.targets import attributes_of
 
 _TABLE_VALUES = 1 << 16  # of a table that is worth being int8
 _HALF_VALUES = 1 << 12  # of a constant that is worth being float16

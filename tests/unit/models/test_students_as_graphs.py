@@ -14,7 +14,7 @@ from mmray.models.small_sound import SmallSound
 from mmray.models.small_text import SmallText
 from mmray.variants.quantize.calibrate import collect_ranges
 from mmray.variants.quantize.int8 import to_static_int8
-from mmray.variants.quantize.sites import sites
+from mmray.variants.quantize.targets import sites
 
 
 def student():
