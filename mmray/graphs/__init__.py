@@ -1,7 +1,7 @@
 """ONNX graphs that take packed modalities: exported from torch, cleaned, and proved equal to their model."""
 
 from mmray.graphs.cases import batch_cases, golden_records, keep, mixed_rows
-from mmray.graphs.cleaning import clean, taken_by
+from mmray.graphs.cleaning import clean, needed, taken_by
 from mmray.graphs.export import OPSET, export_graph
 from mmray.graphs.parity import Reference, check_parity, compare_with, with_blank_rows
 
@@ -16,6 +16,7 @@ __all__ = [
     "golden_records",
     "keep",
     "mixed_rows",
+    "needed",
     "taken_by",
     "with_blank_rows",
 ]

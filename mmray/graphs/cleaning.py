@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Sequence
 
 import onnx
 
@@ -26,6 +27,19 @@ def clean(proto: onnx.ModelProto) -> None:
         if hasattr(part, "metadata_props"):
             del part.metadata_props[:]  # the exporter's stack traces, with paths of the building machine
     onnx.checker.check_model(proto, full_check=True)
+
+
+def needed(
+    nodes: Sequence[onnx.NodeProto], wanted: Collection[str], given: Collection[str] = ()
+) -> list[onnx.NodeProto]:
+    """Those of the nodes that make the wanted tensors, where some others are given; in their order."""
+    waiting = set(wanted)
+    found = []
+    for node in reversed(nodes):
+        if waiting.intersection(node.output).difference(given):
+            found.append(node)
+            waiting |= taken_by(node)
+    return found[::-1]
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:

@@ -70,7 +70,7 @@ def train_bundle(recipe: TrainRecipe, output: Path, places: Places, *, workers: 
     Raises:
         InputError: the shards hold too little that is labelled.
         ConfigError: another recipe was trained in the same folder, or its parts do not fit.
-        OutputError: there is something else than a bundle at `output`.
+        BundleError: there is something else than a bundle at `output`.
         EngineError: the exported graph is not equal to the model.
     """
     check_replaceable(output)
