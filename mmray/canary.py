@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from mmray.bundle import Bundle
 from mmray.cascade import in_shadow
+from mmray.config import CanaryOptions
 from mmray.errors import ConfigError
 from mmray.predictor import Predictor
 from mmray.preprocess import Preprocessor
@@ -68,12 +69,16 @@ class Canary:
         return {**found, "canary": thread_time() - start}
 
 
-def check_comparable(first: Bundle, second: Bundle) -> None:
-    """Refuse bundles whose labels have nothing in common.
+def check_canary(first: Bundle, options: CanaryOptions) -> None:
+    """Refuse a second bundle that cannot be compared with the first.
 
     Raises:
-        ConfigError: says what they have.
+        BundleError: it cannot be opened, or lacks the variant.
+        ConfigError: their labels have nothing in common.
     """
+    second = Bundle.open(options.bundle)
+    if options.variant != "auto":
+        second.check_variant(options.variant)
     if not set(first.labels) & set(second.labels):
         raise ConfigError(
             f"canary.bundle: {second.path} and {first.path} have no label in common, so that their answers "

@@ -77,8 +77,21 @@ class ChangedError(RunError, OSError):
         super().__init__(f"{place}: changed since the run was planned: {why}; {remedy}")
 
 
-class Interrupted(RunError):  # noqa: N818  (what happened, not a fault)
-    """Somebody pressed Ctrl-C; what is written stays, and running it again resumes it."""
+class SignalError(BaseException):
+    """A signal asks the command to end; what is written stays, and running it again resumes it.
+
+    Like KeyboardInterrupt no Exception: a library that answers each Exception by a second way would go on.
+    """
+
+    exit_code = 3
+
+
+class Terminated(SignalError):  # noqa: N818  (what happened, not a fault)
+    """SIGTERM."""
+
+
+class Interrupted(SignalError):  # noqa: N818  (likewise)
+    """SIGINT: somebody pressed Ctrl-C."""
 
     exit_code = 130
 

@@ -13,7 +13,7 @@ from mmray.batching import CPU_ROWS, blank, full_batch
 from mmray.bundle import FP32, Bundle
 from mmray.digests import sealed, unsealed
 from mmray.engine import Engine, Provider, best_provider, device_type, engine_version
-from mmray.errors import BundleError, EngineError, RunError
+from mmray.errors import BundleError, EngineError
 from mmray.loading import open_engine
 from mmray.shapes import Ladder
 from mmray.storage import Location, cache_directory
@@ -153,7 +153,7 @@ def race(
             runs[form]()  # warm
             if engine.compiled:
                 engine.compiled.keep()
-        except (BundleError, RunError):  # altered, or a signal: no reason to run another variant
+        except BundleError:  # altered: no reason to run another variant
             raise
         except Exception as e:  # ONNX Runtime's own exception types share no base
             if form == forms[0]:

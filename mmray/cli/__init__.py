@@ -19,7 +19,7 @@ from mmray.cli import json_lines
 from mmray.cli.bundles import AsJson, LogFormat, bundle_app, examples
 from mmray.cli.models import bench_serve, optimize, predict, profile, serve, train
 from mmray.cli.outgoing import tolerate_closed_pipe
-from mmray.errors import MmrayError, one_line
+from mmray.errors import MmrayError, SignalError, one_line
 
 # Heavy imports (ray, onnxruntime) happen inside the commands: --help and a wrong option answer at once.
 
@@ -82,7 +82,7 @@ def main() -> NoReturn:
     try:
         with signals.raised():
             app()
-    except Exception as e:
+    except (Exception, SignalError) as e:
         from mmray.cli.display import print_error
 
         print_error(*_last_words(e))
@@ -90,15 +90,15 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _exit_code(failure: Exception) -> int:
-    if isinstance(failure, MmrayError):
+def _exit_code(failure: BaseException) -> int:
+    if isinstance(failure, MmrayError | SignalError):
         return failure.exit_code
     return MmrayError.exit_code if isinstance(failure, OSError | MemoryError) else _OUR_FAULT
 
 
-def _last_words(failure: Exception) -> tuple[str, str]:
+def _last_words(failure: BaseException) -> tuple[str, str]:
     """What to say of a failure in a line, and a trace before it where that is the only trace of a bug."""
-    if isinstance(failure, MmrayError):
+    if isinstance(failure, MmrayError | SignalError):
         return str(failure), ""
     if isinstance(failure, OSError | MemoryError):
         place = getattr(failure, "filename", None)
@@ -271,6 +271,18 @@ _MODEL_COMMANDS: dict[Callable[..., None], tuple[str, ...]] = {
 }
 for command, lines in _MODEL_COMMANDS.items():
     app.command(epilog=examples(*lines))(command)
+
+
+@app.command(epilog=examples("mmray demo"))
+def demo(
+    folder: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="Where all of it goes: records, bundle, runs; 0.5 GB.")
+    ] = Path("mmray-demo"),
+) -> None:
+    """Fetch real records and encoders, build a bundle, run the job over them; four minutes."""
+    from mmray.cli.demo import become_demo
+
+    become_demo(folder)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from time import time
 
 from mmray import __version__
 from mmray.config import RunConfig
-from mmray.errors import RunError
+from mmray.errors import RunError, SignalError
 from mmray.page.table import number
 from mmray.pipeline.audit import Audit, audit
 from mmray.pipeline.cluster import connected
@@ -146,7 +146,7 @@ def process(plan: Plan, out: RunDirectory, ledger: Ledger, meter: RunningMeter) 
         out.log("pass", number=number, units=len(units))
         try:
             execute(plan, units, meter)
-        except RunError as e:
+        except (RunError, SignalError) as e:
             out.log("broke off", reason=str(e))
             raise
         before, ledger = ledger.rows, Ledger.load(out)

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from mmray.bundle import Bundle
-from mmray.canary import check_comparable
+from mmray.canary import check_canary
 from mmray.confidence import least_score
 from mmray.config import RunConfig
 from mmray.errors import ConfigError, InputError, OutputError
@@ -171,10 +171,7 @@ def survey(config: RunConfig, earlier: Mapping[str, Any] | None = None) -> Surve
         bundle.check_variant(config.variant)
     least_score(bundle, config.variant, config.abstain)
     if config.canary:
-        other = Bundle.open(config.canary.bundle)
-        check_comparable(bundle, other)
-        if config.canary.variant != "auto":
-            other.check_variant(config.canary.variant)
+        check_canary(bundle, config.canary)
     takes = bundle.spec.modalities
     if unknown := [m for m in config.modalities or () if m not in takes]:
         raise ConfigError(f"modalities: this bundle's model takes {', '.join(takes)}, not {unknown[0]}")

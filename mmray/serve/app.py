@@ -22,6 +22,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import TracingConfig
 
 from mmray.bundle import Bundle
+from mmray.canary import check_canary
 from mmray.confidence import least_score
 from mmray.config import explain
 from mmray.errors import ConfigError, EngineError, UsageError, one_line
@@ -59,6 +60,8 @@ def _build(settings: ServeSettings, *, public: bool) -> Application:
     if settings.variant != "auto":
         bundle.check_variant(settings.variant)
     least_score(bundle, settings.variant, settings.abstain)
+    if settings.canary:
+        check_canary(bundle, settings.canary)
     gpus = ray.is_initialized() and ray.cluster_resources().get("GPU", 0) >= 1  # type: ignore[no-untyped-call]
     return application(settings, tokens, gpus=gpus)
 

@@ -28,6 +28,7 @@ from mmray.serve.problems import RETRY_AFTER_S
 from mmray.serve.routes import web_app
 from mmray.serve.service import Service
 from mmray.serve.settings import ServeSettings
+from mmray.serve.shadowing import Shadowing
 from mmray.serve.stages import Inferred
 from mmray.serve.work import Answered, Prepared, Work, answer_of, prepare
 
@@ -40,7 +41,12 @@ _CHECKS = 5  # an answer counts for so many checks of health; a check may take a
 class _Fused:
     """Ingress, preprocessing and model in one process."""
 
-    def __init__(self, settings: ServeSettings, tokens: frozenset[bytes]) -> None:
+    def __init__(
+        self,
+        settings: ServeSettings,
+        tokens: frozenset[bytes],
+        canary: DeploymentHandle[Any] | None = None,
+    ) -> None:
         bundle = Bundle.open(settings.bundle)
         compute, metrics = _thread("compute", settings), Metrics()
         self._model = BatchedModel(bundle, settings, compute, metrics)
@@ -49,7 +55,8 @@ class _Fused:
             compute.check_ready()
 
         variant = self._model.describe().variant
-        service = Service(bundle, settings, self._model.answer, ready, variant, compute, metrics)
+        shadowing = _shadowing(settings, canary, metrics)
+        service = Service(bundle, settings, self._model.answer, ready, variant, compute, metrics, shadowing)
         self._app = web_app(service, tokens)
 
     async def check_health(self) -> None:
@@ -63,7 +70,11 @@ class _Front:
     """Ingress and preprocessing, before the replicas of the model."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, settings: ServeSettings, tokens: frozenset[bytes], model: DeploymentHandle[Any]
+        self,
+        settings: ServeSettings,
+        tokens: frozenset[bytes],
+        model: DeploymentHandle[Any],
+        canary: DeploymentHandle[Any] | None = None,
     ) -> None:
         bundle = Bundle.open(settings.bundle)
         preprocess = open_preprocessor(bundle, limits=settings.limits, foreign_text=settings.foreign_text)
@@ -93,7 +104,9 @@ class _Front:
             await asyncio.wait_for(model.check_ready.remote(), _READY_S)
 
         self._prepares = prepares
-        service = Service(bundle, settings, answer, ready, about.variant, compute, Metrics())
+        metrics = Metrics()
+        shadowing = _shadowing(settings, canary, metrics)
+        service = Service(bundle, settings, answer, ready, about.variant, compute, metrics, shadowing)
         self._app = web_app(service, tokens)
 
     async def check_health(self) -> None:
@@ -123,6 +136,23 @@ class _Model:
         await self._model.check_health()
 
 
+class _Canary:
+    """The second bundle whole, for what is compared."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self._compute = _thread("canary", settings)
+        # A device that the node may have is the first bundle's.
+        self._model = BatchedModel(
+            Bundle.open(settings.bundle), settings, self._compute, Metrics(), provider="cpu"
+        )
+
+    async def labels(self, work: Work) -> list[str | None]:
+        return [row["label"] for row in (await self._model.answer(work)).rows]
+
+    async def check_health(self) -> None:
+        await self._model.check_health()
+
+
 def application(settings: ServeSettings, tokens: frozenset[bytes], *, gpus: bool) -> Application:
     """One bundle as a Serve application.
 
@@ -134,15 +164,50 @@ def application(settings: ServeSettings, tokens: frozenset[bytes], *, gpus: bool
     fused = settings.topology == "fused" or (settings.topology == "auto" and not gpus)
     options = _options(settings)
     on_cpu: dict[str, Any] = {"num_cpus": settings.cpus}
+    canary = _canary(settings)
     if fused:
         fused_class = serve.deployment(name="Fused", ray_actor_options=on_cpu, **options)(
             serve.ingress()(_Fused)
         )
-        return fused_class.bind(settings, tokens)
+        return fused_class.bind(settings, tokens, canary)
     on_device = {"num_cpus": 0, "num_gpus": 1} if gpus else on_cpu
     model = serve.deployment(name="Model", ray_actor_options=on_device, **options)(_Model)
     front = serve.deployment(name="Front", ray_actor_options=on_cpu, **options)(serve.ingress()(_Front))
-    return front.bind(settings, tokens, model.bind(settings))
+    return front.bind(settings, tokens, model.bind(settings), canary)
+
+
+def _canary(settings: ServeSettings) -> Application | None:
+    """One replica on a CPU, whatever the first bundle runs on."""
+    if settings.canary is None:
+        return None
+    asked = settings.canary
+    own = settings.model_copy(
+        update={
+            "bundle": asked.bundle,
+            "variant": asked.variant,
+            "abstain": "never",
+            "canary": None,
+            "min_replicas": 1,
+            "max_replicas": 1,
+        }
+    )
+    options = _options(own) | {"ray_actor_options": {"num_cpus": settings.cpus}}
+    return serve.deployment(name="Canary", **options)(_Canary).bind(own)
+
+
+def _shadowing(
+    settings: ServeSettings, canary: DeploymentHandle[Any] | None, metrics: Metrics
+) -> Shadowing | None:
+    if settings.canary is None or canary is None:
+        return None
+
+    async def ask(work: Work) -> list[str | None]:
+        labels: list[str | None] = await asyncio.wait_for(
+            canary.labels.remote(work), _WAITS * settings.compute_timeout_s
+        )
+        return labels
+
+    return Shadowing(ask, settings.canary.share, metrics)
 
 
 def _thread(name: str, settings: ServeSettings) -> Compute:

@@ -40,6 +40,11 @@ class Metrics:
             "Places of a device's batches by dimension, and whether a record filled them or padding.",
             tag_keys=("dimension", "held"),
         )
+        self.canary = Counter(
+            "mmray_canary",
+            "Records that a second bundle was asked as well: same or other label, rejected, failed, skipped.",
+            tag_keys=("answer", "modalities"),
+        )
         self.batch_rows = Histogram(
             "mmray_batch_rows", "Records of an inference.", [1, 2, 4, 8, 16, 32, 64, 128, 256]
         )

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmray.bundle import Bundle
-from mmray.engine import best_provider
+from mmray.engine import Provider, best_provider
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.preprocess.spec import PreprocessSpec
 from mmray.schema import Modality
@@ -95,14 +95,23 @@ class BatchedModel:
         settings: of the server.
         compute: where it computes, one batch at a time; the event loop stays free.
         metrics: that it counts in.
+        provider: where to run.
     """
 
-    def __init__(self, bundle: Bundle, settings: ServeSettings, compute: Compute, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        settings: ServeSettings,
+        compute: Compute,
+        metrics: Metrics,
+        provider: Provider = "auto",
+    ) -> None:
         # Loading it runs the golden inputs: whoever is ready is warm, and right.
-        on_device = best_provider() != "cpu"
+        on_device = provider != "cpu" and best_provider() != "cpu"
         self._predict = Predictor(
             bundle,
             variant=settings.variant,
+            provider=provider,
             abstain=settings.abstain,
             threads=1,
             batch_rows=settings.batch_rows,

@@ -23,6 +23,7 @@ from mmray.serve.metrics import Metrics
 from mmray.serve.model import Answer
 from mmray.serve.problems import Problem, overloaded, unavailable
 from mmray.serve.settings import ServeSettings
+from mmray.serve.shadowing import Shadowing
 from mmray.serve.work import Answered, Work
 
 _PARSED_AT_ONCE = 256 << 10  # bytes: a millisecond of base64 and JSON
@@ -51,6 +52,7 @@ class Service:
         variant: that `answer` runs.
         compute: where it parses large bodies; the event loop stays free.
         metrics: that it counts in.
+        shadowing: compares answers with those of a second bundle; None: nothing is compared.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Service:
         variant: str,
         compute: Compute,
         metrics: Metrics,
+        shadowing: Shadowing | None = None,
     ) -> None:
         self.settings = settings
         self.metrics = metrics
@@ -75,6 +78,7 @@ class Service:
         self._ready = ready
         self._variant = variant
         self._compute = compute
+        self._shadowing = shadowing
 
     def model(self) -> dict[str, Any]:
         """What `GET /v1/model` answers."""
@@ -160,6 +164,8 @@ class Service:
         traces.answered(
             start_ns, preprocess_s=found.preprocess_s, model_s=found.model_s, records=len(work.items)
         )
+        if self._shadowing:
+            self._shadowing.offer(work, found.rows)
         return found
 
     async def _parsed(self, body: Body, parse: Callable[[], T]) -> T:

@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mmray.confidence import Abstain
+from mmray.config import CanaryOptions
 from mmray.errors import ConfigError
 from mmray.preprocess.spec import Limits
 from mmray.unread import OnForeignText
@@ -30,6 +31,9 @@ class ServeSettings(BaseModel):
         "auto",
         description="share of the labels that may be wrong: without a score that is high enough there is "
         "none; auto: as the bundle asks; never",
+    )
+    canary: CanaryOptions | None = Field(
+        None, description="a second bundle that answers a share of the requests as well, to be compared"
     )
     topology: Topology = Field(
         "auto", description="fused: one process does all; split: CPU replicas preprocess for the model's"

@@ -13,7 +13,6 @@ import onnxruntime as ort
 from mmray.batching import Feeds
 from mmray.bundle import FP32, Bundle, NewVariant, Variant, extend_bundle
 from mmray.engine import Engine
-from mmray.errors import RunError
 from mmray.evaluation import NOTHING, Judged, Split
 from mmray.golden import output_difference
 from mmray.variants.cascades.tradeoff import Tuning
@@ -83,8 +82,6 @@ def attempt(step: Step, workshop: Workshop, judge: Judge, folder: Path) -> Attem
         if all(verdict.answer != FAILED for verdict in verdicts):
             verdicts, split = [judge.verdict(path) for path in judged], "test"
         verdict = next((v for v in verdicts if not v.passed), verdicts[-1])
-    except RunError:  # a signal: nothing of the step failed
-        raise
     except Exception as e:  # onnx's and ONNX Runtime's share no base; the scorecard has the reason
         return Attempt(step, f"cannot be made: {(str(e).splitlines() or [type(e).__name__])[0]}")
     selective = judge.selective(judged[-1]) if verdict.passed else NOTHING
@@ -119,9 +116,7 @@ def attempt_cascade(
         if verdict.passed:
             temperatures = made.variant.entry.temperatures
             selective = judge.cascade_selective(made.calibrated_engine(every), temperatures)
-    except RunError:  # as in `attempt`
-        raise
-    except Exception as e:  # likewise
+    except Exception as e:  # as in `attempt`
         return Attempt(step, f"cannot be made: {(str(e).splitlines() or [type(e).__name__])[0]}")
     return Attempt(step, verdict.reason, made.variant.graph, None, verdict, cascade=made, selective=selective)
 

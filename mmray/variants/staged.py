@@ -15,7 +15,7 @@ from mmray.bundle import FP32, Cascade, CascadeStage, NewVariant
 from mmray.cascade import carried, to_stages
 from mmray.confidence import calibrated, stage_temperatures
 from mmray.engine import Engine
-from mmray.errors import InputError, RunError
+from mmray.errors import InputError
 from mmray.schema import Modality
 from mmray.variants.cascades.evidence import modality_of
 from mmray.variants.cascades.paths import Way
@@ -93,8 +93,6 @@ def _choose(base: str, kind: CascadeStep, tuning: Tuning, folder: Path, say: Say
         return alone, policy
     try:
         with_half = tuning.with_half(base, folder)
-    except RunError:  # a signal: nothing of the graph failed
-        raise
     except Exception as e:  # ONNX Runtime's own exception types share no base; what it is, is said
         say(f"{_NO_HALF}: {(str(e).splitlines() or [type(e).__name__])[0]}")
         return alone, policy

@@ -8,7 +8,11 @@ from collections import Counter
 
 import pytest
 import ray
+from support.bundles import LABELS, make_bundle, small_bundle
 from support.cascades import cascaded, mixed_records
+from support.drift import by_hand
+from support.drift import counts as drift_counts
+from support.graphs import write_graph
 from support.media import image_bytes
 from support.prometheus import prometheus
 from support.scripts import ROOT
@@ -16,6 +20,7 @@ from support.tars import write_shard
 
 from mmray.client import Client
 from mmray.config import RunConfig
+from mmray.drift.watch import Watch
 from mmray.pipeline.metrics import ExportingMeter
 from mmray.pipeline.run import Watcher, run
 from mmray.serve.metrics import Metrics
@@ -28,7 +33,7 @@ def scraped():
     port = ray.nodes()[0]["MetricsExportPort"]
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         text = answer.read().decode()
-    ours = ("run", "outcome", "stage", "answer", "device", "state", "shape", "route", "status")
+    ours = ("run", "outcome", "stage", "answer", "modalities", "device", "state", "shape", "route", "status")
     found = {}
     for name, tags, value in _SAMPLE.findall(text):
         named = dict(re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', tags))
@@ -97,18 +102,53 @@ def test_a_run_is_counted_under_its_name(ran):
 
 @pytest.fixture
 def device(ray_cluster):
-    """A meter and a replica's metrics that were told of a device, which has shapes and padding."""
+    """A meter and a replica's metrics that were told of what this machine does not have.
+
+    A device, which has shapes and padding; a shard that cannot be read; records unlike those of a reference.
+    """
     counts = {"busy": 1.0, "planned": 0.5, "copied": 0.1, "changes": 1}
     counts |= {"shape 8 rows": 2, "places rows": 16, "used rows": 12}
-    Metrics().count_device(Counter(counts))
-    meter = ray.remote(num_cpus=0)(ExportingMeter).remote("a run")
-    ray.get([meter.enter.remote("worker", "model", ()), meter.add.remote({"rows": 12}, counts, "GPU 0")])
-    ray.get(meter.read.remote())
-    yield meter
+    watch, unlike = Watch(by_hand()), drift_counts((0, 128, 0), (32, 32, 32, 32))
+    watch.add(unlike)
+    metrics = Metrics()
+    metrics.count_device(Counter(counts))
+    meter = ray.remote(num_cpus=0)(ExportingMeter).remote("a run", None, by_hand())
+    ray.get(
+        [
+            meter.enter.remote("worker", "model", ()),
+            meter.add.remote({"rows": 12}, counts, "GPU 0", unlike),
+            meter.fail.remote("a.tar", "gone"),
+        ]
+    )
+
+    def tell_anew():
+        metrics.show_drift(watch.read())
+        ray.get(meter.read.remote())
+
+    tell_anew()
+    yield tell_anew
     ray.kill(meter)
 
 
-def test_every_query_of_the_dashboard_has_data(ran, server, device):
+@pytest.fixture(scope="module")
+def shadowed(server, tmp_path_factory):
+    """A server whose second bundle decides otherwise, and has answered."""
+    folder = tmp_path_factory.mktemp("canary")
+    graph = write_graph(folder / "other.onnx", len(LABELS), scale=-1.0)
+    other = make_bundle(folder / "other", graph=graph, golden_scale=-1.0)
+    canary = {"bundle": str(other.path), "share": 1.0}
+    with server.also("shadowed", bundle=str(small_bundle().path), canary=canary) as url:
+        yield url
+
+
+def test_a_second_bundle_is_asked_as_well_and_its_answers_reach_nobody(shadowed, server):
+    record = {"image": image_bytes("JPEG"), "text": "a dog"}
+    assert Client(shadowed).predict(record)["label"] == Client(server.url).predict(record)["label"]
+    key = "ray_mmray_canary_total", frozenset({("answer", "other"), ("modalities", "image+text")})
+    assert wait_for({key[0]})[key] == 1
+
+
+def test_every_query_of_the_dashboard_has_data(ran, server, device, shadowed):
     Client(server.url).predict({"image": image_bytes("JPEG"), "text": "a dog"})
     asked = {name for query in queries() for name in re.findall(r"ray_mmray_\w+", query)}
     assert len(asked) > 10
@@ -116,15 +156,16 @@ def test_every_query_of_the_dashboard_has_data(ran, server, device):
 
 
 @pytest.mark.long
-def test_a_real_prometheus_has_an_answer_to_each_query(ran, server, device, tmp_path):
+def test_a_real_prometheus_has_an_answer_to_each_query(ran, server, device, shadowed, tmp_path):
     port = ray.nodes()[0]["MetricsExportPort"]
     with prometheus(tmp_path, [f"127.0.0.1:{port}"]) as scraping:
         deadline = time.monotonic() + 120
         left = set(panel_queries())
         while left:  # a rate needs two scrapes, and the workers report in turn
             assert time.monotonic() < deadline, left
-            Client(server.url).predict({"image": image_bytes("JPEG"), "text": "a dog"})
-            ray.get(device.read.remote())  # as a run does: Ray exports a gauge only while it is set anew
+            for url in (server.url, shadowed):
+                Client(url).predict({"image": image_bytes("JPEG"), "text": "a dog"})
+            device()  # as a run and a server do: Ray exports a gauge only while it is set anew
             time.sleep(1)
             left = {query for query in left if not scraping.query(plain(query))}
         assert {labels["run"] for labels, _ in scraping.query("ray_mmray_job_rows_total")} >= {

@@ -7,7 +7,8 @@ from support.cascades import mixed_records
 from support.graphs import write_graph
 from support.linear import linear_bundle
 
-from mmray.canary import Canary, check_comparable, describe
+from mmray.canary import Canary, check_canary, describe
+from mmray.config import CanaryOptions
 from mmray.errors import ConfigError
 from mmray.predictor import Predictor, open_preprocessor
 
@@ -80,5 +81,5 @@ def test_nothing_drawn_is_nothing_counted(other):
 def test_bundles_of_other_tasks_are_not_compared(tmp_path):
     foreign = make_bundle(tmp_path / "foreign", labels=["one", "two", "three", "four"])
     with pytest.raises(ConfigError, match="no label in common"):
-        check_comparable(small_bundle(), foreign)
-    check_comparable(small_bundle(), linear_bundle(tmp_path / "same"))
+        check_canary(small_bundle(), CanaryOptions(bundle=str(foreign.path)))
+    check_canary(small_bundle(), CanaryOptions(bundle=str(linear_bundle(tmp_path / "same").path)))
