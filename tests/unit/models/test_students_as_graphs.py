@@ -5,7 +5,7 @@ import pytest
 import torch
 from support.packed import SIZES, SPEC, VOCABULARY, feeds
 
-from mmray.graphs.export import check_parity, export_graph
+from mmray.graphs import check_parity, export_graph
 from mmray.models.early import EarlyFusion, EarlySizes
 from mmray.models.efficientnet_lite import EfficientNetLite
 from mmray.models.fused import FusedModel
