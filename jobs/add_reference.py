@@ -17,7 +17,7 @@ import typer
 
 from mmray.bundle import Bundle, extend_bundle
 from mmray.drift.reference import LEAST_RECORDS
-from mmray.evaluation.reference import reference_from
+from mmray.evaluation import reference_from
 
 
 def main(

@@ -18,7 +18,7 @@ from rich.console import Console
 from mmray.bundle import Bundle
 from mmray.cli.display import scorecard_table
 from mmray.errors import MmrayError
-from mmray.importing.recipe import Recipe, choose_modalities, find_built
+from mmray.importing import Recipe, choose_modalities, find_built
 from mmray.models.pretrained import PRETRAINED_ENCODERS
 from mmray.schema import MODALITIES
 from mmray.sources import list_shards
@@ -46,7 +46,7 @@ def main(
 
 def build(inputs: list[str], output: Path, recipe: Recipe, downloads: Path) -> Bundle:
     """Import torch, which takes seconds, only where something is to be built."""
-    from mmray.importing.build import build_bundle
+    from mmray.importing import build_bundle
     from mmray.models.encoders import pretrained_encoders
 
     return build_bundle(inputs, output, pretrained_encoders(downloads), recipe=recipe, say=print)

@@ -26,7 +26,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
 
+import _no_memory
 import _proofs
+import _proved_jobs
 import typer
 from _proofs import Setting
 from rich.console import Console
@@ -35,12 +37,11 @@ from rich.table import Table
 from mmray.bundle import FP32, Bundle
 from mmray.engine import best_provider
 from mmray.errors import MmrayError, UsageError
-from mmray.evaluation.outputs import run_outputs
-from mmray.evaluation.records import Records
+from mmray.evaluation import Records, run_outputs
 from mmray.loading import open_engine
 from mmray.pipeline.cluster import connected
 from mmray.race import is_quantized
-from mmray.variants.gate.compare import Thresholds
+from mmray.variants.gate import Thresholds
 
 BATCH_ROWS, QUICK_BATCH_ROWS = (8, 64, 256), (4, 8)
 HELD_OUT, QUICK_HELD_OUT = 256, 24
@@ -101,7 +102,7 @@ def prove(setting: Setting, parts: Sequence[str], rows: int) -> tuple[dict[str, 
         tell("rates", [row for v in variants for nhwc in layouts for row in _proofs.rates(setting, v, nhwc)])
         tell("alternating", [_proofs.alternating(setting, variants[-1])])
     if "ceiling" in parts:
-        tell("ceiling", [_proofs.cpu_ceiling(setting, n) for n in setting.processes])
+        tell("ceiling", [_proved_jobs.cpu_ceiling(setting, n) for n in setting.processes])
     if "job" in parts:
         found = measure_job(setting)
         labels = [
@@ -114,7 +115,7 @@ def prove(setting: Setting, parts: Sequence[str], rows: int) -> tuple[dict[str, 
         faults += ["job: its decisions differ from run to run"] * any(not t.equals(fp32[0]) for t in fp32)
         faults += [f"{row['what']}: audit failed" for row in found if row.get("audit") is False]
     if "memory" in parts:
-        tell("memory", [_proofs.crowded(setting)])
+        tell("memory", [_no_memory.crowded(setting)])
     return figures, faults
 
 
@@ -125,8 +126,8 @@ def measure_job(setting: Setting) -> list[dict[str, Any]]:
     found = []
     with tempfile.TemporaryDirectory() as folder, connected():
         for _ in range(setting.rounds):
-            found += [_proofs.job(setting, variant, Path(folder)) for variant in variants]
-            found.append(_proofs.ray_data(setting, Path(folder)))
+            found += [_proved_jobs.job(setting, variant, Path(folder)) for variant in variants]
+            found.append(_proved_jobs.ray_data(setting, Path(folder)))
     return found
 
 

@@ -9,8 +9,9 @@ The names below are loaded when they are used first, so that this import costs n
 them in five short programs.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from mmray.lazy import lazily
 
 if TYPE_CHECKING:
     from mmray.api.datasets import read as read
@@ -35,14 +36,7 @@ _PLACES = {
     "serve_app": "mmray.api.serving",
 }
 __all__ = ["__version__", *_PLACES]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _PLACES:
-        raise AttributeError(f"module 'mmray' has no attribute {name!r}; it has {', '.join(_PLACES)}")
-    value = getattr(import_module(_PLACES[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazily(__name__, _PLACES)
 
 
 def __dir__() -> list[str]:

@@ -93,7 +93,7 @@ def describe(counts: Mapping[str, float]) -> dict[str, Any]:
     (Clopper & Pearson 1934, each side .975, as if records were independent), and how many only the second
     bundle could not use.
     """
-    from mmray.bounds import lower_bound, upper_bound  # loads scipy, which takes .35 s
+    from mmray.stats.bounds import lower_bound, upper_bound  # loads scipy, which takes .35 s
 
     slices: dict[str, Counter[str]] = {}
     for name, number in counts.items():

@@ -157,8 +157,3 @@ def passes(
         handed |= carried(outputs)
         found.append((known, outputs))
     return found
-
-
-def run_through(stages: Sequence[Stage], feeds: Feeds, modalities: Sequence[Modality]) -> Feeds:
-    """Outputs of the last stage for a batch that nobody leaves (`passes`)."""
-    return passes(stages, feeds, modalities)[-1][1]

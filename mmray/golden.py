@@ -1,8 +1,8 @@
 """Golden inputs: do preprocessing and engine answer here as they did where the bundle was made?
 
 They are run when a model is opened: from raw records on where the bundle has some, else from tensors on. And
-once more whenever a batch goes wrong (`mmray.runner`): whose fault it is, the engine's or the record's, shows
-by what the same engine makes of inputs that are known to be good.
+once more whenever a batch goes wrong (`mmray.predictor.blame`): whose fault it is, the engine's or the
+record's, shows by what the same engine makes of inputs that are known to be good.
 """
 
 from __future__ import annotations

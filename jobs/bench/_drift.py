@@ -16,7 +16,7 @@ from mmray.drift.reference import main_directions
 from mmray.drift.values import Values
 from mmray.drift.watch import ALPHA
 from mmray.drift.window import Counts, bins_of
-from mmray.evaluation.outputs import LabelledTensors
+from mmray.evaluation import LabelledTensors
 from mmray.predictor import Predictor
 
 SHOWN, BLOCK = 500, 64  # records

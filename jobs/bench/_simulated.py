@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmray.bounds import upper_bound
-from mmray.evaluation.intervals import Clusters, holm
+from mmray.stats.bounds import upper_bound
+from mmray.stats.intervals import Clusters, holm
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000  # of the percentile bootstrap; the same for all simulations of a case

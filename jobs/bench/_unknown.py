@@ -10,10 +10,10 @@ from scipy.stats import mannwhitneyu
 
 from mmray.bundle import Bundle
 from mmray.errors import BundleError
-from mmray.evaluation.intervals import Clusters
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.schema import OutputColumns, meta_fields
 from mmray.sources import ReadOptions, list_shards, read
+from mmray.stats.intervals import Clusters
 
 _CONFIDENCE = 0.95  # of intervals, two-sided
 

@@ -18,9 +18,8 @@ import typer
 
 from mmray.batching import Feeds
 from mmray.bundle import FP32, Bundle
-from mmray.evaluation.records import Records
-from mmray.variants.quantize.calibrate import collect_ranges
-from mmray.variants.quantize.moments import MOMENT_ROWS, collect_moments
+from mmray.evaluation import Records
+from mmray.variants.quantize import MOMENT_ROWS, collect_moments, collect_ranges
 
 
 def main(

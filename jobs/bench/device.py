@@ -160,10 +160,9 @@ def measure_cascade(place: Path) -> Verdict:
 
 def make_cascade(place: Path, shards: list[Path]) -> tuple[Bundle, str]:
     """A small model of the shards, and the cascade that `mmray optimize` makes of it."""
-    from mmray.importing.build import build_bundle
+    from mmray.importing import build_bundle
     from mmray.models.encoders import tiny_encoders
-    from mmray.variants.make import optimize
-    from mmray.variants.steps import VariantRecipe
+    from mmray.variants import VariantRecipe, optimize
 
     inputs = [str(path) for path in shards]
     parent = build_bundle(inputs, place / "tiny", tiny_encoders(inputs))

@@ -29,7 +29,7 @@ from rich.table import Table
 from mmray.bundle import Bundle
 from mmray.drift import Reference
 from mmray.drift.reference import main_directions
-from mmray.evaluation.records import Records
+from mmray.evaluation import Records
 from mmray.predictor import Predictor
 
 DAY = 12_800  # records

@@ -4,7 +4,7 @@
 
 Draws groups of 1 to 50 records, in which things go wrong record by record, for whole groups, or between (a
 correlation within groups of 0, 1 or .5), evenly or more often in large groups, and counts how often each
-bound is on the right side of the truth. *New* are the bounds of `mmray.evaluation.intervals`; beside them are
+bound is on the right side of the truth. *New* are the bounds of `mmray.stats.intervals`; beside them are
 percentiles of a bootstrap over groups, and the exact binomial bound that takes groups as trials. Expected:
 each new bound holds in at least 94 % of 2,000 simulations, each choice that rests on one is wrong in at most
 6 %; exit code 1 where not. Tables, then one JSON line.

@@ -25,7 +25,7 @@ from mmray.batching import Feeds, batches, pack
 from mmray.bundle import Bundle
 from mmray.engine import Engine
 from mmray.errors import InputError, MmrayError
-from mmray.graphs.cases import keep, mixed_rows
+from mmray.graphs import keep, mixed_rows
 from mmray.predictor import open_preprocessor
 from mmray.preprocess.spec import PreprocessSpec
 from mmray.schema import TENSOR_OF, set_name, subsets

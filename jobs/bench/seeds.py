@@ -18,13 +18,13 @@ from typing import Annotated
 import numpy as np
 import pyarrow as pa
 import typer
+from _watched import Contender, decisions, groups, is_right, run_once
 from rich.console import Console
 from rich.table import Table
-from variants import Contender, decisions, groups, is_right, run_once
 
 from mmray.errors import InputError, MmrayError
-from mmray.evaluation.intervals import Clusters
 from mmray.pipeline.cluster import connected
+from mmray.stats.intervals import Clusters
 
 
 def main(

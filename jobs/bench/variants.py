@@ -17,77 +17,34 @@ time suffer less from other work on the machine than the clock's.
 
 import io
 import json
-import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import typer
 from _clustered import clustered_error
+from _watched import (
+    Contender,
+    Ran,
+    decisions,
+    groups,
+    is_right,
+    parse_contender,
+    run_once,
+)
 from rich.console import Console
 from rich.table import Table
 
-from mmray.bundle import Bundle
-from mmray.config import RunConfig
 from mmray.errors import InputError, MmrayError
-from mmray.evaluation.intervals import Clusters
 from mmray.pipeline.cluster import connected
-from mmray.pipeline.meter import Snapshot
-from mmray.pipeline.run import Watcher, run
-from mmray.schema import MODALITIES, Modality
-
-Address = tuple[str, int]  # shard and row
+from mmray.stats.intervals import Clusters
 
 _SOON = 1_000  # records within which a shift had better be told
-_WORKER = "(ray::MapWorker"  # how Ray names the processes that do all of the work in a fused topology
-_TICKS = os.sysconf("SC_CLK_TCK")
-
-
-@dataclass(frozen=True)
-class Ran:
-    """A run that is over."""
-
-    output: str
-    this_run: dict[str, Any]
-    told_at: int | None  # records that were done when a shift was first told
-    cpu_s: float  # of the workers
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Of the processors; and of the clock, from the first predictions to the end."""
-        return {"cpu": self.cpu_s, "clock": self.this_run["elapsed_s"] - self.this_run["startup_s"]}
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A variant of a bundle, and what it may look at."""
-
-    bundle: str
-    variant: str
-    modalities: tuple[Modality, ...] | None  # None: all
-
-    @property
-    def megabytes(self) -> float:
-        """Of the variant's graphs."""
-        bundle = Bundle.open(self.bundle)
-        cascade = bundle.entry(self.variant).cascade
-        graphs = [stage.file for stage in cascade.stages] if cascade else [bundle.entry(self.variant).file]
-        return sum(file.stat().st_size for graph in graphs for file in bundle.graph_files(graph)) / 1e6
-
-    def __str__(self) -> str:
-        looks_at = f" {'+'.join(self.modalities)} alone" if self.modalities else ""
-        return f"{Path(self.bundle).name} {self.variant}{looks_at}"
 
 
 @dataclass(frozen=True)
@@ -98,65 +55,6 @@ class Case:
     shards: list[Path]  # of held-out records
     copies: int  # of them make N
     rounds: int
-
-
-def parse_contender(text: str) -> Contender:
-    """From bundle:variant or bundle:variant:image+text.
-
-    Raises:
-        InputError: it is neither, or names a modality that does not exist.
-    """
-    bundle, _, rest = text.partition(":")
-    variant, _, looks_at = rest.partition(":")
-    named = looks_at.split("+") if looks_at else []
-    if not bundle or not variant or set(named) - set(MODALITIES):
-        raise InputError(f"{text}: give bundle:variant or bundle:variant:image+text")
-    return Contender(bundle, variant, tuple(m for m in MODALITIES if m in named) or None)
-
-
-def run_once(contender: Contender, folder: Path, output: Path) -> Ran:
-    """One run of the job."""
-    told = []
-    earlier, latest = set(cpu_seconds()), dict[int, float]()  # workers of the run before may still be ending
-
-    def watch(snapshot: Snapshot) -> None:
-        latest.update(cpu_seconds())  # a process that has ended keeps what it was last seen with
-        if snapshot.shift:
-            told.append(snapshot.rows)
-
-    def nobody(*_: object) -> None: ...
-
-    config = RunConfig(
-        input=(str(folder),),
-        bundle=contender.bundle,
-        output=str(output),
-        variant=contender.variant,
-        modalities=contender.modalities,
-        carry=("label", "caption_group"),
-        topology="fused",
-    )
-    summary = run(config, Watcher(nobody, nobody, watch)).summary["this_run"]
-    if summary.get("cascade", {}).get("shift"):
-        told.append(summary["rows"])  # between the last look and the end
-    used = sum(seconds for pid, seconds in latest.items() if pid not in earlier)
-    return Ran(str(output), summary, told[0] if told else None, used)
-
-
-def cpu_seconds() -> dict[int, float]:
-    """What each worker of this machine's Ray session has had of the processors so far, by process (Linux)."""
-    seconds: dict[int, float] = {}
-    parents: dict[int, int] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # ended meanwhile
-            name, _, after_name = stat.read_text().rpartition(")")
-            pid, fields = int(stat.parent.name), after_name.split()
-            parents[pid] = int(fields[1])
-            if _WORKER in name:
-                seconds[pid] = sum(map(int, fields[11:13])) / _TICKS
-    ours = {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
-        ours |= more
-    return {pid: used for pid, used in seconds.items() if pid in ours}
 
 
 def compare(case: Case, place: Path) -> dict[str, Any]:
@@ -239,34 +137,6 @@ def compare(case: Case, place: Path) -> dict[str, Any]:
         "groups": clusters.count,
         "contenders": found,
     }
-
-
-def decisions(ran: Ran, bundle: str) -> pa.Table:
-    """What a run answered to the records whose label the bundle knows, each once, in their order."""
-    known = pc.field("meta_label").isin(Bundle.open(bundle).labels) & pc.starts_with(
-        pc.field("shard"), "000-"
-    )
-    columns = ["shard", "row", "label", "meta_label", "meta_caption_group"]
-    rows = ds.dataset(f"{ran.output}/parts").to_table(columns, filter=known)
-    return rows.sort_by([("shard", "ascending"), ("row", "ascending")])
-
-
-def is_right(rows: pa.Table, judged: Iterable[Address]) -> npt.NDArray[np.bool_]:
-    """Of each record whether its label was found; a reject has none, as one that has nothing to look at."""
-    right = pc.fill_null(pc.equal(rows["label"], rows["meta_label"]), False).to_pylist()
-    found = dict(zip(addresses(rows), right, strict=True))
-    return np.array([found.get(address, False) for address in judged], np.bool_)
-
-
-def groups(rows: pa.Table) -> dict[Address, str]:
-    """Group of each record; one without is a group of its own."""
-    named = rows["meta_caption_group"].to_pylist()
-    return {at: n or f"{at[0]}#{at[1]}" for n, at in zip(named, addresses(rows), strict=True)}
-
-
-def addresses(rows: pa.Table) -> list[Address]:
-    """Shard and row of each record."""
-    return list(zip(rows["shard"].to_pylist(), rows["row"].to_pylist(), strict=True))
 
 
 def shift(case: Case, place: Path) -> dict[str, Any]:

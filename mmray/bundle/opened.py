@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from mmray.batching import Feeds
+from mmray.bundle.found import find
 from mmray.bundle.manifest import (
-    FORMAT,
     FP32,
     GOLDEN,
     MANIFEST,
@@ -32,10 +32,8 @@ from mmray.bundle.weights import Malformed, external_files
 from mmray.digests import computed_sha256, sha256_of
 from mmray.drift import REFERENCE, Reference
 from mmray.errors import BundleError, EngineError, of_machine
-from mmray.mirror import mirror
 from mmray.preprocess.spec import PreprocessSpec
 from mmray.schema import Modality
-from mmray.storage import Location, cache_directory
 
 
 @dataclass(frozen=True)
@@ -57,37 +55,7 @@ class Bundle:
             BundleError: no bundle there, one of another format, or one that lacks files, or whose golden
                 outputs are not as wide as the manifest says.
         """
-        place = Location.parse(path)
-        try:
-            raw = (place / MANIFEST).read_bytes()
-        except OSError as e:
-            reason = os.strerror(e.errno) if e.errno else e
-            raise BundleError(
-                f"{path}: no bundle there ({MANIFEST}: {reason}); check the path, or make "
-                "one: `mmray bundle import`, `mmray train` or `make demo`"
-            ) from e
-        try:
-            manifest = Manifest.model_validate_json(raw)
-        except ValidationError as e:
-            first = e.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise BundleError(
-                f"{place / MANIFEST}: not a manifest of format {FORMAT}: {where}: {first['msg']}"
-            ) from e
-        if manifest.format != FORMAT:
-            raise BundleError(f"{path}: bundle of format {manifest.format}; this mmray reads format {FORMAT}")
-        digest = hashlib.sha256(raw).hexdigest()
-        root = Path(place.path) if place.is_local else _local_copy(place, manifest, digest)
-        for name in manifest.files:
-            if not (root / name).resolve().is_relative_to(root.resolve()):
-                raise BundleError(f"{place / MANIFEST}: names a file outside the bundle: {name}")
-            if not (root / name).is_file():
-                raise BundleError(f"{root}: {name} is missing; copy or build the bundle again")
-        parts = [file for v in manifest.variants.values() for file in v.files]
-        needed = [*parts, GOLDEN, SCORECARD, *([TOKENIZER] if manifest.preprocessing.text else [])]
-        if unlisted := [file for file in needed if file not in manifest.files]:
-            raise BundleError(f"{root / MANIFEST}: {unlisted[0]} has no checksum; build the bundle again")
-        bundle = cls(root, manifest, digest)
+        bundle = cls(*find(path))
         bundle._check_widths()
         return bundle
 
@@ -293,20 +261,3 @@ class Bundle:
 def golden_folder(variant: str) -> str:
     """Where golden.npz has a variant's outputs."""
     return "out" if variant == FP32 else f"out/{variant}"
-
-
-def _local_copy(place: Location, manifest: Manifest, digest: str) -> Path:
-    """The copy of a bundle on this machine: made once, whole, and each file checked against its sha256.
-
-    It lies in the folder bundles/ of $MMRAY_CACHE, or else of ~/.cache/mmray, under the bundle's digest.
-    """
-    for name in manifest.files:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise BundleError(f"{place / MANIFEST}: names a file outside the bundle: {name}")
-    target = cache_directory() / "bundles" / digest
-    files = {**manifest.files, MANIFEST: digest}
-    try:
-        mirror(place, files, target, sha256_of)
-    except OSError as e:
-        raise BundleError(f"{place}: cannot be copied to {target}: {e}") from e
-    return target

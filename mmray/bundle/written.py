@@ -176,7 +176,8 @@ def check_replaceable(directory: Path, parent: Bundle | None = None) -> None:
     Raises:
         BundleError: the place holds the parent, or something that is not a bundle.
     """
-    if directory.exists() and not (directory / MANIFEST).is_file() and any(directory.iterdir()):
+    is_empty = directory.is_dir() and not any(directory.iterdir())
+    if directory.exists() and not is_empty and not (directory / MANIFEST).is_file():
         raise BundleError(f"{directory}: holds something that is not a bundle; choose another place")
     if parent and directory.resolve() == parent.path.resolve():
         raise BundleError(f"{directory}: is the bundle to start from; choose another place for the new one")

@@ -7,12 +7,13 @@ from pathlib import Path
 from mmray.bundle import Bundle, check_replaceable
 from mmray.cli.display import print_bundle, print_line
 from mmray.errors import UsageError
-from mmray.importing.description import Description, read_description
-from mmray.importing.from_directory import (
+from mmray.importing import (
+    Description,
     describe_directory,
     fetch_from_hub,
     is_hub_name,
     parse_labels,
+    read_description,
 )
 
 
@@ -61,9 +62,9 @@ def _describe(source: str, labels: str | None, prompt: str | None) -> Descriptio
 def _import(description: Description, output: Path) -> Bundle:
     """Import torch, which takes seconds, only where the description is sound."""
     if description.transformers:
-        from mmray.importing.from_transformers import import_transformers
+        from mmray.importing import import_transformers
 
         return import_transformers(description, output, say=print_line)
-    from mmray.importing.from_onnx import import_onnx
+    from mmray.importing import import_onnx
 
     return import_onnx(description, output, say=print_line)

@@ -16,9 +16,7 @@ from mmray.cli.display import console, print_line
 from mmray.cli.outgoing import check_file
 from mmray.errors import AuditError, UsageError
 from mmray.page.table import Table
-from mmray.scorecards.cards import Known, know
-from mmray.scorecards.compare import describe, reasons, tradeoff_table, variants_table
-from mmray.scorecards.page import to_html
+from mmray.scorecards import Known, describe, know, reasons, to_html, tradeoff_table, variants_table
 
 
 def optimize_bundle(directory: str, recipe_file: Path, output: Path, again: str | None = None) -> None:
@@ -29,8 +27,7 @@ def optimize_bundle(directory: str, recipe_file: Path, output: Path, again: str 
         AuditError: no variant passed; the bundle is written all the same.
     """
     try:
-        from mmray.variants.make import optimize
-        from mmray.variants.steps import load_recipe
+        from mmray.variants import load_recipe, optimize
     except ModuleNotFoundError as e:
         raise UsageError(f"making variants needs the package {e.name}: pip install 'mmray[optimize]'") from e
     recipe = load_recipe(recipe_file)

@@ -24,9 +24,9 @@ import numpy.typing as npt
 
 from mmray.bundle import Selective
 from mmray.confidence import calibrated
-from mmray.evaluation.intervals import Clusters
 from mmray.evaluation.outputs import Outputs
 from mmray.evaluation.temperatures import LEAST_ROWS, calibration_error, fit_temperatures
+from mmray.stats.intervals import Clusters
 
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
 NOT_ENOUGH = "not enough records"

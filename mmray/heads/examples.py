@@ -18,7 +18,7 @@ import torch
 
 from mmray.batching import batches, pack
 from mmray.errors import InputError
-from mmray.evaluation.splits import assign, group_of
+from mmray.evaluation import assign, group_of
 from mmray.models.encoder import Encoder
 from mmray.models.fused import INPUTS, pool_rows
 from mmray.models.threads import map_in_order

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmray.cascade import softmax
-from mmray.evaluation.outputs import Outputs
+from mmray.evaluation import Outputs
 from mmray.heads.examples import Examples
 from mmray.heads.train import (
     TrainedHead,

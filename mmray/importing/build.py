@@ -13,17 +13,21 @@ from typing import Any
 import numpy as np
 
 from mmray.batching import Feeds
-from mmray.bundle import FP32, MANIFEST, Bundle, write_bundle
+from mmray.bundle import FP32, Bundle, check_replaceable, write_bundle
 from mmray.engine import Engine
-from mmray.errors import InputError, OutputError
-from mmray.evaluation.reference import reference_from
-from mmray.evaluation.selective import judge_selective
-from mmray.evaluation.splits import SPLITS, Assigned
-from mmray.graphs.cases import batch_cases, golden_records
-from mmray.graphs.export import check_parity, export_graph
-from mmray.heads.examples import Encoded, Examples, encode
-from mmray.heads.scores import cross_validate, head_outputs, score_subsets
-from mmray.heads.train import TrainedHead, train_head
+from mmray.errors import InputError
+from mmray.evaluation import SPLITS, Assigned, judge_selective, reference_from
+from mmray.graphs import batch_cases, check_parity, export_graph, golden_records
+from mmray.heads import (
+    Encoded,
+    Examples,
+    TrainedHead,
+    cross_validate,
+    encode,
+    head_outputs,
+    score_subsets,
+    train_head,
+)
 from mmray.importing.recipe import Recipe
 from mmray.models.encoders import EncoderSet
 from mmray.models.fused import FusedModel
@@ -59,7 +63,7 @@ def build_bundle(
     Raises:
         ConfigError: an encoder is missing for one of the recipe's modalities.
         InputError: the shards hold too little that is labelled.
-        OutputError: there is something else than a bundle at `output`.
+        BundleError: there is something else than a bundle at `output`.
         EngineError: the exported graph is not equal to the model.
     """
     recipe = recipe or Recipe()
@@ -139,13 +143,6 @@ class _Clock:
         now = perf_counter()
         self._say(f"{now - self._start:6.1f} s  {what}")
         self._start = now
-
-
-def check_replaceable(output: Path) -> None:
-    """A bundle may be replaced, and nothing else: writing one deletes what is there."""
-    is_empty = output.is_dir() and not any(output.iterdir())
-    if output.exists() and not is_empty and not (output / MANIFEST).is_file():
-        raise OutputError(f"{output}: there, but not a bundle; give another output, or move it away")
 
 
 def _write_tokenizer(encoders: EncoderSet, directory: Path) -> Path | None:

@@ -14,7 +14,7 @@ from mmray.batching import Feeds
 from mmray.bundle import FP32, Bundle, write_bundle
 from mmray.engine import Engine
 from mmray.errors import ModelError
-from mmray.graphs.cases import batch_cases, golden_records
+from mmray.graphs import batch_cases, golden_records
 from mmray.importing.card import Card
 from mmray.importing.interface import check_interface
 from mmray.importing.packed import check_packed

@@ -14,7 +14,7 @@ from mmray.batching import Feeds, pack
 from mmray.bundle import Bundle, check_replaceable
 from mmray.engine import Engine
 from mmray.errors import ConfigError
-from mmray.graphs.export import Reference, compare_with, with_blank_rows
+from mmray.graphs import Reference, compare_with, with_blank_rows
 from mmray.importing.card import Card, source_of
 from mmray.importing.description import Description, EncoderFiles, read_labels
 from mmray.importing.finish import Finished, Say, finish, log

@@ -9,7 +9,7 @@ from torch import nn
 
 from mmray.bundle import Bundle, check_replaceable
 from mmray.errors import EngineError, ModelError
-from mmray.graphs.export import check_parity, export_graph
+from mmray.graphs import check_parity, export_graph
 from mmray.importing.card import Card
 from mmray.importing.finish import Finished, Say, finish, log
 from mmray.importing.load import one_line

@@ -12,7 +12,7 @@ import onnx
 from onnx import helper, inliner, numpy_helper, version_converter
 
 from mmray.errors import ModelError
-from mmray.graphs.export import OPSET, clean
+from mmray.graphs import OPSET, clean
 from mmray.importing.load import one_line
 
 _NO_ADAPTER = re.compile(r"No Adapter \w+ Version \$?\d+ for (\w+)")

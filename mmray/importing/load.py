@@ -11,7 +11,7 @@ import onnxruntime as ort
 from onnx import TensorProto, external_data_helper, helper
 
 from mmray.errors import ModelError
-from mmray.graphs.export import OPSET
+from mmray.graphs import OPSET
 from mmray.importing.files import check_fetched, check_graph_file
 
 _LONGEST = 400  # characters of a library's message

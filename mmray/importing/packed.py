@@ -15,7 +15,7 @@ import pyarrow as pa
 from mmray.batching import Feeds, pack
 from mmray.engine import Engine
 from mmray.errors import ModelError
-from mmray.graphs.cases import mixed_rows
+from mmray.graphs import mixed_rows
 from mmray.importing.load import one_line
 from mmray.preprocess.spec import PreprocessSpec
 from mmray.schema import set_name, subsets

@@ -75,7 +75,7 @@ class DeviceUse:
 
     @classmethod
     def of(cls, counts: Mapping[str, float]) -> DeviceUse:
-        """From what `mmray.runner.Runner.occupied` counts."""
+        """From what `mmray.predictor.blame.Runner.occupied` counts."""
         places = {k[7:]: n for k, n in counts.items() if k.startswith("places ") and n}
         return cls(
             busy_s=float(counts["busy"]),
@@ -235,7 +235,7 @@ class Meter:
 
         Args:
             counts: as said.
-            occupied: `mmray.runner.Runner.occupied`.
+            occupied: `mmray.predictor.blame.Runner.occupied`.
             device: name of the device that did it.
             seen: `mmray.predictor.Predictor.take_drift`.
         """
@@ -263,7 +263,7 @@ class Meter:
         """
         if self._disagreement is None:
             return ""
-        from mmray.bounds import lower_bound  # loads scipy, which takes .35 s
+        from mmray.stats.bounds import lower_bound  # loads scipy, which takes .35 s
 
         shadowed, agreed = int(self._counts["shadowed"]), int(self._counts["agreed"])
         share = lower_bound(shadowed - agreed, shadowed, _SURE)

@@ -11,7 +11,7 @@ from mmray.drift import Counts as Seen
 from mmray.drift import VariantReference
 from mmray.pipeline.meter import STAGES, Meter, Snapshot
 
-_STATES = ("busy", "planned", "copied")  # of a device, as `mmray.runner.Runner.occupied` counts them
+_STATES = ("busy", "planned", "copied")  # of a device, as `mmray.predictor.blame.Runner.occupied` counts them
 
 
 class ExportingMeter(Meter):

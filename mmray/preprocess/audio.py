@@ -13,10 +13,11 @@ import soxr
 from mmray.align import OutOfStep, Region
 from mmray.errors import RecordError, about_record
 from mmray.magic import what_is
-from mmray.preprocess.clip import Wave as Wave
-from mmray.preprocess.clip import check_sound, open_clip
+from mmray.preprocess.clip import open_clip
 from mmray.preprocess.fbank import ast_frames, clap_frames, triangles
 from mmray.preprocess.spec import AudioSpec
+from mmray.preprocess.wave import Wave as Wave
+from mmray.preprocess.wave import check_sound
 
 _LOUDEST = 1e9  # float samples in the wrong byte order reach 3e38, whose spectrum overflows float32
 # Float samples are nominally within 1, and no mix goes 24 dB over that. What is beyond was scaled as integers

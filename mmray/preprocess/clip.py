@@ -8,10 +8,8 @@ from __future__ import annotations
 import io
 import re
 from itertools import pairwise
-from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 import soxr
 
@@ -19,14 +17,10 @@ from mmray.errors import RecordError, about_record
 from mmray.magic import what_is
 from mmray.preprocess import mp3
 from mmray.preprocess.lengths import flac_with_length, wav_with_length
+from mmray.preprocess.wave import UNDECODABLE, Clip, Wave, check_sound, joined, mono
 
-Wave = npt.NDArray[np.float32]
-
-UNDECODABLE = ("cannot decode the audio", "audio-undecodable")
 FORMATS = "WAV, Ogg, FLAC, AIFF, AU, MP3, AAC, M4A, WebM"
 
-MAX_CHANNELS = 16  # a header may claim 1,024
-RATES = range(1_000, 384_001)  # Hz
 _STEP_SAMPLES = 4 << 20  # of all channels, that are decoded together: more than most clips have
 _MISSING_S = 0.1  # that a sound in a chain may be shorter than it states: an MP3's last frame may be none
 _MAX_LINKS = 1_000  # of a chain; each is opened for its length
@@ -43,21 +37,6 @@ _FFMPEG = (
 _FLAC_START = b"fLaC\0\0\0\x22"  # one that holds more than its STREAMINFO, as all encoders write it
 _FIRST_PAGE = b"OggS\0\x02"  # of a stream (RFC 3533)
 _BLANK = b"\0\r\n\t "
-
-# Energy of the channels' mean as a share of their energies' mean: 1 where they are alike, 1/n where unlike.
-_CANCELLED = 1e-3
-_LOOKED_AT = 512  # samples, spread evenly: looking at each would cost as much as the mean
-
-
-class Clip(Protocol):
-    """Sound of known rate and length."""
-
-    rate: int
-    channels: int
-    frames: int
-
-    def read(self, start: int, length: int) -> Wave:
-        """Float32 [samples] of the mean of the channels, up to `length` of them from sample `start` on."""
 
 
 def open_clip(data: bytes) -> Clip:
@@ -143,16 +122,6 @@ def _chain(links: list[bytes]) -> Clip:
     return _Single(links[0]) if len(links) == 1 else _Chain(links)
 
 
-def check_sound(channels: int, rate: int) -> None:
-    """Refuse what no recorder makes.
-
-    Raises:
-        RecordError: so many channels, or such a rate.
-    """
-    if channels > MAX_CHANNELS or rate not in RATES:
-        raise RecordError(f"{channels} channels at {rate} Hz", "audio-unsupported")
-
-
 class _Single:
     """What libsndfile reads as one; it is read once."""
 
@@ -225,28 +194,3 @@ class _Chain:
         with about_record("cannot resample the audio", "audio-undecodable"):
             resampled: Wave = soxr.resample(heard, rate, self.rate, quality="HQ")
         return resampled[:length]
-
-
-def joined(parts: list[Wave]) -> Wave:
-    """One after the other."""
-    return parts[0] if len(parts) == 1 else np.concatenate([*parts, np.zeros(0, np.float32)])
-
-
-def mono(samples: Wave) -> Wave:
-    """Mean of the channels of float32 [samples, channels]; numpy's own is slow along so short an axis.
-
-    Where the channels cancel each other out (a plug wired wrongly, say), the mean would be silence: then the
-    loudest stands for all.
-    """
-    mean: Wave = samples[:, 0].copy()
-    channels = samples.shape[1]
-    if channels == 1:
-        return mean
-    for channel in range(1, channels):
-        mean += samples[:, channel]
-    mean /= np.float32(channels)
-    every = max(1, len(samples) // _LOOKED_AT)
-    few, left = samples[::every], mean[::every]
-    if np.vdot(left, left) < _CANCELLED * np.vdot(few, few) / channels:
-        mean = samples[:, int(np.square(few).sum(axis=0).argmax())].copy()
-    return mean

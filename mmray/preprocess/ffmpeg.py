@@ -19,13 +19,13 @@ import numpy.typing as npt
 from mmray.errors import RecordError, about_record
 from mmray.magic import what_is
 from mmray.preprocess.boxes import boxes
-from mmray.preprocess.clip import UNDECODABLE, Wave, check_sound, joined, mono
+from mmray.preprocess.wave import UNDECODABLE, Wave, check_sound, joined, mono
 
 if TYPE_CHECKING:
     from av import AudioFrame, AudioStream
     from av.container import InputContainer
 
-    from mmray.preprocess.clip import Clip
+    from mmray.preprocess.wave import Clip
 
 _DECODERS = (
     "aac",

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from mmray.evaluation.intervals import difference_interval, share_interval
+from mmray.stats.intervals import difference_interval, share_interval
 
 #: Groups of records are counted in so many buckets. Several groups in one only make intervals wider.
 BUCKETS = 4096

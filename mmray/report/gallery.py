@@ -23,7 +23,6 @@ from mmray.report.judged import Place
 from mmray.report.tables import cut
 from mmray.sources import ReadOptions, Shard, read
 
-MOST = 60  # pictures
 _PIXELS = 96
 _QUALITY = 75
 _SPEC = ImageSpec(height=_PIXELS, width=_PIXELS)

@@ -65,7 +65,7 @@ class Metrics:
             self._drift.set(index, tags={"sketch": name})
 
     def count_device(self, *occupied: Counts[str]) -> None:
-        """Take over what a device did for each stage (`mmray.runner.Runner.occupied`), and clear it."""
+        """Take over what a device did for each stage (`Runner.occupied`), and clear it."""
         for counts in occupied:
             for name, number in counts.items():
                 kind, _, what = name.partition(" ")

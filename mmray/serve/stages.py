@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from mmray.outcomes import Step
+from mmray.predictor import Step
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,8 @@ import pyarrow as pa
 from mmray.errors import RecordError
 from mmray.schema import MODALITIES, error
 from mmray.sources.beside import CARRIED_BYTES, listed, plain
-from mmray.sources.cells import (
-    FITS,
-    MAY_BE_MEDIA,
-    carried,
-    content_of,
-    has_lists,
-    is_there,
-    kind_of,
-    paths_of,
-    resolved,
-)
+from mmray.sources.cells import carried, content_of, is_there, resolved
+from mmray.sources.kinds import FITS, MAY_BE_MEDIA, has_lists, kind_of, paths_of
 from mmray.sources.names import is_meta
 from mmray.sources.options import EXTENSIONS, ReadOptions
 from mmray.sources.unlisted import modality_of

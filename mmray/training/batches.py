@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mmray.graphs.export import with_blank_rows
+from mmray.graphs import with_blank_rows
 from mmray.models.fused import INPUTS
 from mmray.schema import Modality
 from mmray.training.augment import augment

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from mmray.engine import Engine
-from mmray.graphs.export import export_graph
+from mmray.graphs import export_graph
 from mmray.models.encoder import Encoder
 from mmray.models.fused import FEATURES_ONLY, FusedModel
 from mmray.preprocess.spec import PreprocessSpec

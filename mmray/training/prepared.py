@@ -22,7 +22,7 @@ from filelock import FileLock
 from mmray.batching import Feeds, pack
 from mmray.digests import sha256_of
 from mmray.errors import InputError
-from mmray.evaluation.splits import SPLITS, Assigned, assign, group_of
+from mmray.evaluation import SPLITS, Assigned, assign, group_of
 from mmray.models.threads import map_in_order
 from mmray.preprocess import Preprocessor
 from mmray.preprocess.spec import PreprocessSpec

@@ -27,15 +27,19 @@ from torch.utils.hooks import RemovableHandle
 
 from mmray.batching import Feeds
 from mmray.errors import ConfigError, EngineError
-from mmray.graphs.export import export_graph
+from mmray.graphs import export_graph
 from mmray.models.fused import OUTPUTS
 from mmray.preprocess.spec import PreprocessSpec
-from mmray.variants.quantize.calibrate import collect_ranges
-from mmray.variants.quantize.draft import Draft, table_of
-from mmray.variants.quantize.int8 import to_static_int8
-from mmray.variants.quantize.rows import LEAST_STEP
-from mmray.variants.quantize.sites import Site, sites
-from mmray.variants.quantize.wide import pixels_of
+from mmray.variants.quantize import (
+    LEAST_STEP,
+    Draft,
+    Site,
+    collect_ranges,
+    pixels_of,
+    sites,
+    table_of,
+    to_static_int8,
+)
 
 _ROUNDERS = "rounders"  # the model's submodule of them, by the name of the activation in the graph
 #: Attribute of a layer: the rounder of what it takes, by which its bias is rounded. Not a submodule, since

@@ -17,10 +17,8 @@ import pyarrow.compute as pc
 from mmray.bundle import FP32, Bundle, check_replaceable, write_bundle
 from mmray.engine import Engine
 from mmray.errors import ConfigError, InputError
-from mmray.evaluation.reference import reference_from
-from mmray.evaluation.selective import judge_selective
-from mmray.graphs.cases import batch_cases, golden_records
-from mmray.graphs.export import check_parity, export_graph
+from mmray.evaluation import judge_selective, reference_from
+from mmray.graphs import batch_cases, check_parity, export_graph, golden_records
 from mmray.models.fused import FusedModel, PackedModel
 from mmray.preprocess import Preprocessor
 from mmray.schema import Modality
@@ -72,7 +70,7 @@ def train_bundle(recipe: TrainRecipe, output: Path, places: Places, *, workers: 
     Raises:
         InputError: the shards hold too little that is labelled.
         ConfigError: another recipe was trained in the same folder, or its parts do not fit.
-        OutputError: there is something else than a bundle at `output`.
+        BundleError: there is something else than a bundle at `output`.
         EngineError: the exported graph is not equal to the model.
     """
     check_replaceable(output)

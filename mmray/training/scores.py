@@ -9,10 +9,10 @@ import numpy.typing as npt
 import torch
 
 from mmray.cascade import softmax
-from mmray.evaluation.intervals import Clusters
-from mmray.evaluation.outputs import Outputs
+from mmray.evaluation import Outputs
 from mmray.models.fused import PackedModel
 from mmray.schema import set_name, subsets
+from mmray.stats.intervals import Clusters
 from mmray.training.batches import Batches
 from mmray.training.prepared import Prepared
 

@@ -14,7 +14,7 @@ from filelock import FileLock
 from mmray.bundle import FP32, Bundle
 from mmray.engine import Engine
 from mmray.errors import ConfigError
-from mmray.evaluation.splits import Split
+from mmray.evaluation import Split
 from mmray.training.prepared import Prepared
 
 _ROWS = 8  # of one inference, as in the job

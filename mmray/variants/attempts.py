@@ -13,11 +13,10 @@ import onnxruntime as ort
 from mmray.batching import Feeds
 from mmray.bundle import FP32, Bundle, NewVariant, Variant, extend_bundle
 from mmray.engine import Engine
-from mmray.evaluation.selective import NOTHING, Judged
-from mmray.evaluation.splits import Split
+from mmray.evaluation import NOTHING, Judged, Split
 from mmray.golden import output_difference
 from mmray.variants.cascades.tradeoff import Tuning
-from mmray.variants.gate.verdict import FAILED, Verdict
+from mmray.variants.gate import FAILED, Verdict
 from mmray.variants.judge import Judge
 from mmray.variants.making import Workshop
 from mmray.variants.staged import MadeCascade, make_cascade

@@ -13,12 +13,18 @@ import numpy as np
 import onnx
 
 from mmray.engine import Engine
-from mmray.evaluation.outputs import LabelledTensors, Outputs, Runs, run_outputs, whole_outputs
-from mmray.evaluation.records import Records
-from mmray.evaluation.selective import Judged, judge_selective
+from mmray.evaluation import (
+    Judged,
+    LabelledTensors,
+    Outputs,
+    Records,
+    Runs,
+    judge_selective,
+    run_outputs,
+    whole_outputs,
+)
 from mmray.schema import Modality
-from mmray.variants.gate.compare import Thresholds, compare, mean_divergence
-from mmray.variants.gate.verdict import NOT_ENOUGH, PASSED, Verdict
+from mmray.variants.gate import NOT_ENOUGH, PASSED, Thresholds, Verdict, compare, mean_divergence
 from mmray.variants.steps import VariantRecipe
 
 _TRIAL_ROWS = 64  # records on which a search looks how much changed; 1 s a graph of the stamps

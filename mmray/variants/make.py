@@ -19,9 +19,7 @@ import onnx
 
 from mmray.batching import Feeds, pack
 from mmray.bundle import FP32, Bundle, check_replaceable, extend_bundle
-from mmray.evaluation.outputs import LabelledTensors
-from mmray.evaluation.records import Records
-from mmray.evaluation.reference import bundle_reference
+from mmray.evaluation import LabelledTensors, Records, bundle_reference
 from mmray.variants.attempts import (
     Attempt,
     Say,
@@ -32,7 +30,7 @@ from mmray.variants.attempts import (
     tuning_of,
 )
 from mmray.variants.cascades.tradeoff import Tuning
-from mmray.variants.gate.verdict import Verdict
+from mmray.variants.gate import Verdict
 from mmray.variants.judge import Judge
 from mmray.variants.making import Workshop
 from mmray.variants.measure import Cost, measure

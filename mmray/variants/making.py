@@ -10,14 +10,13 @@ import onnx
 
 from mmray.batching import Feeds
 from mmray.variants.judge import Judge
+from mmray.variants.quantize import MOMENT_ROWS, collect_moments, rehearse_half, to_half
 from mmray.variants.quantize.calibrate import Ranges, collect_ranges
-from mmray.variants.quantize.half import rehearse_half, to_half
 from mmray.variants.quantize.histogram import Method
 from mmray.variants.quantize.int8 import Flavour, Form, to_dynamic_int8, to_int8
-from mmray.variants.quantize.moments import MOMENT_ROWS, collect_moments
 from mmray.variants.quantize.rounding import Rounding, find_rounding
 from mmray.variants.quantize.sensitivity import Quantize, fewest_exclusions, rank
-from mmray.variants.quantize.sites import name_of, sites
+from mmray.variants.quantize.targets import name_of, sites
 from mmray.variants.quantize.trunks import best_forms
 from mmray.variants.steps import Given, Half, Int8, Step
 

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from mmray.bundle import FP32
 from mmray.config import explain, read_yaml
 from mmray.errors import ConfigError
-from mmray.evaluation.splits import Split
+from mmray.evaluation import Split
 from mmray.variants.cascades.policy import WHOLE, Budget
-from mmray.variants.gate.compare import Thresholds
+from mmray.variants.gate import Thresholds
 from mmray.variants.quantize.histogram import Method
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from mmray.bundle import Bundle
 from mmray.digests import sealed, unsealed
 from mmray.errors import UsageError
-from mmray.evaluation.records import Records
+from mmray.evaluation import Records
 from mmray.storage import Location, cache_directory
 
 

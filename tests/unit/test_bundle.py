@@ -177,6 +177,8 @@ def test_writing_refuses_a_folder_that_is_no_bundle(tmp_path):
     with pytest.raises(BundleError, match="not a bundle"):
         make_bundle(tmp_path / "photos")
     assert (tmp_path / "photos/cat.jpg").read_bytes() == b"irreplaceable"
+    with pytest.raises(BundleError, match="not a bundle"):
+        make_bundle(tmp_path / "photos/cat.jpg")
     (tmp_path / "empty").mkdir()
     make_bundle(tmp_path / "empty")
 

@@ -1,9 +1,9 @@
 """Floors and fences: nothing imports upward, and the heavy libraries stay in their rooms.
 
-0  errors, schema, coverage, bounds, signals, unread
+0  errors, lazy, schema, coverage, stats, signals, unread
 1  client, digests, storage, put, exclusive, azure, gcs, remote, urls, ray_address, sources, align, magic,
    preprocess, batching, page
-2  config, bundle, drift, golden, engine, loading, cascade, confidence, outcomes, race, predictor, canary,
+2  config, bundle, drift, golden, engine, loading, cascade, confidence, race, predictor, canary,
    models
 3  evaluation, graphs, heads: what those that make bundles share
 4  pipeline, serve, importing, variants, scorecards, tracing, load: wings that never import each other
@@ -19,7 +19,7 @@ import pytest
 from support.scripts import ROOT
 
 FLOORS = [
-    {"errors", "schema", "coverage", "bounds", "signals", "unread"},
+    {"errors", "lazy", "schema", "coverage", "stats", "signals", "unread"},
     {
         "client",
         "digests",
@@ -50,11 +50,8 @@ FLOORS = [
         "canary",
         "confidence",
         "drift",
-        "outcomes",
         "race",
         "predictor",
-        "runner",
-        "batch_runner",
         "models",
     },
     {"evaluation", "graphs", "heads"},
@@ -72,7 +69,13 @@ FENCES = {
     "matplotlib": {"scorecards", "training", "page", "report", "load"},
 }
 
+#: What the rooms above come in by: nobody else names their modules.
+DOORS = {"evaluation", "graphs", "heads", "importing", "variants", "scorecards", "predictor"}
+#: Doors within a room.
+INNER_DOORS = {"mmray.variants.quantize", "mmray.variants.gate"}
+
 FILES = sorted((ROOT / "mmray").rglob("*.py"))
+JOBS = sorted((ROOT / "jobs").rglob("*.py"))
 
 
 def module_of(file):
@@ -138,6 +141,45 @@ def test_what_stands_on_the_wings_stands_on_one_alone(room, wing):
     assert set().union(*map(rooms_of, files)) & WINGS == {wing}
 
 
+@pytest.mark.parametrize("file", [f for f in [*FILES, *JOBS] if module_of(f)[1] not in DOORS], ids=ids)
+def test_a_room_with_a_door_is_entered_by_its_door(file):
+    """What is imported is the door, or a name that the door gives."""
+    modules = {module_of(other)[0] for other in FILES}
+    for target in imports_of(file.read_text(), module_of(file)[0].rpartition(".")[0]):
+        parts = target.split(".")
+        if parts[0] == "mmray" and len(parts) > 2 and parts[1] in DOORS:
+            place = target if target in modules else target.rpartition(".")[0]
+            assert place in {f"mmray.{parts[1]}", *INNER_DOORS}, f"{target}: {place} is behind a door"
+
+
+def test_no_room_imports_in_a_circle():
+    graph = {room: set() for room in FLOOR_OF}
+    for file in FILES:
+        room = module_of(file)[1]
+        graph[room] |= rooms_of(file) - {room}
+    assert not circle_in(graph)
+
+
+def test_no_module_imports_in_a_circle():
+    """`mmray` itself is left out: it loads what its names stand for when they are used."""
+    modules = {module_of(file)[0] for file in FILES} - {"mmray"}
+    graph = {}
+    for file in FILES:
+        name = module_of(file)[0]
+        package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+        targets = imports_of(file.read_text(), package)
+        graph[name] = {t if t in modules else t.rpartition(".")[0] for t in targets} & modules - {name}
+    assert not circle_in(graph)
+
+
+def circle_in(graph):
+    """Nodes that lie on a circle, or lead to one; empty where there is none."""
+    left = {node: set(targets) for node, targets in graph.items()}
+    while free := {node for node, targets in left.items() if not targets & left.keys()}:
+        left = {node: targets for node, targets in left.items() if node not in free}
+    return left
+
+
 @pytest.mark.parametrize("library", FENCES)
 def test_heavy_libraries_stay_behind_their_fences(library):
     users = {module_of(file)[1] for file in FILES if library in packages_of(file)}
@@ -177,7 +219,7 @@ def test_a_worker_never_loads_torch(module):
 
 def test_the_package_itself_loads_nothing():
     script = (
-        "import sys, mmray; print({n for n in sys.modules if n.startswith('mmray.')}"
+        "import sys, mmray; print({n for n in sys.modules if n.startswith('mmray.')} - {'mmray.lazy'}"
         " | {'ray', 'torch', 'onnxruntime', 'pyarrow', 'numpy', 'pydantic'} & set(sys.modules))"
     )
     done = subprocess.run(

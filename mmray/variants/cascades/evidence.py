@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from mmray.batching import batches, pack
 from mmray.engine import Engine
-from mmray.evaluation.outputs import LabelledTensors
+from mmray.evaluation import LabelledTensors
 from mmray.schema import Modality
 
 #: What a stage may look at instead of the image: the same at half its height and width.

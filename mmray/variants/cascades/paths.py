@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmray.bundle import Bundle
-from mmray.evaluation.outputs import LabelledTensors
+from mmray.evaluation import LabelledTensors
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.preprocess import Preprocessor
 from mmray.schema import Modality

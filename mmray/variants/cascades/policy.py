@@ -1,7 +1,7 @@
 """Which stages a cascade has and when a record may leave it: the fastest setting that keeps within a budget.
 
 Every ordered partition of the modalities is tried with every choice of thresholds (`trial`). The budget is
-kept by a one-sided bound that knows groups of records (`mmray.evaluation.intervals`), of what is paired
+kept by a one-sided bound that knows groups of records (`mmray.stats.intervals`), of what is paired
 record by record. The setting is taken among many by the records that give the bound, so the bound is a
 little too good, as the best of many candidates always looks (Cawley & Talbot 2010, "On Over-fitting in
 Model Selection and Subsequent Selection Bias in Performance Evaluation"). What counts is the verdict on
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from mmray.bundle import Exit
 from mmray.errors import InputError
-from mmray.evaluation.intervals import Clusters, Values
+from mmray.stats.intervals import Clusters, Values
 from mmray.variants.cascades.costs import Costs
 from mmray.variants.cascades.evidence import Evidence
 from mmray.variants.cascades.trial import Point, Trial, front

@@ -17,13 +17,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mmray.engine import Engine
 from mmray.errors import ModelError
-from mmray.evaluation.outputs import LabelledTensors
-from mmray.graphs.export import clean
-from mmray.heads.examples import Examples
-from mmray.heads.train import TrainedHead, train_head
+from mmray.evaluation import LabelledTensors
+from mmray.graphs import clean, needed
+from mmray.heads import Examples, TrainedHead, train_head
 from mmray.schema import Modality
 from mmray.variants.cascades.evidence import answers
-from mmray.variants.cascades.staging import dependencies, needed
+from mmray.variants.cascades.staging import dependencies
 
 _NEVER = -30.0  # logit of a class that no record was trained for
 
@@ -135,7 +134,7 @@ def _with_head(
     ]
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    _put(copy.graph, [*needed(copy.graph, ["features"], ()), *_named(nodes)])
+    _put(copy.graph, [*needed(copy.graph.node, ["features"]), *_named(nodes)])
     copy.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
     clean(copy)
     return copy

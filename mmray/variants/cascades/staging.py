@@ -8,7 +8,7 @@ the graph has for a record without them.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from onnx import helper, numpy_helper
 from mmray.batching import Feeds
 from mmray.cascade import CARRIED
 from mmray.errors import ModelError
-from mmray.graphs.export import clean
+from mmray.graphs import clean, needed
 from mmray.models.fused import INPUTS
 from mmray.variants.cascades.evidence import HALF, modality_of
 
@@ -102,7 +102,7 @@ class _Cut:
         copy.CopyFrom(self._model)
         graph = copy.graph
         outputs = [output.name for output in graph.output]
-        nodes = needed(graph, [*outputs, *given], {*taken, *absent})
+        nodes = needed(graph.node, [*outputs, *given], {*taken, *absent})
         own = {name for m, names in INPUTS.items() if m in seen - before for name in names}
         inputs = [i for i in graph.input if i.name == "present" or i.name in own]
         del graph.node[:], graph.input[:]
@@ -175,17 +175,6 @@ def dependencies(graph: onnx.GraphProto) -> dict[str, _Modalities]:
         found = frozenset(m for name in node.input for m in of.get(name, ()))
         of |= dict.fromkeys(node.output, found)
     return of
-
-
-def needed(graph: onnx.GraphProto, wanted: Sequence[str], given: Collection[str]) -> list[onnx.NodeProto]:
-    """Nodes that make the wanted tensors, where some others are given."""
-    waiting = set(wanted)
-    nodes = []
-    for node in reversed(graph.node):
-        if waiting.intersection(node.output).difference(given):
-            nodes.append(node)
-            waiting.update(node.input)
-    return nodes[::-1]
 
 
 def _absent_nodes(absent: Mapping[str, npt.NDArray[Any]]) -> list[onnx.NodeProto]:

@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from mmray.bundle import Bundle, NewVariant, extend_bundle
 from mmray.engine import Engine
-from mmray.evaluation.intervals import Clusters
-from mmray.evaluation.outputs import LabelledTensors
+from mmray.evaluation import LabelledTensors
 from mmray.schema import Modality
+from mmray.stats.intervals import Clusters
 from mmray.variants.cascades.costs import fit_costs
 from mmray.variants.cascades.evidence import Evidence, ask, subsets
 from mmray.variants.cascades.paths import Way, record_blocks, time_ways

@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from mmray.bundle import Exit
 from mmray.cascade import softmax
-from mmray.evaluation.intervals import Clusters
-from mmray.evaluation.temperatures import fit_temperature
+from mmray.evaluation import fit_temperature
 from mmray.schema import set_name
+from mmray.stats.intervals import Clusters
 from mmray.variants.cascades.costs import Costs
 from mmray.variants.cascades.evidence import HALF, Evidence, modality_of
 

@@ -1,1 +1,7 @@
 """Whether a variant may stand in for its parent: decisions compared slice by slice, and the verdict."""
+
+from mmray.variants.gate.comparison import compare, mean_divergence
+from mmray.variants.gate.thresholds import Thresholds
+from mmray.variants.gate.verdict import FAILED, NOT_ENOUGH, PASSED, Verdict
+
+__all__ = ["FAILED", "NOT_ENOUGH", "PASSED", "Thresholds", "Verdict", "compare", "mean_divergence"]

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mmray.batching import Feeds
 from mmray.errors import EngineError
 from mmray.variants.quantize.histogram import Histogram, Method
-from mmray.variants.quantize.sites import sites
+from mmray.variants.quantize.targets import sites
 
 #: Lowest and highest value of each activation, by the tensor's name. Zero lies between them.
 Ranges = Mapping[str, tuple[float, float]]

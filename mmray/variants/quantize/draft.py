@@ -9,8 +9,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mmray.graphs.export import clean, taken_by
-from mmray.variants.quantize.sites import attributes_of
+from mmray.graphs import clean, needed, taken_by
+from mmray.variants.quantize.targets import attributes_of
 
 _TABLE_VALUES = 1 << 16  # of a table that is worth being int8
 _HALF_VALUES = 1 << 12  # of a constant that is worth being float16
@@ -70,12 +70,9 @@ class Draft:
         Large constants that are still float32 are stored as float16 and cast, which ONNX Runtime does once
         when it loads the graph: half the bytes, at the same speed.
         """
-        used = {output.name for output in self.graph.output}
-        needed = []
-        for node in reversed(self._nodes):
-            if used.intersection(node.output):
-                used |= taken_by(node)
-                needed.append(node)
+        outputs = {output.name for output in self.graph.output}
+        kept = needed(self._nodes, outputs)
+        used = outputs.union(*map(taken_by, kept))
         casts = []
         for constant in self.graph.initializer:
             if constant.name in used and self._fits_half(constant.name):
@@ -83,7 +80,7 @@ class Draft:
                 constant.CopyFrom(numpy_helper.from_array(self.array(name).astype(np.float16), half))
                 casts.append(helper.make_node("Cast", [half], [name], name=name, to=TensorProto.FLOAT))
         del self.graph.node[:]
-        self.graph.node.extend([*casts, *reversed(needed)])
+        self.graph.node.extend([*casts, *kept])
         clean(self._model)
         return self._model
 

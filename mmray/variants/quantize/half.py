@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
-from mmray.graphs.export import clean
-from mmray.variants.quantize.sites import name_of
+from mmray.graphs import clean
+from mmray.variants.quantize.targets import name_of
 
 _LEAST = 2.0**-24  # smallest magnitude of a float16 that is not zero
 

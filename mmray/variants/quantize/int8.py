@@ -20,7 +20,7 @@ from onnx import helper
 from mmray.variants.quantize.calibrate import Ranges
 from mmray.variants.quantize.draft import Draft, add_lookup, by_channel
 from mmray.variants.quantize.rows import LEAST_STEP, Rows
-from mmray.variants.quantize.sites import Site, attributes_of, name_of, sites
+from mmray.variants.quantize.targets import Site, attributes_of, name_of, sites
 from mmray.variants.quantize.wide import Pixels, Wide, pixels_of, regrouped, widened, widths
 
 Flavour = Literal["cpu", "tensorrt"]

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mmray.batching import Feeds
 from mmray.errors import EngineError
 from mmray.variants.quantize.calibrate import probe_session
-from mmray.variants.quantize.sites import Site, attributes_of, sites
+from mmray.variants.quantize.targets import Site, attributes_of, sites
 
 #: Records of one inference: each value of a picture is there 25 times. 16 of them took 3.6 GB.
 MOMENT_ROWS = 4

@@ -24,7 +24,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from mmray.variants.quantize.moments import Moments, grouped, ungrouped
-from mmray.variants.quantize.sites import name_of, sites
+from mmray.variants.quantize.targets import name_of, sites
 
 _DAMPING = 0.01  # of the mean second moment, added to each: GPTQ's own
 _LEAST_MOMENT = 1e-9  # for inputs that were always zero

@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto
 
 from mmray.variants.quantize.draft import Draft, by_channel
-from mmray.variants.quantize.sites import attributes_of
+from mmray.variants.quantize.targets import attributes_of
 
 LEAST_STEP = 1e-12  # of an activation that is always zero
 

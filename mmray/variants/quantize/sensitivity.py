@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx
 
 from mmray.errors import EngineError
-from mmray.variants.quantize.sites import name_of, sites
+from mmray.variants.quantize.targets import name_of, sites
 
 Quantize = Callable[[Collection[str]], onnx.ModelProto]
 

@@ -21,7 +21,7 @@ from mmray.engine import Engine
 from mmray.errors import EngineError
 from mmray.schema import MODALITIES, Modality
 from mmray.variants.quantize.int8 import Form
-from mmray.variants.quantize.sites import name_of
+from mmray.variants.quantize.targets import name_of
 
 _INT8: tuple[Form, ...] = ("dynamic", "static")
 _GAIN = 0.95  # of float's time: a form that takes more is not worth what it changes

@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from mmray.variants.quantize.draft import Draft
-from mmray.variants.quantize.sites import attributes_of
+from mmray.variants.quantize.targets import attributes_of
 
 _FOUR = 4  # channels that an integer kernel takes at once
 _MOST_COLUMNS = 32  # of one place

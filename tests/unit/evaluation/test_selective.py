@@ -14,7 +14,6 @@ from support.linear import linear_bundle, write_labelled
 from mmray.bundle import Selective, extend_bundle
 from mmray.cascade import softmax
 from mmray.confidence import least_score
-from mmray.evaluation.intervals import Clusters
 from mmray.evaluation.outputs import Outputs, run_outputs
 from mmray.evaluation.selective import (
     NOT_ENOUGH,
@@ -24,6 +23,7 @@ from mmray.evaluation.selective import (
     lowest_threshold,
     risk_coverage,
 )
+from mmray.stats.intervals import Clusters
 from mmray.variants.staged import StagedEngine
 
 

@@ -10,7 +10,7 @@ from support.packed import SIZES, SPEC, VOCABULARY, feeds
 
 from mmray.engine import Engine
 from mmray.errors import EngineError
-from mmray.graphs.export import check_parity, clean, export_graph, with_blank_rows
+from mmray.graphs import check_parity, clean, export_graph, with_blank_rows
 from mmray.models.efficientnet_lite import EfficientNetLite
 from mmray.models.fused import OUTPUTS, FusedModel
 from mmray.models.head import SubsetHead

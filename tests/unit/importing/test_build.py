@@ -11,7 +11,7 @@ import pytest
 from support.scripts import ROOT
 from support.tars import good_records, write_shard
 
-from mmray.errors import InputError, OutputError
+from mmray.errors import BundleError, InputError
 from mmray.golden import remade
 from mmray.heads.examples import encode
 from mmray.importing.build import build_bundle
@@ -150,7 +150,7 @@ def test_too_little_data_is_refused_before_training(shards, tmp_path, recipe, me
 def test_a_directory_that_is_no_bundle_is_never_replaced(shards, tmp_path):
     inputs = [str(shards)]
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(OutputError, match="not a bundle"):
+    with pytest.raises(BundleError, match="not a bundle"):
         build_bundle(inputs, tmp_path, tiny_encoders(inputs))
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 

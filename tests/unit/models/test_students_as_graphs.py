@@ -5,7 +5,7 @@ import pytest
 import torch
 from support.packed import SIZES, SPEC, VOCABULARY, feeds
 
-from mmray.graphs.export import check_parity, export_graph
+from mmray.graphs import check_parity, export_graph
 from mmray.models.early import EarlyFusion, EarlySizes
 from mmray.models.efficientnet_lite import EfficientNetLite
 from mmray.models.fused import FusedModel
@@ -14,7 +14,7 @@ from mmray.models.small_sound import SmallSound
 from mmray.models.small_text import SmallText
 from mmray.variants.quantize.calibrate import collect_ranges
 from mmray.variants.quantize.int8 import to_static_int8
-from mmray.variants.quantize.sites import sites
+from mmray.variants.quantize.targets import sites
 
 
 def student():

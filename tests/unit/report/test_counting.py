@@ -5,8 +5,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmray.evaluation.intervals import Clusters
 from mmray.report.counting import BUCKETS, Buckets, Few, Names, Sums
+from mmray.stats.intervals import Clusters
 
 RECORDS = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=60)
 

@@ -9,7 +9,7 @@ from support.compressing import batch_of, model_of, tensors
 from torch.nn import functional as F
 
 from mmray.errors import ConfigError
-from mmray.graphs.export import check_parity, export_graph
+from mmray.graphs import check_parity, export_graph
 from mmray.training.prune import Pruner, widths_of, with_widths
 
 MODALITIES = ("image", "text", "audio")

@@ -10,7 +10,7 @@ import pytest
 from support.scripts import ROOT
 
 from mmray.bundle import Bundle
-from mmray.errors import ConfigError, OutputError
+from mmray.errors import BundleError, ConfigError
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.schema import MODALITIES
 from mmray.sources import ReadOptions, list_shards, read
@@ -177,7 +177,7 @@ def test_another_recipe_in_the_same_folder_is_refused(whole, shards, prepared):
 def test_what_is_no_bundle_is_not_replaced(shards, tmp_path, prepared):
     (tmp_path / "trained").mkdir()
     (tmp_path / "trained/thesis.txt").write_text("mine")
-    with pytest.raises(OutputError, match="not a bundle"):
+    with pytest.raises(BundleError, match="not a bundle"):
         trained(shards, tmp_path, prepared)
 
 

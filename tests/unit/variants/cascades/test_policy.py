@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.evidence import made_evidence
 
 from mmray.errors import InputError
-from mmray.evaluation.intervals import Clusters
+from mmray.stats.intervals import Clusters
 from mmray.variants.cascades.costs import Costs, fit_costs
 from mmray.variants.cascades.evidence import HALF, Evidence, subsets
 from mmray.variants.cascades.evidence import modality_of as of

@@ -20,7 +20,7 @@ from mmray.batching import batches, pack
 from mmray.engine import Engine
 from mmray.evaluation.outputs import Outputs, run_outputs
 from mmray.evaluation.records import Records
-from mmray.variants.gate.compare import Thresholds, compare
+from mmray.variants.gate.comparison import Thresholds, compare
 from mmray.variants.gate.verdict import FAILED, NOT_ENOUGH, PASSED
 
 # What 120 records can show.

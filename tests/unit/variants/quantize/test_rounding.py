@@ -14,7 +14,7 @@ from mmray.variants.quantize.draft import by_channel
 from mmray.variants.quantize.int8 import to_static_int8
 from mmray.variants.quantize.moments import collect_moments, grouped
 from mmray.variants.quantize.rounding import find_rounding, on_grid
-from mmray.variants.quantize.sites import name_of, sites
+from mmray.variants.quantize.targets import name_of, sites
 
 
 def random(*shape, seed=0, scale=1.0):

@@ -5,7 +5,7 @@ records. Nor does the whole prove its parts: a model that lost its hearing agree
 So every subset of the modalities and every label counts by itself.
 
 What counts is not what was found but what it shows: one-sided bounds, clustered by group
-(`mmray.evaluation.intervals`), and over the slices Holm's procedure (1979, "A simple sequentially rejective
+(`mmray.stats.intervals`), and over the slices Holm's procedure (1979, "A simple sequentially rejective
 multiple test procedure"), so that the chance of calling any bad slice good is that of a single bound. Where
 too little was seen, the answer is NOT_ENOUGH, and never PASSED.
 """
@@ -18,11 +18,12 @@ from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
 
-from mmray.evaluation.intervals import Clusters, holm, least_groups
-from mmray.evaluation.outputs import Outputs
+from mmray.evaluation import Outputs
 from mmray.schema import set_name
+from mmray.stats.intervals import Clusters, holm
+from mmray.variants.gate.reasons import answer_of
+from mmray.variants.gate.thresholds import Thresholds
 from mmray.variants.gate.verdict import (
     FAILED,
     NOT_ENOUGH,
@@ -35,20 +36,6 @@ from mmray.variants.gate.verdict import (
 )
 
 _TINY = 1e-12  # what a score counts as at least, so that a zero does not make the divergence infinite
-
-
-class Thresholds(BaseModel):
-    """What a variant must be shown to keep of its parent: on all records as they are, and in each slice."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    agreement: float = Field(0.95, ge=0, le=1)  # share of equal decisions, at least
-    slice_agreement: float = Field(0.85, ge=0, le=1)
-    accuracy_loss: float = Field(0.01, ge=0, le=1)  # at most
-    slice_accuracy_loss: float = Field(0.05, ge=0, le=1)
-    divergence: float = Field(0.05, ge=0)  # mean KL divergence of the scores in nats, at most; as it is found
-    least_groups: int = Field(50, ge=2)  # independent groups of records, below which nothing is shown
-    confidence: float = Field(0.95, gt=0.5, lt=1)  # of the bounds, one-sided
 
 
 def compare(parent: Outputs, variant: Outputs, thresholds: Thresholds) -> Verdict:
@@ -77,7 +64,7 @@ def compare(parent: Outputs, variant: Outputs, thresholds: Thresholds) -> Verdic
         {name: slices[label_slice(name)] for name in labels},
         not_finite,
     )
-    answer, reason = _answer(verdict, len(samples.finite), thresholds)
+    answer, reason = answer_of(verdict, len(samples.finite), thresholds)
     return Verdict(answer, reason, overall, verdict.subsets, verdict.labels, not_finite)
 
 
@@ -229,73 +216,3 @@ def _labels(outputs: Outputs) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
         rows = outputs.whole & (of_row == i)
         if rows.any():
             yield name, rows
-
-
-def _answer(verdict: Verdict, rows: int, allowed: Thresholds) -> tuple[Answer, str]:
-    """What the gate says, and why; no reason where the variant passed."""
-    if verdict.not_finite:
-        return FAILED, f"the scores of {verdict.not_finite} of {rows} rows are not finite"
-    overall = verdict.overall
-    faults = list(_overall_faults(overall, allowed)) if overall.verdict == FAILED else []
-    if overall.divergence > allowed.divergence:
-        faults.append(
-            f"scores diverge by {overall.divergence:.3f} nats on average, more than {allowed.divergence:g}"
-        )
-    failed = {name: found for name, found in verdict.slices.items() if found.verdict == FAILED}
-    for name, found in sorted(failed.items(), key=lambda item: item[1].agreement):
-        faults += [f"{name}: {fault}" for fault in _slice_faults(found, allowed)]
-    if faults:
-        return FAILED, faults[0] + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else "")
-    if overall.verdict == NOT_ENOUGH:
-        return NOT_ENOUGH, _too_few(overall, allowed, allowed.agreement, allowed.accuracy_loss)
-    # A cascade promises nothing of single slices, and few records may have just these modalities.
-    asked = allowed.slice_agreement > 0 or allowed.slice_accuracy_loss < 1
-    for name, found in verdict.subsets.items():
-        if asked and found.verdict == NOT_ENOUGH:
-            lacking = _too_few(found, allowed, allowed.slice_agreement, allowed.slice_accuracy_loss)
-            return NOT_ENOUGH, f"{name}: {lacking}"
-    return PASSED, ""
-
-
-def _overall_faults(found: Comparison, allowed: Thresholds) -> Iterator[str]:
-    if found.agreement < allowed.agreement:
-        yield _disagree(found, allowed.agreement)
-    if found.accuracy and found.accuracy.difference < -allowed.accuracy_loss:
-        yield _loses(found.accuracy, allowed.accuracy_loss)
-
-
-def _slice_faults(found: Comparison, allowed: Thresholds) -> Iterator[str]:
-    if found.agreement < allowed.slice_agreement:
-        yield _disagree(found, allowed.slice_agreement)
-    elif found.accuracy:
-        yield _loses(found.accuracy, allowed.slice_accuracy_loss)
-
-
-def _loses(accuracy: Accuracy, allowed: float) -> str:
-    lost = -accuracy.difference
-    return f"accuracy falls by {lost:.3f} on {accuracy.records} records, more than {allowed:g}"
-
-
-def _disagree(found: Comparison, least: float) -> str:
-    agreeing = round(found.agreement * found.records)
-    return f"decisions agree on {agreeing} of {found.records} records, less than {least:.1%}"
-
-
-def _too_few(found: Comparison, allowed: Thresholds, agreement: float, loss: float) -> str:
-    """What was seen, what it shows, and what would have to be shown."""
-    seen = f"{found.records} records in {found.groups} groups"
-    if found.groups < allowed.least_groups:
-        return f"{seen}; it takes {allowed.least_groups} groups (thresholds.least_groups) to show anything"
-    if found.agreement_bound < agreement:
-        needed = least_groups(1 - agreement, allowed.confidence) if agreement < 1 else 0
-        takes = f", which take {needed:,} groups even where all agree" if needed > found.groups else ""
-        return (
-            f"{seen} agree on {found.agreement:.1%}, which shows {found.agreement_bound:.1%} at least; "
-            f"{agreement:.1%} are asked for{takes}"
-        )
-    if found.accuracy and found.accuracy.bound < -loss:
-        return (
-            f"{seen} lose {max(0.0, -found.accuracy.difference):.3f} of accuracy, which shows "
-            f"{-found.accuracy.bound:.3f} at most; {loss:g} is allowed"
-        )
-    return f"{seen} are too few for all slices together (Holm)"

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmray.bounds import lower_bound, upper_bound
-from mmray.evaluation.intervals import Clusters, holm, least_groups
+from mmray.stats.bounds import lower_bound, upper_bound
+from mmray.stats.intervals import Clusters, holm, least_groups
 
 checked = settings(deadline=None, max_examples=40)  # a busy machine is no fault
 

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from mmray.batch_runner import BatchRunner
 from mmray.batching import Feeds
 from mmray.errors import EngineError, of_machine, one_line
+from mmray.predictor.batches import BatchRunner
 from mmray.schema import error
 from mmray.shapes import Batch, Shape
 

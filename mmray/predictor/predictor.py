@@ -1,4 +1,4 @@
-"""Records in, predictions out: the one path that the batch job, the server and a single call share."""
+"""A bundle's model, ready to be called: one stage after the other, until every record has its answer."""
 
 from __future__ import annotations
 
@@ -13,56 +13,21 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from mmray.align import AlignSpec
-from mmray.batching import CPU_ROWS, Feeds
+from mmray.batching import Feeds
 from mmray.bundle import Bundle
-from mmray.cascade import carried, in_shadow, open_stages
-from mmray.confidence import Abstain, calibrated, least_score, stage_temperatures
-from mmray.drift import Counts, Seen, SeenBatch, Sketcher, Watcher
-from mmray.engine import Provider, best_provider, device_name
+from mmray.confidence import Abstain, calibrated, stage_temperatures
+from mmray.drift import Counts, Sketcher, Watcher
+from mmray.engine import Provider
 from mmray.engine.turns import Device
-from mmray.golden import prove, remade
-from mmray.outcomes import EARLY, Answers, Step, early_of, hand_on, keep
-from mmray.preprocess import OnDamaged, Preprocessor
-from mmray.preprocess.spec import Limits
-from mmray.race import choose
-from mmray.runner import Answered, Failed, Runner
+from mmray.predictor.answers import Step
+from mmray.predictor.blame import Answered, Failed, Runner
+from mmray.predictor.opening import default_columns, open_runners
+from mmray.predictor.stage import StagePass, Told
 from mmray.schema import Modality, OutputColumns, outcomes
-from mmray.shapes import Ladder, job_ladder
-from mmray.unread import OnForeignText, OnUnread
+from mmray.shapes import Ladder
 
 #: `Preprocessor.complete`, or what does the same.
 Complete = Callable[[pa.Table, Collection[Modality]], pa.Table]
-
-
-def open_preprocessor(
-    bundle: Bundle,
-    *,
-    limits: Limits | None = None,
-    modalities: Collection[Modality] | None = None,
-    on_damaged: OnDamaged = "reject",
-    on_unread: OnUnread = "warn",
-    foreign_text: OnForeignText = "keep",
-    align: AlignSpec | None = None,
-) -> Preprocessor:
-    """The preprocessing that a bundle's model was trained with, once it is proved on its golden records.
-
-    Raises:
-        BundleError: a file of the bundle was altered.
-        EngineError: this machine makes something else of the golden records.
-        ConfigError: foreign texts are to be masked, and a package is missing that tells languages.
-    """
-    remade(bundle, bundle.golden()[0])
-    return Preprocessor(
-        bundle.spec,
-        bundle.tokenizer,
-        limits=limits,
-        modalities=modalities,
-        on_damaged=on_damaged,
-        on_unread=on_unread,
-        foreign_text=foreign_text,
-        align=align,
-    )
 
 
 class Predictor:
@@ -108,49 +73,37 @@ class Predictor:
         device: Device | None = None,
         trace: Path | None = None,
     ) -> None:
-        where = best_provider() if provider == "auto" else provider
-        if where != "cpu" and ladder is None:
-            ladder = job_ladder(bundle.spec, batch_rows)
-        choice = choose(bundle, variant, provider=where, threads=threads, ladder=ladder)
-        self.variant = choice.variant
-        self.columns = columns or _default_columns(bundle, self.variant, abstain)
-        self.schema = outcomes(self.columns)
-        self._bundle = bundle
-        self._labels = np.array(bundle.labels, dtype=object)
-        # What a prediction is read from: it must be finite, and like the golden one.
-        self._decisive = bundle.decisive
         #: What runs the graphs; twins share it.
         self.device = device or Device()
-        stages = open_stages(
+        opened = open_runners(
             bundle,
-            self.variant,
-            provider=where,
+            variant,
+            provider=provider,
             threads=threads,
+            batch_rows=batch_rows,
             ladder=ladder,
             shared=shared,
-            nhwc=choice.nhwc,
+            device=self.device,
             trace=trace,
         )
+        self.variant = opened.variant
+        self.columns = columns or default_columns(bundle, self.variant, abstain)
+        self.schema = outcomes(self.columns)
         #: Largest difference from the bundle's golden outputs on this machine.
-        self.golden_difference, golden = prove(bundle, self.variant, stages, device_name(where))
-        for stage in stages:
-            if stage.engine.compiled:
-                stage.engine.compiled.keep()
+        self.golden_difference = opened.golden_difference
+        self._bundle = bundle
+        self._told = Told(
+            self.variant,
+            bundle.digest,
+            np.array(bundle.labels, dtype=object),
+            self.columns,
+            bundle.decisive,
+        )
+        self._runners, self._ladder = opened.runners, opened.ladder
+        stages = [runner.stage for runner in self._runners]
         self._temperatures = stage_temperatures(
             [stage.exits for stage in stages[:-1]], bundle.entry(self.variant).temperatures
         )
-        self._ladder = ladder
-        self._runners = [
-            Runner(
-                stage,
-                bundle.spec,
-                its_golden,
-                device=self.device,
-                batch_rows=batch_rows or CPU_ROWS,
-                ladder=ladder,
-            )
-            for stage, its_golden in zip(stages, golden, strict=True)
-        ]
         self._shadow = shadow if len(stages) > 1 else 0.0
         #: Told what each stage sees of the records that it answers; a bundle without a reference needs none.
         self.watcher: Watcher | None = None
@@ -240,55 +193,22 @@ class Predictor:
             tensors: rows of TENSORS, or what the stage before left open.
             complete: as in a call.
         """
-        start, decoding = perf_counter(), 0.0
         runner = self._runners[number - 1]
-        waited_before = runner.waited_s
-        stage, is_last = runner.stage, number == self.stages
+        start, waited_before, decoding = perf_counter(), runner.waited_s, 0.0
         if complete:
-            tensors = complete(tensors, stage.takes)
+            tensors = complete(tensors, runner.stage.takes)
             decoding = perf_counter() - start
-        early = early_of(tensors).copy()
-        is_shadow = early >= 0
-        answers = Answers(tensors, self._labels, self.columns)
-        done = answers.failed()
-        handed_on: Feeds = {}
-        seen: list[SeenBatch] = []
-        for answer in self._run(runner, tensors, ~done, is_shadow):
+        rows = StagePass(tensors, self._told, runner.stage, number, self.stages)
+        for answer in self._run(runner, tensors, rows.sound, rows.is_shadow):
             if isinstance(answer, Failed):
-                answers.errors[answer.row], done[answer.row] = answer.error, True
-                continue
-            rows, outputs = answer.rows, self._calibrated(number, answer)
-            if is_last:
-                leaves = np.ones(len(rows), np.bool_)
-                confidence = np.asarray(outputs[self._decisive].max(axis=1), np.float32)
-                self._count_agreement(early[rows], outputs)
+                rows.fail(answer)
             else:
-                leaves, confidence = stage.leaving(outputs["logits"], answer.present)
-                leaves &= ~is_shadow[rows]
-                keep(handed_on, carried(outputs), rows, tensors.num_rows)
-                keep(handed_on, {EARLY: _best(outputs, self._decisive)}, rows, tensors.num_rows)
-            answers.put(rows, outputs, confidence)
-            seen.append(SeenBatch(rows, outputs, leaves))
-            done[rows[leaves]] = True
-            self.counts[f"left {number}"] += int((leaves & ~is_shadow[rows]).sum())
-        answered = np.flatnonzero(done & ~is_shadow)
-        shadowed = self._drawn(tensors, answered, answers) if not is_last else np.zeros(0, np.int64)
-        going_on = np.sort(np.concatenate([np.flatnonzero(~done), shadowed]))
-        if len(shadowed):
-            early[shadowed] = handed_on[EARLY][shadowed]
-        step = Step(
-            answers.to_table(
-                answered, variant=self.variant, bundle=self._bundle.digest, stage=number, seen=stage.seen
-            ),
-            answered,
-            hand_on(tensors, going_on, handed_on, early),
-            going_on,
-        )
+                rows.answer(answer.rows, answer.present, self._calibrated(number, answer))
+        step = rows.step(self._shadow)
+        self.counts.update(rows.counts)
         if self.watcher:
-            self.watcher.see(
-                Seen.of(tensors, seen, ~is_shadow, takes=stage.takes, stage=number, stages=self.stages)
-            )
-        share = is_shadow.mean() if len(is_shadow) else 0.0
+            self.watcher.see(rows.seen())
+        share = rows.is_shadow.mean() if tensors.num_rows else 0.0
         took = perf_counter() - start - (runner.waited_s - waited_before)
         self.seconds["model"] += (1 - share) * (took - decoding)  # type: ignore[assignment]  # floats, too
         if share:
@@ -316,32 +236,3 @@ class Predictor:
         seen = self._runners[number - 1].stage.seen
         scores = calibrated(answer.outputs["scores"], answer.present, seen, temperatures)
         return {**answer.outputs, "scores": scores}
-
-    def _drawn(
-        self, tensors: pa.Table, answered: npt.NDArray[np.int64], answers: Answers
-    ) -> npt.NDArray[np.int64]:
-        """Of the rows that leave now those that go on as well, to be compared."""
-        good = answered[~answers.failed()[answered]]
-        if not self._shadow or not len(good):
-            return np.zeros(0, np.int64)
-        shards, numbers = (tensors[name].take(good).to_pylist() for name in ("shard", "row"))
-        return good[in_shadow(shards, numbers, self._shadow)]
-
-    def _count_agreement(self, early: npt.NDArray[np.int32], outputs: Feeds) -> None:
-        compared = early >= 0
-        if compared.any():
-            same = _best(outputs, self._decisive)[compared] == early[compared]
-            self.counts["shadowed"] += int(compared.sum())
-            self.counts["agreed"] += int(same.sum())
-
-
-def _best(outputs: Feeds, decisive: str) -> npt.NDArray[np.int32]:
-    return np.asarray(outputs[decisive].argmax(axis=1), np.int32)
-
-
-def _default_columns(bundle: Bundle, variant: str, abstain: Abstain) -> OutputColumns:
-    staged = bundle.manifest.variants[variant].cascade is not None
-    least = least_score(bundle, variant, abstain)
-    if bundle.labels:
-        return OutputColumns(classes=len(bundle.labels), staged=staged, least_score=least)
-    return OutputColumns(classes=0, labelled=False, features=bundle.manifest.features)
