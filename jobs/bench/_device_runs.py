@@ -28,10 +28,10 @@ from mmray.pipeline.advice import Advice, advise
 from mmray.pipeline.audit import audit
 from mmray.pipeline.cluster import connected
 from mmray.pipeline.ledger import Ledger
-from mmray.pipeline.meter import Snapshot
 from mmray.pipeline.operators import run_units
 from mmray.pipeline.plan import make_plan
 from mmray.pipeline.rundir import RunDirectory
+from mmray.pipeline.snapshot import Snapshot
 from mmray.pipeline.survey import survey
 from mmray.pipeline.watchdog import metered
 from mmray.predictor import Predictor, open_preprocessor

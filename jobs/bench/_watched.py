@@ -16,8 +16,8 @@ import pyarrow.dataset as ds
 from mmray.bundle import Bundle
 from mmray.config import RunConfig
 from mmray.errors import InputError
-from mmray.pipeline.meter import Snapshot
 from mmray.pipeline.run import Watcher, run
+from mmray.pipeline.snapshot import Snapshot
 from mmray.schema import MODALITIES, Modality
 
 Address = tuple[str, int]  # shard and row

@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow.dataset as ds
 
 from mmray.config import RunConfig, load_config, with_assignments
-from mmray.pipeline.meter import Snapshot
 from mmray.pipeline.run import Watcher
 from mmray.pipeline.run import run as run_pipeline
 from mmray.pipeline.rundir import RunDirectory
+from mmray.pipeline.snapshot import Snapshot
 from mmray.report.page import try_report
 from mmray.storage import Location
 

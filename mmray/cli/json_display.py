@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from mmray.cli.json_lines import begin, say
 from mmray.pipeline.ledger import Ledger
-from mmray.pipeline.meter import Snapshot
 from mmray.pipeline.plan import Plan
+from mmray.pipeline.snapshot import Snapshot
 from mmray.pipeline.survey import Survey
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from mmray.cli.display import (
 )
 from mmray.page.table import number
 from mmray.pipeline.ledger import Ledger
-from mmray.pipeline.meter import Snapshot
 from mmray.pipeline.plan import Plan
+from mmray.pipeline.snapshot import Snapshot
 from mmray.pipeline.survey import Survey
 
 if TYPE_CHECKING:  # it imports Ray, which audits and inspections can do without

@@ -17,10 +17,11 @@ from mmray.pipeline import memory
 from mmray.pipeline.job import Job, count
 from mmray.pipeline.ledger import Part
 from mmray.pipeline.liveness import AHEAD, MeterHandle, Reporter, beginning, places_of
-from mmray.pipeline.meter import START, drain, measured, timed
 from mmray.pipeline.plan import Unit
 from mmray.pipeline.sink import PartBuffer, commit, read_parquet, read_rejects, to_rejects
+from mmray.pipeline.snapshot import START
 from mmray.pipeline.survey import read_options
+from mmray.pipeline.timing import drain, measured, timed
 from mmray.schema import predictions
 from mmray.sources import Shard, read
 from mmray.sources.readahead import readahead

@@ -11,7 +11,8 @@ import ray
 
 from mmray.pipeline.job import Job, count
 from mmray.pipeline.liveness import MeterHandle, Reporter, places_of
-from mmray.pipeline.meter import START, drain
+from mmray.pipeline.snapshot import START
+from mmray.pipeline.timing import drain
 from mmray.pipeline.travel import from_rows, to_row
 from mmray.predictor import Predictor
 from mmray.shapes import whole_batches

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from mmray.coverage import Interval, Missing
-from mmray.pipeline.meter import Doing, End
 from mmray.pipeline.rundir import RunDirectory
 from mmray.pipeline.sink import commit
+from mmray.pipeline.snapshot import Doing, End
 from mmray.schema import REJECTS, OutputColumns, Stage, predictions, table
 from mmray.sources import Shard
 

@@ -25,8 +25,8 @@ import ray
 from mmray.coverage import Missing
 from mmray.drift import Counts
 from mmray.errors import one_line
-from mmray.pipeline.meter import End, Place, Told
 from mmray.pipeline.plan import Unit
+from mmray.pipeline.snapshot import End, Place, Told
 
 MeterHandle = Any  # a Ray actor handle of mmray.pipeline.meter.Meter; Ray gives it no type
 

@@ -9,7 +9,8 @@ from ray.util.metrics import Counter, Gauge
 
 from mmray.drift import Counts as Seen
 from mmray.drift import VariantReference
-from mmray.pipeline.meter import STAGES, Meter, Snapshot
+from mmray.pipeline.meter import Meter
+from mmray.pipeline.snapshot import STAGES, Snapshot
 
 _STATES = ("busy", "planned", "copied")  # of a device, as `mmray.predictor.blame.Runner.occupied` counts them
 

@@ -7,8 +7,8 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
-from mmray.pipeline.meter import Snapshot
 from mmray.pipeline.rundir import RunDirectory
+from mmray.pipeline.snapshot import Snapshot
 
 EVENT, DRIFT = "progress", "drift"
 _LEAST_S = 2.0  # between two points, and this share of the time that has passed: 700 in a day, 900 in a week

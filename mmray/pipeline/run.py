@@ -17,11 +17,11 @@ from mmray.pipeline.execute import balanced, execute, locate, with_variant
 from mmray.pipeline.isolate import Gaps, Suspects, names, reject
 from mmray.pipeline.lease import held
 from mmray.pipeline.ledger import Ledger
-from mmray.pipeline.meter import Doing, Snapshot
 from mmray.pipeline.plan import Plan, make_plan
 from mmray.pipeline.progress import Progress
 from mmray.pipeline.prune import prune
 from mmray.pipeline.rundir import RunDirectory
+from mmray.pipeline.snapshot import Doing, Snapshot
 from mmray.pipeline.summary import Result, conclude, describe
 from mmray.pipeline.survey import Survey, output_columns, survey
 from mmray.pipeline.watchdog import RunningMeter, metered

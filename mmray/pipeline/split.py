@@ -19,9 +19,9 @@ from ray.data.datasource import Datasink
 from mmray.pipeline import memory
 from mmray.pipeline.job import Job
 from mmray.pipeline.liveness import AHEAD, MeterHandle, Reporter, beginning, places_of
-from mmray.pipeline.meter import drain, measured, timed
 from mmray.pipeline.sink import write_part
 from mmray.pipeline.survey import output_columns, read_options
+from mmray.pipeline.timing import drain, measured, timed
 from mmray.pipeline.travel import from_rows, to_row
 from mmray.preprocess import Preprocessor
 from mmray.schema import Modality

@@ -10,9 +10,9 @@ from mmray.canary import describe as describe_canary
 from mmray.pipeline.advice import advise
 from mmray.pipeline.audit import Audit
 from mmray.pipeline.ledger import Ledger
-from mmray.pipeline.meter import Snapshot
 from mmray.pipeline.plan import Plan
 from mmray.pipeline.rundir import RunDirectory
+from mmray.pipeline.snapshot import Snapshot
 from mmray.pipeline.survey import Survey
 
 

@@ -18,9 +18,9 @@ from mmray.drift import VariantReference
 from mmray.errors import Interrupted, RunError
 from mmray.pipeline.cluster import Nodes
 from mmray.pipeline.liveness import MeterHandle
-from mmray.pipeline.meter import Doing, Snapshot
 from mmray.pipeline.metrics import ExportingMeter
 from mmray.pipeline.plan import Plan, Unit
+from mmray.pipeline.snapshot import Doing, Snapshot
 
 RESUME = "run the same command again to resume"
 _POLL_S = 0.5

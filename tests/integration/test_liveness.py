@@ -14,7 +14,8 @@ import ray
 
 from mmray.coverage import Missing
 from mmray.pipeline.liveness import Reporter, places_of
-from mmray.pipeline.meter import Doing, Meter, Place, Snapshot
+from mmray.pipeline.meter import Meter
+from mmray.pipeline.snapshot import Doing, Place, Snapshot
 
 # Workers of the session's cluster cannot import this module.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -7,7 +7,7 @@ from support.outcomes import shard
 
 from mmray.coverage import Missing, missing, of_rows
 from mmray.pipeline.isolate import Suspects
-from mmray.pipeline.meter import Doing, Place
+from mmray.pipeline.snapshot import Doing, Place
 
 BLOCK = 8
 SHARD = shard("a.tar", 5_000)

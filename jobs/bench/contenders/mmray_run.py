@@ -15,9 +15,9 @@ from shared import CORES
 from mmray.cli.run_display import RunDisplay
 from mmray.config import load_config
 from mmray.pipeline.ledger import Ledger
-from mmray.pipeline.meter import Snapshot
 from mmray.pipeline.plan import Plan
 from mmray.pipeline.run import Watcher, run
+from mmray.pipeline.snapshot import Snapshot
 from mmray.pipeline.survey import Survey
 
 

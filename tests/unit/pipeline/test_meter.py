@@ -1,13 +1,12 @@
 """What is counted for the display and the summary."""
 
-from collections import Counter
 from itertools import pairwise
 
-import pytest
 from support.drift import by_hand, counts
 
 from mmray.coverage import Missing
-from mmray.pipeline.meter import START, Doing, Meter, Place, Snapshot, Told, drain, measured, timed
+from mmray.pipeline.meter import Meter
+from mmray.pipeline.snapshot import START, Doing, Place, Told
 
 
 def test_counts_of_all_workers_add_up():
@@ -24,35 +23,10 @@ def test_counts_of_all_workers_add_up():
     assert 0 < snapshot.first <= snapshot.last
 
 
-def test_the_rate_leaves_out_the_start_and_the_first_block():
-    assert Snapshot(rows=110, first=100.0, first_rows=10, last=104.0).rows_per_s == 25
-    assert Snapshot(rows=10, first=100.0, first_rows=10, last=100.0).rows_per_s == 0
-    assert Snapshot().rows_per_s == 0
-
-
 def test_seconds_alone_do_not_start_the_clock():
     meter = Meter()
     meter.add({"image": 1.0})
     assert meter.read().first == 0
-
-
-def test_draining_takes_everything_once():
-    a, b = Counter({"image": 2, "model": 1}), Counter({"model": 3})
-    assert drain(a, b) == {"image": 2, "model": 4}
-    assert drain(a, b) == {}
-
-
-def test_time_is_added_also_where_the_body_fails():
-    seconds = Counter()
-    with pytest.raises(ValueError, match="no"), measured(seconds, "write"):
-        raise ValueError("no")
-    assert seconds["write"] > 0
-
-
-def test_waiting_for_items_is_timed_and_working_on_them_is_not():
-    seconds = Counter()
-    assert list(timed(iter("abc"), seconds, "read")) == ["a", "b", "c"]
-    assert 0 < seconds["read"] < 1
 
 
 def test_a_shift_is_called_where_early_answers_surely_differ_too_often():

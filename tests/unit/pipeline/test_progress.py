@@ -3,9 +3,9 @@
 import json
 from itertools import pairwise
 
-from mmray.pipeline.meter import Snapshot
 from mmray.pipeline.progress import Progress
 from mmray.pipeline.rundir import RunDirectory
+from mmray.pipeline.snapshot import Snapshot
 from mmray.storage import Location
 
 
