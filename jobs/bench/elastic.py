@@ -1,11 +1,11 @@
 """Rows a second of one run, while nodes of its cluster come, die, and are warned that they will go.
 
-    python jobs/bench elastic --input data/tuxpaint --bundle bundles/stamps --plot elastic.png
+    python jobs/bench elastic --input data/tuxpaint --bundle bundles/stamps --plot elastic.png   # 4 min
 
 A head without CPUs and nodes of one logical CPU each, all on this machine. Workers wait in the model for
 --row-s seconds a record, so nodes hardly share its cores, and rows a second say how many are at work. All
 else is real: raylets that are killed, Ray Data, readers, parts. Expected: new nodes at work within 20 s, a
-clean audit, no row done twice but what a node had open when it was killed. One JSON line; four minutes.
+clean audit, no row done twice but what a node had open when it was killed. One JSON line.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What grows with a data set, as cost against size: listing, plan, ledger, driver, meter, memory of the head.
 
-    python jobs/bench scale [--quick] [--only ledger --only plan …]
+    python jobs/bench scale [--quick] [--only ledger --only plan …]   # an hour or more, quick: minutes
 
-Each size is measured in a process of its own. Prints a table for each ceiling and one JSON line last; exit
-code 1 where a cost grows faster than its size, or a bound of docs/scale.md does not hold.
+Each size is measured in a process of its own. Expected: for each ceiling a table whose costs grow no faster
+than the size, and one JSON line last; exit code 1 where that, or a bound of docs/scale.md, does not hold.
 """
 
 from __future__ import annotations

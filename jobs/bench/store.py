@@ -5,7 +5,8 @@
 A server on loopback speaks as much of S3 as reading takes. It answers after a latency, and gives each
 connection and all of them together so many bytes a second. Tasks read one large object each, in small reads,
 as a worker reads a shard: by one request of 8 MiB at a time, by two requests ahead (of 4 MiB each, which hold
-as much, and of 8 MiB), and as `mmray.remote.RemoteFile` does it. Prints a table of MB/s, then one JSON line.
+as much, and of 8 MiB), and as `mmray.remote.RemoteFile` does it. Expected: a table of MB/s in which two ahead
+are no slower than one, then one JSON line.
 """
 
 from __future__ import annotations

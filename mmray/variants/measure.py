@@ -61,7 +61,7 @@ def measure(graphs: Mapping[str, Path], batches: Mapping[str, Feeds], *, rounds:
 
 
 def _in_own_process(graph: Path, batches: list[Path]) -> Cost:
-    command = [sys.executable, "-m", __name__, str(graph), *map(str, batches)]
+    command = [sys.executable, "-c", f"from {__name__} import main; main()", str(graph), *map(str, batches)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = done.stderr.strip() or f"exit code {done.returncode}"
@@ -101,7 +101,8 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """What such a process does with its arguments: a graph, and files of batches."""
     try:
         cost = _measure_here(Path(sys.argv[1]), [Path(argument) for argument in sys.argv[2:]])
     except Exception as e:  # whoever started this process answers, and wants one line
