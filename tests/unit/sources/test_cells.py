@@ -67,6 +67,8 @@ def test_captions_are_joined_where_the_config_says_so(rows_of):
     ids=str,
 )
 def test_bytes_in_lists_are_read(rows_of, type):
+    if pa.types.is_fixed_size_list(type) and int(pa.__version__.partition(".")[0]) < 26:
+        pytest.skip("before 26 Arrow cannot read a missing list of a fixed size, and says so")
     if pa.types.is_int8(type.value_type):
         cell = np.frombuffer(PNG, np.int8).tolist()
     elif type.value_type == EMBEDDED:
