@@ -59,5 +59,5 @@ def test_the_part_that_is_open_is_closed_and_nobody_counts_as_lost(meter, work, 
 def test_no_more_is_prepared_for_others_either(meter, work, warned, rows):
     job, unit = work
     ray.get(meter.warn.remote([warned()]))
-    made = list(prepare(pa.table({"work": [pickle.dumps(unit)]}), job=job, meter=meter))
+    made = list(prepare(pa.table({"work": [pickle.dumps(unit)]}), job=job, meter=meter, batches=1))
     assert sum(from_rows(row)[0].num_rows for row in made) in rows
