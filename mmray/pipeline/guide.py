@@ -36,7 +36,7 @@ configs:
 | `faults/` | places where a shard is damaged, so that an unknown number of records is lost there |
 | `report.html` | all of it as a page: time, counts, labels, confidence; `mmray report .` makes it anew |
 | `summary.json` | counts, speed and settings |
-| `plan.json`, `events.jsonl`, `leases/`, `footers.cache` | what mmray needs to resume, audit, retry; leave them |
+| `plan.json`, `events.jsonl`, `leases/`, `footers.cache` | for mmray, to resume, audit, retry; leave them |
 
 `rejects/none.parquet` and `faults/none.parquet` have the columns and no rows: a query always finds a table.
 
