@@ -154,22 +154,22 @@ def test_a_body_that_trickles_is_given_up(server):
 def test_half_heads_of_one_address_take_no_place_from_others_and_are_given_up(server):
     """Nobody had to show a token for them."""
     parts = urlsplit(server.url)
+    held, refused = [], 0
     with ExitStack() as ends:
-        held = []
         for _ in range(CLIENT_CONNECTIONS + 40):
-            held.append(
-                ends.enter_context(
-                    socket.create_connection(
-                        (parts.hostname, parts.port), 20, source_address=("127.0.0.2", 0)
-                    )
-                )
-            )
-            with suppress(BrokenPipeError, ConnectionResetError):
-                held[-1].sendall(b"POST /v1/predict HTTP/1.1\r\nHost: x\r\n")
+            connection = ends.enter_context(socket.socket())
+            connection.settimeout(20)
+            connection.bind(("127.0.0.2", 0))
+            try:
+                connection.connect((parts.hostname, parts.port))
+                connection.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: x\r\n")
+                held.append(connection)
+            except (BrokenPipeError, ConnectionResetError):  # as early as in connect(), on a busy machine
+                refused += 1
         assert send(server.url, GOOD).status == 200
         told = [heard(connection) for connection in held]
     assert sum(said.startswith(b"HTTP/1.1 408") for said in told) <= CLIENT_CONNECTIONS
-    assert sum(said == b"" for said in told) >= 40
+    assert refused + sum(said == b"" for said in told) >= 40
 
 
 def heard(connection):
