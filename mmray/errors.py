@@ -7,6 +7,7 @@ MmrayError
 │   ├── BundleError       the bundle directory: unreadable, incomplete or altered
 │   ├── ModelError        a model that was to become a bundle: its files, inputs or outputs do not fit
 │   └── OutputError       the run directory: made by another run, or not writable
+├── CannotError           a store, or its client here, has no such request; caught where another way is taken
 ├── EngineError           exit 3: the model could not be loaded or run as asked
 ├── RunError             exit 3: the run broke off; running it again resumes it
 │   ├── StoreError        (mmray.remote) a store refused, or failed for as long as we tried
@@ -59,6 +60,10 @@ class ModelError(UsageError):
 
 class OutputError(UsageError):
     """The run directory belongs to another run, or cannot be written."""
+
+
+class CannotError(MmrayError):
+    """This store, or this installation, has no way to do it; nothing was done."""
 
 
 class EngineError(MmrayError):

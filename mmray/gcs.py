@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qs, quote
@@ -108,6 +109,25 @@ def create(root: str, bucket: str, name: str, data: bytes) -> bool:
         return False
     _checked(answer, f"{bucket}/{name}")
     return True
+
+
+def listed(root: str, bucket: str, prefix: str) -> Iterator[dict[str, str]]:
+    """Name, size and checksum of each object under a prefix, 1,000 a request.
+
+    Raises:
+        AnswerError: the store does not do it.
+        FileNotFoundError: there is no such bucket.
+    """
+    asked = {"prefix": prefix, "fields": "items(name,size,crc32c,etag),nextPageToken"}
+    while True:
+        answer = _session_of(root).get(
+            f"{_host(root)}/storage/v1/b/{quote(bucket, safe='')}/o", params=asked, timeout=_TIMEOUT_S
+        )
+        page = _checked(answer, bucket).json()
+        yield from page.get("items", ())
+        if "nextPageToken" not in page:
+            return
+        asked["pageToken"] = page["nextPageToken"]
 
 
 def _checked(answer: Response, what: str) -> Response:

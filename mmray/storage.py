@@ -11,14 +11,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from mmray import azure, exclusive, gcs
-from mmray.errors import InputError
+from mmray import azure, gcs, stores
+from mmray.errors import CannotError, InputError
 from mmray.put import TEMPORARY, put
 from mmray.remote import RemoteFile, retrying, version_in
 from mmray.urls import Driver, open_url
@@ -168,6 +169,21 @@ class Location:
         """What changes with the content of a store's file; "" where the store does not tell."""
         return self._try(self._version)
 
+    def listed(self, most: int) -> dict[str, stores.Listed]:
+        """Objects of a store whose paths begin with this one, with their versions, by path.
+
+        Args:
+            most: of so many, in the order of their names.
+
+        Returns:
+            None where this store, or this installation, has no way to list them so.
+        """
+        act = partial(stores.listed, self.filesystem, self._root, self.path)
+        try:
+            return self._try(lambda: {one.path: one for one in islice(act(), most)})
+        except CannotError:
+            return {}
+
     def glance(self, nbytes: int) -> Glance:
         """Look at a file of a store: three requests, or two for a file of twice those bytes at most.
 
@@ -265,7 +281,7 @@ class Location:
         """
 
         def act() -> bool:
-            if exclusive.create(self.filesystem, self._root, self.path, data):
+            if stores.create(self.filesystem, self._root, self.path, data):
                 return True
             try:  # an answer may have been lost, and what is there be ours
                 return self.read_bytes() == data
@@ -274,7 +290,7 @@ class Location:
 
         try:
             return self._try(act)
-        except exclusive.CannotError:
+        except CannotError:
             return None
 
     @property

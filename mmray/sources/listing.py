@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from posixpath import commonpath
 from urllib.parse import urlsplit
 
 from mmray.errors import InputError
@@ -18,6 +20,8 @@ from mmray.sources.parallel import THREADS, in_parallel
 from mmray.sources.patterns import shadowed
 from mmray.sources.shards import Shard
 from mmray.sources.state import State, look, stat_file, trusted_mtime
+from mmray.storage import Location
+from mmray.stores import Listed
 from mmray.unread import Tally, kind_of_file
 from mmray.urls import REQUESTS
 
@@ -26,6 +30,7 @@ _EXAMPLES = 3  # in a note
 # Files of a store: of more than so many only some are opened.
 _MANY = 10_000
 _SOME = 2_000
+_AMONG = 3  # so many times as many objects are listed for their versions, if others lie among them
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -63,7 +68,14 @@ def take_listing(inputs: Sequence[str], known: Iterable[Shard] = ()) -> Listing:
     threads = THREADS if is_local else REQUESTS
     see, found = partial(_see, known=before), expanded.found
     some = _to_look_at(found)
-    seen = list(in_parallel(lambda i: see(found[i], opens=i in some), range(len(found)), threads))
+    listed = _listed([one.file for i, one in enumerate(found) if i not in some])
+    seen = list(
+        in_parallel(
+            lambda i: see(found[i], opens=i in some, listed=listed.get(found[i].file.url)),
+            range(len(found)),
+            threads,
+        )
+    )
     if len(some) < len(found) and any(map(_is_surprising, seen)):
         seen = list(in_parallel(see, found, threads))
     for one in seen:
@@ -119,7 +131,7 @@ class _Seen:
 
 
 def _to_look_at(found: Sequence[Found]) -> Collection[int]:
-    """Positions of the files whose bytes are looked at, which takes two requests more than their state.
+    """Positions of the files whose bytes are looked at, which takes three requests each.
 
     Of a great many on a store that have names of shards some tell whether all are what they are called.
     """
@@ -129,11 +141,27 @@ def _to_look_at(found: Sequence[Found]) -> Collection[int]:
     return set(range(len(found))) - set(named) | set(named[:: len(named) // _SOME])
 
 
+def _listed(files: Sequence[Location]) -> dict[str, Listed]:
+    """Those files by URL, as their stores list them with versions, if they do."""
+    groups: dict[tuple[str, str, str], list[Location]] = defaultdict(list)
+    for file in files:
+        groups[file.prefix, file.query, file.path.partition("/")[0]].append(file)
+    told = {}
+    for group in groups.values():
+        common = commonpath([file.parent.path for file in group])
+        base = replace(group[0], path=f"{common}/")
+        among = base.listed(_AMONG * len(group))
+        told.update({file.url: among[file.path] for file in group if file.path in among})
+    return told
+
+
 def _is_surprising(seen: _Seen) -> bool:
     return bool(seen.fault) or seen.found.hint not in (None, seen.kind)
 
 
-def _see(found: Found, known: Mapping[str, Shard], *, opens: bool = True) -> _Seen:
+def _see(
+    found: Found, known: Mapping[str, Shard], *, opens: bool = True, listed: Listed | None = None
+) -> _Seen:
     place, file = found.place, found.file
     earlier = known.get(place.url)
     hint = found.hint or _DEFAULT
@@ -148,8 +176,10 @@ def _see(found: Found, known: Mapping[str, Shard], *, opens: bool = True) -> _Se
         if earlier and earlier.state and earlier.state.is_surely(now):
             kind = Kind(earlier.format, earlier.compression)
             return _Seen(found, (*key, earlier.state.version), kind, earlier.state)
-        if not opens and (version := file.current_version()):
-            return _Seen(found, (*key, version), hint, replace(now, version=version))
+        if not opens:
+            is_same = listed and listed.size == found.size  # not written between the two listings
+            if version := (listed.version if listed and is_same else "") or file.current_version():
+                return _Seen(found, (*key, version), hint, replace(now, version=version))
         state, head = look(file, found.mtime_ns)
     except OSError as e:
         if isinstance(e, StoreError) and not isinstance(e, RefusedError):

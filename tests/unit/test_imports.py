@@ -1,7 +1,7 @@
 """Floors and fences: nothing imports upward, and the heavy libraries stay in their rooms.
 
 0  errors, lazy, schema, coverage, stats, signals, unread
-1  client, digests, storage, put, exclusive, azure, gcs, remote, urls, ray_address, sources, align, magic,
+1  client, digests, storage, put, stores, azure, gcs, s3, remote, urls, ray_address, sources, align, magic,
    preprocess, batching, page
 2  config, bundle, drift, golden, engine, loading, cascade, confidence, race, predictor, canary,
    models
@@ -26,9 +26,10 @@ FLOORS = [
         "mirror",
         "storage",
         "put",
-        "exclusive",
+        "stores",
         "azure",
         "gcs",
+        "s3",
         "remote",
         "urls",
         "ray_address",

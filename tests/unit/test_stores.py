@@ -76,6 +76,22 @@ def test_a_bucket_that_is_not_there_is_named(store):
     assert store.url("", bucket="nowhere").partition("?")[0] in str(e.value)
 
 
+def test_a_listing_tells_sizes_and_versions_as_asking_for_each_does(place, store):
+    beside = place.beside("-b")
+    beside.write_atomically(b"other")
+    store.server.requests.clear()
+    told = place.parent.listed(10)
+    if place.filesystem.type_name == "abfs":
+        assert told == {}
+        return
+    assert {path: one.size for path, one in told.items()} == {place.path: len(DATA), beside.path: 5}
+    assert len(store.server.requests) == 1
+    assert [told[one.path].version for one in (place, beside)] == [
+        one.current_version() for one in (place, beside)
+    ]
+    assert list(place.parent.listed(1)) == [place.path]
+
+
 def test_an_object_that_is_replaced_is_another_version(place):
     before = place.current_version()
     place.write_atomically(DATA[1:])

@@ -1,11 +1,13 @@
 """Shards of a store: listed by few requests, told apart by ETag, read only as long as that stays."""
 
 import gzip
+import sys
 from collections import Counter
 
 import pytest
 from support.tars import members_of, tar_bytes
 
+import mmray.s3
 from mmray.errors import ChangedError, InputError
 from mmray.remote import RemoteFile
 from mmray.sources import ReadOptions, changes, list_shards, listing, read, state, take_listing
@@ -61,11 +63,15 @@ def many(monkeypatch):
     monkeypatch.setattr(listing, "_SOME", 5)
 
 
-def test_of_a_great_many_shards_only_some_are_opened(stored, many):
-    """The others cost one request, which tells the version; so a change of them is seen as well."""
+@pytest.mark.parametrize("has_client", [True, False])
+def test_of_a_great_many_shards_only_some_are_opened(stored, many, monkeypatch, has_client):
+    """The versions of the others are listed, or asked for one by one; so a change of them is seen as well."""
+    if not has_client:
+        monkeypatch.setitem(sys.modules, "boto3", None)
+        mmray.s3._client.cache_clear()
     shards = list_shards([stored.url("in")])
     asked = [(request.method, request.path) for request in stored.server.requests if ".tar" in request.path]
-    assert sorted(Counter(asked).values()) == [1] * (len(NAMES) + 5)
+    assert sorted(Counter(asked).values()) == [1] * (2 * 5 if has_client else len(NAMES) + 5)
     assert sum(method == "GET" for method, _ in asked) == 5
     assert all(shard.state.version for shard in shards)
     assert sum(bool(shard.state.digest) for shard in shards) == 5

@@ -1,0 +1,89 @@
+"""What S3 does and pyarrow's client of it does not: create an object where there is none, list ETags.
+
+Needs boto3 (the extra s3), which takes credentials from where pyarrow's client takes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+import pyarrow.fs as pafs
+
+from mmray.errors import CannotError
+
+if TYPE_CHECKING:
+    from botocore.client import BaseClient
+
+TYPE_NAME = "s3"  # of pyarrow's filesystem
+_CANNOT = (400, 401, 403, 405, 501)  # the client has no credentials that count, or the store no such request
+_EXISTS = 412
+_TIMEOUT_S = 30
+
+
+def create(filesystem: pafs.FileSystem, root: str, bucket: str, name: str, data: bytes) -> bool:
+    """Make an object if there is none of that name (If-None-Match: *); whether it was made.
+
+    Raises:
+        CannotError: the store does not do it, or not for these credentials.
+        ImportError: boto3 is not installed.
+    """
+    from botocore.exceptions import ClientError, NoCredentialsError
+
+    try:
+        _client(filesystem.region, _endpoint(root)).put_object(
+            Bucket=bucket, Key=name, Body=data, IfNoneMatch="*"
+        )
+    except NoCredentialsError as e:
+        raise CannotError(str(e)) from e
+    except ClientError as e:
+        status = _status(e)
+        if status in _CANNOT:
+            raise CannotError(str(e)) from e
+        if status != _EXISTS:
+            raise
+        return False
+    return True
+
+
+def listed(filesystem: pafs.FileSystem, root: str, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
+    """What a listing tells of each object under a prefix, 1,000 a request: Key, Size, ETag and more.
+
+    Raises:
+        CannotError: the store does not do it, or not for these credentials.
+        ImportError: boto3 is not installed.
+    """
+    from botocore.exceptions import ClientError, NoCredentialsError
+
+    pages = _client(filesystem.region, _endpoint(root)).get_paginator("list_objects_v2")
+    try:
+        for page in pages.paginate(Bucket=bucket, Prefix=prefix):
+            yield from page.get("Contents", ())
+    except NoCredentialsError as e:
+        raise CannotError(str(e)) from e
+    except ClientError as e:
+        if _status(e) in _CANNOT:
+            raise CannotError(str(e)) from e
+        raise
+
+
+def _status(error: Exception) -> int:
+    return int(error.response["ResponseMetadata"]["HTTPStatusCode"])  # type: ignore[attr-defined]
+
+
+def _endpoint(url: str) -> str | None:
+    options = parse_qs(url.partition("?")[2])
+    if "endpoint_override" not in options:
+        return None
+    return f"{options.get('scheme', ['https'])[0]}://{options['endpoint_override'][0]}"
+
+
+@lru_cache(maxsize=16)
+def _client(region: str, endpoint: str | None) -> BaseClient:
+    import boto3
+    from botocore.config import Config
+
+    config = Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=_TIMEOUT_S)
+    return boto3.session.Session().client("s3", region_name=region, endpoint_url=endpoint, config=config)
