@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from botocore.client import BaseClient
 
 TYPE_NAME = "s3"  # of pyarrow's filesystem
-_CANNOT = (400, 401, 403, 405, 501)  # the client has no credentials that count, or the store no such request
+#: Statuses of an answer: the credentials do not count, or the store has no such request.
+CANNOT = (400, 401, 403, 405, 501)
 _EXISTS = 412
 _TIMEOUT_S = 30
 
@@ -30,17 +31,15 @@ def create(filesystem: pafs.FileSystem, root: str, bucket: str, name: str, data:
         CannotError: the store does not do it, or not for these credentials.
         ImportError: boto3 is not installed.
     """
-    from botocore.exceptions import ClientError, NoCredentialsError
+    from botocore.exceptions import ClientError
 
     try:
         _client(filesystem.region, _endpoint(root)).put_object(
             Bucket=bucket, Key=name, Body=data, IfNoneMatch="*"
         )
-    except NoCredentialsError as e:
-        raise CannotError(str(e)) from e
     except ClientError as e:
         status = _status(e)
-        if status in _CANNOT:
+        if status in CANNOT:
             raise CannotError(str(e)) from e
         if status != _EXISTS:
             raise
@@ -55,16 +54,14 @@ def listed(filesystem: pafs.FileSystem, root: str, bucket: str, prefix: str) -> 
         CannotError: the store does not do it, or not for these credentials.
         ImportError: boto3 is not installed.
     """
-    from botocore.exceptions import ClientError, NoCredentialsError
+    from botocore.exceptions import ClientError
 
     pages = _client(filesystem.region, _endpoint(root)).get_paginator("list_objects_v2")
     try:
         for page in pages.paginate(Bucket=bucket, Prefix=prefix):
             yield from page.get("Contents", ())
-    except NoCredentialsError as e:
-        raise CannotError(str(e)) from e
     except ClientError as e:
-        if _status(e) in _CANNOT:
+        if _status(e) in CANNOT:
             raise CannotError(str(e)) from e
         raise
 
@@ -83,7 +80,14 @@ def _endpoint(url: str) -> str | None:
 @lru_cache(maxsize=16)
 def _client(region: str, endpoint: str | None) -> BaseClient:
     import boto3
+    from botocore import UNSIGNED
     from botocore.config import Config
 
-    config = Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=_TIMEOUT_S)
-    return boto3.session.Session().client("s3", region_name=region, endpoint_url=endpoint, config=config)
+    session = boto3.session.Session()
+    config = Config(
+        retries={"total_max_attempts": 1},
+        connect_timeout=10,
+        read_timeout=_TIMEOUT_S,
+        signature_version=None if session.get_credentials() else UNSIGNED,  # as pyarrow does: public buckets
+    )
+    return session.client("s3", region_name=region, endpoint_url=endpoint, config=config)

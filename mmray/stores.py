@@ -17,8 +17,6 @@ from mmray import azure, gcs, s3
 from mmray.errors import CannotError
 from mmray.remote import version_in
 
-_CANNOT = (400, 401, 403, 405, 501)  # the client has no credentials that count, or the store no such request
-
 
 def create(filesystem: pafs.FileSystem, url: str, path: str, data: bytes) -> bool:
     """Make an object, if there is none of that name.
@@ -81,7 +79,7 @@ def listed(filesystem: pafs.FileSystem, url: str, path: str) -> Iterator[Listed]
     except ImportError as e:
         raise CannotError(str(e)) from e
     except gcs.AnswerError as e:
-        if e.status_code in _CANNOT:
+        if e.status_code in s3.CANNOT:
             raise CannotError(str(e)) from e
         raise
 
@@ -90,7 +88,7 @@ def _on_gcs(_: pafs.FileSystem, url: str, bucket: str, name: str, data: bytes) -
     try:
         return gcs.create(url, bucket, name, data)
     except gcs.AnswerError as e:
-        if e.status_code in _CANNOT:
+        if e.status_code in s3.CANNOT:
             raise CannotError(str(e)) from e
         raise
 
@@ -104,7 +102,7 @@ def _on_azure(_: pafs.FileSystem, url: str, bucket: str, name: str, data: bytes)
     except FileExistsError:
         return False
     except HttpResponseError as e:
-        if e.status_code in _CANNOT:
+        if e.status_code in s3.CANNOT:
             raise CannotError(str(e)) from e
         raise
     return True

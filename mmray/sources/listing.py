@@ -68,7 +68,8 @@ def take_listing(inputs: Sequence[str], known: Iterable[Shard] = ()) -> Listing:
     threads = THREADS if is_local else REQUESTS
     see, found = partial(_see, known=before), expanded.found
     some = _to_look_at(found)
-    listed = _listed([one.file for i, one in enumerate(found) if i not in some])
+    rest = (one for i, one in enumerate(found) if i not in some)
+    listed = _listed([one.file for one in rest if not _is_known(before.get(one.place.url), _told(one))])
     seen = list(
         in_parallel(
             lambda i: see(found[i], opens=i in some, listed=listed.get(found[i].file.url)),
@@ -170,10 +171,10 @@ def _see(
         return _Seen(found, ("folder", place.filesystem.type_name, path), hint, found.state)
     key: tuple[object, ...] = (place.filesystem.type_name, _spelled(place.path), found.size, found.mtime_ns)
     try:
-        now = State(found.size, trusted_mtime(found.mtime_ns))
+        now = _told(found)
         if place.is_local:
             now, key = stat_file(file.path)
-        if earlier and earlier.state and earlier.state.is_surely(now):
+        if earlier and earlier.state and _is_known(earlier, now):
             kind = Kind(earlier.format, earlier.compression)
             return _Seen(found, (*key, earlier.state.version), kind, earlier.state)
         if not opens:
@@ -190,6 +191,15 @@ def _see(
         return _Seen(found, (*key, state.version), told or hint, state, is_shard=told is not None)
     kind, fault = by_bytes(head, hint) if file == place else (hint, "")
     return _Seen(found, (*key, state.version), kind, state, fault and f"{place}: {fault}")
+
+
+def _told(found: Found) -> State:
+    """What a store's listing tells of a file."""
+    return State(found.size, trusted_mtime(found.mtime_ns))
+
+
+def _is_known(earlier: Shard | None, now: State) -> bool:
+    return bool(earlier and earlier.state and earlier.state.is_surely(now))
 
 
 def _spelled(path: str) -> str:

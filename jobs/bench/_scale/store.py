@@ -65,7 +65,7 @@ class _Store:
             return self._listing(parse_qs(parts.query))
         if not parts.path.endswith(".tar"):
             return b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
-        tag = f'"{hash(parts.path) & (1 << 64) - 1:016x}"'
+        tag = f'"{_tag(parts.path)}"'
         size, span = len(self._content), headers.get("range", "")
         first, last = 0, size - 1
         if span:
@@ -82,9 +82,9 @@ class _Store:
         first = int(query.get("continuation-token", ["0"])[0])
         last = min(first + PAGE, self._shards)
         files = "".join(
-            f"<Contents><Key>in/{i // PAGE:04d}/t-{i:07d}.tar</Key><LastModified>{_TIME[0]}</LastModified>"
-            f"<Size>{len(self._content)}</Size></Contents>"
-            for i in range(first, last)
+            f"<Contents><Key>{key}</Key><LastModified>{_TIME[0]}</LastModified><ETag>&quot;{_tag(f'/b/{key}')}"
+            f"&quot;</ETag><Size>{len(self._content)}</Size></Contents>"
+            for key in (f"in/{i // PAGE:04d}/t-{i:07d}.tar" for i in range(first, last))
         )
         more = f"<NextContinuationToken>{last}</NextContinuationToken>" if last < self._shards else ""
         text = (
@@ -94,6 +94,11 @@ class _Store:
         ).encode()
         head = f"HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nContent-Length: {len(text)}\r\n\r\n"
         return head.encode() + text
+
+
+def _tag(path: str) -> str:
+    """An ETag."""
+    return f"{hash(path) & (1 << 64) - 1:016x}"
 
 
 async def _serve(store: _Store, told: Connection) -> None:
