@@ -1,7 +1,7 @@
-"""A second bundle answers a share of a run's records as well: how often do both decide alike, slice by slice?
+"""A second bundle answers a share of a run's records as well: how often do both give the same label?
 
-What the run writes is the first bundle's alone. A record that the second one cannot use is counted apart, and
-stops nothing.
+The run writes the answers of the first bundle only. Records that the second one cannot use are counted
+separately and do not stop the run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Canary:
     Args:
         predict: the second bundle's model.
         preprocess: its preprocessing.
-        share: of the records, the same ones whenever they are run.
+        share: of the records; every run picks the same ones.
     """
 
     predict: Predictor
@@ -81,7 +81,7 @@ def check_canary(first: Bundle, options: CanaryOptions) -> None:
         second.check_variant(options.variant)
     if not set(first.labels) & set(second.labels):
         raise ConfigError(
-            f"canary.bundle: {second.path} and {first.path} have no label in common, so that their answers "
+            f"canary.bundle: {second.path} and {first.path} have no label in common, so their answers "
             "cannot be compared; name a bundle of the same task"
         )
 

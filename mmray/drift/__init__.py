@@ -1,8 +1,8 @@
-"""Whether records are still like those that a model was chosen with: told from counts, seldom falsely.
+"""Drift: whether records are still like those that a model was chosen with. Compares counts.
 
-A bundle keeps a reference: how often each thing occurred that is watched (label, confidence, modalities,
-length of text and sound, features) among records of its tune split. A run or a server counts the same things
-of its own records and compares.
+A bundle keeps a reference: how often each watched value (label, confidence, modalities, length of text and
+sound, features) occurred among the records of its tune split. A run or a server counts the same values of its
+own records and compares. False alarms are rare (`mmray.drift.watch`).
 """
 
 from mmray.drift.reference import REFERENCE, Reference, Sketch, VariantReference, reference_of

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-_SCREEN = 3.0  # standard deviations: what is nearer to its mean is not worth an exact figure
+_SCREEN = 3.0  # standard deviations: nearer to the mean, no exact figure is needed
 
 Numbers = npt.NDArray[np.int64]
 
@@ -40,7 +40,7 @@ def chances(new: Numbers, new_records: int, old: Numbers, old_records: int) -> n
 
 
 def _tail(happened: int, drawn: int, pooled: int, records: int) -> float:
-    """The chance of `happened` or what is further from the mean, on its side.
+    """The chance of `happened` or of any count further from the mean on the same side.
 
     Args:
         happened: how many of the drawn ones have it.

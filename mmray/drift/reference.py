@@ -1,8 +1,8 @@
-"""What a bundle keeps of its tune split for comparison: counts in fixed bins. reference.json in the bundle.
+"""The reference of a bundle: counts of its tune split in fixed bins. reference.json in the bundle.
 
-The bins and the directions of the features are laid out by a quarter of the records; the other three
-quarters are counted in them. So the bins are given for these counts as for those of a run, and an exact test
-may compare the two.
+A quarter of the records decides the bins and the directions of the features; the other three quarters are
+counted in them. So the bins depend neither on these counts nor on those of a run, and an exact test may
+compare the two.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from mmray.drift.values import Values, names_of
 from mmray.preprocess.spec import PreprocessSpec
 
 REFERENCE = "reference.json"  # in the bundle; older ones have none
-LEAST_RECORDS = 40  # with fewer nothing could be told
-MOST_RECORDS = 4000  # more tell little more, and cost time
+LEAST_RECORDS = 40  # with fewer, no test would show anything
+MOST_RECORDS = 4000  # more add little and cost time
 
 _BINS = 10  # of sizes
-_NAMED = 100  # kinds that are told apart; all others are one
+_NAMED = 100  # kinds with a bin each; all others share one
 _DIRECTIONS, _DIRECTION_BYTES = 8, 48 << 10
 
 
@@ -89,7 +89,7 @@ class Reference(BaseModel):
         return np.stack([row / np.linalg.norm(row) for row in rows], axis=1)
 
     def to_json(self) -> str:
-        """For the file; without what is as it is by default."""
+        """For the file; defaults are left out."""
         return self.model_dump_json(exclude_defaults=True)
 
     def only(self, variants: Sequence[str]) -> Reference:
@@ -101,7 +101,7 @@ class Reference(BaseModel):
 def reference_of(
     layout: Values, counted: Values, records: int, spec: PreprocessSpec, labels: list[str]
 ) -> VariantReference:
-    """Count values in bins that others lay out.
+    """Count values in bins that other records decide.
 
     Args:
         layout: of the records that decide the bins.

@@ -1,4 +1,4 @@
-"""What a stage of a model saw of some records: all that a sketch may be made of."""
+"""What a stage of a model saw of some records; sketches are made from this."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pyarrow as pa
 
 from mmray.schema import Modality
 
-#: Column that may be added to TENSORS: bool, true of a row that is no record that arrived.
+#: Column that may be added to TENSORS: bool, true for a row that is not a record that arrived.
 UNWATCHED = "unwatched"
 
 
 class Batch(NamedTuple):
-    """Rows that were run together, what came of them, and which of them have their answer now."""
+    """Rows that were run together, their outputs, and which of them have their answer now."""
 
     rows: npt.NDArray[np.int64]  # [n], of the table
     outputs: Mapping[str, npt.NDArray[np.generic]]  # of each output the values of these rows
@@ -32,7 +32,7 @@ class Seen:
     rows: npt.NDArray[np.int64]  # [n], which of them
     outputs: Mapping[str, npt.NDArray[np.generic]]  # "scores", calibrated, [n, C]; "features" [n, D]
     leaves: npt.NDArray[np.bool_]  # [n]
-    takes: Collection[Modality]  # what the stage looks at that none before it did
+    takes: Collection[Modality]  # modalities that the stage is the first to look at
     stage: int = 1  # of a cascade, from 1
     stages: int = 1
 
@@ -47,13 +47,13 @@ class Seen:
         stage: int,
         stages: int,
     ) -> Seen | None:
-        """All batches of a table in one; None where no row of them counts.
+        """All batches of a table in one; None if none of their rows counts.
 
         Args:
             tensors: the table.
             batches: of its rows.
-            counts: [rows of the table], which count at all; of our own making none does.
-            takes: as of this class, as are the others.
+            counts: [rows of the table], which rows count; rows that we made ourselves do not.
+        takes: as in this class; so are the other arguments.
         """
         if UNWATCHED in tensors.column_names:
             counts = counts & ~tensors[UNWATCHED].to_numpy()
@@ -71,7 +71,7 @@ class Seen:
 
 
 class Watcher(Protocol):
-    """Who is told what stages see."""
+    """Gets what stages see."""
 
     def see(self, seen: Seen | None) -> None:
         """Some rows of a table, at one stage; None: none of them counts."""

@@ -1,4 +1,4 @@
-"""What is watched of a record: a few numbers, made of what a run has at hand anyway."""
+"""What is watched of a record: a few numbers, computed from what a run has in memory anyway."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mmray.drift.seen import Seen
 from mmray.preprocess.spec import PreprocessSpec
 from mmray.schema import TENSOR_OF, Modality, set_name
 
-#: By name a number of each record; NaN where a record has none, as the length of a text that is not there.
+#: By name, a number for each record; NaN if a record has none, such as the length of a missing text.
 Values = Mapping[str, npt.NDArray[np.float64]]
 
 MODALITIES, LABEL, CONFIDENCE, LEAVES = "modalities", "label", "confidence", "answered early"
 TOKENS, SECONDS, FEATURE = "tokens of text", "seconds of sound", "direction {} of the features"
 
-_DECIMALS = 4  # of a confidence: what another machine computes a little otherwise must not change its bin
+_DECIMALS = 4  # of a confidence: small differences between machines must not change its bin
 
 
 def values_of(seen: Seen, spec: PreprocessSpec, directions: npt.NDArray[np.float32]) -> Values:
@@ -34,7 +34,7 @@ def values_of(seen: Seen, spec: PreprocessSpec, directions: npt.NDArray[np.float
         directions: [D, K], as the reference has them; K may be 0.
 
     Returns:
-        By name float64 [n]; names of a later stage end with its number.
+        Float64 [n] by name; names of a later stage end with its number.
     """
     rows, tensors = seen.rows, seen.tensors
     found: dict[str, npt.NDArray[np.float64]] = {}
@@ -61,7 +61,7 @@ def values_of(seen: Seen, spec: PreprocessSpec, directions: npt.NDArray[np.float
 
 
 def names_of(name: str, spec: PreprocessSpec, labels: list[str]) -> list[str] | None:
-    """What the numbers 0, 1, … stand for where they are of kinds; None where they are sizes."""
+    """The kinds that the numbers 0, 1, … stand for; None if the numbers are sizes."""
     match name.partition(" (stage")[0]:
         case "modalities":
             flags = np.arange(1 << len(spec.modalities))[:, None] >> np.arange(len(spec.modalities)) & 1
@@ -74,7 +74,7 @@ def names_of(name: str, spec: PreprocessSpec, labels: list[str]) -> list[str] | 
 
 
 def _is_there(tensors: pa.Table, modality: Modality) -> npt.NDArray[np.int64]:
-    """1 where a record has a modality, as a tensor or as bytes that are left for later."""
+    """1 where a record has a modality, as a tensor or as bytes to be decoded later."""
     there = pc.or_(pc.is_valid(tensors[TENSOR_OF[modality]]), pc.is_valid(tensors[modality]))
     found: npt.NDArray[np.int64] = there.to_numpy().astype(np.int64)
     return found

@@ -1,4 +1,4 @@
-"""Compares counts with a reference again and again, and seldom raises a false alarm.
+"""Compares counts with a reference repeatedly; the chance of ever raising a false alarm is bounded.
 
 Windows of 128 records, and of twice, four times, … as many, are tested as they close: each bin of kinds, and
 of sizes each share up to an edge (the distance of Kolmogorov and Smirnov at fixed points), by Fisher's exact
@@ -25,7 +25,7 @@ from mmray.drift.exact import Numbers, chances
 from mmray.drift.reference import Sketch, VariantReference
 from mmray.drift.window import Counts, bins_of
 
-ALPHA = 0.01  # that a watch ever raises a false alarm
+ALPHA = 0.01  # probability that a watch ever raises a false alarm
 WINDOW = 128  # records
 LEVELS = 8  # the longest window has 128 x 2^7 = 16,384 records
 
@@ -40,15 +40,15 @@ class Alarm:
     found: float  # share of the window's
     window: int  # records of the window
     after: int  # records that were watched until then
-    false_alarm: float  # most probability that a watch without a shift ever raises one as sure as this
+    false_alarm: float  # bound of the chance of ever raising an alarm as clear as this without a shift
     psi: float  # of the sketch, see `stability_index`
 
     def __str__(self) -> str:
-        """For people, as a warning."""
+        """The text of a warning."""
         return (
             f"these records are not like those of the tune split: {self.sketch} {self.event}: "
             f"{self.found:.1%} of the last {self.window:,}, {self.reference:.1%} there (population stability "
-            f"index {self.psi:.2f}; chance of a false alarm as sure as this: {self.false_alarm:.1g}); "
+            f"index {self.psi:.2f}; chance of such a false alarm: {self.false_alarm:.1g}); "
             "accuracy, thresholds and bounds of the scorecard need not hold for them"
         )
 
@@ -96,14 +96,14 @@ class Watch:
         self._old = {name: np.array(sketch.counts, np.int64) for name, (sketch, _) in self._bins.items()}
         size = sum(len(counts) for counts in self._old.values())
         self._open = np.zeros(size, np.int64)
-        # Of each length the window that waits for another one.
+        # By length, the window that waits for its pair.
         self._waiting: list[Counts | None] = [None] * LEVELS
         self._whole = np.zeros(size, np.int64)
         self._tests = 0
         self._alarm: Alarm | None = None
 
     def add(self, counts: Counts) -> None:
-        """Records that were seen since the last ones."""
+        """Records seen since the last call."""
         self._open += counts
         self._whole += counts
         if self._open[self._clock].sum() >= self._window:
@@ -120,7 +120,7 @@ class Watch:
         return self._alarm
 
     def finish(self) -> None:
-        """No more will come: test all of them together, once, so that few records are tested, too."""
+        """The source has ended: test all records together, once, so that a short run is tested too."""
         if self._open.any() or self._tests:
             self._test(self._whole)
 
@@ -133,7 +133,7 @@ class Watch:
         return Drift(int(self._whole[self._clock].sum()), self._tests, self._alarm, psi)
 
     def _close(self) -> None:
-        """Test the open window; two of a length make one of twice the length, which is tested as well."""
+        """Test the open window; two of a length make one of twice the length, tested as well."""
         closed, self._open = self._open, np.zeros_like(self._open)
         for level in range(LEVELS):
             self._test(closed)

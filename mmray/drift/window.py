@@ -1,4 +1,4 @@
-"""Counts of the records of a while, in the bins of a reference: one array, which can be added to another."""
+"""Counts of records in the bins of a reference: one array, which can be added to another."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Counts = npt.NDArray[np.int64]
 
 
 class Sketcher:
-    """Counts what stages of a model see. For one thread; `twin` gives another one its own.
+    """Counts what stages of a model see. For one thread; `twin` makes one for another thread.
 
     Args:
         reference: of the bundle.
@@ -48,7 +48,7 @@ class Sketcher:
                 self._counts[bins] += np.bincount(places, minlength=len(sketch.counts))
 
     def take(self) -> Counts | None:
-        """What was counted since this was asked; None: nothing."""
+        """Counts since the last call; None: nothing was counted."""
         if not self._counts.any():
             return None
         taken = self._counts.copy()
@@ -57,7 +57,7 @@ class Sketcher:
 
 
 def bins_of(sketches: tuple[Sketch, ...]) -> dict[str, tuple[Sketch, slice]]:
-    """By name each sketch, and where its bins are in the counts."""
+    """Each sketch by name, and where its bins are in the counts."""
     found, start = {}, 0
     for sketch in sketches:
         found[sketch.name] = sketch, slice(start, start + len(sketch.counts))

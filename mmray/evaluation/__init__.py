@@ -1,6 +1,6 @@
 """What a model answers to records of a known split, and how often it is right.
 
-Stands below everything that makes or judges a bundle: import, variants and training count alike.
+Import, variants and training all use it, so they count in the same way.
 """
 
 from mmray.evaluation.outputs import LabelledTensors, Outputs, Runs, run_outputs, whole_outputs

@@ -23,7 +23,7 @@ _ANCHORS, _TEMPERATURE = 64, 0.1  # of the decisions of a model without labels
 
 
 class Runs(Protocol):
-    """What answers as a loaded graph does."""
+    """Anything that can be called like a loaded graph."""
 
     @property
     def wants_padding(self) -> bool:
@@ -65,9 +65,9 @@ class LabelledTensors:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a graph gave for N rows: K records, each with subsets of the modalities that it has."""
+    """Outputs of a graph for N rows: K records, each with subsets of its modalities."""
 
-    scores: npt.NDArray[np.float32]  # [N, C]; of a model without labels, of being most like each of C anchors
+    scores: npt.NDArray[np.float32]  # [N, C]; without labels: of being most like each of C anchors
     present: npt.NDArray[np.bool_]  # [N, M]
     whole: npt.NDArray[np.bool_]  # [N], true on a record as it is, false on one with fewer modalities
     labels: npt.NDArray[np.intp]  # [N], class of each row; -1 where it is not known
@@ -118,7 +118,7 @@ def _outputs(engine: Runs, records: LabelledTensors, batch_rows: int, work_: Ite
     has, work = records.present, list(work_)
     decisive = "scores" if records.classes else "features"
 
-    # A device sees one shape, whatever a record lacks.
+    # A device needs one shape, whatever modalities a record lacks.
     shaper = Shaper(job_ladder(records.spec, batch_rows), records.spec.modalities)
 
     def run(batch: _Batch) -> npt.NDArray[np.generic]:
@@ -151,7 +151,7 @@ def _outputs(engine: Runs, records: LabelledTensors, batch_rows: int, work_: Ite
 
 
 def _likeness(features: npt.NDArray[np.float32], records: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Decisions of a model that has no labels: which of a few other records is most like this one.
+    """Decisions of a model without labels: which of a few other records is most like this one.
 
     Softmax over the cosines of centred features with those of the anchors, rows of other records. A graph's
     rows are compared with its own anchors, as they are where features are searched.

@@ -1,4 +1,4 @@
-"""The records that variants are made, chosen and judged with: told apart by split, read by need."""
+"""The records that variants are made, chosen and judged with: assigned to splits, read when needed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from mmray.predictor import open_preprocessor
 from mmray.schema import meta_fields
 from mmray.sources import ReadOptions, list_shards, read
 
-_SCANNED_ROWS = 64  # a block while splits are told apart
-_READ_ROWS = 16  # a block of what is preprocessed
+_SCANNED_ROWS = 64  # rows of a block while splits are assigned
+_READ_ROWS = 16  # rows of a block while preprocessing
 _CALIBRATION_ROWS = 16  # records of one inference while ranges are collected
 
 
 class Records:
-    """Records of some shards by split. All JSON members are read at once, the rest when a split is.
+    """Records of some shards by split. JSON members are read at once, the rest when a split is used.
 
     Args:
         inputs: shards, as `mmray.sources.list_shards` takes them.
@@ -87,7 +87,7 @@ class Records:
         return self._labelled(pa.concat_tables(tables))
 
     def parts(self, split: Split, rows: int) -> Iterator[LabelledTensors]:
-        """The usable records of a split, `rows` at most, a few at a time, read as they are asked for."""
+        """The usable records of a split, at most `rows`, read and returned a few at a time."""
         yield from map(self._labelled, self.tensors(split, rows))
 
     def _labelled(self, tensors: pa.Table) -> LabelledTensors:
@@ -113,7 +113,7 @@ class Records:
         }
 
     def tensors(self, split: Split, rows: int | None = None) -> Iterator[pa.Table]:
-        """TENSORS of a split's records without errors, a few rows at a time, read as they are asked for.
+        """TENSORS of a split's records without errors, read and returned a few rows at a time.
 
         Args:
             split: of the records.
@@ -139,7 +139,7 @@ class Records:
     def none_of(self, split: Split) -> InputError:
         """The error for a split without a usable record."""
         return InputError(
-            f"{self._name}: no usable record of the split {split!r} there; give its shards, too, or state "
+            f"{self._name}: no usable record of the split {split!r}; add its shards, or state "
             'no "split" in any JSON member: then each record is assigned by the hash of its group'
         )
 

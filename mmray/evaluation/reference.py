@@ -1,4 +1,4 @@
-"""The reference of a bundle: what each of its variants makes of the tune split, as a run will count it."""
+"""The reference of a bundle: what each of its variants answers on the tune split, counted as in a run."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from mmray.evaluation.records import Records
 from mmray.predictor import Predictor
 
 _ROWS = 64  # of a table, as in a run
-_LAYOUT = 4  # one in so many groups lays out the bins, the others are counted in them
+_LAYOUT = 4  # one in so many groups decides the bins, the others are counted in them
 
 
 class _Collector:
-    """Keeps all that stages see, by the record."""
+    """Keeps everything that stages see, by record."""
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
@@ -36,8 +36,8 @@ def bundle_reference(bundle: Bundle, records: LabelledTensors) -> Reference | No
     """Run every variant that passed its gate over records, and count.
 
     Args:
-        bundle: that is to keep the reference.
-        records: of its tune split; of many a part, spread evenly.
+        bundle: that the reference is for.
+        records: of its tune split; of many, an evenly spread part is used.
 
     Returns:
         None where the records are too few.
@@ -74,7 +74,7 @@ def reference_from(bundle: Bundle, inputs: Sequence[str]) -> Reference | None:
 
 
 def _lay_out(groups: npt.NDArray[np.str_]) -> npt.NDArray[np.bool_]:
-    """Which records lay out the bins: whole groups, drawn, so that none is on both sides."""
+    """Which records decide the bins: whole groups, drawn at random, so that no group is on both sides."""
     names, of = np.unique(groups, return_inverse=True)
     drawn = np.random.default_rng(0).permutation(len(names))
     chosen: npt.NDArray[np.bool_] = drawn[of] < max(1, len(names) // _LAYOUT)

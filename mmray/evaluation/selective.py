@@ -1,15 +1,16 @@
-"""When to say nothing: the least score from which on few enough of a model's answers are wrong.
+"""Abstaining: the lowest score from which on few enough of a model's answers are wrong.
 
 Answering only where the confidence is high trades coverage, the share of records that are answered, for
 selective risk, the share of wrong ones among the answers (El-Yaniv & Wiener 2010, "On the foundations of
 noise-free selective classification"; Geifman & El-Yaniv 2017, "Selective classification for deep neural
-networks"). Thresholds are found on tune and looked at once on test.
+networks"). Thresholds are found on tune and checked once on test.
 
-For a wanted risk the threshold is lowered for as long as an upper bound of the risk keeps within it: fixed
+For a wanted risk the threshold is lowered as long as an upper bound of the risk stays within it: fixed
 sequence testing, which needs no correction for the thresholds before (Angelopoulos et al. 2021, "Learn then
-Test", section 2.3). The first that is tried is the highest at which the bound would still keep within the
-risk with one wrong answer; above it, chance alone would decide. Neither the thresholds nor where to begin
-depend on which answers are right, but for the temperatures, which are fitted on the same records.
+Test", section 2.3). The first that is tried is the highest at which the bound would still stay within the
+risk with one wrong answer; above it, chance alone would decide. Neither the thresholds nor the
+first one depend on which answers are right, except through the temperatures, which are fitted on the same
+records.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from mmray.stats.intervals import Clusters
 
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
 NOT_ENOUGH = "not enough records"
-TOO_OFTEN_WRONG = "even the surest answers are wrong too often"
+TOO_OFTEN_WRONG = "even the most confident answers are wrong too often"
 _CONFIDENCE = 0.95  # of each bound, one-sided; of intervals on test, two-sided
 _POINTS = 40
 
@@ -42,8 +43,8 @@ class Point:
     threshold: float
     coverage: float  # share of the records that are answered
     risk: float  # share of the answers that are wrong
-    bound: float  # of that share among all such records, upper
-    least_bound: float  # the same if only one answer were wrong
+    bound: float  # upper bound of that share among all such records
+    least_bound: float  # the same bound if only one answer were wrong
 
     def as_dict(self) -> dict[str, float]:
         """For JSON."""
@@ -58,14 +59,14 @@ class Judged:
     fields: dict[str, Any]  # `temperatures` and `selective` of `mmray.bundle.Variant`
 
 
-#: Of a variant that nobody asked.
+#: For a variant whose answers were not judged.
 NOTHING = Judged({}, {})
 
 
 def risk_coverage(
     confidence: npt.NDArray[np.float32], right: npt.NDArray[np.bool_], groups: npt.NDArray[np.str_]
 ) -> list[Point]:
-    """The risk-coverage curve in at most 40 points, from the surest records on to all of them.
+    """The risk-coverage curve in at most 40 points, from the most confident records to all of them.
 
     Args:
         confidence: [N], at least one.
@@ -79,7 +80,7 @@ def risk_coverage(
 
 
 def lowest_threshold(curve: Sequence[Point], risk: float) -> Point | str:
-    """The lowest threshold that keeps within the risk together with all higher ones, or why there is none.
+    """The lowest threshold that stays within the risk, as do all higher ones; or why there is none.
 
     Args:
         curve: of `risk_coverage`.
@@ -93,13 +94,13 @@ def lowest_threshold(curve: Sequence[Point], risk: float) -> Point | str:
 
 
 def judge_selective(tune: Outputs, test: Outputs, *, already: Mapping[str, float] | None = None) -> Judged:
-    """Calibrate a variant and find its thresholds on tune, and see on test how they do.
+    """Calibrate a variant, find its thresholds on tune, and measure them on test.
 
     Args:
         tune: outputs on records of the tune split, better also with fewer modalities than they have.
         test: likewise.
-        already: temperatures that the scores already went through, as those of a cascade, whose stages need
-            theirs to decide; then none are fitted.
+        already: temperatures already applied to the scores, as in a cascade, whose stages need them to
+            decide; then none are fitted.
     """
     temperatures = fit_temperatures(tune) if already is None else dict(already)
     before, labels, _ = _whole(test, {})

@@ -1,8 +1,7 @@
-"""Three splits, always: train for weights and ranges, tune for every choice, test for the verdict alone.
+"""Three splits, always: train for weights and ranges, tune for every choice, test for the verdict only.
 
-What a record's JSON member states under `split` counts. Where no record states any, groups are drawn by the
-hash of their name, so that the same records fall on the same sides wherever they are read, and records of one
-group never lie on two.
+`split` in a record's JSON member decides. If no record states one, groups are assigned by the hash of their
+name: the same records are in the same split on every machine, and records of one group are never in two.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ import numpy.typing as npt
 Split = Literal["train", "tune", "test"]
 
 SPLITS: tuple[Split, ...] = ("train", "tune", "test")
-#: What people call them.
+#: Other names for them.
 _NAMES: dict[str, Split] = {
     **{"train": "train", "training": "train", "tune": "tune", "test": "test", "testing": "test"},
     **dict.fromkeys(("val", "valid", "validation", "dev"), "tune"),
 }
 _TEST, _TUNE = 0.2, 0.2  # shares of the groups where nothing is stated
 _TUNE_OF_TRAIN = 0.25  # where train and test are stated, and no tune
-_LEFT_OUT = ""  # of the splits: a name that is none of them
+_LEFT_OUT = ""  # for records that state another name
 
 AS_STATED = "as the records state"
 BY_HASH = "by the hash of the group: 60 % train, 20 % tune, 20 % test"
@@ -34,13 +33,13 @@ TUNE_OF_TRAIN = "as the records state; a quarter of the groups of train, by thei
 
 @dataclass(frozen=True)
 class Assigned:
-    """On which side each of N records lies, and by which rule."""
+    """The split of each of N records, and by which rule."""
 
     of: npt.NDArray[np.str_]  # [N], one of SPLITS; empty where the record states another name
     rule: str
 
     def counts(self, groups: npt.NDArray[np.str_]) -> dict[str, Any]:
-        """For the scorecard: the rule, records and groups of each split, and groups that lie in two."""
+        """For the scorecard: the rule, records and groups of each split, and groups that are in two."""
         card: dict[str, Any] = {"rule": self.rule}
         for split in SPLITS:
             rows = self.of == split
@@ -63,8 +62,8 @@ def assign(stated: Sequence[object], groups: Sequence[str]) -> Assigned:
         groups: [N].
 
     Returns:
-        A record that states no split goes with the others of its group that do, else by the group's hash.
-        Where train and test are stated and no tune, a quarter of the groups of train become tune.
+        A record that states no split goes with the records of its group that do, or else by the group's hash.
+    If train and test are stated but not tune, a quarter of the groups of train become tune.
     """
     found = [_LEFT_OUT if name is None else _NAMES.get(str(name).lower(), _LEFT_OUT) for name in stated]
     silent = [name is None for name in stated]
@@ -90,6 +89,6 @@ def _drawn(group: str) -> Split:
 
 
 def _hash(group: str) -> float:
-    """A number in [0, 1) that depends on the name alone."""
+    """A number in [0, 1) that depends only on the name."""
     digest = hashlib.sha256(group.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

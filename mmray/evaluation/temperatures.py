@@ -1,4 +1,4 @@
-"""Scores that are as often right as they say: temperatures, fitted on tune, and how far off scores are."""
+"""Calibration: temperatures, fitted on tune, and how far scores are from the share that is right."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmray.schema import set_name
 LEAST_ROWS = 30
 _LOG_TEMPERATURES = (-2.0, 2.0)
 _BINS = 10
-_TINY = 1e-12  # what a score counts as at least, so that a zero does not make the loss infinite
+_TINY = 1e-12  # lower limit of a score, so that a zero does not make the loss infinite
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def fit_temperature(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.intp
 def fit_temperatures(tune: Outputs) -> dict[str, float]:
     """The temperature of each set of modalities with enough labelled rows.
 
-    Records that were left with fewer modalities count like those that never had more.
+    Records from which modalities were removed count like those that never had them.
 
     Returns:
         By set, as "image+text"; empty where the scores are no softmax of logits, whose rows sum to 1.
@@ -75,7 +75,7 @@ def calibration_error(
     The expected calibration error is the mean over bins of |share right - mean score of the best class| (Guo
     et al. 2017, section 2), with as many records in each bin (Nguyen & O'Connor 2015, "Posterior calibration
     and exploratory analysis for natural language processing models", section 4). With few records it is too
-    large: by chance alone, a bin of ten that is right in 80 % is off by .1.
+    large: by chance alone, a bin of ten records, 80 % of them right, is off by .1.
 
     Args:
         scores: [N, C], rows sum to 1.

@@ -1,4 +1,4 @@
-"""ONNX graphs that take packed modalities: exported from torch, cleaned, and proved equal to their model."""
+"""ONNX graphs that take packed modalities: exported from torch, cleaned, and checked against their model."""
 
 from mmray.graphs.cases import batch_cases, golden_records, keep, mixed_rows
 from mmray.graphs.cleaning import clean, needed, taken_by

@@ -1,4 +1,4 @@
-"""Batches of every kind that a graph must serve: it is proved and timed on them, and gets golden inputs."""
+"""Batches of every kind that a graph must handle. Parity checks, timings and golden inputs use them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST_BYTES = 2 << 20
 
 
 def batch_cases(sample: pa.Table, spec: PreprocessSpec) -> dict[str, Feeds]:
-    """Batches made of the sample's rows, by name.
+    """Batches made from the sample's rows, by name.
 
     Args:
         sample: rows of TENSORS without errors, at least one.
@@ -48,10 +48,10 @@ def mixed_rows(sample: pa.Table, spec: PreprocessSpec) -> pa.Table:
 
 
 def golden_records(records: pa.Table, sample: pa.Table, spec: PreprocessSpec) -> pa.Table:
-    """The bytes that the first rows of the batch "mixed" were made of, for a bundle's golden.parquet.
+    """The bytes of the first rows of the batch "mixed", for a bundle's golden.parquet.
 
     Args:
-        records: RECORDS, row by row what the sample was made of.
+        records: RECORDS that the sample was made from, row by row.
         sample: rows of TENSORS without errors.
         spec: what the graph takes.
 

@@ -19,7 +19,7 @@ def clean(proto: onnx.ModelProto) -> None:
         onnx.checker.ValidationError: the graph is not valid.
     """
     graph = proto.graph
-    del graph.value_info[:]  # inferred shapes that quantization would find contradicted
+    del graph.value_info[:]  # inferred shapes, which quantization would contradict
     _drop_unused(graph)
     _split_shared(graph)
     for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
@@ -32,7 +32,7 @@ def clean(proto: onnx.ModelProto) -> None:
 def needed(
     nodes: Sequence[onnx.NodeProto], wanted: Collection[str], given: Collection[str] = ()
 ) -> list[onnx.NodeProto]:
-    """Those of the nodes that make the wanted tensors, where some others are given; in their order."""
+    """The nodes that compute the wanted tensors from given ones, in their order."""
     waiting = set(wanted)
     found = []
     for node in reversed(nodes):
@@ -50,12 +50,12 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
 
 
 def _used(graph: onnx.GraphProto) -> set[str]:
-    """Names that nodes take, those of subgraphs included, and the graph's outputs."""
+    """Names of the inputs of all nodes, those in subgraphs included, and of the graph's outputs."""
     return {output.name for output in graph.output}.union(*(taken_by(node) for node in graph.node))
 
 
 def taken_by(node: onnx.NodeProto) -> set[str]:
-    """Names that a node takes, those that its subgraphs take included."""
+    """Names of a node's inputs, those of its subgraphs included."""
     inner = [
         graph
         for attribute in node.attribute
@@ -65,7 +65,7 @@ def taken_by(node: onnx.NodeProto) -> set[str]:
 
 
 def _split_shared(graph: onnx.GraphProto) -> None:
-    """A tensor of its own for each input of `_OWN` that several nodes share."""
+    """Give each node its own copy of an input of `_OWN` that several nodes share."""
     initializers = {i.name: i for i in graph.initializer}
     uses = Counter(name for node in graph.node for name in node.input)
     for number, node in enumerate(graph.node):

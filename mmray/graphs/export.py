@@ -27,7 +27,7 @@ _EXAMPLE = {
     "texts": 4,
     "tokens": 7,
     "patches": 5,
-}  # all differ: none is tied to another
+}  # all differ, so that no dimension is tied to another
 
 
 def export_graph(
@@ -35,7 +35,7 @@ def export_graph(
 ) -> None:
     """Write the model as an ONNX file with the inputs of `mmray.batching.pack`.
 
-    Free are the numbers of records, images, texts, tokens and patches; any of them but the first may be 0.
+    The numbers of records, images, texts, tokens and patches are dynamic; any but the first may be 0.
 
     Args:
         model: takes what `mmray.models.fused.FusedModel.forward` takes, by name, and gives `outputs`.
@@ -84,7 +84,7 @@ def export_graph(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's talk about its own internals: what matters is checked afterwards."""
+    """Without the exporter's log lines about its internals: the graph is checked afterwards."""
     with warnings.catch_warnings(), redirect_stdout(StringIO()):
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Is a graph equal to the model that it was made of? Shown on batches before anybody uses it."""
+"""Parity: whether a graph gives what the model it was exported from gives. Checked before first use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmray.models.threads import one_thread
 #: Largest difference between torch and ONNX Runtime, as a share of the output's largest value.
 TOLERANCE = 1e-4
 
-#: What another implementation of the model gives for a batch: arrays by the output's name.
+#: Another implementation of the model: from a batch to arrays by the output's name.
 Reference = Callable[[Feeds], Feeds]
 
 
@@ -42,7 +42,7 @@ def compare_with(reference: Reference, whose: str, graph: Path, cases: Mapping[s
         reference: gives every output of the graph.
         whose: what to call the reference.
         graph: ONNX file.
-        cases: batches by a name for people, as `mmray.batching.pack` makes them.
+        cases: batches by a readable name, as `mmray.batching.pack` makes them.
 
     Returns:
         The largest difference found, as a share of the output's largest value.
@@ -60,15 +60,15 @@ def compare_with(reference: Reference, whose: str, graph: Path, cases: Mapping[s
             if not difference <= TOLERANCE:  # also true for NaN
                 shapes = ", ".join(f"{key} {array.shape}" for key, array in feeds.items())
                 raise EngineError(
-                    f"{graph}: output {name!r} is off {whose}'s by {difference:.2g} on the batch {case!r} "
-                    f"({shapes}); the export changed the model"
+                    f"{graph}: output {name!r} differs from {whose}'s by {difference:.2g} on the "
+                    f"batch {case!r} ({shapes}); the export changed the model"
                 )
             worst = max(worst, difference)
     return worst
 
 
 def with_blank_rows(feeds: Feeds) -> Feeds:
-    """The batch with one blank row for each modality that has none: not every torch module takes none."""
+    """The batch with one blank row for each modality without rows: not every torch module takes zero rows."""
     filled = dict(feeds)
     for *names, row in INPUTS.values():
         if row in feeds and not len(feeds[row]):

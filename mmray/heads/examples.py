@@ -1,7 +1,7 @@
 """Labelled records for training a head: shards → the job's own preprocessing → features of frozen encoders.
 
-A record's JSON member says what it is: `label`; `caption_group` (without one a record is a group by itself);
-and `split` (see `mmray.evaluation.splits`).
+A record's JSON member states its `label`, `caption_group` (without one a record is a group by itself) and
+`split` (see `mmray.evaluation.splits`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mmray.preprocess.spec import PreprocessSpec
 from mmray.schema import Modality, meta_fields
 from mmray.sources import ReadOptions, Shard, read
 
-BATCH_ROWS = 16  # records encoded at once; a CPU gains nothing from more
+BATCH_ROWS = 16  # records encoded at once; more is no faster on a CPU
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Encoded:
     """What `encode` found."""
 
     examples: Examples
-    stated: list[object]  # `split` of each record's JSON member; None where there is none
+    stated: list[object]  # `split` of each record's JSON member; None if it has none
     sample: pa.Table  # TENSORS of the first labelled records, for golden inputs
     sample_records: pa.Table  # RECORDS that they were made of
     rejected: int  # records that preprocessing refused
@@ -145,7 +145,7 @@ def encode(
 def _encode_block(
     records: pa.Table, tensors: pa.Table, spec: PreprocessSpec, encoders: Mapping[Modality, Encoder]
 ) -> Encoded:
-    """What a block of RECORDS holds, with its TENSORS; the sample is all its labelled rows."""
+    """Labelled records of a block of RECORDS, from its TENSORS; the sample is all labelled rows."""
     is_good = pc.is_null(tensors["error"])
     good = tensors.filter(is_good)
     metas = [meta_fields(value) for value in good["meta"].to_pylist()]

@@ -35,7 +35,7 @@ class Score:
 
 
 def cross_validate(examples: Examples, folds: int, seed: int) -> dict[str, Score]:
-    """Score of each subset over grouped folds: a record is scored once, by a head that never saw its group.
+    """Score of each subset over grouped folds: a head scores only records of groups that it never saw.
 
     Args:
         examples: N records.

@@ -1,4 +1,4 @@
-"""What a stage of a model answers to each row of a table, and what it leaves open for the next one."""
+"""A stage's answers to the rows of a table, and the rows that it passes on to the next stage."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from mmray.schema import MODALITIES, TENSOR_OF, Modality, OutputColumns, meta_fi
 
 _PASSED = ("shard", "row", "key", "end", "offset", "length", "unread", "damaged", "alignment_error_ms")
 
-#: Column of what a stage leaves open: int32, the class that was answered already to a row which only goes on
-#: to be compared; null for the others.
+#: Column of the rows that a stage passes on: int32, the class already answered if the row goes on only to be
+#: compared; null for the others.
 EARLY = "early"
 
 
 class Step(NamedTuple):
-    """What one stage made of a table: rows with their answer or error, and rows that go on to the next."""
+    """Result of a stage for a table: rows with their answer or error, and rows for the next stage."""
 
     answered: pa.Table  # OUTCOMES
     answered_rows: npt.NDArray[np.int64]  # which rows of the table those are
-    open: pa.Table  # TENSORS, a column ``carried/…`` for each value that is handed on, and EARLY
+    open: pa.Table  # TENSORS, a column ``carried/…`` for each value that is passed on, and EARLY
     open_rows: npt.NDArray[np.int64]
 
 
 class Answers:
-    """Answers to the rows of a table of TENSORS, empty at first.
+    """Answers to the rows of a table of TENSORS; empty at first.
 
     Args:
         tensors: the rows.
@@ -46,7 +46,7 @@ class Answers:
         self._scores = np.zeros((rows, len(labels)), np.float32)
         self._features = np.zeros((rows, columns.features), np.float32)
         self._confidence = np.zeros(rows, np.float32)
-        #: Of each row: why it has no answer; None where nothing is wrong with it so far.
+        #: For each row, why it has no answer; None if it has no error so far.
         self.errors: list[dict[str, str] | None] = tensors["error"].to_pylist()
 
     def put(self, rows: npt.NDArray[np.int64], outputs: Feeds, confidence: npt.NDArray[np.float32]) -> None:
@@ -135,11 +135,11 @@ def _as_text(value: object) -> str | None:
     if value is None:
         return None
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text.encode("utf-8", "backslashreplace").decode()  # JSON may hold half a surrogate pair
+    return text.encode("utf-8", "backslashreplace").decode()  # JSON may contain half a surrogate pair
 
 
 def early_of(tensors: pa.Table) -> npt.NDArray[np.int32]:
-    """Of each row the class that was answered already; -1 where none was."""
+    """For each row, the class that was answered already; -1 if none was."""
     if EARLY not in tensors.column_names:
         return np.full(tensors.num_rows, -1, np.int32)
     found: npt.NDArray[np.int32] = pc.fill_null(tensors[EARLY], -1).to_numpy()
@@ -160,12 +160,12 @@ def hand_on(
     found: Feeds,
     early: npt.NDArray[np.int32],
 ) -> pa.Table:
-    """What goes on to the next stage: rows of a table, and in further columns what was found for them.
+    """Rows that go on to the next stage, with what was computed for them in further columns.
 
     Args:
         tensors: N rows.
         rows: those that go on.
-        found: values of all N rows that the stage hands on.
+        found: values of all N rows that the stage passes on.
         early: [N] class that was answered already, or -1.
     """
     table = tensors.take(rows)

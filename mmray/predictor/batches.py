@@ -1,8 +1,8 @@
-"""Batches of one stage's graph: rows laid ready and run, on a CPU as they are, on a device padded.
+"""Batches of one stage's graph: rows are packed and run; on a device they are padded.
 
-On a CPU a batch is as large as its rows; the graph is run on it, and that is all. On a device, or what stands
-in for one, it is padded to one of few shapes in buffers that stay (`mmray.shapes`, `mmray.engine.bound`), and
-the copies of one batch go on while the device computes another.
+On a CPU a batch has the size of its rows. On a device, or a stand-in for one, it is padded to one of few
+shapes in buffers that are reused (`mmray.shapes`, `mmray.engine.bound`), and one batch is copied while the
+device computes another.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from mmray.shapes import Batch, Ladder, Shape, Shaper
 
 
 class BatchRunner:
-    """Runs batches of a stage. For one thread; `twin` gives another one its own, on the same device.
+    """Runs batches of a stage. For one thread; `twin` makes one for another thread, on the same device.
 
     Args:
         stage: a loaded graph.
         spec: preprocessing of the model.
         golden: its golden inputs.
         device: what runs the graph.
-        batch_rows: most records of a batch, where there is no ladder.
+        batch_rows: maximum records of a batch, if there is no ladder.
         ladder: sizes of batches for a device; None: a CPU, which takes any.
     """
 
@@ -82,7 +82,7 @@ class BatchRunner:
         return [Batch(rows[chosen], None) for chosen in batches(wanted, self._batch_rows)]
 
     def _packed(self, tensors: pa.Table, batch: Batch) -> Callable[[], Feeds]:
-        """Lay the rows of a batch ready; what comes back runs them."""
+        """Pack the rows of a batch; the returned function runs them."""
         stage, rows, shape = self.stage, batch.rows, batch.shape
         handed_on = [name for name in stage.engine.inputs if name.startswith(CARRIED)]
         if shape is None:
@@ -109,7 +109,7 @@ class BatchRunner:
         return run_padded
 
     def _run_padded(self, shape: Shape, bound: Bound, rows: int) -> Feeds:
-        """Outputs of what lies in the buffers, cut back to its real rows."""
+        """Outputs for the contents of the buffers, without padding."""
         outputs: Feeds = {}
         copied_s = self._device.copy(bound.send, bound.sent_bytes)
         self._note(self._device.run(bound.compute, shape), shape)
@@ -118,7 +118,7 @@ class BatchRunner:
         return {name: values[:rows] for name, values in outputs.items()}
 
     def _bound(self, shape: Shape) -> Bound:
-        """Buffers of a shape. A device without memory for them is no fault of the records."""
+        """Buffers of a shape. If the device has no memory for them, that is not the records' fault."""
         if shape not in self._bounds:
             engine = self.stage.engine
             widths = {name: engine.width(name) for name in engine.inputs if name.startswith(CARRIED)}
@@ -147,10 +147,10 @@ class BatchRunner:
             self.occupied[f"used {name}"] += getattr(used, name)
 
     def _run_golden(self, shape: Shape | None) -> None:
-        """Run golden inputs the way of batches of a shape: same session, same buffers; as many as fit.
+        """Run golden inputs in the same session and buffers as batches of a shape; as many as fit.
 
         Raises:
-            ValueError: they come out otherwise than when the model was opened.
+            ValueError: the outputs differ from those when the model was opened.
         """
         golden = self.golden
         rows = fitting(golden.feeds, shape) if shape else []
@@ -165,7 +165,7 @@ class BatchRunner:
 
 
 def carried_rows(tensors: pa.Table, name: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
-    """Values [n, D] that an earlier stage handed on for rows of a table."""
+    """Values [n, D] that an earlier stage passed on for rows of a table."""
     column = tensors[name].combine_chunks()
     values: npt.NDArray[np.generic] = column.flatten().to_numpy(zero_copy_only=False)
     return values.reshape(len(column), -1)[rows]

@@ -1,9 +1,8 @@
-"""Rows of a table through one stage's graph, and whose fault it is where one of them gets no answer.
+"""Runs rows of a table through one stage's graph, and finds the cause if a row gets no answer.
 
-That is asked before anybody is blamed. A batch that fails, or gives what is not finite, is followed by the
-golden inputs on the same engine. If these fail, too, the engine or its device is at fault. If not, the batch
-is halved until the rows that fail are alone; and a row is blamed where it fails alone twice, while golden
-inputs succeed in between and at last.
+When a batch fails, or gives values that are not finite, the golden inputs are run on the same engine. If they
+fail too, the engine or its device is at fault. If not, the batch is halved until each failing row is alone. A
+row is blamed if it fails alone twice, while golden inputs succeed in between and at the end.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from mmray.predictor.batches import BatchRunner
 from mmray.schema import error
 from mmray.shapes import Batch, Shape
 
-# How ONNX Runtime, CUDA and its libraries say that there is no memory.
+# Messages of ONNX Runtime, CUDA and its libraries when memory runs out.
 _NO_MEMORY = re.compile(
     r"allocate memory|out of memory|bad_alloc|ALLOC_FAILED|ALLOCATION_FAILED", re.IGNORECASE
 )
 
 
 class Answered(NamedTuple):
-    """What a graph gave for n rows of a table."""
+    """Outputs of a graph for n rows of a table."""
 
     rows: npt.NDArray[np.int64]  # [n]
     present: npt.NDArray[np.bool_]  # [n, M], of the modalities that were seen
@@ -48,7 +47,7 @@ class _Suspect(NamedTuple):
     """A row that failed, in a batch of its own."""
 
     batch: Batch
-    failure: Exception | None  # what the engine raised; None: it gave what is not finite
+    failure: Exception | None  # what the engine raised; None: outputs were not finite
 
 
 @dataclass
@@ -60,23 +59,23 @@ class _Case:
 
 
 class _Tried(NamedTuple):
-    """What came of a batch."""
+    """Result of a batch."""
 
     outputs: Feeds  # and `present`; empty where the engine raised
-    finite: npt.NDArray[np.bool_]  # [n], whose outputs are numbers; none where the engine raised
+    finite: npt.NDArray[np.bool_]  # [n], rows whose outputs are finite; none if the engine raised
     failure: Exception | None  # what the engine raised
 
 
 class Runner(BatchRunner):
-    """Answers rows of a stage, or names what is at fault; its arguments are those of `BatchRunner`."""
+    """Answers rows of a stage, or says what is at fault; its arguments are those of `BatchRunner`."""
 
     def __call__(self, tensors: pa.Table, rows: npt.NDArray[np.int64]) -> Iterator[Answered | Failed]:
         """Run rows of a table of TENSORS that have no error.
 
-        The table also has a column ``carried/…`` for each value that an earlier stage handed on.
+        The table also has a column ``carried/…`` for each value that an earlier stage passed on.
 
         Raises:
-            EngineError: the engine or its device is at fault; what was answered of this table does not count.
+            EngineError: the engine or its device is at fault; answers for this table must not be used.
         """
         case = _Case()
         for batch in self._cut(tensors, rows):
@@ -85,7 +84,7 @@ class Runner(BatchRunner):
             yield from self._judge(tensors, case.suspects)
 
     def _infer(self, tensors: pa.Table, batch: Batch, case: _Case) -> Iterator[Answered | Failed]:
-        """A batch that fails is halved until the row that makes it fail is alone; its shape stays."""
+        """Halve a failing batch until the row that makes it fail is alone; the shape stays the same."""
         rows, tried = batch.rows, self._try(tensors, batch)
         if not tried.finite.all() and not case.is_open:
             self._ask_golden({batch.shape}, tried.failure)
@@ -102,8 +101,8 @@ class Runner(BatchRunner):
             yield from self._infer(tensors, batch._replace(rows=rows[half:]), case)
 
     def _judge(self, tensors: pa.Table, suspects: list[_Suspect]) -> Iterator[Answered | Failed]:
-        """Blame those that fail alone, twice, while the golden inputs succeed."""
-        for golden_runs in (1, 2):  # two at last: a device that fails every other time passes one by luck
+        """Blame the rows that fail alone twice, while the golden inputs succeed."""
+        for golden_runs in (1, 2):  # two at the end: a device that fails every other time passes one
             guilty = []
             for batch, _ in suspects:
                 tried = self._try(tensors, batch)
@@ -117,8 +116,9 @@ class Runner(BatchRunner):
                 self._ask_golden({suspect.batch.shape for suspect in guilty}, guilty[0].failure)
             suspects = guilty
         for batch, failure in suspects:
-            # The spec bounds what a record may need: a machine that cannot give it to one alone is too small,
-            # or too full. A reject would be for ever, and the next machine might have answered.
+            # The spec bounds the memory of a record. A machine that lacks it for a single record is too
+            # small, or its memory is in use. A reject would be permanent, but another machine may be able to
+            # answer.
             if failure and (of_machine(failure) or _NO_MEMORY.search(str(failure))):
                 raise EngineError(
                     f"{self.golden.where}: cannot run even one record: {one_line(failure)}; "
@@ -138,10 +138,10 @@ class Runner(BatchRunner):
         return Answered(rows[tried.finite], np.asarray(kept["present"][:, columns], np.bool_), kept)
 
     def _ask_golden(self, shapes: set[Shape | None], failure: Exception | None) -> None:
-        """Run the golden inputs the way of batches of these shapes.
+        """Run the golden inputs in the shapes of these batches.
 
         Raises:
-            EngineError: they fail, or come out otherwise than when the model was opened.
+            EngineError: they fail, or their outputs differ from those when the model was opened.
         """
         first = one_line(failure) if failure else f"{self.golden.decisive} that are not finite"
         try:
@@ -149,13 +149,13 @@ class Runner(BatchRunner):
                 self._run_golden(shape)
         except Exception as e:  # as in _try
             raise EngineError(
-                f"{self.golden.where}: its golden inputs fail, which were right when it was opened "
+                f"{self.golden.where}: its golden inputs fail, but succeeded when the model was opened "
                 f"({one_line(e)}); before that, a batch gave {first}; so the device or its engine is at "
-                "fault, and no record"
+                "fault, not a record; check the device, then run again"
             ) from e
 
     def _try(self, tensors: pa.Table, batch: Batch) -> _Tried:
-        # This is our work: what it raises is neither the engine's fault nor a record's.
+        # Our own code: its exceptions are neither the engine's fault nor a record's.
         run = self._packed(tensors, batch)
         try:
             outputs = run()

@@ -1,4 +1,4 @@
-"""What a bundle is opened as: its preprocessing and its stages, both proved on golden records first."""
+"""Opens a bundle: its preprocessing and its stages, both checked on golden records first."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def open_preprocessor(
     foreign_text: OnForeignText = "keep",
     align: AlignSpec | None = None,
 ) -> Preprocessor:
-    """The preprocessing that a bundle's model was trained with, once it is proved on its golden records.
+    """The preprocessing that a bundle's model was trained with, checked on its golden records.
 
     Raises:
         BundleError: a file of the bundle was altered.
-        EngineError: this machine makes something else of the golden records.
-        ConfigError: foreign texts are to be masked, and a package is missing that tells languages.
+        EngineError: this machine gives other tensors for the golden records.
+        ConfigError: foreign texts are to be masked, but the package that detects languages is missing.
     """
     remade(bundle, bundle.golden()[0])
     return Preprocessor(
@@ -55,12 +55,12 @@ def open_preprocessor(
 
 @dataclass(frozen=True)
 class Opened:
-    """The stages of a variant, loaded and proved on this machine."""
+    """The stages of a variant, loaded and checked on this machine."""
 
     variant: str
     runners: list[Runner]
     ladder: Ladder | None  # None: a CPU, which takes any shape
-    golden_difference: float  # largest one from the bundle's golden outputs
+    golden_difference: float  # largest difference from the bundle's golden outputs
 
 
 def open_runners(
@@ -106,7 +106,7 @@ def open_runners(
 
 
 def default_columns(bundle: Bundle, variant: str, abstain: Abstain) -> OutputColumns:
-    """The scores of every class, of a cascade its stages; features where the model has no labels.
+    """Scores of every class, and for a cascade its stages; features if the model has no labels.
 
     Raises:
         ConfigError: the bundle does not support the risk.

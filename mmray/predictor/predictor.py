@@ -26,27 +26,27 @@ from mmray.predictor.stage import StagePass, Told
 from mmray.schema import Modality, OutputColumns, outcomes
 from mmray.shapes import Ladder
 
-#: `Preprocessor.complete`, or what does the same.
+#: `Preprocessor.complete`, or a function that does the same.
 Complete = Callable[[pa.Table, Collection[Modality]], pa.Table]
 
 
 class Predictor:
-    """A bundle's model, ready: TENSORS in, OUTCOMES out. For one thread; `twin` gives another one its own.
+    """A bundle's model, ready: TENSORS in, OUTCOMES out. For one thread; `twin` makes one for another thread.
 
     Args:
         bundle: an opened bundle.
         variant: which compiled form; "auto" takes the one that this machine runs fastest.
         provider: where to run.
         threads: threads of one inference.
-        batch_rows: records of one inference on a CPU; None: what suits it.
-        ladder: sizes of batches; None: on a CPU any, on a device those of a job.
+        batch_rows: records of one inference on a CPU; None: a suitable number.
+        ladder: sizes of batches; None: any on a CPU, those of a job on a device.
         shared: whether other processes of this machine load the same graph; on the CPU they then share its
             weights.
-        shadow: share of the records that leave a cascade early that are run to the end as well.
-        columns: which optional columns to give; None gives the scores of every class, or the features where
-            the model has no labels, and of a cascade the stages.
-        abstain: share of the labels that may be wrong: where the score is too low for that, there is none;
-            "auto": as the bundle asks. Of no effect with `columns`, which have the least score.
+        shadow: share of a cascade's early exits that are run to the end as well.
+        columns: which optional columns to give; None gives the scores of every class, or the features if the
+            model has no labels, and for a cascade the stages.
+        abstain: share of the labels that may be wrong; a record whose score is too low gets no label.
+            "auto": as the bundle asks. Ignored with `columns`, which have the minimum score.
         device: what runs the graphs; None: one of its own.
         trace: beginning of the names of files into which ONNX Runtime writes the time of each node, see
             `end_traces`.
@@ -105,18 +105,18 @@ class Predictor:
             [stage.exits for stage in stages[:-1]], bundle.entry(self.variant).temperatures
         )
         self._shadow = shadow if len(stages) > 1 else 0.0
-        #: Told what each stage sees of the records that it answers; a bundle without a reference needs none.
+        #: Gets what each stage sees of its records; not needed for a bundle without a reference.
         self.watcher: Watcher | None = None
         if bundle.reference and self.variant in bundle.reference.variants:
             self.watcher = Sketcher(bundle.reference, self.variant, bundle.spec)
-        #: Seconds spent in "model" and "shadow"; whoever reports them may clear it.
+        #: Seconds spent in "model" and "shadow"; may be cleared after reporting.
         self.seconds: Counter[str] = Counter()
-        #: Records of a cascade: "left 1" and so on by stage, "shadowed", "agreed"; may be cleared likewise.
+        #: Records of a cascade: "left 1" and so on by stage, "shadowed", "agreed"; may be cleared, too.
         self.counts: Counter[str] = Counter()
 
     @property
     def later(self) -> tuple[Modality, ...]:
-        """Modalities that not every record needs: `Preprocessor.__call__` may leave them for later."""
+        """Modalities that not every record needs: `Preprocessor.__call__` may postpone their decoding."""
         return self._bundle.later(self.variant)
 
     @property
@@ -143,22 +143,22 @@ class Predictor:
         return other
 
     def take_drift(self) -> Counts | None:
-        """What the watcher counted since this was asked; None: nothing, or nothing is counted."""
+        """Counts of the watcher since the last call; None: nothing was counted, or there is no watcher."""
         return self.watcher.take() if isinstance(self.watcher, Sketcher) else None
 
     def keep_only(self, number: int) -> None:
-        """Keep the graph of one stage alone, counted from 1: the others run elsewhere."""
+        """Keep only the graph of one stage, counted from 1: the others run elsewhere."""
         for i, runner in enumerate(self._runners, start=1):
             if i != number:
                 runner.stage = replace(runner.stage, engine=None)  # type: ignore[arg-type]
 
     def close_exits(self) -> None:
-        """From now on let no record leave early: such answers can no longer be trusted."""
+        """Disable early exits from now on: early answers can no longer be trusted."""
         for runner in self._runners:
             runner.stage = replace(runner.stage, exits={})
 
     def warm(self) -> None:
-        """Run every shape of the ladder once, so that no record waits for its planning."""
+        """Run every shape of the ladder once, so that no record waits for kernel planning."""
         for runner in self._runners:
             for shape in self._ladder.shapes(runner.stage.takes) if self._ladder else ():
                 runner.warm(shape)
@@ -169,11 +169,10 @@ class Predictor:
 
         Args:
             tensors: preprocessed records.
-            complete: decodes the modalities that were left for later; needed where some were.
+            complete: decodes the modalities that were postponed; needed if any were.
 
         Raises:
-            EngineError: the engine or its device failed, which is no record's fault; nothing of the table may
-                be written.
+            EngineError: the engine or its device failed, not a record; no row of the table may be written.
         """
         table, places = tensors, np.arange(tensors.num_rows)
         answered, order = [], []
@@ -190,7 +189,7 @@ class Predictor:
 
         Args:
             number: of the stage, from 1.
-            tensors: rows of TENSORS, or what the stage before left open.
+            tensors: rows of TENSORS, or those that the previous stage passed on.
             complete: as in a call.
         """
         runner = self._runners[number - 1]
@@ -222,7 +221,8 @@ class Predictor:
         sound: npt.NDArray[np.bool_],
         is_shadow: npt.NDArray[np.bool_],
     ) -> Iterator[Answered | Failed]:
-        """Run the sound rows. On a CPU those that are only compared go apart: they change no other batch."""
+        """Run the rows without errors. On a CPU, rows that are only compared get their own batches, so that
+        they change no other batch."""
         groups = [sound] if runner.is_padded else [sound & ~is_shadow, sound & is_shadow]
         for group in groups:
             if group.any():

@@ -1,4 +1,4 @@
-"""The watch over a cascade: a share of the records that leave early is run to the end too, and compared."""
+"""Monitors a cascade: a share of the early exits is also run to the end, and the answers are compared."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmray.cascade import in_shadow
 
 
 def drawn(tensors: pa.Table, leaving: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.int64]:
-    """Of the rows that leave with an answer those that go on as well: the same ones whenever they are run."""
+    """Which rows of the early exits go on to be compared; every run picks the same ones."""
     if not share or not len(leaving):
         return np.zeros(0, np.int64)
     shards, numbers = (tensors[name].take(leaving).to_pylist() for name in ("shard", "row"))

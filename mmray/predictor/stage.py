@@ -1,4 +1,4 @@
-"""One table on its way through one stage: which rows are answered, which go on, and with what."""
+"""One table in one stage: which rows are answered, which go on, and with which values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmray.schema import OutputColumns
 
 @dataclass(frozen=True)
 class Told:
-    """What answers say of their model."""
+    """What answers state about their model."""
 
     variant: str
     bundle: str  # its digest
@@ -33,8 +33,8 @@ class StagePass:
     """The rows of a table in a stage.
 
     Args:
-        tensors: rows of TENSORS, or what the stage before left open.
-        told: what answers say of the model.
+        tensors: rows of TENSORS, or those that the previous stage passed on.
+        told: what answers state about the model.
         stage: that they go through.
         number: of the stage, from 1.
         stages: how many there are.
@@ -44,7 +44,7 @@ class StagePass:
         self._tensors, self._told, self._stage = tensors, told, stage
         self._number, self._stages = number, stages
         self._early = early_of(tensors).copy()
-        #: Rows that were answered before, and only go on to be compared, bool [N].
+        #: Rows that were answered before and go on only to be compared, bool [N].
         self.is_shadow = self._early >= 0
         self._answers = Answers(tensors, told.labels, told.columns)
         self._done = self._answers.failed()
@@ -64,7 +64,7 @@ class StagePass:
         self._done[failed.row] = True
 
     def answer(self, rows: npt.NDArray[np.int64], present: npt.NDArray[np.bool_], outputs: Feeds) -> None:
-        """Rows get what the graph gave, and leave with it or go on.
+        """Assign the graph's outputs to rows; each row exits with its answer or goes on.
 
         Args:
             rows: [B] indices.
@@ -88,7 +88,7 @@ class StagePass:
         self.counts[f"left {self._number}"] += int((leaves & ~self.is_shadow[rows]).sum())
 
     def seen(self) -> Seen | None:
-        """What the stage saw of the rows that are not only compared."""
+        """What the stage saw, without the rows that are only compared."""
         return Seen.of(
             self._tensors,
             self._seen,
@@ -99,10 +99,10 @@ class StagePass:
         )
 
     def step(self, shadow: float) -> Step:
-        """Answers, and what is left open for the next stage.
+        """Answers, and the rows that go on to the next stage.
 
         Args:
-            shadow: share of the rows that leave early which go on all the same, to be compared.
+            shadow: share of the early exits that go on anyway, to be compared.
         """
         answered = np.flatnonzero(self._done & ~self.is_shadow)
         shadowed = np.zeros(0, np.int64)

@@ -92,7 +92,7 @@ def test_no_usable_record_is_an_error_that_names_the_input_the_split_and_the_way
     records = find(tmp_path, bundle)
     for split in SPLITS:
         with pytest.raises(
-            InputError, match=f"{tmp_path}: no usable record of the split '{split}' there; give"
+            InputError, match=f"{tmp_path}: no usable record of the split '{split}'; add"
         ):
             records.load(split)
 

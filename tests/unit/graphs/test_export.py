@@ -119,7 +119,7 @@ def test_a_graph_that_differs_is_refused_by_the_name_of_the_batch(exported, tmp_
         "pictures only": feeds(records=3, images=3, texts=0, tokens=8, patches=0),
         "captions only": feeds(records=3, images=0, texts=3, tokens=8, patches=0),
     }
-    with pytest.raises(EngineError, match=r"'logits' is off .* on the batch 'captions only'") as raised:
+    with pytest.raises(EngineError, match=r"'logits' differs .* on the batch 'captions only'") as raised:
         check_parity(model, tmp_path / "altered.onnx", cases)
     assert "input_ids (3, 8)" in str(raised.value)
 
@@ -130,7 +130,7 @@ def test_a_graph_that_gives_nan_is_refused(exported, tmp_path):
     bias = next(i for i in proto.graph.initializer if i.name.endswith("head.bias"))
     bias.CopyFrom(numpy_helper.from_array(np.full(bias.dims, np.nan, np.float32), bias.name))
     onnx.save(proto, tmp_path / "nan.onnx")
-    with pytest.raises(EngineError, match="is off torch's by nan"):
+    with pytest.raises(EngineError, match="differs from torch's by nan"):
         check_parity(model, tmp_path / "nan.onnx", {"any": feeds(2, 1, 1, 4, 1)})
 
 

@@ -38,7 +38,7 @@ def test_a_device_that_is_lost_is_named_and_no_record_is(ladder, last):
     predict = opened(ladder, device=FailingDevice(lambda run: run > last))
     with pytest.raises(EngineError) as e:
         answer_until_it_ends(predict)
-    assert all(said in str(e.value) for said in ("variant fp32", "cpu of ", LOST, "no record"))
+    assert all(said in str(e.value) for said in ("variant fp32", "cpu of ", LOST, "not a record"))
 
 
 @LADDERS
