@@ -1,4 +1,5 @@
-"""What a run came to, as one page: `facts` reads what it left, `sections` tell it, `page` joins them.
+"""The report of a run as one page: `facts` reads its files, `sections` describe them, `page` joins the
+sections.
 
-Reads the files of the run directory alone; only a gallery opens shards.
+Reads only the files of the run directory; only a gallery opens shards.
 """

@@ -32,10 +32,10 @@ _READ = ("shard", "row", "label", "modalities")
 class Agreement:
     """How often two runs gave the same label."""
 
-    by_set: list[Share] = field(default_factory=list)  # by what the second one predicted from
+    by_set: list[Share] = field(default_factory=list)  # by the modalities that the second one predicted from
     all: Share | None = None  # None: no row in common
-    gain: Share | None = None  # in accuracy, of the second one; None: the second run carried no labels
-    changed: Few[tuple[str, str]] = field(default_factory=Few)  # label of the first, of the second
+    gain: Share | None = None  # in accuracy, of the second run; None: the second run carried no labels
+    changed: Few[tuple[str, str]] = field(default_factory=Few)  # label of the first, label of the second
     labels: dict[str, int] = field(default_factory=dict)  # of the first, on these rows
 
 
@@ -54,7 +54,7 @@ def compare_html(first: Run, second: Run) -> str:
 
 
 def agreement(first: Run, second: Run) -> Agreement:
-    """Compare the labels of rows of the same shard and number; a row without a label decides, too.
+    """Compare the labels of rows of the same shard and number; rows without a label count, too.
 
     Takes four bytes of memory for each row of the first run.
     """
@@ -105,7 +105,7 @@ class _Labelled(NamedTuple):
     labels: npt.NDArray[np.int32]  # [N], their names' numbers
     truth: npt.NDArray[np.int32]  # [N], of the labels that they carried; -1 where none
     sets: list[str]  # of each, what it was predicted from
-    groups: pa.Array  # [N], of records that are not independent; null: of none
+    groups: pa.Array  # [N], of records that are not independent; null: in no group
 
 
 def _labelled(run: Run, names: Names) -> Iterator[_Labelled]:
@@ -197,8 +197,8 @@ def _times(first: Run, second: Run) -> Table:
     figures: Sequence[tuple[str, str, str]] = (
         ("rows/s", "rows_per_s", ",.1f"),
         ("rows of the latest call", "rows", ",d"),
-        ("seconds of it", "elapsed_s", ",.1f"),
-        ("of these to start", "startup_s", ",.1f"),
+        ("its seconds", "elapsed_s", ",.1f"),
+        ("startup seconds", "startup_s", ",.1f"),
         ("actors", "actors", ",d"),
     )
     for title, key, form in figures:

@@ -1,4 +1,5 @@
-"""What bounds a run, and how much faster it could be at most without one of its stages. Arithmetic alone.
+"""The bottleneck of a run, and how much faster it could be at most without one of its stages. Arithmetic
+only.
 
 The bound is Amdahl's (1967, "Validity of the single processor approach to achieving large scale computing
 capabilities"): work that takes the share p of the time gives at most 1 / (1 - p) when it costs nothing.
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _DECODING = ("image", "text", "audio")
-_PREPARING = ("read", "align", *_DECODING)  # what tasks do before the devices, in the split topology
+_PREPARING = ("read", "align", *_DECODING)  # stages of tasks that feed the devices, in the split topology
 _NAMES = {
     "read": "reading",
     "align": "aligning",
@@ -22,7 +23,7 @@ _NAMES = {
     "shadow": "shadow answers",
     "write": "writing",
 }
-_WORTH = 1.02  # a smaller gain is not worth a sentence
+_WORTH = 1.02  # smaller gains are not reported
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Stage:
 
 
 def stages(this_run: Mapping[str, Any]) -> list[Stage]:
-    """The stages that took time, in the order of the data's way.
+    """The stages that took time, in the order that data pass through them.
 
     Args:
         this_run: of summary.json.
@@ -53,7 +54,7 @@ def stages(this_run: Mapping[str, Any]) -> list[Stage]:
 
 
 def bottleneck(this_run: Mapping[str, Any]) -> str:
-    """What bounds the run, with what it would be without it; empty where nothing was measured."""
+    """What bounds the run, and the rate without that; empty if nothing was measured."""
     found = stages(this_run)
     if not found:
         return ""

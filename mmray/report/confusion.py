@@ -1,4 +1,4 @@
-"""Which labels are taken for which: a matrix of up to 30 labels, or else the pairs that are confused most."""
+"""Which labels are confused: a matrix of up to 30 labels, or else the pairs that are confused most."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def confusion_html(judged: Judged) -> Iterator[str]:
     if not judged.pairs.rest and len(names) <= _CLASSES:
         yield "<h2>Labels and what was given</h2>" + _matrix(judged, names)
         yield (
-            '<p class="faint">A row is the label that records carry, a column what the model gave. '
+            '<p class="faint">A row is the label that records carry, a column the label that the model gave. '
             "The colour is the share of the row; mistakes are orange.</p>"
         )
         return

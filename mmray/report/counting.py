@@ -1,4 +1,4 @@
-"""Counters that stay small whatever they are given, and shares with their intervals."""
+"""Counters with bounded memory, and shares with their intervals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from mmray.stats.intervals import difference_interval, share_interval
 
-#: Groups of records are counted in so many buckets. Several groups in one only make intervals wider.
+#: Number of buckets for groups of records. Several groups in one bucket only make intervals wider.
 BUCKETS = 4096
 CONFIDENCE = 0.95
 
@@ -35,7 +35,7 @@ class Few(Generic[K]):
             self.rest += number
 
     def common(self) -> list[tuple[K, int]]:
-        """Those that came most often first."""
+        """The most frequent first."""
         return sorted(self.counts.items(), key=lambda item: (-item[1], str(item[0])))
 
     @property
@@ -45,7 +45,7 @@ class Few(Generic[K]):
 
 @dataclass
 class Names:
-    """Numbers of names, from 0; the last one stands for all names that came too late."""
+    """Numbers of names, from 0; the last number is for all names after the first `most`."""
 
     most: int
     numbers: dict[str, int] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Names:
 
 @dataclass(frozen=True)
 class Share:
-    """How often something held, or a mean difference; with its two-sided 95 % interval, by groups."""
+    """A share or a mean difference, with its two-sided 95 % interval, clustered by groups."""
 
     name: str
     records: int
@@ -73,7 +73,7 @@ class Share:
 
 
 class Sums:
-    """How often something held, or what a difference was, by slice and bucket of groups.
+    """Sums for a share or a mean difference, by slice and bucket of groups.
 
     Args:
         slices: how many there are.
@@ -101,7 +101,8 @@ class Sums:
         np.add.at(self._sizes.reshape(-1), places, 1.0)
 
     def share(self, name: str, slices: Sequence[int]) -> Share:
-        """Of several slices together. Of no record the share is 0, and the interval all that can be."""
+        """The share over several slices together. Without records the share is 0 and the interval is [0,
+        1]."""
         held, sizes = self._held[slices].sum(axis=0), self._sizes[slices].sum(axis=0)
         records = int(sizes.sum())
         low, high = share_interval(held, sizes, CONFIDENCE)
@@ -116,7 +117,7 @@ class Sums:
 
 
 class Buckets:
-    """Gives each group a bucket: the first ones each their own, later ones in turn with others.
+    """Gives each group a bucket: the first ones each their own, later ones share buckets in turn.
 
     A record without a group is a group by itself.
     """
@@ -135,7 +136,7 @@ class Buckets:
         return found
 
     def alone(self, count: int) -> npt.NDArray[np.int64]:
-        """Of records that are groups by themselves."""
+        """For records that are groups by themselves."""
         found = (self._next + np.arange(count, dtype=np.int64)) % BUCKETS
         self._next += count
         return found

@@ -1,4 +1,4 @@
-"""A run as its directory tells it: plan, summary, parts, events, examples of rejects."""
+"""A run, read from its directory: plan, summary, parts, events, examples of rejects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmray.report.judged import Place
 from mmray.report.rows import Rows, read_rows
 
 _EXAMPLES = 3  # of each kind of rejects
-_FILES = 200  # of rejects that are opened for examples
+_FILES = 200  # of reject files that are opened for examples
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Example:
 
 @dataclass(frozen=True)
 class Run:
-    """What one run left."""
+    """What is known of one run."""
 
     out: RunDirectory
     plan: dict[str, Any]
-    summary: dict[str, Any]  # empty where the run never came to its end
+    summary: dict[str, Any]  # empty if the run did not finish
     ledger: Ledger
     history: History
     rows: Rows
@@ -47,18 +47,18 @@ class Run:
 
     @property
     def this_run(self) -> dict[str, Any]:
-        """Figures of the latest call that did something."""
+        """Figures of the latest call that processed rows."""
         found: dict[str, Any] = self.summary.get("this_run", {})
         return found
 
     @property
     def finished(self) -> bool:
-        """Whether summary.json is of the rows that are there."""
+        """Whether summary.json describes the parts that are there."""
         return self.summary.get("rows") == self.ledger.rows
 
 
 def load(out: RunDirectory, labels: str | None = None, *, kept: int = 30) -> Run:
-    """Read a run directory; that of an unfinished run, too.
+    """Read a run directory, also of an unfinished run.
 
     Args:
         out: the run directory.
@@ -67,7 +67,7 @@ def load(out: RunDirectory, labels: str | None = None, *, kept: int = 30) -> Run
 
     Raises:
         OutputError: no run there.
-        UsageError: it did not carry that field.
+        UsageError: the run did not carry that field.
         OSError: a file cannot be read.
     """
     plan = out.read_plan()
@@ -81,7 +81,7 @@ def load(out: RunDirectory, labels: str | None = None, *, kept: int = 30) -> Run
 
 
 def _examples(out: RunDirectory, ledger: Ledger) -> list[Example]:
-    """Some rejects and shard faults of each kind; opens files with kinds of which more are wanted alone."""
+    """Some rejects and shard faults of each kind; opens only files with kinds of which more are wanted."""
     found: dict[str, list[Example]] = {}
     wanted = {kind: min(_EXAMPLES, n) for kind, n in (ledger.rejects + ledger.faults).items()}
     opened: Counter[str] = Counter()

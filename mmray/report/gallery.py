@@ -1,4 +1,4 @@
-"""Small pictures of the records that went most wrong, read again from their shards as the job reads them."""
+"""Thumbnails of the worst mistakes and of rejects, read again from their shards as the job reads them."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _SPEC = ImageSpec(height=_PIXELS, width=_PIXELS)
 
 
 class Shot(NamedTuple):
-    """A record that is to be seen."""
+    """A record to show."""
 
     place: Place
     told: str
-    offset: int | None = None  # in its shard, where it is known
+    offset: int | None = None  # in its shard, if known
 
 
 def gallery_html(run: Run, count: int) -> Iterator[str]:
     """Most confident mistakes, or the least sure answers where no labels are known, then rejects.
 
-    Records without a picture that can be decoded are passed over; shards that cannot be read are named.
+    Records without a decodable picture are skipped; shards that cannot be read are named.
 
     Args:
         run: whose records.
@@ -92,12 +92,13 @@ def _pictures(run: Run, shots: Sequence[Shot], problems: dict[str, str]) -> dict
                 try:
                     found[shot.place] = _thumbnail(data, config.limits.image_pixels)
                 except RecordError:
-                    continue  # a reject for its picture: the tables say why
+                    continue  # rejected for its picture: the tables say why
     return found
 
 
 def _offsets(run: Run, shard: Shard, options: ReadOptions, shots: Sequence[Shot]) -> dict[int, int]:
-    """Where rows of a shard lie: as known, or by a walk from the part's beginning that reads no payload."""
+    """Positions of rows in a shard: as known, or found by a scan from the part's start that reads no
+    payload."""
     known = {shot.place.row: shot.offset for shot in shots if shot.offset is not None}
     starts: dict[int, int] = {0: 0}
     ends: list[Interval] = [i for part in run.ledger.parts for i in part.coverage.get(shard.id, ())]

@@ -1,4 +1,4 @@
-"""What events.jsonl tells: how often a run was begun, how far it was when, and what went wrong."""
+"""The history of a run from events.jsonl: its calls, its progress over time, and its faults."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class Call:
 
 @dataclass
 class History:
-    """All calls of a run, and what is worth telling of them."""
+    """All calls of a run, and their notable events."""
 
     calls: list[Call] = field(default_factory=list)
     told: list[tuple[str, str]] = field(default_factory=list)  # time, words; the latest, at most 100
-    left_out: int = 0  # that were told before those
+    left_out: int = 0  # earlier ones, which are left out
     lost: int = 0  # workers that died
     broke_off: int = 0
 
     @property
     def resumes(self) -> int:
-        """How often the run was continued."""
+        """How often the run was resumed."""
         return max(0, sum(call.kind == "started" for call in self.calls) - 1)
 
     @property
@@ -47,7 +47,7 @@ class History:
         return sum(call.kind == "retry" for call in self.calls)
 
     def curve(self) -> Iterator[list[tuple[float, int]]]:
-        """Of each call, seconds of work since the first began, without the pauses between, and rows done."""
+        """For each call: seconds of work since the first began, without the pauses between, and rows done."""
         before_s = 0.0
         for call in self.calls:
             yield [(before_s, call.done), *((before_s + s, call.done + rows) for s, rows in call.points)]
@@ -55,7 +55,7 @@ class History:
 
 
 def read_history(events: bytes) -> History:
-    """Parse events.jsonl. Lines that are none, and events that it does not know, are passed over."""
+    """Parse events.jsonl. Malformed lines and unknown events are skipped."""
     history = History()
     told: list[tuple[str, str]] = []
     for event, when in _parsed(events.splitlines()):
@@ -92,7 +92,7 @@ def _count(event: Mapping[str, Any], name: str) -> int:
 
 
 def _words(event: Mapping[str, Any]) -> str:
-    """An event in a line; empty where it is no news."""
+    """An event in a line; empty if it is not worth a line."""
     match event["event"]:
         case "started":
             actors, done = number(_count(event, "actors"), "actor"), number(_count(event, "done"), "row")

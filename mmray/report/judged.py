@@ -1,6 +1,6 @@
-"""Predictions beside the labels that the records carried: accuracy by slice, calibration, mistakes.
+"""Predictions against the labels that the records carried: accuracy by slice, calibration, mistakes.
 
-Memory is bounded whatever comes: counts by slice and bucket of groups, and at most 50,000 pairs of labels.
+Memory is bounded: counts by slice and bucket of groups, and at most 50,000 pairs of labels.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from mmray.page.table import share
 from mmray.report.counting import Buckets, Few, Names, Share, Sums
 
 GROUP = "meta_caption_group"  # records that are not independent of each other, where the run carried it
-_SETS, _SHARDS = 16, 16  # slices that are counted by themselves
-# Confidences are counted in steps of their log odds, which tell .99 from .999 as well as .5 from .9.
+_SETS, _SHARDS = 16, 16  # slices that are counted separately
+# Confidences are counted in steps of their log odds, which separate .99 from .999 as well as .5 from .9.
 _STEPS, _ODDS = 200, 12.0
 _DECILES = 10
 
@@ -35,7 +35,7 @@ class Place(NamedTuple):
 
 
 class Mistake(NamedTuple):
-    """A record whose label is not the one that it carried."""
+    """A record whose predicted label is not the one that it carried."""
 
     confidence: float
     place: Place
@@ -51,7 +51,7 @@ class Bin(NamedTuple):
 
 
 class Judged:
-    """Adds up how the labels of a run compare with those that its records carried.
+    """Compares the labels of a run with those that its records carried, and sums up.
 
     Args:
         column: that holds the labels.
@@ -73,7 +73,7 @@ class Judged:
         self._confidence = np.zeros(_STEPS)
 
     def add(self, rows: pa.Table, sets: pa.Array) -> npt.NDArray[np.bool_]:
-        """Add rows of parts; returns which of them have another label than the one that they carried.
+        """Add rows of parts; returns which of them got a label other than the one that they carried.
 
         Args:
             rows: with the columns shard, row, key, label, score and the one of labels.
@@ -110,7 +110,7 @@ class Judged:
 
     @property
     def bins(self) -> list[Bin]:
-        """Ten bins of about as many records each, by confidence; fewer where many are equally sure."""
+        """Ten bins of about equally many records, by confidence; fewer if many confidences are equal."""
         records = self._by_confidence.records
         if not records.sum():
             return []
@@ -137,7 +137,7 @@ class Judged:
 
     @property
     def worst(self) -> list[Mistake]:
-        """The surest ones first."""
+        """The most confident first."""
         return sorted(self._worst, reverse=True)
 
     def _bucket(self, rows: pa.Table, there: pa.Array) -> npt.NDArray[np.int64]:
@@ -184,7 +184,7 @@ def chance(step: int) -> float:
 
 
 def _edge(step: int) -> str:
-    """Confidence at which a step begins, with digits that tell it from 0 and 1."""
+    """Confidence at which a step begins, with enough digits to differ from 0 and 1."""
     value = chance(step)
     if value in (0.0, 1.0):
         return f"{value:.0f}"
@@ -193,7 +193,7 @@ def _edge(step: int) -> str:
 
 
 def shard_group(shard: str) -> str:
-    """Shards whose names differ in their numbers alone, as in "train-*.tar"."""
+    """Shards whose names differ only in their numbers, as in "train-*.tar"."""
     return re.sub(r"\d+", "*", shard.rpartition("@")[0] or shard)
 
 

@@ -31,7 +31,7 @@ figure { max-width: 45rem; margin-bottom: .8rem; } figure.small { max-width: 27r
 def write_report(
     output: str, *, labels: str | None = None, gallery: int = 0, to: Callable[[str], object] | None = None
 ) -> str:
-    """Read a run and write its page; returns where to, in words.
+    """Read a run and write its page; returns where it was written.
 
     Args:
         output: the run directory.
@@ -41,7 +41,7 @@ def write_report(
 
     Raises:
         OutputError: no run there.
-        UsageError: it did not carry that field, or there is no matplotlib.
+        UsageError: the run did not carry that field, or matplotlib is missing.
         OSError: something cannot be read or written.
     """
     out = RunDirectory.at(output)
@@ -54,7 +54,7 @@ def write_report(
 
 
 def try_report(output: str) -> str:
-    """Write the report at the end of a run; returns why there is none, or an empty line.
+    """Write the report at the end of a run; returns why there is none, or an empty string.
 
     Whatever goes wrong, the run is done, and what it made is whole.
     """
@@ -62,7 +62,7 @@ def try_report(output: str) -> str:
         write_report(output)
     except UsageError as e:
         return f"no report.html: {e}"
-    except Exception as e:  # the run must not fail for its report; whoever runs is told
+    except Exception as e:  # the run must not fail because of its report; the caller shows the message
         return f"no report.html: {one_line(e)}; `mmray report {output}` tries again"
     return ""
 
@@ -71,7 +71,7 @@ def to_html(run: Run, *, gallery: int = 0) -> str:
     """The page of a run.
 
     Raises:
-        UsageError: there is no matplotlib.
+        UsageError: matplotlib is missing.
     """
     state, line = verdict(run)
     head = f'<p class="verdict {state}"><strong>{escape(line)}</strong></p>'

@@ -16,11 +16,11 @@ from mmray.report.judged import Bin
 from mmray.report.rows import BINS, Rows
 
 _MARGINS = (54, 14, 40, 22)
-_POINTS = 1_000  # of a curve, whatever events.jsonl holds
+_POINTS = 1_000  # of a curve, however long events.jsonl is
 _UNITS = (("days", 86_400.0), ("hours", 3_600.0), ("minutes", 60.0), ("seconds", 1.0))
 _LEAST_UNITS = 2.0  # of a unit on the axis
-_LOGARITHMIC = 30  # from this ratio of the highest bar to the usual one on
-_LEAST = 0.7  # where bars begin on a logarithmic axis, so that one record is to be seen
+_LOGARITHMIC = 30  # logarithmic axis from this ratio of the highest bar to the median one
+_LEAST = 0.7  # where bars begin on a logarithmic axis, so that a single record is visible
 
 
 def draw_progress(history: History, size: tuple[float, float]) -> str:
@@ -46,7 +46,7 @@ def draw_progress(history: History, size: tuple[float, float]) -> str:
 
 
 def draw_confidence(rows: Rows, size: tuple[float, float]) -> str:
-    """How many records are how sure; in front those with another label than they carried."""
+    """Records by confidence; in front, those with a label other than the one that they carried."""
     with canvas(size, "confidence") as figure:
         axes = axes_within(figure, _MARGINS)
         at, width = (np.arange(BINS) + 0.5) / BINS, 0.9 / BINS
@@ -59,7 +59,7 @@ def draw_confidence(rows: Rows, size: tuple[float, float]) -> str:
         else:
             axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.bar(at, rows.confidence, width, color=COLOURS["blue"])
-        axes.bar(at, rows.wrong, width, color=COLOURS["orange"])  # some of those: in front of them
+        axes.bar(at, rows.wrong, width, color=COLOURS["orange"])  # part of those, drawn in front
         axes.set_xlim(0, 1)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: share(value, ".1f")))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
@@ -68,7 +68,7 @@ def draw_confidence(rows: Rows, size: tuple[float, float]) -> str:
 
 
 def draw_calibration(bins: Sequence[Bin], size: tuple[float, float]) -> str:
-    """How many labels are right, over how sure the model was, by tenths of the records."""
+    """Share of right labels over confidence, by tenths of the records."""
     with canvas(size, "calibration") as figure:
         axes = axes_within(figure, _MARGINS)
         low = min([0.5, *(b.share.low for b in bins), *(b.confidence for b in bins)])

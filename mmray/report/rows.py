@@ -1,4 +1,4 @@
-"""What the rows of a run's parts hold, read as a stream: no more of them is in memory than one batch."""
+"""Reads the rows of a run's parts as a stream: at most one batch is in memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _READ = ("shard", "row", "key", "label", "score", "abstained", "modalities", "st
 
 
 class Unsure(NamedTuple):
-    """A record of little confidence."""
+    """A record with a low confidence."""
 
     confidence: float
     place: Place
@@ -41,19 +41,19 @@ class Rows:
     confidence: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
     wrong: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))  # of those
     stages: Counter[int] = field(default_factory=Counter)  # of a cascade
-    abstained: Counter[str] = field(default_factory=Counter)  # by what they were predicted from
+    abstained: Counter[str] = field(default_factory=Counter)  # by their modalities
     judged: Judged | None = None
-    unsure: list[Unsure] = field(default_factory=list)  # the least sure ones, where no labels are known
+    unsure: list[Unsure] = field(default_factory=list)  # the least confident ones, if no labels are known
 
 
 def read_rows(out: RunDirectory, ledger: Ledger, field: str | None, *, kept: int = 30) -> Rows:
-    """Read what the report says of rows.
+    """Read what the report needs of rows.
 
     Args:
         out: the run directory.
         ledger: its parts.
         field: that was carried and holds the true labels; None: ``label``, if it was carried.
-        kept: how many mistakes, or of the least sure records, are kept.
+        kept: how many mistakes, or least confident records, are kept.
 
     Raises:
         UsageError: the run did not carry the field, or gives no labels.
@@ -77,7 +77,7 @@ def read_rows(out: RunDirectory, ledger: Ledger, field: str | None, *, kept: int
 def batches(
     out: RunDirectory, ledger: Ledger, wanted: tuple[str, ...]
 ) -> Iterator[tuple[list[str], pa.Table]]:
-    """The names of all columns, and some rows with those that are wanted and there."""
+    """The names of all columns, and some rows with the wanted columns that exist."""
     for part in sorted(ledger.parts, key=lambda part: part.name):
         if not part.predicted:
             continue

@@ -1,4 +1,4 @@
-"""What a report tells of one run, section by section."""
+"""The sections of a report on one run."""
 
 from __future__ import annotations
 
@@ -66,18 +66,18 @@ def time_sections(run: Run) -> Iterator[str]:
         yield table_html("Where the time went", stages)
         yield (
             '<p class="faint">Busy seconds of all workers in the latest call. Without it, at most: the rate '
-            "if that stage cost nothing and all else stayed as it is (Amdahl 1967).</p>"
+            "if that stage cost nothing and the rest stayed the same (Amdahl 1967).</p>"
         )
     yield from section("Devices", devices_table(this_run.get("devices", {})))
     if this_run.get("devices"):
         yield (
             '<p class="faint">Bar: <b class="blue">at work</b>, <b class="orange">planning kernels</b> for '
-            "a new shape, waiting. Copies go on while a device works.</p>"
+            "a new shape, waiting. Copies run while a device works.</p>"
         )
 
 
 def record_sections(run: Run) -> Iterator[str]:
-    """What the records had, what was not read, what was rejected."""
+    """What the records contained, what was not read, what was rejected."""
     ledger, summary = run.ledger, run.summary
     yield from section(
         "What records were predicted from",
@@ -105,13 +105,13 @@ def answer_sections(run: Run) -> Iterator[str]:
         "Labels", counts_table("label", rows.labels.common(), rows.labels.total, rows.labels.rest)
     )
     if rows.confidence.sum():
-        caption = "Probability of the best class, as the model says it."
+        caption = "Probability of the best class, according to the model."
         if rows.judged:
-            caption += ' <b class="orange">Another label</b> than the record carried.'
+            caption += ' <b class="orange">A label other</b> than the one that the record carried.'
         yield "<h2>Confidence</h2>"
         yield figure_html(lambda size: draw_confidence(rows, size), caption, _TALL)
     if rows.abstained:
-        yield from section("Records without a label, for the score was too low", _abstained(run))
+        yield from section("Records without a label because the score was too low", _abstained(run))
     if rows.stages:
         counts = [(f"stage {stage}", n) for stage, n in sorted(rows.stages.items())]
         yield from section(
@@ -147,9 +147,9 @@ def truth_sections(run: Run) -> Iterator[str]:
         f"{clustered}.</p>"
     )
     if judged.abstained:
-        yield f"<p>{judged.abstained:,} records with a label got none, and do not count here.</p>"
+        yield f"<p>{judged.abstained:,} records that carry a label got none; they do not count here.</p>"
     if not found.mean:
-        yield "<p>None is right: does the field hold names of the model's classes?</p>"
+        yield "<p>None is right: does the field contain names of the model's classes?</p>"
     yield table_html("Accuracy by modalities", shares_table("predicted from", judged.by_set))
     if len(judged.by_shard) > 1:
         yield table_html("Accuracy by shards", shares_table("shards", judged.by_shard))
@@ -227,7 +227,7 @@ def _drift(found: Mapping[str, Any]) -> Iterator[str]:
     rows = [(name, f"{index:.3f}", bar(min(1.0, index))) for name, index in found["psi"].items()]
     rows.sort(key=lambda row: -float(row[1]))
     yield table_html(
-        "How much they differ: population stability index, which says nothing of how sure that is",
+        "How much they differ: population stability index; it does not say how certain that is",
         Table(("watched", "index", ""), rows, frozenset({"watched", ""})),
     )
 

@@ -1,4 +1,4 @@
-"""The tables of a report. All cells are text that the page escapes, but for bars."""
+"""The tables of a report. All cells except bars are text that the page escapes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mmray.report.facts import Example
 from mmray.report.history import History
 from mmray.report.judged import Mistake
 
-_LONGEST = 120  # characters of what comes from data
-_KINDS = 40  # of anything, in one table
+_LONGEST = 120  # characters of text from data
+_KINDS = 40  # rows of one table
 
 
 def cut(text: str | None, longest: int = _LONGEST) -> str:
-    """Text from data, shortened where it is too long."""
+    """Text from data, shortened if it is too long."""
     found = text or ""
     return found if len(found) <= longest else found[: longest - 1] + "…"
 
@@ -36,7 +36,7 @@ def percent(part: float) -> str:
 
 
 def counts_table(name: str, counts: Sequence[tuple[str, int]], whole: int, rest: int = 0) -> Table:
-    """Things by how many there are, with a bar each."""
+    """Names by count, with a bar each."""
     shown = list(counts[:_KINDS])
     more = sum(n for _, n in counts[_KINDS:]) + rest
     longest = max((n for _, n in shown), default=1)
@@ -58,7 +58,7 @@ def stages_table(this_run: Mapping[str, Any]) -> Table:
 
 
 def devices_table(devices: Mapping[str, Mapping[str, Any]]) -> Table:
-    """What each device did with its time. Copies go on while it works, so they are no part of the bar."""
+    """How each device spent its time. Copies run while it works, so they are not part of the bar."""
     rows = []
     for name, use in devices.items():
         wall, busy, planned = (float(use.get(k, 0)) for k in ("wall_s", "busy_s", "planned_s"))
@@ -89,7 +89,7 @@ def devices_table(devices: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def unread_table(unread: Mapping[str, Mapping[str, Any]]) -> Table:
-    """What was in the input and was used for nothing."""
+    """Input that was not used."""
     rows = [
         (cut(kind), f"{found['number']:,}", cut(found.get("example")), cut(found.get("remedy")))
         for kind, found in unread.items()
@@ -122,7 +122,7 @@ def shares_table(name: str, shares: Iterable[Share], of: str = "right") -> Table
 
 
 def mistakes_table(mistakes: Iterable[Mistake]) -> Table:
-    """The surest of the wrong answers."""
+    """The most confident wrong answers."""
     rows = [
         (
             cut(m.place.key, 60),

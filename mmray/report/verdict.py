@@ -1,4 +1,4 @@
-"""What a run came to, in one line."""
+"""The verdict on a run, in one line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ GOOD, BAD = "good", "bad"
 def verdict(run: Run) -> tuple[str, str]:
     """Whether all is well, and the line.
 
-    A run is clean where its audit was, no shard hides records, and no more were rejected than it allows.
+    A run is clean if its audit is, no shard fault hides records, and no more records were rejected than
+    allowed.
     """
     ledger, rejected = run.ledger, run.ledger.rejects.total()
     counts = f"{ledger.rows:,} rows = {ledger.predicted:,} predicted + {rejected:,} rejected"

@@ -1,4 +1,4 @@
-"""What scorecards of one or two bundles say, as tables for a terminal and as one HTML page."""
+"""Scorecards of one or two bundles, as tables for a terminal and as one HTML page."""
 
 from mmray.scorecards.cards import Known, know
 from mmray.scorecards.compare import describe, reasons, tradeoff_table, variants_table

@@ -1,4 +1,4 @@
-"""What scorecard.json says of a bundle, parsed once: variants, trade-off of accuracy and time, splits.
+"""Parses scorecard.json of a bundle once: variants, trade-off of accuracy and time, splits.
 
 Reads what any version of mmray wrote: what an older one did not know is None or empty. Figures that cannot be
 drawn (not finite, or no time at all) are refused.
@@ -36,8 +36,8 @@ class Point(Accuracy):
     name: str
     kind: Literal[
         "modality", "variant", "cascade"
-    ]  # given few modalities, given all, one setting of the exits
-    variant: str  # that is run; of a cascade's setting that was not chosen, the one that is cut into stages
+    ]  # given some modalities, given all, one setting of the exits
+    variant: str  # for a setting that was not chosen: the variant that is cut into stages
     modalities: tuple[str, ...] = ()  # that it may look at
     threshold: float | None = None  # of a cascade's exits
     ms: float = Field(gt=0, allow_inf_nan=False)  # a record, decoding included, one thread
@@ -61,7 +61,7 @@ class Slice(_Parsed):
 
 
 class Card(Slice):
-    """A variant on all records as they are, in each slice, and what it takes."""
+    """A variant on all records as they are and in each slice, with its cost."""
 
     reason: str = ""
     split: str = ""
@@ -72,14 +72,14 @@ class Card(Slice):
 
 
 class Split(_Parsed):
-    """How much there is of a split."""
+    """Size of a split."""
 
     records: int | None = None
     groups: int | None = None
 
 
 class Splits(_Parsed):
-    """What each split holds, and by which rule records were split."""
+    """Size of each split, and the rule by which records were split."""
 
     rule: str = ""
     train: Split = Split()
@@ -89,7 +89,7 @@ class Splits(_Parsed):
 
 
 class Use(_Parsed):
-    """A look at the test split."""
+    """A use of the test split."""
 
     variant: str
     when: str = ""
@@ -107,12 +107,12 @@ class Scorecard(_Parsed):
 
 @dataclass(frozen=True)
 class Entry:
-    """A variant of a bundle, as far as its scorecard knows it."""
+    """A variant of a bundle, as its scorecard describes it."""
 
-    side: str  # which bundle: "A" or "B", or nothing where there is only one
+    side: str  # which bundle: "A" or "B", or empty if there is only one
     variant: str
     offered: bool  # it may be run
-    is_parent: bool  # the graph that others are compared with
+    is_parent: bool  # the variant that others are compared with
     size_bytes: int | None
     card: Card
 
@@ -132,26 +132,26 @@ class Entry:
 
 @dataclass(frozen=True)
 class Known:
-    """All that the scorecards of one or two bundles say, by side."""
+    """Contents of the scorecards of one or two bundles, by side."""
 
     bundles: dict[str, Bundle]
     scorecards: dict[str, Scorecard]
-    entries: list[Entry]  # every variant, also those that failed; those of one name side by side
+    entries: list[Entry]  # every variant, failed ones included; variants of one name follow each other
 
     def label(self, side: str, point: Point) -> str:
-        """Name of a point, as short as it may be, with the verdict where it is not offered."""
+        """Name of a point, as short as possible; with the verdict if the variant is not offered."""
         if point.kind == "modality" and len(self.given_less(side)) == 1:
             return " + ".join(point.modalities) or point.name
         found = self._entry(side, point)
         return point.name if found is None or found.offered else f"{point.name} ({found.verdict})"
 
     def offered(self, side: str, point: Point) -> str:
-        """Whether it can be run; empty for few modalities, and for settings that were not chosen."""
+        """Whether it can be run; empty for some modalities and for settings that were not chosen."""
         found = self._entry(side, point)
         return "" if found is None else "yes" if found.offered else "no"
 
     def given_less(self, side: str) -> list[str]:
-        """The variants that were tried with few modalities."""
+        """The variants that were tried with only some modalities."""
         points = self.scorecards[side].tradeoff
         return list(dict.fromkeys(point.variant for point in points if point.kind == "modality"))
 
@@ -160,7 +160,7 @@ class Known:
         return ((side, point) for side, card in self.scorecards.items() for point in card.tradeoff)
 
     def _entry(self, side: str, point: Point) -> Entry | None:
-        """The variant that a point stands for; None where it stands for none."""
+        """The variant of a point; None if it has none."""
         if point.kind == "modality" or (point.kind == "cascade" and not point.chosen):
             return None
         return next((e for e in self.entries if (e.side, e.variant) == (side, point.variant)), None)

@@ -1,4 +1,4 @@
-"""One or two bundles: what their scorecards say of every variant, as tables for a terminal and for a page."""
+"""Tables on every variant of one or two bundles, from their scorecards, for a terminal and for a page."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def tradeoff_table(known: Known, *, settings: bool = False) -> Table:
 
 
 def variants_table(known: Known) -> Table:
-    """What is known of each variant."""
+    """The figures of each variant."""
     header = (
         "variant", "", "verdict", "accuracy", "difference", "agrees", "n / groups", "split",
         "MB", "ms, 1 record", "ms, batch", "peak MB",
@@ -84,7 +84,7 @@ def reasons(known: Known) -> list[str]:
 
 
 def modalities_table(known: Known) -> Table:
-    """Each variant beside its parent, by what a record was left with."""
+    """Each variant and its parent, by the modalities that records were left with."""
     header = (
         "variant",
         "",
@@ -132,7 +132,7 @@ def splits_table(known: Known) -> Table:
 
 
 def uses_table(known: Known) -> Table:
-    """Who looked at the test split, when and why."""
+    """Which variants were judged on the test split, when and why."""
     rows = [
         (side, use.variant, use.when, use.why)
         for side, card in known.scorecards.items()

@@ -1,4 +1,4 @@
-"""Where the names of a plot's points stand: near them, not over each other, over little else."""
+"""Places the names of a plot's points: near them, not over each other, and over little else."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 _DISTANCES = (8.0, 13.0, 20.0, 30.0, 42.0, 56.0, 72.0)
-_NEAR = 60.0  # points; neighbours crowd a mark
+_NEAR = 60.0  # points; a mark with neighbours this near is crowded
 _DIRECTIONS = [math.radians(angle) for angle in range(0, 360, 30)]
 
 
@@ -39,13 +39,13 @@ class Box:
         return max(0.0, width) * max(0.0, height)
 
     def outside(self, room: Box) -> float:
-        """How far it reaches out of a room."""
+        """How far it extends beyond a room."""
         return sum(
             max(0.0, d) for d in (room.x0 - self.x0, self.x1 - room.x1, room.y0 - self.y0, self.y1 - room.y1)
         )
 
     def nearest(self, x: float, y: float) -> tuple[float, float]:
-        """The point of it that is nearest to another."""
+        """Its point that is nearest to another point."""
         return min(max(x, self.x0), self.x1), min(max(y, self.y0), self.y1)
 
 
@@ -59,10 +59,10 @@ def place(
     """A place for each name, greedily: those with the least free space around them choose first.
 
     Args:
-        anchors: what is named.
+        anchors: points that are named.
         sizes: width and height of each name.
         marks: what should stay visible.
-        lines: what a name may cover if it must.
+        lines: what a name may cover if necessary.
         room: what names should stay within.
     """
     crowd = [sum(math.dist(a, b) < _NEAR for b in anchors) for a in anchors]
@@ -71,7 +71,7 @@ def place(
         anchor, names = anchors[i], list(placed.values())
 
         def cost(box: Box, anchor: tuple[float, float] = anchor, names: Sequence[Box] = names) -> float:
-            """In points of distance from the mark. Two names over each other cannot be read: never."""
+            """The cost of a place, in points of distance from the mark. Two names must never overlap."""
             end = box.nearest(*anchor)
             way = [_between(anchor, end, part) for part in (0.3, 0.5, 0.7, 0.9)]
             met = sum(m.holds(step) and not m.holds(anchor) for m in (*marks, *names) for step in way)

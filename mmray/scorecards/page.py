@@ -1,4 +1,4 @@
-"""What one or two bundles are worth, as one HTML page without scripts or anything to load."""
+"""Figures of one or two bundles as one HTML page without scripts or external files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def to_html(known: Known) -> str:
     """One page: plots of accuracy against time, the numbers under them, and the tables of the variants.
 
     Raises:
-        UsageError: there is something to draw and no matplotlib.
+        UsageError: there is something to draw but matplotlib is missing.
     """
     title = f"Variants of {' and '.join(bundle.manifest.name for bundle in known.bundles.values())}"
     about = "".join(f"<p>{escape(line)}</p>" for line in describe(known))
@@ -65,7 +65,7 @@ def _sections(known: Known) -> Iterator[str]:
 
 
 def _plots(known: Known) -> dict[str, str]:
-    """A figure for each side, all in the same frame, or a sentence where it has nothing to draw."""
+    """A figure for each side, all in the same frame, or a sentence if there is nothing to draw."""
     every = [point for _, point in known.points()]
     if not every:
         return dict.fromkeys(known.bundles, f"<p>{_NO_TRADEOFF}</p>")
@@ -80,7 +80,7 @@ def _plots(known: Known) -> dict[str, str]:
         split = " or ".join(dict.fromkeys(point.split for point in points))
         caption = _CAPTION.format(split=escape(split), few=escape(" or ".join(known.given_less(side))))
         if not all(point.measured for point in points):
-            caption += " Small dots, and what the table calls expected, follow from measured parts."
+            caption += " Small dots, and rows called expected, are computed from measured parts."
         return figure_html(lambda size: draw(points, labels, frame, size), caption, _SIZES)
 
     return {

@@ -1,6 +1,6 @@
 """Accuracy over milliseconds a record as inline SVG: the same points give the same bytes.
 
-Colours are CSS variables of the page, so that one drawing serves light and dark; shapes tell the same.
+Colours are CSS variables of the page, so that one drawing works in light and dark mode; shapes mean the same.
 Text stays text. Needs matplotlib.
 """
 
@@ -22,15 +22,15 @@ from mmray.scorecards.labels import Box, place
 
 _COLOUR = {"modality": COLOURS["grey"], "variant": COLOURS["blue"], "cascade": COLOURS["orange"]}
 _MARKER = {"modality": "o", "variant": "s", "cascade": "D"}
-_FAR = 0.25  # what is further below the best than this is drawn at the lower edge, with its value
-_LOGARITHMIC = 6.0  # from this ratio of the slowest to the fastest on
+_FAR = 0.25  # points further below the best than this are drawn at the lower edge, with their value
+_LOGARITHMIC = 6.0  # logarithmic axis from this ratio of the slowest to the fastest
 _LONGEST = 40  # characters of a name
-_DODGE = 6.0  # points to the right at which the test result stands
+_DODGE = 6.0  # offset of the test result to the right, in points
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What the axes show. Bundles that are shown side by side share it."""
+    """Ranges of the axes. Bundles that are shown side by side share them."""
 
     ms: tuple[float, float]
     accuracy: tuple[float, float]
@@ -38,7 +38,7 @@ class Frame:
 
     @classmethod
     def around(cls, points: Sequence[Point]) -> Frame:
-        """The frame that at least one point needs."""
+        """The frame that fits the points, at least one."""
         fastest, slowest = min(p.ms for p in points), max(p.ms for p in points)
         logarithmic = slowest / fastest >= _LOGARITHMIC
         results = [result for p in points for result in (p, p.test) if result]
@@ -66,7 +66,7 @@ def draw(points: Sequence[Point], labels: Sequence[str], frame: Frame, size: tup
         axes = axes_within(figure, (44, 12, 42, 22))
         _prepare(axes, frame, size[1])
         cascades = sorted((p for p in points if p.kind == "cascade"), key=lambda p: p.ms)
-        # A line through what is expected; what was chosen was measured, and stands where it was.
+        # A line through expected values; the chosen setting was measured and is drawn where it was measured.
         curve = [p for p in cascades if not p.chosen]
         _draw_curve(axes, curve)
         named = [(p, label) for p, label in zip(points, labels, strict=True) if _stands_alone(p)]
@@ -140,7 +140,7 @@ def _draw_mark(
 def _draw_labels(
     axes: Axes, curve: Sequence[Point], named: Sequence[tuple[Point, str]], frame: Frame
 ) -> None:
-    """A name at every mark, where it covers as little as possible."""
+    """A name at every mark, placed where it covers as little as possible."""
     renderer = FigureCanvasAgg(axes.figure).get_renderer()
     texts, anchors = [], []
     marks: list[Box] = []
@@ -174,7 +174,7 @@ def _draw_labels(
 
 
 def _marks(axes: Axes, point: Point, x: float, y: float) -> Iterator[Box]:
-    """What the marks of a point cover."""
+    """Boxes of a point's marks."""
     yield Box.at(x, y, 10, 10)
     if point.test:
         tested = axes.transData.transform((point.ms, point.test.accuracy))
@@ -182,7 +182,7 @@ def _marks(axes: Axes, point: Point, x: float, y: float) -> Iterator[Box]:
 
 
 def _bars(axes: Axes, point: Point) -> Iterator[Box]:
-    """What the bars of its intervals cover."""
+    """Boxes of its interval bars."""
     for result, dodge in ((point, 0.0), (point.test, _DODGE)):
         if result:
             (x, low), (_, high) = axes.transData.transform([(point.ms, result.low), (point.ms, result.high)])
@@ -190,7 +190,7 @@ def _bars(axes: Axes, point: Point) -> Iterator[Box]:
 
 
 def _told(point: Point, label: str) -> str:
-    """What a mark says when it is pointed at."""
+    """The tooltip of a mark."""
     tested = f"; {_result(point.test, 'test')}" if point.test else ""
     return f"{label}: {point.ms:.1f} ms, {_result(point, point.split)}{tested}"
 

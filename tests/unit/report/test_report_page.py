@@ -107,7 +107,7 @@ def test_records_without_a_label_are_counted_and_take_no_part_in_the_accuracy(ou
     assert run.rows.judged.all.records == 24 - run.ledger.abstained
     said = told(to_html(run))
     assert "Records without a label" in said
-    assert f"{run.ledger.abstained} records with a label got none" in said
+    assert f"{run.ledger.abstained} records that carry a label got none" in said
 
 
 def test_a_field_that_was_not_carried_is_refused_with_those_that_were(out):
