@@ -1,8 +1,8 @@
-"""Records altered at random, so that a model does not learn them by heart.
+"""Augmentation: records altered at random, so that a model does not memorize them.
 
 Pixels: mirrored, turned, scaled, moved; brightness, contrast, colours. Log-mel: moved and stretched in time
 and in pitch, louder or softer, noise, bands of time and frequency blanked (Park et al. 2019, "SpecAugment").
-Text stays as it is.
+Text is not altered.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _SCALE = 0.2  # of the logarithm
 _SHIFT = 0.1  # of the picture's half
 _LIGHT = 30.0  # of 255, each channel by itself: tint and brightness
 _CONTRAST = 0.3
-_WHITE = 255.0  # what moves into the picture: the ground that preprocessing pads with
+_WHITE = 255.0  # fills the border of a moved picture: the value that preprocessing pads with
 _LOUDER = 1.0  # of the natural logarithm
 _STRETCH, _BAND_STRETCH = 0.15, 0.1  # of the logarithm: speed, and length of the vocal tract
 _MOVED_FRAMES, _MOVED_BANDS = 15.0, 2.0
 _NOISE = 4.0  # above the softest value, at most
-_FRAMES, _BANDS = 20, 10  # that are blanked at most
+_FRAMES, _BANDS = 20, 10  # blanked at most
 
 
 def augment(feeds: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-    """The batch with other pixels and log-mels; what is random comes from the generator alone.
+    """The batch with altered pixels and log-mels; all randomness comes from the generator.
 
     Args:
         feeds: tensors as `mmray.batching.pack` makes them.
@@ -91,7 +91,7 @@ def _log_mel(log_mel: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _stretched(x: Tensor, factor: Tensor, moved: Tensor, axis: int, outside: Tensor) -> Tensor:
-    """[N, F, K] read at other places of an axis, linearly between two; factor and shift [N, 1]."""
+    """[N, F, K] resampled along an axis by linear interpolation; factor and shift [N, 1]."""
     length = x.shape[axis]
     place = torch.arange(length)[None] * factor + moved
     low = place.floor()

@@ -1,4 +1,4 @@
-"""What the loop is given: the rows of an epoch, in an order of the seed's, and batches of them as tensors."""
+"""Data of the training loop: the rows of an epoch, shuffled by the seed, and batches of them as tensors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Batch:
     """B records."""
 
     feeds: Mapping[str, Tensor]  # inputs of the encoders that are trained, and `present`
-    known: Mapping[Modality, Tensor]  # [B, D_m] float32: what frozen encoders gave
+    known: Mapping[Modality, Tensor]  # [B, D_m] float32: features of frozen encoders
     targets: Tensor  # [B] int64
     rows: npt.NDArray[np.intp]  # [B], of the prepared records
 
@@ -54,7 +54,7 @@ class Batches:
     def epoch(
         self, rows: npt.NDArray[np.intp], batch_rows: int, seed: int, *, rank: int = 0, world: int = 1
     ) -> Iterator[Batch]:
-        """The rows in an order of the seed's; each of `world` workers gets its share of every batch.
+        """The rows, shuffled by the seed; each of `world` workers gets its share of every batch.
 
         What is left over at the end, fewer than a batch, waits for another epoch. The next batch is made
         while one is learnt.
@@ -65,7 +65,7 @@ class Batches:
         yield from self._made(parts, seed if self._augmented else None)
 
     def plain(self, rows: npt.NDArray[np.intp], batch_rows: int) -> Iterator[Batch]:
-        """The rows in their order, as they are."""
+        """The rows in their order, not augmented."""
         yield from self._made([rows[i : i + batch_rows] for i in range(0, len(rows), batch_rows)], None)
 
     def _made(self, parts: list[npt.NDArray[np.intp]], seed: int | None) -> Iterator[Batch]:

@@ -1,4 +1,4 @@
-"""How a training went, as a picture: loss and tune accuracy over the epochs."""
+"""The curves of a training: loss and tune accuracy over the epochs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def draw_curves(history: Sequence[Entry], file: Path) -> None:
     """Write a PNG: on the left the parts of the loss and the loss on tune, on the right accuracy on tune.
 
     Args:
-        history: of `mmray.training.loop.train`; phases one after the other.
-        file: where to.
+        history: from `mmray.training.loop.train`; phases one after the other.
+        file: path of the PNG.
     """
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -1,4 +1,4 @@
-"""The same training on several Ray workers, by Ray Train: gradients are averaged over gloo.
+"""The same training on several Ray workers, with Ray Train: gradients are averaged over gloo.
 
 Every worker sees the same folder of prepared tensors, so on several machines it must lie on a shared disk.
 """
@@ -40,10 +40,10 @@ class Together:
 def run_workers(
     work: Callable[[dict[str, Any]], None], config: dict[str, Any], workers: int, folder: str
 ) -> None:
-    """Run a function on so many workers of a Ray cluster, here one of this machine if none is there.
+    """Run a function on several workers of a Ray cluster; starts one on this machine if there is none.
 
     Args:
-        work: gets `config`; makes a `Together` for itself.
+        work: gets `config`; makes its own `Together`.
         config: plain values.
         workers: how many, with a CPU each.
         folder: where Ray Train keeps its own files.

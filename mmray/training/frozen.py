@@ -1,4 +1,5 @@
-"""Features of frozen encoders, made once and kept: by the job's engine, which is 3 times as fast as torch."""
+"""Features of frozen encoders, computed once and kept; by the job's engine, which is 3 times as fast as
+torch."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ _ROWS = 8  # of one inference, as in the job
 def frozen_features(
     prepared: Prepared, modality: Modality, encoder: Encoder, folder: Path
 ) -> npt.NDArray[np.float32]:
-    """Features [N, D] of a frozen encoder over all records, mapped; zero where there is nothing.
+    """Features [N, D] of a frozen encoder over all records, memory-mapped; zero if the modality is missing.
 
     Args:
         prepared: N records.

@@ -1,4 +1,5 @@
-"""The training loop: epochs over prepared records, a checkpoint after each, the best weights of tune kept.
+"""The training loop: epochs over prepared records, a checkpoint after each; the weights that are best on tune
+are kept.
 
 Where several workers train one model, each has its share of every batch and gradients are averaged; it is the
 same loop, and `Workers` say who one is.
@@ -29,10 +30,10 @@ from mmray.training.sparse import Sparsity
 from mmray.training.teacher import Taught
 from mmray.training.weights import BEST, load_weights, save_weights
 
-_WARM = 0.1  # of all steps: the learning rate rises, then falls along a cosine
-_CLIP = 1.0  # norm of the gradient at most
+_WARM = 0.1  # share of all steps in which the learning rate rises; then it falls along a cosine
+_CLIP = 1.0  # maximum norm of the gradient
 _EVALUATED_ROWS = 64
-_QUIET_S = 30.0  # an epoch that takes longer says how far it is
+_QUIET_S = 30.0  # a longer epoch reports its progress
 _CHECKPOINT = "checkpoint.pt"
 #: A line of JSON for each epoch.
 HISTORY = "history.jsonl"
@@ -41,7 +42,7 @@ Entry = dict[str, Any]
 
 
 class Workers(Protocol):
-    """Those who train one model together."""
+    """The workers that train one model together."""
 
     rank: int
     world: int
@@ -73,12 +74,12 @@ class Task:
     epochs: int
     say: Callable[[str], None]
     title: str = "epoch"
-    sparsity: Sparsity | None = None  # zeros that stay
+    sparsity: Sparsity | None = None  # weights that stay zero
     workers: Workers = field(default_factory=Alone)
 
 
 def train(task: Task) -> list[Entry]:
-    """Train the model; it ends with the weights that were best on tune. An interrupted call goes on.
+    """Train the model; it ends with the weights that were best on tune. Resumes an interrupted call.
 
     Returns:
         An entry for each epoch: `epoch`, `loss` by part, `tune_loss`, `tune_accuracy`, `seconds`.
@@ -167,7 +168,7 @@ class _Run:
         return {name: value / self._steps for name, value in sums.items()}
 
     def keep(self, history: list[Entry], *, is_best: bool) -> None:
-        """Write what a later call goes on from, each file whole or not at all."""
+        """Write the checkpoint to resume from; each file is replaced atomically."""
         folder = self._task.folder
         if is_best:
             _replace(folder / BEST, lambda path: save_weights(self._task.model, path))
@@ -183,7 +184,7 @@ class _Run:
         _replace(folder / HISTORY, lambda path: path.write_text(lines))
 
     def resume(self) -> list[Entry]:
-        """The history so far; model and optimizer are as they were then."""
+        """Load the checkpoint into model and optimizer; returns the history so far."""
         file = self._task.folder / _CHECKPOINT
         if not file.exists():
             return []
@@ -193,7 +194,7 @@ class _Run:
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.last_epoch = state["schedule"]["last_epoch"]
         history: list[Entry] = state["history"]
-        self._task.say(f"goes on after {len(history)} epochs in {self._task.folder}")
+        self._task.say(f"resumes after {len(history)} epochs in {self._task.folder}")
         return history
 
     def _loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -216,14 +217,14 @@ class _Run:
 
 
 def _rate(done: float) -> float:
-    """Factor of the learning rate after a share of all steps: linear rise, then a cosine to zero."""
+    """Factor of the learning rate at a share of all steps: linear rise, then a cosine to zero."""
     if done < _WARM:
         return (done + 1e-3) / _WARM
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (done - _WARM) / (1 - _WARM))))
 
 
 def _is_over(history: list[Entry], patience: int) -> bool:
-    """Whether the best epoch was so long ago."""
+    """Whether the best epoch was `patience` epochs ago or more."""
     found = [entry["tune_accuracy"] for entry in history]
     return bool(found) and len(found) - 1 - found.index(max(found)) >= patience
 

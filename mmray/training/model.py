@@ -1,4 +1,4 @@
-"""The model that a recipe asks for: encoders with their first weights, a fusion, and what the model reads."""
+"""Builds a recipe's model: encoders with their initial weights, a fusion, and the preprocessing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from mmray.training.weights import BEST, load_encoder
 
 @dataclass(frozen=True)
 class Design:
-    """What a model reads, and which published weights it begins with."""
+    """Preprocessing of a model, and the published weights that it starts from."""
 
     spec: PreprocessSpec
     tokenizer: Path | None
@@ -48,10 +48,10 @@ class Design:
 
 
 def design(recipe: TrainRecipe, downloads: Path, folder: Path) -> Design:
-    """Preprocessing of a model, and its tokenizer: fetched, or made of the shards' texts in a folder.
+    """Preprocessing of a model, and its tokenizer: downloaded, or made from the shards' texts in a folder.
 
     Raises:
-        UsageError: a file cannot be fetched or is not the published one.
+        UsageError: a file cannot be downloaded or is not the published one.
     """
     spec = PreprocessSpec(
         image=ImageSpec(height=recipe.image.pixels, width=recipe.image.pixels) if recipe.image else None,
@@ -71,17 +71,17 @@ def design(recipe: TrainRecipe, downloads: Path, folder: Path) -> Design:
             tokenizer.write_text(word_tokenizer(recipe.input).to_str(), encoding="utf-8")
     if recipe.audio and recipe.audio.is_published:
         used.append(YAMNET)
-    if recipe.fusion == "early":  # has no encoders that could begin with weights
+    if recipe.fusion == "early":  # has no encoders that could start from weights
         used = [weights for weights in used if weights is MINILM_TOKENIZER]
     return Design(spec, tokenizer, tuple(source_of(weights) for weights in used))
 
 
 def build_model(recipe: TrainRecipe, made: Design, classes: int, downloads: Path) -> PackedModel:
-    """The untrained model, the same for the same seed.
+    """The model before training; the same for the same seed.
 
     Args:
         recipe: encoders, fusion, seed.
-        made: what `design` says of it.
+        made: result of `design`.
         classes: labels.
         downloads: where published weights are kept.
     """
@@ -115,18 +115,18 @@ def fold_norms(model: PackedModel) -> None:
 
 
 def frozen_modalities(recipe: TrainRecipe) -> tuple[Modality, ...]:
-    """Those whose encoder is not trained, so that it need not be run in each epoch."""
+    """Modalities whose encoder is frozen, so that it need not be run in each epoch."""
     return tuple(m for m in recipe.modalities if getattr(recipe, m).frozen)
 
 
 @torch.no_grad()
 def start_gains(model: PackedModel, recipe: TrainRecipe, batches: Iterable[Batch]) -> None:
-    """Late fusion learns by gradient steps only where all features are of one scale: its gains make it so.
+    """Set the gains of a late fusion so that all features have one scale, without which it learns slowly.
 
-    Emoji: MiniLM's features are of length 1, EfficientNet-Lite's of about 17; a word alone was learnt to .36
-    without it and to .56 with it.
+    Emoji: MiniLM's features are of length 1, EfficientNet-Lite's of about 17; the accuracy from a word
+    alone was .36 without it and .56 with it.
 
-    Features of an encoder that begins untrained will not stay as they are, and its gain is left at 1.
+    Features of an encoder that starts untrained will change, so its gain stays 1.
 
     Args:
         model: other fusions are left alone.
@@ -149,7 +149,7 @@ def start_gains(model: PackedModel, recipe: TrainRecipe, batches: Iterable[Batch
 
 
 def trained_before(recipe: TrainRecipe) -> set[Modality]:
-    """Modalities whose encoder begins with weights that were trained."""
+    """Modalities whose encoder starts from trained weights."""
     found = {m for m in recipe.modalities if getattr(recipe, m).pretrained or getattr(recipe, m).start}
     if recipe.audio and not recipe.audio.is_published and not recipe.audio.start:
         found.discard("audio")
@@ -180,8 +180,8 @@ def _image(wanted: ImageModel, downloads: Path) -> Encoder:
         published = EfficientNetLite()
         published.load_checkpoint(torch.load(fetch(EFFICIENTNET_LITE0, downloads), weights_only=True))
         encoder.inherit(published)
-        encoder.fold_norms()  # they stay as they are; without them a step takes .7 of the time
-        encoder.requires_grad_(True)  # folding made biases that are not learnt
+        encoder.fold_norms()  # frozen; without their gradients a step takes .7 of the time
+        encoder.requires_grad_(True)  # folding added biases, which are not trained
     return encoder
 
 

@@ -1,4 +1,4 @@
-"""What is made small: errors on labels, and where there is a teacher, distance from what it says.
+"""The loss: errors on labels and, with a teacher, the distance from its outputs.
 
 Each record is looked at twice, once with all that it has and once with some of it hidden (modality dropout,
 Neverova et al. 2016, "ModDrop"), so that the model learns to do without; both looks are taught alike.
@@ -21,7 +21,7 @@ class Objective(nn.Module):
     Args:
         recipe: weights of its parts.
         features: width D of the student's features.
-        taught: width of the teacher's features; 0 where there is none to learn from.
+        taught: width of the teacher's features; 0 if there are none to learn from.
     """
 
     def __init__(self, recipe: TrainRecipe, features: int, taught: int) -> None:
@@ -35,7 +35,7 @@ class Objective(nn.Module):
         """Parts of the loss, each a mean over the batch.
 
         Args:
-            looks: logits [B, C] of each look.
+            looks: logits [B, C] of each view.
             features: [B, D] of the first.
             targets: int64 [B].
             teacher: `logits` [B, C] and `features` [B, taught], or nothing.
@@ -62,8 +62,8 @@ class Objective(nn.Module):
 def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """KL divergence of the student's softened scores from the teacher's, times the temperature squared.
 
-    Hinton et al. 2015, "Distilling the knowledge in a neural network", section 2: the square keeps gradients
-    of one size whatever the temperature.
+    Hinton et al. 2015, "Distilling the knowledge in a neural network", section 2: the square keeps the
+    size of the gradients independent of the temperature.
     """
     soft = F.log_softmax(student / temperature, dim=1)
     wanted = F.log_softmax(teacher / temperature, dim=1)
@@ -71,9 +71,9 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def hide(present: Tensor, chance: float, generator: torch.Generator) -> Tensor:
-    """`present` bool [B, M] with each modality hidden by chance, but never all that a record has."""
+    """`present` bool [B, M] with modalities hidden at random, but never all that a record has."""
     drawn = torch.rand(present.shape, generator=generator)
     kept = present & (drawn >= chance)
-    # Of a record that lost all, the one that came nearest to staying stays.
+    # If a record lost all, it keeps the modality that was closest to being kept.
     nearest = F.one_hot(torch.where(present, drawn, -1.0).argmax(dim=1), present.shape[1]).bool()
     return kept | (nearest & present & ~kept.any(dim=1, keepdim=True))

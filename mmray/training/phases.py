@@ -1,4 +1,4 @@
-"""A training in phases, each with a folder, a checkpoint and a share of the epochs: plain, pruning, QAT."""
+"""Phases of a training, each with a folder, a checkpoint and a share of the epochs: plain, pruning, QAT."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from mmray.training.recipe import Prune, TrainRecipe
 from mmray.training.sparse import Sparsity
 from mmray.training.weights import BEST, load_weights
 
-#: In the folder of a training for int8: the graph that it ended with, for a step `given` of mmray optimize.
+#: In the folder of a training for int8: its final graph, for a step `given` of mmray optimize.
 INT8 = "int8.onnx"
 _RANGE_ROWS, _RANGE_BATCH = 256, 16  # train records that QAT finds its ranges on
-_WEIGHED_ROWS, _WEIGHED_BATCH = 256, 32  # train records that say which channels matter
+_WEIGHED_ROWS, _WEIGHED_BATCH = 256, 32  # train records that show which channels matter
 
 
 def load_start(model: PackedModel, recipe: TrainRecipe) -> None:
     """Weights of an earlier training, whose model may be narrower than a new one.
 
     Raises:
-        ConfigError: there is none, or it was of another model.
+        ConfigError: there are none, or they are of another model.
     """
     if recipe.start is not None:
         load_weights(model, Path(recipe.start) / BEST)
@@ -42,7 +42,7 @@ def run_phases(task: Task, records: Prepared) -> list[Entry]:
     """All phases of a task's recipe, one after the other.
 
     Args:
-        task: its folder holds a phase each; the last phase's best weights end up in the folder itself.
+        task: its folder gets a subfolder for each phase, and the best weights of the last phase.
         records: what it trains on.
     """
     recipe = task.recipe
@@ -79,7 +79,7 @@ def _prune(task: Task, wanted: Prune, records: Prepared) -> list[Entry]:
 
 
 def _losses(task: Task) -> Iterator[Tensor]:
-    """Of the model as it is, on a few batches of train."""
+    """Losses of the current model on a few batches of train."""
     task.model.eval()
     rows = np.random.default_rng(task.recipe.seed).permutation(task.train)[:_WEIGHED_ROWS]
     for batch in task.batches.plain(rows, _WEIGHED_BATCH):

@@ -1,4 +1,4 @@
-"""Preprocessed shards on disk: read by the job's own reader, kept as Arrow files, mapped and not loaded.
+"""Preprocessed shards on disk: read by the job's own reader, kept as Arrow files, memory-mapped.
 
 One file a shard, so that what was interrupted goes on where it was. The folder's name is the digest of shards
 and preprocessing: who trains again, or trains another model of the same inputs, finds it there.
@@ -40,7 +40,7 @@ _OWN = pa.schema(
 class Prepared:
     """N labelled records as tensors, on disk."""
 
-    blocks: tuple[pa.RecordBatch, ...]  # mapped files: columns of TENSORS, and label, group, split
+    blocks: tuple[pa.RecordBatch, ...]  # memory-mapped files: columns of TENSORS, and label, group, split
     at: npt.NDArray[np.int64]  # [N, 2]: block, and row in it
     places: npt.NDArray[np.int64]  # [N, 2]: number of the shard, and row in it
     labels: npt.NDArray[np.str_]  # [N]
@@ -84,7 +84,7 @@ class Prepared:
         )
 
     def only(self, modality: Modality) -> Prepared:
-        """The same records, of which one modality is read."""
+        """The same records with one modality only."""
         others: dict[str, None] = {m: None for m in self.spec.modalities if m != modality}
         return replace(self, spec=self.spec.model_copy(update=others))
 
@@ -97,7 +97,7 @@ class Prepared:
         rows = np.flatnonzero(self.splits == split)
         if not len(rows):
             raise InputError(
-                f'no usable record of the split {split!r}; give its shards, too, or state no "split" in any '
+                f'no usable record of the split {split!r}; add its shards, or state no "split" in any '
                 "JSON member: then each record is assigned by the hash of its group"
             )
         return rows
@@ -128,7 +128,7 @@ def prepare(
     least_records: int,
     say: Callable[[str], None],
 ) -> Prepared:
-    """Preprocess every labelled record once; what an earlier call left in `folder` is taken as it is.
+    """Preprocess every labelled record once; files of an earlier call in `folder` are reused.
 
     Args:
         shards: where the records are.
@@ -136,7 +136,7 @@ def prepare(
         tokenizer: tokenizer.json, where the spec has text.
         folder: for the Arrow files, uncompressed: about 0.2 MB a record of 224 pixels.
         least_records: labels that fewer records have are left out.
-        say: told how many shards are done, from time to time.
+        say: gets progress messages.
 
     Raises:
         InputError: no record carries a label.
@@ -147,7 +147,7 @@ def prepare(
     columns = [TENSOR_OF[m] for m in spec.modalities]
     files = []
     said = monotonic()
-    with FileLock(place.with_suffix(".lock")):  # several trainings may begin at once
+    with FileLock(place.with_suffix(".lock")):  # several trainings may start at once
         for number, shard in enumerate(shards):
             file = place / f"shard-{number:05d}.arrow"
             if not file.exists():
@@ -209,7 +209,7 @@ def _labelled(shard: Shard, preprocess: Preprocessor, columns: Sequence[str]) ->
 
 
 def _write(file: Path, batches: Iterable[pa.RecordBatch]) -> None:
-    """Whole or not at all."""
+    """Write a file atomically."""
     partial = file.with_suffix(".partial")
     writer = None
     with pa.OSFile(str(partial), "wb") as sink:
@@ -223,7 +223,7 @@ def _write(file: Path, batches: Iterable[pa.RecordBatch]) -> None:
 
 
 def _mapped(file: Path) -> Iterator[pa.RecordBatch]:
-    """Blocks of a file, which the system reads when they are touched."""
+    """Blocks of a memory-mapped file."""
     reader = pa.ipc.open_file(pa.memory_map(str(file)))
     return (reader.get_batch(i) for i in range(reader.num_record_batches))
 

@@ -1,4 +1,4 @@
-"""Where the time of a training goes: some batches under PyTorch's profiler."""
+"""Profiles some batches of a training with PyTorch's profiler."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch.profiler import ProfilerActivity, profile
 from mmray.training.loop import Alone, train
 from mmray.training.run import Training
 
-#: Time that no operator of torch took: records read and augmented, and Python.
+#: Time outside torch's operators: reading and augmenting records, and Python.
 OUTSIDE = "between operators"
 
 
 @dataclass(frozen=True)
 class Operator:
-    """All calls of one operator, and what it did not hand on to others."""
+    """All calls of one operator, and the time in it without the operators that it calls."""
 
     name: str
     seconds: float
@@ -29,22 +29,22 @@ class Operator:
 
 @dataclass(frozen=True)
 class TrainingProfile:
-    """What some batches took."""
+    """The profile of some batches."""
 
     batches: int
-    seconds: float  # of the clock
-    operators: Sequence[Operator]  # the dearest first, `OUTSIDE` among them
+    seconds: float  # wall time
+    operators: Sequence[Operator]  # the most expensive first, `OUTSIDE` among them
 
 
 def profile_training(training: Training, batches: int, trace: Path) -> TrainingProfile:
-    """Train on a few batches and forget what was learnt.
+    """Train on a few batches and discard the result.
 
     The first batch runs once before: memory is asked for and kernels are chosen the first time.
 
     Args:
         training: all that the training needs; its model is changed.
         batches: how many.
-        trace: file that is written, for ui.perfetto.dev or chrome://tracing.
+        trace: file to write, for ui.perfetto.dev or chrome://tracing.
     """
     rows = training.recipe.batch_rows
     task = training.task(Alone(), lambda _: None)

@@ -1,8 +1,8 @@
 """Structured pruning: fewer channels, feed-forward units and attention heads, in steps between fine-tuning.
 
-What hangs together (the channels of an expansion, its depthwise convolution and the projection behind it)
-is found by torch-pruning from one traced batch (Fang et al., DepGraph, 2023, arXiv:2301.12900). The features
-that an encoder gives keep their width, so that a head keeps fitting.
+torch-pruning finds dependent layers (an expansion, its depthwise convolution and the projection behind it)
+from one traced batch (Fang et al., DepGraph, 2023, arXiv:2301.12900). The output features of an encoder keep
+their width, so that the head still fits.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from mmray.batching import INPUTS
 from mmray.errors import ConfigError
 from mmray.schema import Modality
 
-#: Inputs and outputs of each layer, by its name in the model. It goes through JSON unharmed.
+#: Inputs and outputs of each layer, by its name in the model. Can be stored as JSON.
 Widths = Mapping[str, Sequence[int]]
 
-#: Channels come by sixteens, as the kernels of a CPU with AVX-512 take them: EfficientNet-Lite0 in int8
-#: without 30 % of its channels took 1.05 times as long as all of it where they came by eights, and 0.70 so.
+#: Channels stay multiples of 16, which kernels of a CPU with AVX-512 need: EfficientNet-Lite0 in int8 without
+#: 30 % of its channels took 1.05 times the time of the whole with multiples of 8, and 0.70 with 16.
 _MULTIPLE = 16
 
 
 class Pruner:
-    """Takes the least important channels and heads out of a model's encoders, in place.
+    """Removes the least important channels and heads from a model's encoders, in place.
 
     Every layer loses the same share. What matters least is found by first-order Taylor expansion, as the sum
     of |weight * gradient| over a channel's weights (Molchanov et al., Importance estimation for neural
-    network pruning, 2019, section 3). Prune before norms are folded, and let training estimate them anew: the
-    channels that are left have other means. Fine-tune after each step: without, little is left of a CNN's
+    network pruning, 2019, section 3). Prune before norms are folded, and let training estimate them again:
+    the remaining channels have other means. Fine-tune after each step: without it, a CNN loses most of its
     accuracy.
 
-    After each step the parameters are new ones: make a new optimizer. To resume, make the pruner from the
-    unpruned model, then take `with_widths`, then set `done`.
+    Each step replaces the parameters: make a new optimizer. To resume, make the pruner from the unpruned
+    model, then call `with_widths`, then set `done`.
 
     Args:
-        model: unpruned; its `encoders` has the modalities that are to be pruned.
-        share: of an encoder's channels, feed-forward units and heads that go in all, by modality.
-        steps: over which it is reached, by equal parts.
+        model: unpruned; its `encoders` has the modalities to prune.
+        share: of an encoder's channels, feed-forward units and heads to remove in all, by modality.
+        steps: number of equal steps in which they are removed.
         batch: any batch of `mmray.batching.pack` as tensors that has rows of these modalities.
 
     Raises:
-        ConfigError: a share that cannot be, or a modality that the model lacks.
+        ConfigError: a share out of range, or a modality that the model lacks.
     """
 
     def __init__(
@@ -65,16 +65,16 @@ class Pruner:
         self._rows = {m: tuple(batch[name][:2] for name in INPUTS[m][:-1]) for m in share}
 
     def step(self, losses: Iterable[Tensor]) -> None:
-        """Prune as far as the next step wants it.
+        """Prune to the target of the next step.
 
         Args:
-            losses: of the model as it is, on a few batches; drawn one at a time.
+            losses: of the current model on a few batches; drawn one at a time.
 
         Raises:
             ConfigError: all steps are done, or there are no losses.
         """
         if self.done == self._steps:
-            raise ConfigError(f"pruning: all {self._steps} steps are done; no further step can follow")
+            raise ConfigError(f"pruning: all {self._steps} steps are done; make a new pruner to go on")
         with _differentiable(self._encoders.values()):
             for loss in losses:
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -90,13 +90,13 @@ class Pruner:
 
 
 def _prune(encoder: nn.Module, rows: tuple[Tensor, ...], full: Widths, kept: float) -> None:
-    """Leave an encoder with gradients the share `kept` of its `full` widths; `rows` is what it takes."""
+    """Prune an encoder with gradients to the share `kept` of its `full` widths; `rows` is its input."""
     names = {module: name for name, module in encoder.named_modules()}
     graph, importance = tp.DependencyGraph(), tp.importance.GroupTaylorImportance()
     graph.build_dependency(encoder, rows)
     for group in list(graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear])):
         if any(not part.dep.target.outputs for part in group):
-            continue  # the features, or what is added to them
+            continue  # the features, or layers that are added to them
         root, cut = group[0].dep.target.module, group[0].dep.handler
         together = _together(encoder, root)
         now, before = graph.get_out_channels(root), full[names[root]][1]
@@ -122,7 +122,7 @@ def widths_of(model: nn.Module) -> dict[str, tuple[int, int]]:
 
 
 def with_widths(model: nn.Module, widths: Widths) -> None:
-    """Give a model's layers these widths, in place. What they hold afterwards is for a checkpoint to say.
+    """Give a model's layers these widths, in place. Load their values from a checkpoint afterwards.
 
     Args:
         model: unpruned, of the same kind, with its norms folded if they were.
@@ -155,7 +155,7 @@ def with_widths(model: nn.Module, widths: Widths) -> None:
 
 
 def _resize(layer: nn.Module, name: str, shape: tuple[int, ...]) -> None:
-    """Give a parameter or buffer, if there is one, another shape, and zeros."""
+    """Give a parameter or buffer, if it exists, another shape, filled with zeros."""
     old = getattr(layer, name)
     if old is None or old.shape == shape:
         return
@@ -164,7 +164,7 @@ def _resize(layer: nn.Module, name: str, shape: tuple[int, ...]) -> None:
 
 
 def _rounded(width: float, together: int, full: int) -> int:
-    """Nearest width that kernels like: whole heads, or a multiple of _MULTIPLE channels."""
+    """Nearest width that is fast in kernels: whole heads, or a multiple of _MULTIPLE channels."""
     multiple = together if together > 1 else min(_MULTIPLE, full)
     return max(round(width / multiple), 1) * multiple
 
@@ -175,7 +175,7 @@ def _attentions(encoder: nn.Module) -> Iterator[Any]:
 
 
 def _together(encoder: nn.Module, layer: nn.Module) -> int:
-    """Outputs of a layer that go together: those of a head, or else each alone."""
+    """Outputs of a layer that are pruned together: those of a head, or else single ones."""
     for module in _attentions(encoder):
         if any(layer is getattr(module, part) for part in ("query", "key", "value")):
             return int(module.width)
@@ -189,7 +189,7 @@ def _count_heads(encoder: nn.Module) -> None:
 
 @contextmanager
 def _differentiable(encoders: Collection[nn.Module]) -> Iterator[None]:
-    """With gradients of all: importance needs them, and torch-pruning traces along them, in eval mode."""
+    """Enable gradients of all parameters, in eval mode: importance and torch-pruning's tracing need them."""
     training = [[module.training for module in encoder.modules()] for encoder in encoders]
     asking = [[parameter.requires_grad for parameter in encoder.parameters()] for encoder in encoders]
     for encoder in encoders:

@@ -1,9 +1,9 @@
-"""Quantization-aware training: a model that rounds as its int8 graph will, and learns to live with it.
+"""Quantization-aware training: the model rounds as its int8 graph will, and adapts to that.
 
 Rounded is what `mmray.variants.quantize.int8.to_static_int8` rounds, and in the same way: weights by output
 channel, activations by ranges from `collect_ranges`, results of convolutions behind their Relu or Clip (Jacob
 et al., Quantization and training of neural networks for integer-arithmetic-only inference, 2018, section 3).
-Gradients pass the rounding as if it were not there, within the range (Bengio et al., 2013, arXiv:1308.3432).
+Within the range, gradients pass through the rounding unchanged (Bengio et al., 2013, arXiv:1308.3432).
 
 The graph is then made as without such training: the plain weights are exported, and `to_static_int8` takes
 the same ranges. So it has the same kernels and the same speed, first convolutions in their wide form
@@ -41,15 +41,15 @@ from mmray.variants.quantize import (
     to_static_int8,
 )
 
-_ROUNDERS = "rounders"  # the model's submodule of them, by the name of the activation in the graph
-#: Attribute of a layer: the rounder of what it takes, by which its bias is rounded. Not a submodule, since
-#: the state would have it twice.
+_ROUNDERS = "rounders"  # submodule of the rounders, by the name of the activation in the graph
+#: Attribute of a layer: the rounder of its input, which gives the scale of its bias. Not a submodule, because
+#: the state would contain it twice.
 _SOURCE = "source"
 _TINY = 1e-30  # scale of a channel whose weights are all zero
 
 
 def prepare(model: nn.Module, spec: PreprocessSpec, feeds: Iterable[Feeds]) -> None:
-    """Make a trained model round its weights and activations, in place; batch norms are folded before.
+    """Make a trained model round its weights and activations, in place; batch norms are folded first.
 
     Folding makes other parameters: make a new optimizer. What the head multiplies without an `nn.Linear`
     stays in float, here and in the int8 graph.
@@ -67,7 +67,7 @@ def prepare(model: nn.Module, spec: PreprocessSpec, feeds: Iterable[Feeds]) -> N
             fold()
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.bias is not None:
-            module.bias.requires_grad_(module.weight.requires_grad)  # torch's folding makes it a constant
+            module.bias.requires_grad_(module.weight.requires_grad)  # torch's folding freezes it
     modes = [(module, module.training) for module in model.modules()]
     graph = _exported(model, spec)
     for module, training in modes:
@@ -94,7 +94,7 @@ def prepare(model: nn.Module, spec: PreprocessSpec, feeds: Iterable[Feeds]) -> N
 
 
 def strip(model: nn.Module) -> None:
-    """Undo `prepare`, in place: the same module, with the weights that it has now, and norms folded."""
+    """Undo `prepare`, in place: the module keeps its current weights and folded norms."""
     for module in list(model.modules()):
         if isinstance(module, Rounder):
             module.remove()
@@ -105,10 +105,10 @@ def strip(model: nn.Module) -> None:
 
 
 def to_int8(model: nn.Module, spec: PreprocessSpec) -> onnx.ModelProto:
-    """The int8 graph that a prepared model stands for; the model is not altered.
+    """The int8 graph of a prepared model; the model is not altered.
 
     Raises:
-        EngineError: the model's graph is not the one that it was prepared by.
+        EngineError: the model's graph is not the one that it was prepared with.
     """
     plain = copy.deepcopy(model)
     strip(plain)
@@ -117,14 +117,14 @@ def to_int8(model: nn.Module, spec: PreprocessSpec) -> onnx.ModelProto:
     ranges = {name: rounder.range for name, rounder in rounders if isinstance(rounder, Rounder)}
     if lacking := ranges.keys() - {name for site in sites(graph.graph) for name in _rounded(site)}:
         raise EngineError(
-            f"int8: the graph has no activation {sorted(lacking)[0]!r}, whose range is known; prepare the "
-            "model again, since it or torch has changed"
+            f"int8: the graph has no activation {sorted(lacking)[0]!r}, whose range is known: the model or "
+            "torch has changed; prepare the model again"
         )
     return to_static_int8(graph, ranges)
 
 
 class Rounder(nn.Module):
-    """Rounds an activation to uint8 and back, by a range that stays as calibration found it.
+    """Rounds an activation to uint8 and back, with the fixed range that calibration found.
 
     Args:
         low: lowest value that is kept, at most 0.
@@ -138,36 +138,36 @@ class Rounder(nn.Module):
         self._hooks: list[RemovableHandle] = []
 
     def set_step(self, step: float, zero: int) -> None:
-        """What one step of the integers stands for, and which of them stands for zero."""
+        """Scale and zero point."""
         self.register_buffer("step", torch.tensor(step))
         self.register_buffer("zero", torch.tensor(zero, dtype=torch.int32))
         self.step: Tensor
         self.zero: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        """Values of any shape, as they are after rounding."""
+        """Round values of any shape."""
         return torch.fake_quantize_per_tensor_affine(x, self.step, self.zero, 0, 255)
 
     @property
     def range(self) -> tuple[float, float]:
-        """Lowest and highest value that the integers stand for."""
+        """Lowest and highest value that the integers can represent."""
         step, zero = float(self.step), int(self.zero)
         return -zero * step, (255 - zero) * step
 
     def round_inputs_of(self, module: nn.Module) -> None:
-        """Round what a module takes, from now on."""
+        """Round the inputs of a module from now on."""
         self._hooks.append(module.register_forward_pre_hook(self._before))
 
     def round_results_of(self, module: nn.Module) -> None:
-        """Round what a module gives, from now on."""
+        """Round the outputs of a module from now on."""
         self._hooks.append(module.register_forward_hook(self._after))
 
     def remove(self) -> None:
-        """Round nothing any more."""
+        """Stop rounding."""
         for hook in self._hooks:
             hook.remove()
 
-    # Methods, not closures: a copy of the model rounds by the copies of its rounders.
+    # Methods, not closures: a copy of the model uses the copies of its rounders.
     def _before(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:  # noqa: ARG002
         return (self.forward(inputs[0]),)
 
@@ -191,7 +191,7 @@ class _Embedding(nn.Embedding):
         return _round(super().forward(ids), _scale(self.weight, axis=1), axis=ids.ndim)
 
 
-#: Layers that round their weights. They differ in their class alone, so that a checkpoint fits both.
+#: Layers that round their weights. They differ only in their class, so that a checkpoint fits both.
 _ROUNDING: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: _Conv2d,
     nn.Linear: _Linear,
@@ -210,7 +210,7 @@ def _rounded_parameters(layer: nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor | 
 
 
 def _scale(weight: Tensor, axis: int) -> Tensor:
-    """Of each channel along an axis, as `mmray.variants.quantize.draft.by_channel` has it."""
+    """Scale of each channel along an axis, as in `mmray.variants.quantize.draft.by_channel`."""
     others = [i for i in range(weight.ndim) if i != axis]
     return (weight.detach().abs().amax(dim=others) / 127).clamp(min=_TINY)
 
@@ -222,7 +222,7 @@ def _round(values: Tensor, scale: Tensor, axis: int) -> Tensor:
 
 
 class _Layers:
-    """A model's layers by the constants of its graph: by name, or where the export turned them, by bytes."""
+    """A model's layers by the constants of its graph: by name or, if the export transposed them, by bytes."""
 
     def __init__(self, model: nn.Module) -> None:
         kinds = (nn.Conv2d, nn.Linear, nn.Embedding)
@@ -241,7 +241,8 @@ def _bytes(value: npt.NDArray[np.float32]) -> tuple[tuple[int, ...], bytes]:
 
 
 def _end_of(model: nn.Module, site: Site, conv: nn.Module) -> nn.Module:
-    """The module that gives a convolution's result: itself, or the one that holds it and the activation."""
+    """The module that gives a convolution's result: itself, or the one that contains it and the
+    activation."""
     if site.result == site.node.output[0]:
         return conv
     name = next(name for name, module in model.named_modules() if module is conv)
@@ -249,7 +250,7 @@ def _end_of(model: nn.Module, site: Site, conv: nn.Module) -> nn.Module:
     convolutions = [child for child in unit.modules() if isinstance(child, nn.Conv2d | nn.Linear)]
     if len(convolutions) != 1:
         raise ConfigError(
-            f"{name}: where its activation ends cannot be told; put both in a module of their own, as "
+            f"{name}: cannot tell where its activation ends; put both in a module of their own, as "
             "mmray.models.efficientnet_lite does"
         )
     return unit

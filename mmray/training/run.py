@@ -1,4 +1,5 @@
-"""From a recipe to a bundle: prepare, teach, train in phases, export, prove, score, write."""
+"""From a recipe to a bundle: prepare, run the teacher, train in phases, export, check parity, score,
+write."""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ from mmray.training.scores import score_outputs, subset_outputs
 from mmray.training.teacher import Taught, ask_teacher
 
 _RECIPE = "recipe.json"
-_SCALED_ROWS = 256  # train records on which late fusion sees how large features are
+_SCALED_ROWS = 256  # train records on which late fusion measures the scale of features
 _SAMPLE_ROWS = 16  # records of the golden batch
 
 Say = Callable[[str], None]
@@ -50,22 +51,22 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Places:
-    """Where a training keeps what."""
+    """Folders of a training."""
 
     work: Path  # checkpoints, history and curves of this training
-    prepared: Path  # preprocessed shards, features of frozen encoders, answers of teachers: for all trainings
+    prepared: Path  # shared by trainings: preprocessed shards, frozen features, answers of teachers
     downloads: Path  # published weights
 
 
 def train_bundle(recipe: TrainRecipe, output: Path, places: Places, *, workers: int = 1, say: Say) -> Bundle:
-    """Train a recipe's model and write it as a bundle of one fp32 variant. What was interrupted goes on.
+    """Train a recipe's model and write it as a bundle of one fp32 variant. Resumes an interrupted call.
 
     Args:
         recipe: the model and how it is trained.
         output: the bundle's directory; its name becomes the bundle's.
-        places: where what is kept.
-        workers: of one training, by Ray Train; 1 trains here, without Ray.
-        say: told what was done, a line at a time.
+        places: folders of the training.
+        workers: of one training, by Ray Train; 1 trains in this process, without Ray.
+        say: gets progress messages.
 
     Raises:
         InputError: the shards hold too little that is labelled.
@@ -90,7 +91,7 @@ def train_bundle(recipe: TrainRecipe, output: Path, places: Places, *, workers: 
 
 
 class Training:
-    """All that a training needs, made or found on disk.
+    """Everything that a training needs, made or found on disk.
 
     Args:
         recipe: the model and how it is trained.
@@ -114,7 +115,7 @@ class Training:
         if len(self.classes) < 2:
             raise InputError(
                 f"{self.shards[0].url}: the train split has {len(self.classes)} labels with "
-                f"{recipe.least_records} records or more; training needs two: give more shards, or lower "
+                f"{recipe.least_records} records or more; training needs two; add shards, or lower "
                 "least_records"
             )
         usable = np.isin(self.records.labels, self.classes) & self.records.present.any(axis=1)
@@ -133,7 +134,7 @@ class Training:
         return run_phases(self.task(workers, say), self.records)
 
     def task(self, workers: Workers, say: Say) -> Task:
-        """What the loop is given."""
+        """The task of the training loop."""
         return Task(
             recipe=self.recipe,
             model=self.model,
@@ -178,7 +179,7 @@ class Training:
 
 
 def _train_as_worker(config: dict[str, Any]) -> None:
-    """One of several: everything that is prepared lies on disk already."""
+    """One of several workers: everything that it needs is on disk already."""
     from mmray.training.distributed import Together
 
     together = Together()
@@ -190,7 +191,7 @@ def _train_as_worker(config: dict[str, Any]) -> None:
 
 
 def _silent(_: str) -> None:
-    """What the other workers say: the same."""
+    """Discards messages: the other workers print the same ones."""
 
 
 def _write(training: Training, output: Path, history: list[Entry], say: Say) -> Bundle:
@@ -216,7 +217,7 @@ def _write(training: Training, output: Path, history: list[Entry], say: Say) -> 
                 {
                     "variant": FP32,
                     "when": datetime.now(UTC).isoformat(timespec="seconds"),
-                    "why": "told when it was trained",
+                    "why": "said when it was trained",
                 }
             ],
             "training": {"history": history, "parameters": sum(p.numel() for p in model.parameters())},
@@ -252,7 +253,7 @@ def _write(training: Training, output: Path, history: list[Entry], say: Say) -> 
 
 
 def _sample(shards: list[Shard], made: Design) -> tuple[pa.Table, pa.Table]:
-    """TENSORS of the first usable records, and the RECORDS that they were made of."""
+    """TENSORS of the first usable records, and the RECORDS that they were made from."""
     preprocess = Preprocessor(made.spec, made.tokenizer)
     for shard in shards:
         for block in read(shard, ReadOptions(block_rows=_SAMPLE_ROWS)):
@@ -260,11 +261,11 @@ def _sample(shards: list[Shard], made: Design) -> tuple[pa.Table, pa.Table]:
             good = pc.is_null(tensors["error"])
             if pc.any(good).as_py():
                 return tensors.filter(good), block.filter(good)
-    raise InputError(f"{shards[0].url}: no usable record")
+    raise InputError(f"{shards[0].url}: no usable record; check it with `mmray plan`")
 
 
 def _claim(work: Path, recipe: TrainRecipe) -> None:
-    """A folder belongs to one recipe."""
+    """Refuse a folder in which another recipe was trained."""
     work.mkdir(parents=True, exist_ok=True)
     file = work / _RECIPE
     text = recipe.model_dump_json(indent=1)

@@ -1,4 +1,4 @@
-"""How good a trained model is on records that it was not trained on, with each subset of their modalities."""
+"""Accuracy of a trained model on records that it was not trained on, with each subset of their modalities."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def subset_outputs(
     rows: npt.NDArray[np.intp],
     classes: tuple[str, ...],
 ) -> Outputs:
-    """What the model answers to some records from every subset of the modalities that each has.
+    """Answers of the model to some records from every subset of each record's modalities.
 
     Every encoder sees a record once; only the fusion runs for each subset.
     """
@@ -63,7 +63,7 @@ def subset_outputs(
 def score_outputs(outputs: Outputs) -> dict[str, dict[str, Any]]:
     """Accuracy with its 95 % interval, clustered by group.
 
-    Under "as they are" of all records; under a subset's name of those that have it, given nothing else.
+    Under "as they are", of all records; under a subset's name, of records that have it, given only that.
     """
     right = outputs.scores.argmax(axis=1) == outputs.labels
     found = {"as they are": _score(right[outputs.whole], outputs.groups[outputs.whole])}

@@ -1,4 +1,4 @@
-"""Unstructured pruning: the smallest weights become zero, wherever they are, and stay so in fine-tuning.
+"""Unstructured pruning: the smallest weights of all layers become zero, and stay zero in fine-tuning.
 
 The file is smaller when it is compressed, and nothing is faster: ONNX Runtime multiplies by the zeros.
 """
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 class Sparsity:
     """Zeros in a model's convolutions and linear layers, by magnitude over all of them (Han et al., 2015).
 
-    To resume or to go further, make it again: weights that are zero are the smallest.
+    To resume or to prune further, make a new one: zero weights are the smallest, so they are chosen again.
 
     Args:
         model: whose weights are set to zero, in place.

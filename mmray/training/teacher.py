@@ -1,4 +1,4 @@
-"""What a teacher says of the train records: a bundle, run by the job's engine, kept on disk."""
+"""Outputs of a teacher on the train records: a bundle, run by the job's engine; kept on disk."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from mmray.evaluation import Split
 from mmray.training.prepared import Prepared
 
 _ROWS = 8  # of one inference, as in the job
-_TAUGHT: Split = "train"  # the only records that are learnt from
+_TAUGHT: Split = "train"  # the only records that are trained on
 
 
 @dataclass(frozen=True)
 class Taught:
-    """Of each of N records; zero where the teacher was not asked."""
+    """For each of N records; zero if the teacher was not run on it."""
 
     logits: npt.NDArray[np.float32]  # [N, C]
     features: npt.NDArray[np.float32]  # [N, D], each scaled to a mean of 0 and a deviation of 1 over train
@@ -39,15 +39,15 @@ def ask_teacher(
         seen: the same shards under the teacher's preprocessing.
         records: under the student's.
         classes: names of the C labels.
-        folder: where answers are kept, mapped, for the next time.
+        folder: where answers are kept for the next call, memory-mapped.
 
     Raises:
         ConfigError: the teacher does not know one of the labels.
     """
     if unknown := set(classes) - set(teacher.labels):
         raise ConfigError(
-            f"{teacher.path}: as a teacher it must know all labels, and lacks {min(unknown)!r}; train it on "
-            "the same shards"
+            f"{teacher.path}: the teacher does not know the label {min(unknown)!r}; train it on the same "
+            "shards"
         )
     rows = records.of(_TAUGHT)
     key = f"{records.identity}-{seen.identity}-{teacher.digest[:16]}"

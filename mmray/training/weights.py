@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors, with the widths of a model that was pruned beside them."""
+"""Weights on disk: safetensors, with the widths of a pruned model."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def save_weights(model: nn.Module, file: Path) -> None:
 
 
 def load_weights(model: nn.Module, file: Path, part: str = "") -> None:
-    """Take what `save_weights` wrote of a model of the same kind; its layers get the same widths.
+    """Load what `save_weights` wrote of a model of the same kind; the layers get the same widths.
 
     Args:
         model: what gets the weights.
         file: from `save_weights`.
-        part: of what was saved, the submodule that `model` is, as ``encoders.image.``; empty: all.
+        part: the submodule of the saved model that `model` is, such as ``encoders.image.``; empty: all.
 
     Raises:
-        ConfigError: there is no such file, or it is of another kind of model.
+        ConfigError: the file does not exist, or is of another kind of model.
     """
     try:
         with safe_open(file, "pt") as weights:
@@ -44,7 +44,7 @@ def load_weights(model: nn.Module, file: Path, part: str = "") -> None:
             names = [name for name in weights.keys() if name.startswith(part)]  # noqa: SIM118
             model.load_state_dict({name.removeprefix(part): weights.get_tensor(name) for name in names})
     except FileNotFoundError as e:
-        raise ConfigError(f"{file}: not there; train that recipe first") from e
+        raise ConfigError(f"{file}: no such file; train that recipe first") from e
     except RuntimeError as e:
         raise ConfigError(
             f"{file}: trained with other encoders or another fusion; give this recipe the same ({e})"
@@ -52,5 +52,6 @@ def load_weights(model: nn.Module, file: Path, part: str = "") -> None:
 
 
 def load_encoder(encoder: nn.Module, modality: Modality, file: Path) -> None:
-    """Take one encoder's weights from what `save_weights` wrote of a fused model; as `load_weights`."""
+    """Load one encoder's weights from what `save_weights` wrote of a fused model; otherwise as
+    `load_weights`."""
     load_weights(encoder, file, f"encoders.{modality}.")

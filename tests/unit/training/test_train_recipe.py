@@ -31,7 +31,7 @@ def test_a_modality_is_left_out_by_null(tmp_path):
         ("input: a\nstart: b\nprune: {}", "give a share"),
         ("input: a\nstart: b\nprune: {text: 0.5}\ntext: {frozen: true}", "frozen"),
         ("input: a\nfusion: early\nquantize: true", "early"),
-        ("input: a\nstart: b\nprune: {image: 0.5}\nquantize: true", "one at a time"),
+        ("input: a\nstart: b\nprune: {image: 0.5}\nquantize: true", "take one of them"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(tmp_path, text, told):
