@@ -1,4 +1,4 @@
-"""A step of a recipe, tried: its graph is made, judged on tune, and where it does not fail there on test."""
+"""One step of a recipe: make its graph, judge it on tune and, if it does not fail there, on test."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from mmray.variants.making import Workshop
 from mmray.variants.staged import MadeCascade, make_cascade
 from mmray.variants.steps import CascadeStep, Step, VariantRecipe
 
-# How far a variant's golden outputs may be off on another machine: at least so much, or three times what they
-# move here between kernels. Rounding to few bits makes small differences large: a value next to the edge of a
-# step falls on its other side. Stamps: .01 to .04 of the scores; one that saturates is off by .3 or more.
+# Tolerance of a variant's golden outputs on another machine: at least this, or three times the difference
+# between kernels here. Rounding to few bits amplifies small differences: a value near the edge of a step
+# falls on the other side. Stamps: .01 to .04 of the scores; a variant that saturates is off by .3 or more.
 _LEAST_TOLERANCE, _TOLERANCE_FACTOR = 0.02, 3.0
 
 Say = Callable[[str], None]
@@ -32,17 +32,17 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Attempt:
-    """What became of a step. `reason` says why it is no variant; it is empty where it is one."""
+    """Result of a step. `reason` says why it did not become a variant; it is empty if it did."""
 
     step: Step
     reason: str
-    graph: Path | None = None  # none where it could not be made
+    graph: Path | None = None  # None if it could not be made
     rehearsal: Path | None = None
     verdict: Verdict | None = None
-    split: Split = "test"  # that the verdict is on: what fails on tune never sees test
+    split: Split = "test"  # of the verdict: a variant that fails on tune is not run on test
     notes: dict[str, str] = field(default_factory=dict)  # what a search found
-    selective: Judged = NOTHING  # temperatures, and what the surest answers are worth
-    cascade: MadeCascade | None = None  # `graph` is then the whole one, cut into its stages
+    selective: Judged = NOTHING  # temperatures, and thresholds for abstaining
+    cascade: MadeCascade | None = None  # `stages of a cascade; `graph` is then the uncut graph
 
     @property
     def outcome(self) -> str:
@@ -54,7 +54,7 @@ class Attempt:
             where = "" if self.split == "test" else f" on {self.split}"
             return f"{self.verdict.answer}{where}: {self.reason}; {told}"
         untold = len(self.verdict.untold)
-        return f"passed, {told}" + (f"; {untold} labels have not enough records" if untold else "")
+        return f"passed, {told}" + (f"; {untold} labels have too few records" if untold else "")
 
     @property
     def card(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Attempt:
 
 
 def attempt(step: Step, workshop: Workshop, judge: Judge, folder: Path) -> Attempt:
-    """Make a variant and judge it; by its rehearsal, too, where it has one."""
+    """Make a variant and judge it; also by its rehearsal, if it has one."""
     graph, rehearsal = folder / f"{step.variant}.onnx", None
     try:
         made = workshop.make(step)
@@ -91,7 +91,7 @@ def attempt(step: Step, workshop: Workshop, judge: Judge, folder: Path) -> Attem
 def tuning_of(
     parent: Bundle, recipe: VariantRecipe, judge: Judge, attempts: Sequence[Attempt], folder: Path
 ) -> Tuning:
-    """What a cascade is chosen by: the tune records, and a bundle with all variants that passed so far."""
+    """Data to choose a cascade with: the tune records, and a bundle with all variants that passed so far."""
     passed = {a.step.variant: new_variant(a, parent) for a in attempts if a.graph and not a.reason}
     cards: dict[str, Any] = {FP32: {}} | {name: {"passed": True} for name in passed}
     found = {FP32: judge.own_selective.fields}
@@ -104,7 +104,7 @@ def tuning_of(
 def attempt_cascade(
     step: Step, tuning: Tuning, recipe: VariantRecipe, judge: Judge, folder: Path, say: Say
 ) -> Attempt:
-    """Choose and cut a cascade, and judge what it answers by its own budget."""
+    """Choose and cut a cascade, and judge its answers by its own budget."""
     assert isinstance(step.kind, CascadeStep)
     every = tuning.bundle.spec.modalities
     try:
@@ -122,7 +122,7 @@ def attempt_cascade(
 
 
 def new_variant(attempt: Attempt, parent: Bundle) -> NewVariant:
-    """What the new bundle gets of an attempt that has a graph."""
+    """The entry of the new bundle for an attempt that has a graph."""
     assert attempt.graph is not None
     step = attempt.step
     if made := attempt.cascade:
@@ -153,7 +153,7 @@ def new_variant(attempt: Attempt, parent: Bundle) -> NewVariant:
 
 
 def _run_plainly(graph: Path, inputs: Feeds) -> Feeds:
-    """Outputs without ONNX Runtime's fused kernels: every operator by itself, and QDQ as float arithmetic."""
+    """Outputs without ONNX Runtime's fused kernels: no fusion of operators, QDQ in float arithmetic."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
@@ -162,7 +162,7 @@ def _run_plainly(graph: Path, inputs: Feeds) -> Feeds:
 
 
 def figures_of(verdict: Verdict) -> str:
-    """The overall figures, for people."""
+    """The overall figures as text."""
     overall = verdict.overall
     figures = [f"agreement {overall.agreement:.3f} (at least {overall.agreement_bound:.3f})"]
     if found := overall.accuracy:

@@ -1,4 +1,4 @@
-"""Graphs against their parent: on tune as often as a search likes, on test once a variant."""
+"""Judges graphs by their parent: on tune as often as a search needs, on test once for each variant."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from mmray.schema import Modality
 from mmray.variants.gate import NOT_ENOUGH, PASSED, Thresholds, Verdict, compare, mean_divergence
 from mmray.variants.steps import VariantRecipe
 
-_TRIAL_ROWS = 64  # records on which a search looks how much changed; 1 s a graph of the stamps
+_TRIAL_ROWS = 64  # records on which a search measures changes; 1 s a graph of the stamps
 
-_TRAIN_ROWS = 5000  # for a head: their features take 0.2 GB
+_TRAIN_ROWS = 5000  # records to train a head on: their features take 0.2 GB
 
 
 class Judge:
-    """Runs graphs on the CPU provider and compares what they give with what the parent gives.
+    """Runs graphs on the CPU provider and compares their outputs with the parent's.
 
     Args:
         parent: ONNX file.
-        records: by split; those of test are not read before the first verdict.
+        records: by split; test is not read before the first verdict.
         recipe: batches and thresholds.
         folder: for the graphs that are tried.
 
@@ -69,27 +69,27 @@ class Judge:
 
     @cached_property
     def own_verdict(self) -> Verdict:
-        """What the parent itself is like on test: it is right by definition."""
+        """The parent's own verdict on test: it passes by definition."""
         found = compare(self._on_test, self._on_test, self._recipe.thresholds)
         return replace(found, answer=PASSED, reason="", overall=replace(found.overall, verdict=PASSED))
 
     def verdict(self, graph: Path) -> Verdict:
-        """What the gate says of a variant's ONNX file on test."""
+        """The gate's verdict on a variant's ONNX file, on test."""
         return compare(self._on_test, self._judged(graph, "test"), self._recipe.thresholds)
 
     def tune_verdict(self, graph: Path) -> Verdict:
-        """What the gate would say on tune."""
+        """The gate's verdict on tune."""
         return compare(self._on_tune, self._judged(graph, "tune"), self._recipe.thresholds)
 
     def cascade_verdict(
         self, engine: Runs, reference: tuple[Modality, ...], thresholds: Thresholds
     ) -> Verdict:
-        """What the gate says of a cascade on test, on records as they are.
+        """The gate's verdict on a cascade, on test, with records as they are.
 
         Args:
             engine: answers as the cascade does.
             reference: modalities that the parent may look at in the answers that it is compared with.
-            thresholds: what it must keep of those.
+            thresholds: of the comparison.
         """
         rows = self._recipe.batch_rows
         parent = whole_outputs(self._engine, self.test, batch_rows=rows, seen=reference)
@@ -97,7 +97,7 @@ class Judge:
 
     @cached_property
     def own_selective(self) -> Judged:
-        """Temperatures of the parent, and what its surest answers are worth."""
+        """Temperatures of the parent, and thresholds for abstaining."""
         return judge_selective(self._on_tune, self._on_test)
 
     def selective(self, graph: Path) -> Judged:
@@ -111,7 +111,7 @@ class Judge:
         return judge_selective(tune, test, already=temperatures)
 
     def passes(self, model: onnx.ModelProto) -> bool:
-        """Whether a graph passes the gate on tune, or looks so where tune is too small to show it."""
+        """Whether a graph passes the gate on tune; by estimates if tune is too small for bounds."""
         onnx.save(model, self._candidate)
         found = self._run(self._candidate, self.tune)
         verdict = compare(self._on_tune, found, self._recipe.thresholds)
@@ -120,8 +120,8 @@ class Judge:
     def change(self, model: onnx.ModelProto) -> float:
         """Mean KL divergence in nats of a graph's scores on some tune records; infinite for one that is not.
 
-        Each record counts once with each of its modalities alone: so no modality hides another's loss, and
-        every encoder runs only once a record.
+        Each record counts once for each of its modalities alone: no modality hides another's loss, and every
+        encoder runs only once for each record.
         """
         onnx.save(model, self._candidate)
         scores = self._run(self._candidate, self._trial, largest=1).scores
@@ -151,7 +151,7 @@ class Judge:
         return self._run(self._engine, self._trial, largest=1)
 
     def _judged(self, graph: Path, split: Literal["tune", "test"]) -> Outputs:
-        """What a variant's graph gives, run once: a verdict and a calibration look at the same."""
+        """Outputs of a variant's graph, run once for the verdict and the calibration."""
         if (graph, split) not in self._known:
             self._known[graph, split] = self._run(graph, self.tune if split == "tune" else self.test)
         return self._known[graph, split]

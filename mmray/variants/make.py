@@ -1,4 +1,4 @@
-"""What `mmray optimize` does: make variants of a bundle's fp32 graph, judge and measure them, write a bundle.
+"""`mmray optimize`: make variants of a bundle's fp32 graph, judge and measure them, write a bundle.
 
 Works on the ONNX graph alone, so on any bundle, wherever its graph came from. A variant that cannot be made,
 or fails its gate, is an entry of the scorecard with the reason, and stops none of the others.
@@ -47,15 +47,15 @@ def optimize(
 
     Args:
         parent: bundle to start from; stays as it is.
-        recipe: what to make and what it must keep.
-        output: the new bundle's directory; a bundle that is there is replaced.
-        again: why variants may be judged on test records that they were judged on before.
-        say: told what was done, a line a step.
+        recipe: variants to make, and thresholds.
+        output: the new bundle's directory; an existing bundle is replaced.
+        again: reason to judge variants again on the same test records.
+        say: gets progress messages, a line a step.
 
     Raises:
-        BundleError: the parent is altered, or `output` holds it or something that is not a bundle.
+        BundleError: the parent is altered, or `output` is the parent or not a bundle.
         InputError: a split without usable records.
-        UsageError: a variant was judged on the same test records before, and nobody says why it is again.
+        UsageError: a variant was judged on the same test records before, and `again` is not given.
         EngineError: the parent's own graph does not run.
     """
     check_replaceable(output, parent)
@@ -73,7 +73,7 @@ def optimize(
         workshop = Workshop(onnx.load(fp32), partial(records.feeds, "train"), judge, recipe.batch_rows)
         attempts: list[Attempt] = []
         tuning = None
-        # Cascades last, whatever their place: they are cut from the fastest of the others.
+        # Cascades last, in any order of the recipe: they are cut from the fastest of the others.
         for step in sorted(recipe.steps, key=lambda step: isinstance(step.kind, CascadeStep)):
             if isinstance(step.kind, CascadeStep):
                 tuning = tuning or tuning_of(parent, recipe, judge, attempts, folder)
@@ -127,7 +127,7 @@ def _tradeoff(tuning: Tuning, fp32: Verdict, attempts: Sequence[Attempt]) -> lis
 
 
 def _batches(records: LabelledTensors, batch_rows: int) -> dict[str, Feeds]:
-    """What is timed: a record that has as much as any, and a batch of the job's size."""
+    """Batches to time: a record with all modalities, and a batch of the job's size."""
     fullest = [int(records.present.sum(axis=1).argmax())]
     cycle = np.arange(batch_rows) % len(records)
     return {
@@ -150,7 +150,7 @@ def _cost_card(cost: Cost | None, batch_rows: int) -> dict[str, Any]:
 def _scorecard(
     parent: Bundle, recipe: VariantRecipe, records: Records, uses: Uses, cards: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """The parent's, with what was found of each variant, and what it was found with."""
+    """The parent's scorecard, with results of each variant and their settings."""
     before = parent.scorecard
     merged = before.get("variants", {}) | {
         name: before.get("variants", {}).get(name, {}) | card if name == FP32 else card
@@ -172,7 +172,7 @@ def _describe(records: LabelledTensors) -> str:
 
 
 def _with_seconds(say: Say) -> Say:
-    """Puts before each line the seconds since the one before it."""
+    """Prefixes each line with the seconds since the previous one."""
     before = perf_counter()
 
     def line(what: str) -> None:

@@ -1,4 +1,4 @@
-"""One step's graph: which function makes it, what that needs, and the search for what must stay in float."""
+"""Makes one step's graph, with calibration and the search for blocks that must stay in float."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from mmray.variants.steps import Given, Half, Int8, Step
 class Made:
     """A variant's graph.
 
-    A CPU runs float16 in float32 and shows nothing of what an accelerator rounds; `rehearsal` is then a
-    graph that does. `notes` say what a search found, for the manifest.
+    A CPU runs float16 in float32, without the rounding of an accelerator; `rehearsal` is then a graph that
+    rounds. `notes` are results of a search, for the manifest.
     """
 
     model: onnx.ModelProto
@@ -39,9 +39,9 @@ class Workshop:
 
     Args:
         model: in float32; never altered.
-        calibration: gives batches of records, of `batch_rows` or as many as it likes, from the beginning each
-            time.
-        judge: says how much a try changes, and whether it would pass.
+        calibration: gives batches of records, of `batch_rows` or of its own size, from the start at each
+            call.
+        judge: measures changes, and whether a graph would pass.
         batch_rows: records of one inference, as in the job.
     """
 
@@ -57,7 +57,7 @@ class Workshop:
         self._ranges: dict[Method, Ranges] = {}
 
     def make(self, step: Step) -> Made:
-        """What a step asks for.
+        """Make the variant of a step.
 
         Raises:
             Exception: of any kind that onnx or ONNX Runtime raise on graphs that they do not take.
@@ -102,7 +102,7 @@ class Workshop:
     def _int8(
         self, form_of: Callable[[str], Form], method: Method, flavour: Flavour = "cpu"
     ) -> onnx.ModelProto:
-        """The graph with each node in the form that is wanted for it, static ones with fitted weights."""
+        """The graph with each node in its given form, static ones with fitted weights."""
         static = [name for name in self._sites if form_of(name) == "static"]
         return to_int8(self._rounding.on(self._model, static), form_of, self._ranges_by(method), flavour)
 
@@ -112,7 +112,7 @@ class Workshop:
 
     @cached_property
     def _rounding(self) -> Rounding:
-        """Found once for all steps."""
+        """Computed once for all steps."""
         feeds = self._calibration(batch_rows=MOMENT_ROWS)
         return find_rounding(self._model, collect_moments(self._model, feeds))
 

@@ -1,4 +1,4 @@
-"""What running a graph costs: time and memory, each graph in a process of its own, one thread.
+"""Time and memory of a graph, each graph in its own process, one thread.
 
 Only so is the peak its own, and only so does no earlier graph warm an allocator for it. All graphs are timed
 in turns, and the best time counts, so that a busy moment of the machine does not decide between them.
@@ -22,12 +22,12 @@ from mmray.batching import Feeds
 from mmray.engine import Engine
 from mmray.errors import EngineError
 
-_LEAST_RUNS, _LEAST_S = 3, 0.5  # of each batch in each process
+_LEAST_RUNS, _LEAST_S = 3, 0.5  # runs of each batch in each process
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a graph takes on this machine's CPU."""
+    """Cost of a graph on this machine's CPU."""
 
     seconds: dict[str, float]  # the best run of each batch
     peak_bytes: int  # largest resident memory of a process that loads it and runs the batches
@@ -65,7 +65,7 @@ def _in_own_process(graph: Path, batches: list[Path]) -> Cost:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = done.stderr.strip() or f"exit code {done.returncode}"
-        raise EngineError(f"{graph}: does not run in a process of its own: {reason}")
+        raise EngineError(f"{graph}: does not run in its own process: {reason}")
     return Cost(**json.loads(done.stdout))
 
 
@@ -80,7 +80,7 @@ def _measure_here(graph: Path, batches: list[Path]) -> Cost:
 
 
 def _best_time(engine: Engine, feeds: Feeds) -> float:
-    engine(feeds)  # the first run allocates
+    engine(feeds)  # warm-up: the first run allocates
     times: list[float] = []
     while len(times) < _LEAST_RUNS or sum(times) < _LEAST_S:
         start = perf_counter()
@@ -92,7 +92,7 @@ def _best_time(engine: Engine, feeds: Feeds) -> float:
 def _peak_bytes() -> int:
     """Peak resident memory of this process.
 
-    Linux hands ru_maxrss on from the process that started this one, so its own figure comes from /proc.
+    On Linux, ru_maxrss is inherited from the parent process, so the figure comes from /proc.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -102,9 +102,9 @@ def _peak_bytes() -> int:
 
 
 def main() -> None:
-    """What such a process does with its arguments: a graph, and files of batches."""
+    """Entry point of such a process; arguments: a graph, and files of batches."""
     try:
         cost = _measure_here(Path(sys.argv[1]), [Path(argument) for argument in sys.argv[2:]])
-    except Exception as e:  # whoever started this process answers, and wants one line
+    except Exception as e:  # the parent process reports the error and needs one line
         sys.exit(" ".join(str(e).split())[:300])
     sys.stdout.write(json.dumps(asdict(cost)))

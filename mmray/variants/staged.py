@@ -1,4 +1,4 @@
-"""A cascade as a variant: chosen, cut, timed beside what it competes with, and run in full to be judged."""
+"""A cascade as a variant: chosen, cut, timed against its competitors, and run in full to be judged."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from mmray.variants.cascades.tradeoff import Subsets, Tuning
 from mmray.variants.cascades.trial import Point
 from mmray.variants.steps import CascadeStep, Step
 
-_CURVE_POINTS = 40  # of the scorecard's curve at most
-_SHOWN = 12  # lines that are said
-_FASTER = 0.95  # a cascade takes at most this share of what something simpler takes; less may be chance
+_CURVE_POINTS = 40  # points of the scorecard's curve, at most
+_SHOWN = 12  # settings that are printed
+_FASTER = 0.95  # a cascade takes at most this share of a simpler option's time; a smaller gain may be chance
 _NO_HALF = "         no stage for images at half their size"
 
 Say = Callable[[str], None]
@@ -46,7 +46,7 @@ class MadeCascade:
         return StagedEngine(self.variant.entry.cascade, self.variant.stages, modalities)
 
     def calibrated_engine(self, modalities: Sequence[Modality]) -> StagedEngine:
-        """The same, with the scores of a run: the base's temperatures are the last stage's."""
+        """The same, with the scores of a run: the last stage has the base's temperatures."""
         entry = self.variant.entry
         assert entry.cascade is not None
         return StagedEngine(entry.cascade, self.variant.stages, modalities, entry.temperatures)
@@ -59,11 +59,11 @@ def make_cascade(step: Step, tuning: Tuning, folder: Path, say: Say) -> MadeCasc
         step: the base variant, the budget, and the name of the new one.
         tuning: records, and a bundle with all variants that passed; points of the curve are added to it.
         folder: for the graphs, and for a bundle while the cascade is timed.
-        say: told the trade-off, a line at a time.
+        say: gets the trade-off, a line at a time.
 
     Raises:
-        InputError: nothing keeps within the budget; or what does is slower than one variant, or one subset of
-            the modalities, that is as accurate.
+        InputError: no setting is within the budget; or those that are, are slower than a variant or a subset
+            of the modalities that is as accurate.
         BundleError: no such base variant, or it failed.
         ModelError: the base's graph cannot be cut.
     """
@@ -86,14 +86,14 @@ def make_cascade(step: Step, tuning: Tuning, folder: Path, say: Say) -> MadeCasc
 
 
 def _choose(base: str, kind: CascadeStep, tuning: Tuning, folder: Path, say: Say) -> tuple[Subsets, Policy]:
-    """The fastest setting; one that looks at half images must be faster than others by more than chance."""
+    """The fastest setting; one with images at half size must be faster than others by more than chance."""
     alone = tuning.subsets_of(base)
     policy = choose_policy(alone.trial.evidence, alone.trial.costs, kind.budget)
     if not kind.half_images or "image" not in alone.trial.evidence.modalities or not tuning.bundle.labels:
         return alone, policy
     try:
         with_half = tuning.with_half(base, folder)
-    except Exception as e:  # ONNX Runtime's own exception types share no base; what it is, is said
+    except Exception as e:  # ONNX Runtime's own exception types share no base; the message is printed
         say(f"{_NO_HALF}: {(str(e).splitlines() or [type(e).__name__])[0]}")
         return alone, policy
     other = choose_policy(with_half.trial.evidence, with_half.trial.costs, kind.budget)
@@ -130,7 +130,7 @@ def _cut(step: Step, base: str, policy: Policy, alone: Subsets, tuning: Tuning, 
 def _time(
     step: Step, new: NewVariant, alone: Subsets, policy: Policy, tuning: Tuning, folder: Path
 ) -> dict[str, float]:
-    """Milliseconds a record, measured in turns: the cascade first, then what it must beat.
+    """Milliseconds a record, measured in turns: the cascade first, then its competitors.
 
     That is the fastest variant with all modalities, and the fastest subset of the base's that is as good by
     what the budget is about.
@@ -148,17 +148,17 @@ def _time(
 
 
 def _not_worth(name: str, ms: dict[str, float], chosen: Point) -> InputError:
-    """Why nobody should run a cascade that something simpler beats."""
+    """The error for a cascade that a simpler option beats."""
     rivals = {k: v for k, v in ms.items() if k != name}
     best = min(rivals, key=rivals.__getitem__)
     return InputError(
-        f"it is not worth it: the fastest cascade within the budget, {chosen.setting}, takes {ms[name]:.2f} "
+        f"not worth it: the fastest cascade within the budget, {chosen.setting}, takes {ms[name]:.2f} "
         f"ms a record at an accuracy of {chosen.accuracy:.3f}; {best} is as good in {rivals[best]:.2f} ms"
     )
 
 
 class StagedEngine:
-    """A cascade that is run like one graph: every stage for every record, and then the answer that counts.
+    """A cascade that is run like one graph: every stage for every record, then each record's exit is chosen.
 
     Where it is given the temperatures of the last stage, its scores are calibrated, as those of a run are.
     """
@@ -181,7 +181,7 @@ class StagedEngine:
             self._temperatures = stage_temperatures(early, temperatures)
 
     def __call__(self, feeds: Feeds) -> Feeds:
-        """Outputs of the stage that each record leaves after."""
+        """Outputs of the stage at which each record exits."""
         handed: Feeds = {}
         answer: Feeds = {}
         waiting = np.ones(len(feeds["present"]), np.bool_)
@@ -217,7 +217,7 @@ def _card(base: str, budget: Budget, policy: Policy, alone: Subsets, ms: dict[st
             "records": len(evidence),
             "groups": len(np.unique(evidence.groups)),
             "settings": policy.tried,
-            "note": "the bound is of the best of these settings, so a little too good; test is what counts",
+            "note": "the bound is of the best of these settings, so slightly optimistic; test decides",
         },
         "bound": round(policy.bound, 5),
         "confidence": budget.confidence,
@@ -237,7 +237,7 @@ def _card(base: str, budget: Budget, policy: Policy, alone: Subsets, ms: dict[st
 def _points(
     variant: str, policy: Policy, alone: Subsets, ms: float, tuning: Tuning, *, worth: bool
 ) -> list[dict[str, Any]]:
-    """Of the scorecard's `tradeoff`: the setting that was chosen, as measured, and once for each base others.
+    """Points of the scorecard's `tradeoff`: the chosen setting as measured, others once for each base.
 
     Times of these follow from times of another round, so they are brought to this one's by the chosen one's.
     """
@@ -271,7 +271,7 @@ def _thinned(front: Sequence[Point], chosen: Point, most: int = _CURVE_POINTS) -
 
 
 def _trade_off(policy: Policy, alone: Subsets) -> list[str]:
-    """For people: what was measured, and what settings would do."""
+    """The trade-off as text: measured times, and the expected figures of settings."""
     costs, trial = alone.trial.costs, alone.trial
     told = ", ".join(f"{m} {value:.2f}" for m, value in costs.modality.items())
     lines = [

@@ -1,4 +1,4 @@
-"""What `mmray optimize` is asked for: a YAML file with a list of steps, each of which makes one variant."""
+"""The recipe of `mmray optimize`: a YAML file with a list of steps, each of which makes one variant."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Model(BaseModel):
 
 
 class Rows(_Model):
-    """How many records of each split are used, at most; they are spread evenly over all that there are."""
+    """How many records of each split are used, at most; they are spread evenly over the split."""
 
     train: int = Field(256, ge=1)  # for ranges of static int8; read as they are needed
     tune: int = Field(1500, ge=1)  # for every choice; held in memory, about 0.2 MB each
@@ -37,7 +37,7 @@ class Rows(_Model):
 class Half(_Model):
     """Weights and activations as float16."""
 
-    mixed: bool = False  # leave in float32 as few blocks as the gate demands, the most sensitive first
+    mixed: bool = False  # leave as few blocks in float32 as the gate needs, the most sensitive first
 
     precision: ClassVar[str] = "fp16"
     provider: ClassVar[Literal["any"]] = "any"
@@ -55,7 +55,7 @@ class Int8(_Model):
     method: Literal["best", "dynamic", "static"] = "best"
     flavour: Literal["cpu", "tensorrt"] = "cpu"  # of static
     ranges: Method = "percentile"  # of static and best: how calibration chooses them
-    mixed: bool = False  # leave in float as few blocks as the gate demands, the most sensitive first
+    mixed: bool = False  # leave as few blocks in float as the gate needs, the most sensitive first
 
     precision: ClassVar[str] = "int8"
 
@@ -69,7 +69,7 @@ class Int8(_Model):
 
 
 class Given(_Model):
-    """A graph of the bundle's inputs and outputs that was made elsewhere, as by training for int8."""
+    """A graph made elsewhere, with the bundle's inputs and outputs, as by training for int8."""
 
     graph: str  # ONNX file
     precision: Literal["fp32", "fp16", "int8"] = "int8"
@@ -84,9 +84,9 @@ class CascadeStep(_Model):
 
     of: str = "auto"  # the variant that is cut; "auto": the fastest that passed, on this machine
     accuracy_loss: float | None = Field(None, ge=0, lt=1)  # accuracy below the reference's, at most
-    disagreement: float | None = Field(None, gt=0, lt=1)  # or: share decided otherwise than in full
-    reference: str = WHOLE  # of accuracy_loss: the whole model, or it with only "image", "image+text", …
-    confidence: float = Field(0.95, ge=0.8, lt=1)  # of the bound that must keep within that, one-sided
+    disagreement: float | None = Field(None, gt=0, lt=1)  # or: share of decisions unlike the full model's
+    reference: str = WHOLE  # of accuracy_loss: the full model, or only "image", "image+text", …
+    confidence: float = Field(0.95, ge=0.8, lt=1)  # of the one-sided bound
     half_images: bool = True  # whether a stage may look at images of half their height and width first
 
     mixed: ClassVar[bool] = False
@@ -99,7 +99,7 @@ class CascadeStep(_Model):
         return Budget(self.accuracy_loss, self.disagreement, self.reference, self.confidence)
 
     def thresholds(self, general: Thresholds) -> Thresholds:
-        """What it must keep of its reference on test: its own budget, and nothing in single slices."""
+        """Thresholds on test: its own budget overall, none for single slices."""
         return general.model_copy(
             update={
                 "agreement": 0.0 if self.disagreement is None else 1 - self.disagreement,
@@ -113,7 +113,7 @@ class CascadeStep(_Model):
 
 
 class Step(_Model):
-    """Exactly one kind of step, and what its variant is called."""
+    """Exactly one kind of step, and the name of its variant."""
 
     half: Half | None = None
     int8: Int8 | None = None
@@ -124,11 +124,11 @@ class Step(_Model):
     @field_validator("half", "int8", "given", "cascade", mode="before")
     @classmethod
     def _nothing_is_the_default(cls, value: object) -> object:
-        return {} if value is None else value  # `- half:` is what people write
+        return {} if value is None else value  # `for people who write `- half:`
 
     @property
     def kinds(self) -> dict[str, Half | Int8 | Given | CascadeStep]:
-        """What is asked for, by the YAML file's key."""
+        """The options of the step, by the YAML file's key."""
         kinds = ("half", "int8", "given", "cascade")
         return {k: v for k in kinds if (v := getattr(self, k)) is not None}
 
@@ -149,16 +149,16 @@ class Step(_Model):
 
 
 class VariantRecipe(_Model):
-    """Which variants to make, from what, and what they must keep."""
+    """Variants to make, from which bundle, and their thresholds."""
 
     input: tuple[str, ...] = Field(min_length=1)  # shards with records of all splits
     rows: Rows = Rows()
     steps: tuple[Step, ...] = Field(min_length=1)
     thresholds: Thresholds = Thresholds()
-    batch_rows: int = Field(8, ge=1, le=4096)  # the job's: for judging, and for one of the two latencies
+    batch_rows: int = Field(8, ge=1, le=4096)  # of the job: for judging, and for one of the two latencies
     timing_rounds: int = Field(2, ge=0)  # processes in which each graph is timed and weighed; 0: not at all
     abstain: float | None = Field(None, gt=0, lt=1)  # risk of the bundle's answers, see `mmray.confidence`
-    keep_failed: bool = False  # also write the graphs that failed, to look into them
+    keep_failed: bool = False  # also write the graphs that failed, to inspect them
 
     @field_validator("input", mode="before")
     @classmethod
@@ -196,7 +196,7 @@ def _faults(recipe: VariantRecipe) -> Iterator[str]:
         elif step.int8 and step.int8.method == "best" and step.kind.mixed:
             yield f"'{where}.int8': best has no mixed form; set method: static, or leave `mixed` out"
         elif step.given and not Path(step.given.graph).is_file():
-            yield f"'{where}.given': {step.given.graph} is not there; train that recipe first"
+            yield f"'{where}.given': {step.given.graph} does not exist; train that recipe first"
         elif step.cascade and (step.cascade.accuracy_loss is None) == (step.cascade.disagreement is None):
             yield f"'{where}.cascade': give exactly one of accuracy_loss and disagreement"
         else:

@@ -1,4 +1,4 @@
-"""How often a variant was judged on the same test records: whoever looks twice has begun to fit to them.
+"""How often a variant was judged on the same test records: repeated use overfits to them.
 
 Kept in the cache directory of this machine by bundle and by test records, and in every scorecard.
 """
@@ -32,11 +32,11 @@ class Uses:
         self._place = Location.parse(cache_directory() / "test-uses" / f"{key}.json")
 
     def check(self, variants: Iterable[str], again: str | None) -> None:
-        """Refuse to judge what was judged before, unless somebody says why.
+        """Refuse to judge a variant on test again without a reason.
 
         Args:
-            variants: that are to be judged.
-            again: why once more.
+            variants: to judge.
+            again: the reason.
 
         Raises:
             UsageError: one of them was.
@@ -47,11 +47,11 @@ class Uses:
                 raise UsageError(
                     f"{self._parent.path}: {variant} was judged on these test records before, at "
                     f"{before[variant]}; a variant that is changed until it passes is fitted to them: "
-                    'give other test records, or say why with --again "reason"'
+                    'give other test records, or a reason: --again "reason"'
                 )
 
     def note(self, variant: str, why: str | None) -> None:
-        """A variant was judged now."""
+        """Record that a variant was judged now."""
         use = {"variant": variant, "when": datetime.now(UTC).isoformat(timespec="seconds"), "why": why or ""}
         self._place.parent.make_directory()
         self._place.write_atomically(sealed({"uses": [*self.all(), use]}))

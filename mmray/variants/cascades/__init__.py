@@ -1,1 +1,1 @@
-"""A fused graph in stages, of which the cheap ones answer first: which, when, at what cost."""
+"""Cascades: a fused graph in stages, of which the cheap ones answer first."""

@@ -1,4 +1,4 @@
-"""What a record costs on this machine, from times of the real path with one subset of the modalities each."""
+"""The cost of a record on this machine, from times of the real path with each subset of the modalities."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from mmray.variants.cascades.evidence import HALF
 class Costs:
     """Milliseconds of a record on one thread."""
 
-    row: float  # for each stage that it reaches, whatever it has
-    modality: Mapping[str, float]  # by look, for one that it has and that is looked at: decoding and encoder
-    decoded_image: float = 0.0  # of an image whose half an earlier stage looked at: it is decoded already
+    row: float  # for each stage that it reaches, whichever modalities it has
+    modality: Mapping[str, float]  # by look, if the record has it: decoding and encoder
+    decoded_image: float = 0.0  # of an image that an earlier stage saw at half size: it is decoded already
 
     def with_half(self, *, saved: float, decoding: float) -> Costs:
         """The same with HALF.
 
         Args:
-            saved: by looking at half an image instead of all of it.
+            saved: by looking at the image at half size instead of full size.
             decoding: of an image.
         """
         half = max(self.modality["image"] - saved, 0.0)
@@ -32,12 +32,12 @@ class Costs:
         return replace(self, modality={**self.modality, HALF: half}, decoded_image=again)
 
     def of(self, look: str, before: Collection[str] = ()) -> float:
-        """Of a modality, or of HALF, once earlier stages have looked at others."""
+        """Cost of a modality, or of HALF, after earlier stages have looked at others."""
         return self.decoded_image if look == "image" and HALF in before else self.modality[look]
 
 
 def fit_costs(times: Mapping[tuple[str, ...], float], shares: Mapping[str, float]) -> Costs:
-    """Costs that explain measured times best, by least squares without negative ones (Lawson & Hanson 1974).
+    """Costs that fit measured times best: non-negative least squares (Lawson & Hanson 1974).
 
     Args:
         times: milliseconds a record of the path that looks at a subset of the modalities, of every subset.

@@ -1,4 +1,4 @@
-"""Evidence: what a model answers to records that it was not trained on, by subset of the modalities."""
+"""Evidence: answers of a model to records that it was not trained on, by subset of the modalities."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmray.engine import Engine
 from mmray.evaluation import LabelledTensors
 from mmray.schema import Modality
 
-#: What a stage may look at instead of the image: the same at half its height and width.
+#: What a stage may look at instead of the image: the image at half its height and width.
 HALF = "image/2"
 
 
@@ -36,11 +36,11 @@ class Evidence:
     groups: npt.NDArray[np.str_]  # [N], records of one group are not independent
     logits: Mapping[
         str, npt.NDArray[np.float32]
-    ]  # by subset, as "image+text": [N, C], of what a record has of it
+    ]  # by subset, as "image+text": [N, C], from the modalities of it that a record has
     half: Mapping[str, npt.NDArray[np.float32]] | None = None  # the same from images at half their size
 
     def of(self, looks: Collection[str]) -> Mapping[str, npt.NDArray[np.float32]]:
-        """Answers of the graph that runs once these looks were taken; the whole image replaces half of it."""
+        """Answers of the graph that runs after these looks; the full image replaces the one at half size."""
         if HALF not in looks or "image" in looks:
             return self.logits
         assert self.half is not None
@@ -87,7 +87,7 @@ def answers(
     batch_rows: int,
     output: str = "logits",
 ) -> npt.NDArray[np.float32]:
-    """One output [K, D] of a graph for K records of which it sees only some modalities; K at least 1."""
+    """One output [K, D] of a graph for K >= 1 records of which it sees only some modalities."""
     blank = pack(records.tensors.slice(0, 0), records.spec)
     work = list(batches(records.tensors, batch_rows))
 

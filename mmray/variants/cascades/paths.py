@@ -1,4 +1,4 @@
-"""What the real path takes: records as they were read → `Preprocessor` → `Predictor`, on one thread.
+"""Times the real path: records as read → `Preprocessor` → `Predictor`, on one thread.
 
 All ways are run in turns, block by block, and of each block the fastest run counts. Time is that of the
 process's own work, so that what else the machine does weighs little.
@@ -28,7 +28,7 @@ _ROUNDS = 2
 class Way:
     """One way to answer records."""
 
-    variant: str | None  # None: they are only decoded
+    variant: str | None  # None: records are only decoded
     modalities: tuple[Modality, ...] | None = None  # that are looked at; None: all
 
 
@@ -40,14 +40,14 @@ def time_ways(
     batch_rows: int,
     rounds: int = _ROUNDS,
 ) -> dict[str, float]:
-    """Milliseconds of a record by the name of the way, decoding included.
+    """Milliseconds of a record by the name of the path, decoding included.
 
     Args:
-        bundle: with the variants of all ways, none of which failed its gate.
+        bundle: with the variants of all paths, none of which failed its gate.
         ways: by name.
         blocks: tables of RECORDS, at least one row in all.
         batch_rows: records of one inference, as in the job.
-        rounds: of all ways in turn.
+        rounds: of all paths in turn.
 
     Raises:
         BundleError: no such variant, or one that failed.
@@ -76,7 +76,7 @@ def time_ways(
 
 
 def record_blocks(inputs: Sequence[str], records: LabelledTensors, rows: int) -> list[pa.Table]:
-    """Tables of RECORDS, as a run reads them, of the first of some records, an equal share of each shard.
+    """Tables of RECORDS, as a run reads them: the first of the given records, an equal share of each shard.
 
     Args:
         inputs: shards that hold them.

@@ -1,4 +1,4 @@
-"""Which stages a cascade has and when a record may leave it: the fastest setting that keeps within a budget.
+"""Chooses the stages of a cascade and its exit thresholds: the fastest setting within a budget.
 
 Every ordered partition of the modalities is tried with every choice of thresholds (`trial`). The budget is
 kept by a one-sided bound that knows groups of records (`mmray.stats.intervals`), of what is paired
@@ -26,7 +26,7 @@ from mmray.variants.cascades.trial import Point, Trial, front
 
 M = TypeVar("M", bound=str)
 
-#: A budget's reference that stands for the model with all of its modalities.
+#: A budget's reference: the model with all of its modalities.
 WHOLE = "whole"
 
 
@@ -35,7 +35,7 @@ class Budget:
     """What a cascade may cost; exactly one of the first two."""
 
     accuracy_loss: float | None  # accuracy below the reference's, at most
-    disagreement: float | None  # share of records decided otherwise than by the whole model, at most
+    disagreement: float | None  # share of records decided differently from the full model, at most
     reference: str = WHOLE  # WHOLE, or modalities as "image" or "image+text"
     confidence: float = 0.95  # of the bound, one-sided
 
@@ -66,18 +66,18 @@ class Budget:
 
 @dataclass(frozen=True)
 class Policy:
-    """What was chosen, and what else there was to choose from."""
+    """The chosen setting, and the alternatives."""
 
     chosen: Point
     exits: tuple[dict[str, Exit], ...]  # of each stage but the last
-    bound: float  # of what the budget limits: accuracy below the reference's, or decisions that differ
-    disagreement: float  # upper bound of the share of early answers that the whole model would not give
-    tried: int  # settings that it was chosen among
+    bound: float  # of the limited quantity: accuracy below the reference's, or decisions that differ
+    disagreement: float  # upper bound of the share of early answers that differ from the full model's
+    tried: int  # number of settings tried
     front: tuple[Point, ...]  # settings that no other beats in both ms and accuracy, the fastest first
 
 
 def choose_policy(evidence: Evidence, costs: Costs, budget: Budget) -> Policy:
-    """Choose the fastest setting whose bound keeps within the budget.
+    """Choose the fastest setting whose bound is within the budget.
 
     Args:
         evidence: of the variant that is cut into stages, on N records that it was not trained on.
@@ -85,19 +85,19 @@ def choose_policy(evidence: Evidence, costs: Costs, budget: Budget) -> Policy:
         budget: what a cascade may cost.
 
     Raises:
-        InputError: nothing keeps within the budget; or the budget cannot be applied to such records.
+        InputError: no setting is within the budget; or the budget cannot be applied to such records.
     """
     if len(evidence.modalities) < 2:
         raise InputError("a cascade needs a model of two modalities or more")
     trial = Trial(evidence, costs)
     measure = _Measure(trial, budget)
     points = [point for setting in trial.settings() if (point := trial.point(setting)).early]
-    bounds: dict[bytes, float] = {}  # by what is decided: many settings decide alike, and a bound takes long
-    # Of equally fast ones the more careful.
+    bounds: dict[bytes, float] = {}  # by decisions: many settings decide the same, and a bound is slow
+    # Among equally fast ones, the more accurate.
     for point in sorted(points, key=lambda p: (p.ms, -p.accuracy, [-t for t in p.setting.thresholds])):
         decided = trial.outcome(point.setting).decided
         if measure.estimate(decided) > budget.allowed or (known := decided.tobytes()) in bounds:
-            continue  # the bound is above the estimate, and one that had been good enough had been taken
+            continue  # the bound is above the estimate, and no bound was within the budget
         bounds[known] = measure.bound(decided)
         if bounds[known] <= budget.allowed:
             exits = trial.exits(point.setting)
@@ -112,7 +112,7 @@ def choose_policy(evidence: Evidence, costs: Costs, budget: Budget) -> Policy:
 
 
 class _Measure:
-    """What a budget limits, as an estimate and as a bound: the smaller the better."""
+    """The quantity that a budget limits, as an estimate and as a bound; smaller is better."""
 
     def __init__(self, trial: Trial, budget: Budget) -> None:
         evidence = trial.evidence
@@ -136,7 +136,7 @@ class _Measure:
         return self._clusters.upper(self._values(decided), self._confidence)
 
     def _values(self, decided: npt.NDArray[np.intp]) -> Values:
-        """Of each record: what it loses against the reference, or whether it is decided otherwise."""
+        """For each record, its loss against the reference, or whether its decision differs."""
         now, was = decided[self._rows], self._reference[self._rows]
         if self._labels is None:
             differs: npt.NDArray[np.bool_] = now != was

@@ -1,4 +1,4 @@
-"""A graph that looks at images at half their height and width, with a head of its own.
+"""A graph that looks at images at half their height and width, with its own head.
 
 It takes what its base takes and runs the base's own trunks, in whatever form they are, behind a pool of 2 x 2
 pixels. The base's head would be far less accurate on such features (docs/cascade.md), so one is trained on
@@ -24,14 +24,14 @@ from mmray.schema import Modality
 from mmray.variants.cascades.evidence import answers
 from mmray.variants.cascades.staging import dependencies
 
-_NEVER = -30.0  # logit of a class that no record was trained for
+_NEVER = -30.0  # logit of a class without training records
 
 
 def half_graph(graph: Path, train: Iterable[LabelledTensors], folder: Path, batch_rows: int) -> Path:
-    """Write the graph that answers as a variant does, but from images at half their height and width.
+    """Write a variant's graph that looks at images at half their height and width.
 
     Args:
-        graph: of the variant. Its features are zero where a modality is absent.
+        graph: of the variant. Its features are zero if a modality is absent.
         train: records to train the head on, a few at a time.
         folder: for the graph.
         batch_rows: records of one inference.
@@ -39,7 +39,7 @@ def half_graph(graph: Path, train: Iterable[LabelledTensors], folder: Path, batc
     Raises:
         ModelError: the features are of another kind.
         ValueError: too few records are labelled.
-        Exception: of any kind that ONNX Runtime raises where a trunk takes no other height and width.
+        Exception: any that ONNX Runtime raises if a trunk has a fixed height and width.
     """
     pooled, path = _pooled(onnx.load(graph)), folder / f"{graph.stem}-half.onnx"
     onnx.save(pooled, path)
@@ -49,7 +49,7 @@ def half_graph(graph: Path, train: Iterable[LabelledTensors], folder: Path, batc
 
 
 def _pooled(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with the mean of 2 x 2 pixels, rounded, in the place of the pixels."""
+    """The graph with the rounded mean of 2 x 2 pixels instead of the pixels."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = copy.graph
@@ -59,7 +59,7 @@ def _pooled(model: onnx.ModelProto) -> onnx.ModelProto:
         node.input[:] = ["half/pixels" if name == "pixels" else name for name in node.input]
     constants = {constant.name: constant for constant in graph.initializer}
     for node in graph.node:
-        # Columns as channels, see quantize.wide.regrouped: that states how many columns there are.
+        # Columns as channels, see quantize.wide.regrouped: it fixes the number of columns.
         name, is_image = node.output[0], of[node.output[0]] == {"image"}
         if is_image and node.op_type == "Reshape" and name.endswith("/places"):
             *kept, places, channels = numpy_helper.to_array(constants[node.input[1]]).tolist()
@@ -80,7 +80,7 @@ def _pooled(model: onnx.ModelProto) -> onnx.ModelProto:
 def _examples(
     engine: Engine, train: Iterable[LabelledTensors], batch_rows: int
 ) -> tuple[Examples, list[npt.NDArray[np.bool_]], int]:
-    """What the head is trained on, each modality's columns of the features, and the number of classes."""
+    """Training data of the head, each modality's columns of the features, and the number of classes."""
     parts: list[Examples] = []
     modalities: tuple[Modality, ...] = ()
     classes = 0
@@ -108,7 +108,7 @@ def _examples(
 def _with_head(
     model: onnx.ModelProto, trained: TrainedHead, columns: list[npt.NDArray[np.bool_]], classes: int
 ) -> onnx.ModelProto:
-    """The graph with `mmray.models.head.SubsetHead` behind its features, and without the head that it had."""
+    """The graph with `mmray.models.head.SubsetHead` behind its features instead of its own head."""
     head, known = trained.head, np.array(trained.labels, np.intp)
     weights = np.zeros((len(columns[0]), classes), np.float32)
     bias = np.full((len(head.bias), classes), _NEVER, np.float32)
@@ -147,7 +147,7 @@ def _named(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
 
 
 def _put(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
-    """Give a graph other nodes, of which some may be its own."""
+    """Replace the nodes of a graph; new ones may include old ones."""
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)

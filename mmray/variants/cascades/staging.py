@@ -1,8 +1,8 @@
 """A fused graph cut into the stages of a cascade.
 
-Each stage is the part of the graph that its own modalities need. What an encoder gave to a record is handed
-on to later stages, so nothing is computed twice; in the place of modalities that are yet to come stands what
-the graph has for a record without them.
+Each stage is the part of the graph that its own modalities need. Outputs of encoders are passed on to later
+stages, so nothing is computed twice. Modalities of later stages are replaced by the values that the graph has
+for a record without them.
 """
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ def split_stages(
         stages: modalities of each stage; together they are those of the model. HALF may be in a stage before
             the image's.
         feeds: a batch of several records, to see what is one row a record.
-        half: the same model on half images (`small.half_graph`), which answers from HALF until the image
-            was looked at. What it finds in other modalities is what the model finds, and is handed on alike.
+        half: the same model on images at half size (`small.half_graph`), which answers from HALF until a
+            stage has looked at the image. Its values for other modalities equal the model's and are passed
+            on, too.
 
     Returns:
         A graph for each stage. It takes `present`, the inputs of its own modalities and tensors that earlier
-        stages hand on; it gives the model's outputs and, under names that begin with CARRIED, what later ones
-        may need.
+        stages pass on; it gives the model's outputs and tensors for later stages, whose names begin with
+        CARRIED.
 
     Raises:
         ModelError: the graph cannot be cut between two of the stages.
@@ -59,7 +60,7 @@ def split_stages(
         looked = {look for earlier in stages[: k + 1] for look in earlier}
         is_half = HALF in looked and "image" not in looked
         seen = frozenset(modality_of(look) for look in looked)
-        # What was found in half an image is of no use to the graph that looks at the whole.
+        # Values from the image at half size are of no use to the graph that looks at full size.
         known = before - {"image"} if was_half and not is_half else before
         kept = seen - {"image"} if is_half and "image" in stages[k + 1] else seen
         parts.append(cuts[is_half].stage(known, seen, kept))
@@ -69,7 +70,7 @@ def split_stages(
 
 
 def _check_handed_on(parts: Sequence[onnx.ModelProto]) -> None:
-    """Each stage finds what it takes: both graphs of a model are to have the same places to cut."""
+    """Check that earlier stages give all inputs: both graphs must be cut at the same tensors."""
     given: set[str] = set()
     for part in parts:
         names = {value.name for value in part.graph.input if value.name.startswith(CARRIED)}
@@ -92,7 +93,7 @@ class _Cut:
     def stage(self, before: _Modalities, seen: _Modalities, kept: _Modalities) -> onnx.ModelProto:
         """The graph of the stage that looks at `seen`.
 
-        Earlier ones have handed on what they found in `before`, and later ones want that of `kept`.
+        Earlier stages passed on the tensors of `before`; later ones need those of `kept`.
         """
         taken = self._border(before)
         given = {} if kept == self._all else self._border(kept)
@@ -121,7 +122,7 @@ class _Cut:
         return copy
 
     def _border(self, inside: _Modalities) -> dict[str, npt.NDArray[Any]]:
-        """Tensors of these modalities alone that nodes of others take, with their values for records without.
+        """Tensors of only these modalities that nodes of others take, with values for records without.
 
         Raises:
             ModelError: one of them is not one row a record.
@@ -169,7 +170,7 @@ class _Cut:
 
 
 def dependencies(graph: onnx.GraphProto) -> dict[str, _Modalities]:
-    """Modalities that each tensor depends on; none for constants and for what `present` alone decides."""
+    """Modalities that each tensor depends on; none for constants and what depends only on `present`."""
     of: dict[str, _Modalities] = {name: frozenset({m}) for m, names in INPUTS.items() for name in names}
     for node in graph.node:
         found = frozenset(m for name in node.input for m in of.get(name, ()))
@@ -178,7 +179,7 @@ def dependencies(graph: onnx.GraphProto) -> dict[str, _Modalities]:
 
 
 def _absent_nodes(absent: Mapping[str, npt.NDArray[Any]]) -> list[onnx.NodeProto]:
-    """Nodes that give each record the row that there is for a modality which it lacks."""
+    """Nodes that give each record the row for a missing modality."""
     if not absent:
         return []
     records = f"{CARRIED}records"
@@ -195,7 +196,7 @@ def _absent_nodes(absent: Mapping[str, npt.NDArray[Any]]) -> list[onnx.NodeProto
 
 
 def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
-    """Give tensors other names, wherever they stand."""
+    """Rename tensors in all nodes."""
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]

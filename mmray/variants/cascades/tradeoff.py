@@ -1,4 +1,4 @@
-"""What a cascade competes with: whole variants, and subsets of the modalities, by time and accuracy.
+"""The competitors of a cascade, by time and accuracy: whole variants, and subsets of the modalities.
 
 All of it is on records of the tune split. A record that has none of a subset's modalities gets no answer from
 it, which counts as a wrong one.
@@ -26,12 +26,12 @@ from mmray.variants.cascades.paths import Way, record_blocks, time_ways
 from mmray.variants.cascades.small import half_graph
 from mmray.variants.cascades.trial import Point, Trial
 
-_TIMED_ROWS = 128  # records of one round, 3 s a way of the stamps
+_TIMED_ROWS = 128  # records of one round, 3 s for each path of the stamps
 _CONFIDENCE = 0.95  # of the intervals of accuracy, two-sided
 
 
 class Tuning:
-    """What choices are made by, and the points that were found.
+    """Data for choosing cascades, and the points of the trade-off.
 
     Args:
         bundle: with fp32 and every variant that passed.
@@ -53,9 +53,9 @@ class Tuning:
         self._inputs, self._batch_rows, self._train = inputs, batch_rows, train
         self._subsets: dict[str, Subsets] = {}
         self._with_half: dict[str, Subsets] = {}
-        #: Points of the scorecard's `tradeoff` that are cascades; whoever tries one adds them.
+        #: Points of the scorecard's `tradeoff` that are cascades; added when a cascade is tried.
         self.cascades: list[dict[str, Any]] = []
-        #: Variants whose cascades' settings are among them.
+        #: Variants whose cascade settings are in `curve`.
         self.drawn: set[str] = set()
 
     @cached_property
@@ -76,11 +76,11 @@ class Tuning:
         return min(self.whole_ms, key=self.whole_ms.__getitem__)
 
     def time(self, ways: dict[str, Way], bundle: Bundle | None = None) -> dict[str, float]:
-        """Milliseconds a record of ways, measured in turns."""
+        """Milliseconds a record of paths, measured in turns."""
         return time_ways(bundle or self.bundle, ways, self.blocks, batch_rows=self._batch_rows)
 
     def trying(self, name: str, new: NewVariant, folder: Path) -> Bundle:
-        """The bundle with one more variant, as if that had passed, to time it."""
+        """The bundle with one more variant, marked as passed, to time it."""
         before = self.bundle.scorecard
         scorecard = before | {"variants": before.get("variants", {}) | {name: {"passed": True}}}
         return extend_bundle(
@@ -88,7 +88,7 @@ class Tuning:
         )
 
     def ask(self, variant: str, of: Sequence[tuple[Modality, ...]] | None = None) -> Evidence:
-        """What a variant answers, see `mmray.variants.cascades.evidence.ask`."""
+        """Answers of a variant, see `mmray.variants.cascades.evidence.ask`."""
         engine = Engine(self.bundle.graph(variant), provider="cpu")
         return ask(engine, self.records, batch_rows=self._batch_rows, of=of)
 
@@ -104,7 +104,7 @@ class Tuning:
         return self._subsets[variant]
 
     def with_half(self, variant: str, folder: Path) -> Subsets:
-        """The same, with what it answers from images of half their size, by a head trained on those.
+        """The same, with answers from images at half size by a head trained on them.
 
         Args:
             variant: of a bundle with labels, whose model takes images and something else.
@@ -180,7 +180,7 @@ class Tuning:
             modalities: that it may look at.
             ms: of a record.
             decided: [N], class of each tune record, -1 for no answer.
-            more: `threshold`, `measured` and `chosen`, where they are other than None, True and False.
+            more: `threshold`, `measured` and `chosen`, if not None, True and False.
         """
         labelled = self.records.labels >= 0
         right = (decided == self.records.labels)[labelled]
@@ -210,14 +210,14 @@ class Subsets:
     variant: str
     ms: dict[str, float]  # a record, by subset as "image+text"
     trial: Trial  # of its answers on the tune records
-    half: Path | None = None  # graph that answers from half images, if that may be tried
+    half: Path | None = None  # graph for images at half size, if that may be tried
 
     def as_good(self, point: Point, *, by_agreement: bool) -> dict[str, float]:
-        """Milliseconds of the subsets, less than all, that do not fall behind a setting.
+        """Milliseconds of the proper subsets that are at least as good as a setting.
 
         Args:
-            point: what the setting does.
-            by_agreement: with the whole model; or else by accuracy.
+            point: figures of the setting.
+            by_agreement: compare agreement with the full model; else accuracy.
         """
         trial, every = self.trial, "+".join(self.trial.evidence.modalities)
         found = {}

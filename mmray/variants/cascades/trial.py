@@ -1,4 +1,4 @@
-"""Settings of a cascade, tried on the answers that there are from each subset of the modalities.
+"""Tries settings of a cascade on known answers from each subset of the modalities.
 
 A *setting* is an ordered partition of the modalities into stages, and for each stage but the last the least
 calibrated confidence that lets a record leave. A stage before the image's may look at half of it (HALF). What
@@ -23,14 +23,14 @@ from mmray.stats.intervals import Clusters
 from mmray.variants.cascades.costs import Costs
 from mmray.variants.cascades.evidence import HALF, Evidence, modality_of
 
-# 0: all that have an exit leave, so that later stages are only for records that lack what was looked at. None
-# above 1: an exit that nobody takes is that of the partition in which both stages are one.
+# 0: every record that can exit does, so that later stages are only for records without the modalities seen.
+# No threshold above 1: an exit that no record takes equals the partition in which both stages are one.
 _THRESHOLDS = (
     *(0.0, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8),
     *(0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999),
 )
 _FEW_THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # for three exits: 19³ are too many
-_LEAST_ROWS = 30  # of a set of modalities that gets an exit
+_LEAST_ROWS = 30  # for a set of modalities to get an exit
 _LOG_TEMPERATURES = (-2.0, 2.0)
 _NO_EXIT = -1.0  # below any threshold
 
@@ -39,7 +39,7 @@ Stages = tuple[tuple[str, ...], ...]
 
 @dataclass(frozen=True)
 class Setting:
-    """Stages, and the least confidence that lets a record leave after each but the last."""
+    """Stages, and for each but the last the minimum confidence for an early exit."""
 
     stages: tuple[tuple[str, ...], ...]
     thresholds: tuple[float, ...]
@@ -53,7 +53,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a setting does with N records."""
+    """Result of a setting for N records."""
 
     decided: npt.NDArray[np.intp]  # [N], class
     left: npt.NDArray[np.intp]  # [N], stage of the answer, from 0
@@ -66,9 +66,9 @@ class Point:
 
     setting: Setting
     ms: float
-    accuracy: float  # of the labelled records; where there are none, the same as `agreement`
-    agreement: float  # with the whole model, of all records
-    early: float  # share that leaves before all is looked at
+    accuracy: float  # of the labelled records; without any, the same as `agreement`
+    agreement: float  # with the full model, of all records
+    early: float  # share of early exits
 
 
 def settings(looks: Sequence[str]) -> Iterator[Setting]:
@@ -81,7 +81,7 @@ def settings(looks: Sequence[str]) -> Iterator[Setting]:
 
 
 def partitions(looks: Sequence[str]) -> list[Stages]:
-    """Ordered partitions of a set, 13 for three: all of it in one stage first, each alone last.
+    """Ordered partitions of a set, 13 for three: one stage first, a stage for each element last.
 
     With HALF they are the 31 of four in which it comes before the image.
     """
@@ -98,7 +98,7 @@ def partitions(looks: Sequence[str]) -> list[Stages]:
 
 
 def front(points: Sequence[Point]) -> tuple[Point, ...]:
-    """Points that no other beats in both milliseconds and accuracy, the fastest first."""
+    """The Pareto front in milliseconds and accuracy, the fastest first."""
     kept: list[Point] = []
     for point in sorted(points, key=lambda p: (p.ms, -p.accuracy)):
         if not kept or point.accuracy > kept[-1].accuracy:
@@ -121,14 +121,14 @@ class Trial:
         self._ms: dict[tuple[tuple[str, ...], bool], npt.NDArray[np.float64]] = {}
 
     def settings(self) -> Iterator[Setting]:
-        """All that can be tried on the evidence; those that look at half images come last."""
+        """All settings that can be tried on the evidence; those with HALF come last."""
         every = self.evidence.modalities
         yield from settings(every)
         if self.evidence.half is not None:
             yield from settings((*every, HALF))
 
     def decided(self, looks: Sequence[str] | frozenset[str]) -> npt.NDArray[np.intp]:
-        """Best class [N] of each record from these looks alone; -1 where it has nothing for them."""
+        """Best class [N] of each record from only these looks; -1 if it has none of them."""
         seen = frozenset(looks)
         if seen not in self._decided:
             decided = np.full(len(self.evidence), -1, np.intp)
@@ -143,7 +143,7 @@ class Trial:
         return self.decided(self.evidence.modalities)
 
     def ms(self, stage: Sequence[str], before: frozenset[str] = frozenset()) -> npt.NDArray[np.float64]:
-        """Milliseconds [N] that each record costs where it reaches a stage, once others have looked."""
+        """Milliseconds [N] of each record in a stage, after other stages."""
         key = tuple(stage), HALF in before
         if key not in self._ms:
             each = dict.fromkeys(self.evidence.modalities, 0.0)
@@ -153,7 +153,7 @@ class Trial:
         return self._ms[key]
 
     def outcome(self, setting: Setting) -> Outcome:
-        """What a setting does."""
+        """Decisions and costs of a setting."""
         decided = self.whole.copy()
         last = len(setting.stages) - 1
         left = np.full(len(decided), last, np.intp)
@@ -181,11 +181,11 @@ class Trial:
         )
 
     def agreement(self, decided: npt.NDArray[np.intp]) -> float:
-        """Share of decisions [N] that are the whole model's."""
+        """Share of decisions [N] that equal the full model's."""
         return float((decided == self.whole).mean())
 
     def accuracy(self, decided: npt.NDArray[np.intp]) -> float:
-        """Of decisions [N], on the labelled records; what has no decision is not right.
+        """Accuracy of decisions [N] on the labelled records; no decision counts as wrong.
 
         Where no label is known, the whole model counts as right.
         """
@@ -204,14 +204,14 @@ class Trial:
         return tuple(found)
 
     def disagreement(self, setting: Setting, confidence: float) -> float:
-        """Upper bound of the share of early answers that the whole model would not give."""
+        """Upper bound of the share of early answers that differ from the full model's."""
         found = self.outcome(setting)
         early = found.left < len(setting.stages) - 1
         differs = (found.decided != self.whole)[early]
         return Clusters(self.evidence.groups[early]).upper(differs, confidence)
 
     def _exit(self, seen: frozenset[str]) -> tuple[npt.NDArray[np.float32], dict[str, float]]:
-        """Confidence [N] after a stage that has seen these, and temperatures by set of modalities."""
+        """Confidence [N] after a stage that has seen these looks, and temperatures by set of modalities."""
         if seen not in self._exits:
             evidence = self.evidence
             confidence = np.full(len(evidence), _NO_EXIT, np.float32)

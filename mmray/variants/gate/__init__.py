@@ -1,4 +1,4 @@
-"""Whether a variant may stand in for its parent: decisions compared slice by slice, and the verdict."""
+"""The gate: whether a variant may replace its parent. Decisions compared slice by slice, and the verdict."""
 
 from mmray.variants.gate.comparison import compare, mean_divergence
 from mmray.variants.gate.thresholds import Thresholds

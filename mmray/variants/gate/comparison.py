@@ -1,4 +1,4 @@
-"""Whether a variant may stand in for its parent: judged by decisions, on paired outputs, slice by slice.
+"""Whether a variant may replace its parent: decisions are compared on paired outputs, slice by slice.
 
 Similar features prove nothing: YAMNet in int8 kept a cosine of .98 while its best label agreed on .36 of the
 records. Nor does the whole prove its parts: a model that lost its hearing agrees wherever there is a picture.
@@ -35,7 +35,7 @@ from mmray.variants.gate.verdict import (
     label_slice,
 )
 
-_TINY = 1e-12  # what a score counts as at least, so that a zero does not make the divergence infinite
+_TINY = 1e-12  # lower limit of a score, so that a zero does not make the divergence infinite
 
 
 def compare(parent: Outputs, variant: Outputs, thresholds: Thresholds) -> Verdict:
@@ -46,9 +46,9 @@ def compare(parent: Outputs, variant: Outputs, thresholds: Thresholds) -> Verdic
         variant: of the variant, for the same rows.
         thresholds: what it must keep.
 
-    A variant passes where its bounds on all records as they are keep within the thresholds, those of every
-    subset of the modalities, too, and no label is shown to lose more. A label with too few records to tell
-    stops nothing, and is never said to have passed.
+    A variant passes if its bounds are within the thresholds on all records as they are and on every subset of
+    the modalities, and no label is shown to lose more. A label with too few records does not fail the
+    variant, but is not reported as passed either.
     """
     samples = _Samples(parent, variant, thresholds)
     overall = samples.on(parent.whole)
@@ -69,17 +69,17 @@ def compare(parent: Outputs, variant: Outputs, thresholds: Thresholds) -> Verdic
 
 
 class _Samples:
-    """Outputs of parent and variant, to be compared on any of their rows."""
+    """Outputs of parent and variant, which can be compared on any subset of rows."""
 
     def __init__(self, parent: Outputs, variant: Outputs, thresholds: Thresholds) -> None:
         self._parent, self._variant, self._thresholds = parent, variant, thresholds
         self.finite = np.asarray(np.isfinite(variant.scores).all(axis=1))
         self._was = parent.scores.argmax(axis=1)
-        # What is not finite decides for nothing: -2 is no class, and not the -1 of an unknown label.
+        # Scores that are not finite give no decision: -2 is no class, and differs from -1, the unknown label.
         self._is_now = np.where(self.finite, variant.scores.argmax(axis=1), -2)
 
     def on(self, rows: npt.NDArray[np.bool_]) -> Comparison:
-        """Compare the rows of a mask [N], which has at least one, with what all records must keep."""
+        """Compare the rows of a non-empty mask [N] by the thresholds for all records."""
         allowed = self._thresholds
         sample = self._sample(rows)
         within = sample.keeps(allowed.agreement, allowed.accuracy_loss, allowed.confidence)
@@ -92,7 +92,7 @@ class _Samples:
         return self._comparison(rows, sample, answer)
 
     def family(self, slices: Mapping[str, npt.NDArray[np.bool_]]) -> dict[str, Comparison]:
-        """Compare slices, so that any of them is called good by mistake no more often than one would be."""
+        """Compare slices; the chance that any of them passes by mistake is that of a single bound."""
         allowed = self._thresholds
         samples = {name: self._sample(rows) for name, rows in slices.items()}
         told = {name: s for name, s in samples.items() if s.groups.count >= allowed.least_groups}
@@ -101,7 +101,7 @@ class _Samples:
             return sample.keeps(allowed.slice_agreement, allowed.slice_accuracy_loss, confidence)
 
         good = holm({name: partial(shown, sample) for name, sample in told.items()}, allowed.confidence)
-        strict = 1 - (1 - allowed.confidence) / max(1, len(told))  # Bonferroni: many are looked at
+        strict = 1 - (1 - allowed.confidence) / max(1, len(told))  # Bonferroni: there are many slices
         found = {}
         for name, sample in samples.items():
             answer = PASSED if name in good else NOT_ENOUGH
@@ -153,7 +153,7 @@ class _Samples:
 class _Sample:
     """What changed in n rows, of which m are labelled."""
 
-    differs: npt.NDArray[np.bool_]  # [n], where the decision is another
+    differs: npt.NDArray[np.bool_]  # [n], true if the decision differs
     groups_of_rows: npt.NDArray[np.str_]  # [n]
     change: npt.NDArray[np.float64]  # [m], 1 where it became right, -1 where it became wrong
     groups_of_labelled: npt.NDArray[np.str_]  # [m]
@@ -171,8 +171,8 @@ class _Sample:
         return 1 - float(self.differs.mean())
 
     def keeps(self, agreement: float, loss: float, confidence: float) -> bool:
-        """Whether it is shown that so much agrees and no more accuracy is lost."""
-        # Found first, as that is quick: a bound lies beyond what is found.
+        """Whether enough agreement, and no greater loss of accuracy, is shown."""
+        # Estimates first, as they are fast: a bound is never better than the estimate.
         if not self.looks(agreement, loss):
             return False
         if agreement > 0 and 1 - self.groups.upper(self.differs, confidence) < agreement:
@@ -180,11 +180,11 @@ class _Sample:
         return not len(self.change) or loss >= 1 or self.labelled.lower(self.change, confidence) >= -loss
 
     def looks(self, agreement: float, loss: float) -> bool:
-        """Whether it is so on the rows that were seen."""
+        """Whether the estimates on these rows are within the thresholds."""
         return self.agreement >= agreement and (not len(self.change) or float(self.change.mean()) >= -loss)
 
     def loses(self, allowed: Thresholds, confidence: float) -> bool:
-        """Whether a slice is shown to agree less than it must, or seen to lose more and shown to lose."""
+        """Whether a slice is shown to agree too little, or to lose accuracy, by too much as estimated."""
         if self.agreement < allowed.slice_agreement:
             least = 1 - self.groups.lower(self.differs, confidence)
             if least < allowed.slice_agreement:
@@ -210,7 +210,7 @@ def _subsets(outputs: Outputs) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
 
 def _labels(outputs: Outputs) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
     """Name and mask [N] of each label that records, as they are, have."""
-    unlabelled = (outputs.labels < 0).all()  # then a model without labels has no classes, and so no slices
+    unlabelled = (outputs.labels < 0).all()  # a model without labels has no classes, and so no slices
     of_row = outputs.scores.argmax(axis=1) if unlabelled else outputs.labels
     for i, name in enumerate(outputs.classes):
         rows = outputs.whole & (of_row == i)

@@ -1,4 +1,4 @@
-"""What the gate says of a comparison, and why: the reason that stands in the scorecard."""
+"""The gate's answer to a comparison, and the reason in the scorecard."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmray.variants.gate.verdict import FAILED, NOT_ENOUGH, PASSED, Accuracy, An
 
 
 def answer_of(verdict: Verdict, rows: int, allowed: Thresholds) -> tuple[Answer, str]:
-    """What the gate says, and why; no reason where the variant passed."""
+    """The gate's answer and the reason; the reason is empty if the variant passed."""
     if verdict.not_finite:
         return FAILED, f"the scores of {verdict.not_finite} of {rows} rows are not finite"
     overall = verdict.overall
@@ -26,7 +26,7 @@ def answer_of(verdict: Verdict, rows: int, allowed: Thresholds) -> tuple[Answer,
         return FAILED, faults[0] + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else "")
     if overall.verdict == NOT_ENOUGH:
         return NOT_ENOUGH, _too_few(overall, allowed, allowed.agreement, allowed.accuracy_loss)
-    # A cascade promises nothing of single slices, and few records may have just these modalities.
+    # A cascade promises nothing for single slices, and few records may have exactly these modalities.
     asked = allowed.slice_agreement > 0 or allowed.slice_accuracy_loss < 1
     for name, found in verdict.subsets.items():
         if asked and found.verdict == NOT_ENOUGH:
@@ -60,16 +60,16 @@ def _disagree(found: Comparison, least: float) -> str:
 
 
 def _too_few(found: Comparison, allowed: Thresholds, agreement: float, loss: float) -> str:
-    """What was seen, what it shows, and what would have to be shown."""
+    """Records seen, the bound that they give, and the bound that is required."""
     seen = f"{found.records} records in {found.groups} groups"
     if found.groups < allowed.least_groups:
-        return f"{seen}; it takes {allowed.least_groups} groups (thresholds.least_groups) to show anything"
+        return f"{seen}; at least {allowed.least_groups} groups are needed (thresholds.least_groups)"
     if found.agreement_bound < agreement:
         needed = least_groups(1 - agreement, allowed.confidence) if agreement < 1 else 0
-        takes = f", which take {needed:,} groups even where all agree" if needed > found.groups else ""
+        takes = f", which needs {needed:,} groups even if all agree" if needed > found.groups else ""
         return (
             f"{seen} agree on {found.agreement:.1%}, which shows {found.agreement_bound:.1%} at least; "
-            f"{agreement:.1%} are asked for{takes}"
+            f"{agreement:.1%} is required{takes}"
         )
     if found.accuracy and found.accuracy.bound < -loss:
         return (

@@ -1,4 +1,4 @@
-"""What a variant must keep of its parent, as a recipe states it."""
+"""The thresholds of a gate, as stated in a recipe."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Thresholds(BaseModel):
-    """What a variant must be shown to keep of its parent: on all records as they are, and in each slice."""
+    """Thresholds that a variant must be shown to meet: on all records as they are, and in each slice."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -14,6 +14,6 @@ class Thresholds(BaseModel):
     slice_agreement: float = Field(0.85, ge=0, le=1)
     accuracy_loss: float = Field(0.01, ge=0, le=1)  # at most
     slice_accuracy_loss: float = Field(0.05, ge=0, le=1)
-    divergence: float = Field(0.05, ge=0)  # mean KL divergence of the scores in nats, at most; as it is found
-    least_groups: int = Field(50, ge=2)  # independent groups of records, below which nothing is shown
+    divergence: float = Field(0.05, ge=0)  # mean KL divergence of the scores in nats, at most; an estimate
+    least_groups: int = Field(50, ge=2)  # minimum number of independent groups of records
     confidence: float = Field(0.95, gt=0.5, lt=1)  # of the bounds, one-sided

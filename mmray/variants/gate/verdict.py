@@ -1,4 +1,4 @@
-"""What a gate says of a variant: the words for it, and the figures that it rests on."""
+"""The verdict of a gate on a variant, with its figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Accuracy:
     parent: float
     variant: float
     difference: float  # variant minus parent
-    bound: float  # the difference is at least this
+    bound: float  # lower bound of the difference
     interval: tuple[float, float]  # of the difference, two-sided
     own_interval: tuple[float, float]  # of the variant's accuracy, two-sided
     groups: int
@@ -34,12 +34,12 @@ class Comparison:
     records: int
     groups: int
     agreement: float  # share with the same decision
-    agreement_bound: float  # it is at least this
+    agreement_bound: float  # lower bound of `agreement`
     divergence: float  # mean KL divergence of the variant's scores from the parent's, nats
     accuracy: Accuracy | None  # None where no record is labelled
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; figures of the accuracy are there only where there is one."""
+        """For JSON; figures of the accuracy only if there is one."""
         flat: dict[str, Any] = {
             "verdict": self.verdict,
             "records": self.records,
@@ -63,7 +63,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate found. `reason` says why the variant did not pass; it is empty where it did."""
+    """Findings of the gate. `reason` says why the variant did not pass; it is empty if it did."""
 
     answer: Answer
     reason: str
@@ -83,7 +83,7 @@ class Verdict:
 
     @property
     def untold(self) -> list[str]:
-        """Labels of which too few records were seen to say anything."""
+        """Labels with too few records for a verdict."""
         return [name for name, found in self.labels.items() if found.verdict == NOT_ENOUGH]
 
     @property

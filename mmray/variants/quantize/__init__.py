@@ -1,4 +1,4 @@
-"""A float32 ONNX graph in lower precision: int8 by calibrated ranges or row by row, and float16."""
+"""A float32 ONNX graph in lower precision: int8 by calibrated ranges or by row, and float16."""
 
 from mmray.variants.quantize.calibrate import collect_ranges
 from mmray.variants.quantize.draft import Draft, table_of

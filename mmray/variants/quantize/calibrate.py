@@ -1,4 +1,4 @@
-"""Calibration: the range that each activation takes on real records, for static int8.
+"""Calibration: the range of each activation on real records, for static int8.
 
 One pass over the records, in which the graph itself reduces each activation to its extremes and a sample. So
 neither records nor activations are kept, and memory does not grow with their number; ONNX Runtime's own
@@ -26,8 +26,8 @@ from mmray.variants.quantize.targets import sites
 #: Lowest and highest value of each activation, by the tensor's name. Zero lies between them.
 Ranges = Mapping[str, tuple[float, float]]
 
-_SAMPLE = 8192  # values of each activation that are drawn from a batch
-_STRIDE = 2654435761  # a prime beyond any tensor's size: its multiples reach every element, with no period
+_SAMPLE = 8192  # values of each activation that are sampled from a batch
+_STRIDE = 2654435761  # a prime larger than any tensor: its multiples reach every element, with no period
 
 
 def collect_ranges(model: onnx.ModelProto, feeds: Iterable[Feeds], method: Method = "percentile") -> Ranges:
@@ -37,12 +37,12 @@ def collect_ranges(model: onnx.ModelProto, feeds: Iterable[Feeds], method: Metho
         model: in float32.
         feeds: batches of records as `mmray.batching.pack` makes them, drawn one at a time. Memory grows with
             the largest batch, not with their number.
-        method: what to give up of the extremes, so that the rest is rounded less. "minmax" gives up nothing;
-            "percentile" the share TAIL of the values at either end; "entropy" keeps the distribution of the
-            magnitudes closest in KL divergence (Migacz, 8-bit inference with TensorRT, GTC 2017).
+        method: how to clip extremes, so that the rest is rounded less. "minmax" clips nothing; "percentile"
+            the share TAIL of the values at either end; "entropy" keeps the distribution of the magnitudes
+            closest in KL divergence (Migacz, 8-bit inference with TensorRT, GTC 2017).
 
     Returns:
-        A range for each source of a site and each result of a Conv, but those that had no value at all.
+        A range for each source of a site and each result of a Conv, except those without any value.
 
     Raises:
         EngineError: there were no records, or an activation was not finite.
@@ -63,10 +63,10 @@ def collect_ranges(model: onnx.ModelProto, feeds: Iterable[Feeds], method: Metho
                 try:
                     histogram.add(float(low), float(high), values)
                 except ValueError as e:
-                    raise EngineError(f"calibration: {e} in {name}; leave such records out") from e
+                    raise EngineError(f"calibration: {e} in {name}; remove such records") from e
             batches += 1
     if not batches:
-        raise EngineError("calibration: there are no records; give some")
+        raise EngineError("calibration: there are no records; give shards with usable records")
     return {name: histogram.range(method) for name, histogram in found.items() if histogram.count}
 
 
@@ -82,7 +82,7 @@ def _activations(graph: onnx.GraphProto) -> list[str]:
 def _observing(model: onnx.ModelProto, observed: Iterable[str]) -> onnx.ModelProto:
     """The model with three outputs for each activation: lowest and highest value, and a sample.
 
-    The nodes of an activation stand right behind the one that makes it, see `probe_session`.
+    The nodes of an activation follow the one that makes it, see `probe_session`.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -132,8 +132,8 @@ def _observe(name: str) -> Iterator[onnx.NodeProto]:
 def probe_session(model: onnx.ModelProto, path: Path) -> ort.InferenceSession:
     """Runs nodes in the order of the graph, so that an activation is dropped as soon as it is reduced.
 
-    In ONNX Runtime's usual order all of them wait for the end: 16 records took 2.2 GB, this way 0.45. The
-    layout transformations of the last level move nodes and took 0.9 GB.
+    In ONNX Runtime's default order all of them are kept to the end: 16 records took 2.2 GB, in this order
+    0.45 GB. The layout transformations of the last optimization level move nodes and took 0.9 GB.
     """
     onnx.save(model, path)
     del model
@@ -144,5 +144,5 @@ def probe_session(model: onnx.ModelProto, path: Path) -> ort.InferenceSession:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_mem_pattern = False
-    options.enable_cpu_mem_arena = False  # pieces of it stay behind where batches differ
+    options.enable_cpu_mem_arena = False  # it would fragment when batches differ in size
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

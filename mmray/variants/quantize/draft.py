@@ -1,4 +1,4 @@
-"""A graph that is written anew, node by node, and what its int8 forms share: constants, weights, tables."""
+"""Rewrites a graph node by node, and helpers of its int8 forms: constants, weights, tables."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 from mmray.graphs import clean, needed, taken_by
 from mmray.variants.quantize.targets import attributes_of
 
-_TABLE_VALUES = 1 << 16  # of a table that is worth being int8
-_HALF_VALUES = 1 << 12  # of a constant that is worth being float16
+_TABLE_VALUES = 1 << 16  # values of a table that is worth storing as int8
+_HALF_VALUES = 1 << 12  # values of a constant that is worth storing as float16
 _LEAST_SCALE = 1e-30  # of a channel whose weights are all zero
 
 
 class Draft:
-    """A copy of a model whose nodes are added again, or others for them, in order.
+    """A copy of a model to which its nodes, or replacements, are added in order.
 
     Every node and tensor that is new bears a name that begins with that of a tensor that was there.
     """
@@ -33,7 +33,7 @@ class Draft:
         self._nodes: list[onnx.NodeProto] = []
 
     def is_float(self, name: str) -> bool:
-        """Whether that is a float32 constant."""
+        """Whether a name is that of a float32 constant."""
         return name in self._constants and self._constants[name].data_type == TensorProto.FLOAT
 
     def array(self, name: str) -> npt.NDArray[Any]:
@@ -48,7 +48,7 @@ class Draft:
         return name
 
     def integers(self, name: str, values: npt.NDArray[Any], scale: npt.NDArray[np.float32]) -> list[str]:
-        """Add integers, their scales and zeros; returns what a DequantizeLinear takes."""
+        """Add integers, their scales and zero points; returns the inputs of a DequantizeLinear."""
         return [
             self.constant(f"{name}/int", values, values.dtype),
             self.constant(f"{name}/scale", scale, np.float32),
@@ -56,19 +56,19 @@ class Draft:
         ]
 
     def add(self, node: onnx.NodeProto) -> None:
-        """Add a node as it is."""
+        """Add a node unchanged."""
         self._nodes.append(node)
 
     def node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:  # noqa: ANN401  (onnx's own)
-        """Add a node that bears the name of its one output; returns that."""
+        """Add a node with the name of its one output; returns the name."""
         self._nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
         return output
 
     def finish(self) -> onnx.ModelProto:
-        """The model, checked, without nodes that nobody needs any more.
+        """The model, checked, without unused nodes.
 
-        Large constants that are still float32 are stored as float16 and cast, which ONNX Runtime does once
-        when it loads the graph: half the bytes, at the same speed.
+        Large float32 constants are stored as float16 and cast, which ONNX Runtime does once when it loads the
+        graph: half the bytes at the same speed.
         """
         outputs = {output.name for output in self.graph.output}
         kept = needed(self._nodes, outputs)
@@ -93,7 +93,7 @@ class Draft:
 def by_channel(
     weight: npt.NDArray[np.float32], axis: int, least: npt.ArrayLike = 0.0
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """A weight as integers of ±127, and the scale of each channel along an axis, which is `least` or more."""
+    """A weight as integers of ±127, and the scale of each channel along an axis, at least `least`."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
     top = np.abs(weight).max(axis=others) / 127
     scale = np.maximum(np.maximum(top, least), _LEAST_SCALE).astype(np.float32)
@@ -111,8 +111,8 @@ def table_of(draft: Draft, node: onnx.NodeProto) -> str | None:
 def add_lookup(draft: Draft, node: onnx.NodeProto, *, before: bool = False) -> bool:
     """Add a Gather from a large float32 table as one from an int8 table, if it is such a Gather.
 
-    Only the rows that were looked up are dequantized; or `before` it the whole table, for engines that know
-    integers only as constants.
+    Only the looked-up rows are dequantized; with `before`, the whole table, for engines that support
+        integers only as constants.
     """
     if not (table := table_of(draft, node)):
         return False

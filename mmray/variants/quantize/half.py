@@ -1,7 +1,7 @@
 """A float32 graph in float16: half the bytes, and on accelerators twice the speed.
 
-The converters of ONNX Runtime make graphs that are not valid here. In this one a tensor has at most two
-forms, one of each type, and a cast stands only where a node wants the one that is not there.
+The converters of ONNX Runtime make invalid graphs here. This one keeps at most two forms of a tensor, one of
+each type, and adds a cast only if a node needs the form that does not exist.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from mmray.variants.quantize.targets import name_of
 
 _LEAST = 2.0**-24  # smallest magnitude of a float16 that is not zero
 
-_TYPE_IS_STATED = {"Cast", "Constant", "ConstantOfShape"}  # an attribute says what comes out
-_TAKES_ANY = {"Cast", "Shape", "Size"}  # and gives the same, or more exactly so, for float32
+_TYPE_IS_STATED = {"Cast", "Constant", "ConstantOfShape"}  # output type is given by an attribute
+_TAKES_ANY = {"Cast", "Shape", "Size"}  # and gives the same, or more exact values, for float32
 
 
 def to_half(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelProto:
     """The graph with weights and activations in float16.
 
-    A constant beyond float16's range becomes its largest number, not infinity, which would make NaN of a mask
-    times zero; one that is too small becomes its smallest, not zero, which something might be divided by.
+    A constant beyond float16's range becomes the largest number, not infinity, because infinity times zero in
+    a mask is NaN. One that is too small becomes the smallest, not zero, because it may be a divisor.
 
     Args:
         model: in float32; it is not altered.
-        keep: names of nodes that stay in float32, as do those that have no float16 form, the pooling of a
+        keep: names of nodes that stay in float32. So do nodes without a float16 form, the pooling of a
             record's rows, and the head behind it.
 
     Returns:
@@ -40,10 +40,10 @@ def to_half(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelPro
 
 
 def rehearse_half(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelProto:
-    """A float32 graph that gives on a CPU what `to_half` gives where float16 is computed in.
+    """A float32 graph that gives on a CPU what `to_half` gives on an accelerator.
 
-    ONNX Runtime's CPU provider runs a float16 graph in float32 throughout, so that one neither rounds nor
-    overflows there, and proves nothing about an accelerator. Here every result is rounded to float16, and
+    ONNX Runtime's CPU provider runs a float16 graph in float32 throughout, so it neither rounds nor overflows
+    there and cannot show what an accelerator does. Here every result is rounded to float16, and
     sums are exact up to that, as they are in the kernels of accelerators.
 
     Args:
@@ -58,18 +58,18 @@ class _Value:
     """An input or output of a node."""
 
     name: str
-    kind: int  # its type; TensorProto.UNDEFINED where shape inference does not tell
+    kind: int  # its type; TensorProto.UNDEFINED if shape inference does not know it
     parameter: str  # values of the same one have the same type
-    choices: frozenset[str]  # what types that may be
+    choices: frozenset[str]  # allowed types
 
     @property
     def is_free(self) -> bool:
-        """Whether it is float32, and only because that is how this graph is."""
+        """Whether it is float32 and could have another float type."""
         return self.kind == TensorProto.FLOAT and self.choices != {"tensor(float)"}
 
 
 def _has_half(node: onnx.NodeProto, inputs: Sequence[_Value], outputs: Sequence[_Value]) -> bool:
-    """Whether a node can be in float16 wherever it is free to."""
+    """Whether a node can run in float16."""
     if node.domain or list(_subgraphs(node)):
         return False
     taken = {value.parameter for value in inputs if value.is_free}
@@ -84,12 +84,12 @@ def _has_half(node: onnx.NodeProto, inputs: Sequence[_Value], outputs: Sequence[
 
 
 def _adds_up(node: onnx.NodeProto) -> bool:
-    """Whether a node is a Scatter that adds up: ONNX Runtime (1.31) has no float16 kernel for it on CPUs."""
+    """Whether a node is a Scatter that adds: ONNX Runtime (1.31) has no float16 kernel for it on CPUs."""
     return any(a.name == "reduction" and a.s != b"none" for a in node.attribute)
 
 
 class _Draft:
-    """A copy of a model whose nodes are added again, in order, each in one of the two types.
+    """A copy of a model to which its nodes are added in order, each in one of the two types.
 
     The float32 form of a tensor keeps its name.
     """
@@ -104,11 +104,11 @@ class _Draft:
         self._originals = list(self._graph.node)
         self._nodes: list[onnx.NodeProto] = []
         self._halves: dict[str, str] = {}  # names of float16 forms
-        # Tensors that there are under their own names, in their own types.
+        # Tensors that exist under their own names, in their own types.
         self._wholes = {*self._constants, *(i.name for i in self._graph.input)}
 
     def _values(self, node: onnx.NodeProto) -> tuple[list[_Value], list[_Value]]:
-        """A node's inputs and outputs, those that it has, or nothing of an operator that is not ONNX's."""
+        """A node's existing inputs and outputs; nothing for an operator that is not ONNX's."""
         if node.domain not in ("", "ai.onnx"):
             return [], []
         schema = onnx.defs.get_schema(node.op_type, self._version)
@@ -117,7 +117,7 @@ class _Draft:
         def of(names: Sequence[str], formals: Sequence[onnx.defs.OpSchema.FormalParameter]) -> list[_Value]:
             found = []
             for i, name in enumerate(names):
-                parameter = formals[min(i, len(formals) - 1)].type_str  # the last may stand for many
+                parameter = formals[min(i, len(formals) - 1)].type_str  # the last may be variadic
                 kind = self._types.get(name, TensorProto.UNDEFINED)
                 found.append(_Value(name, kind, parameter, choices.get(parameter, frozenset({parameter}))))
             return [value for value in found if value.name]
@@ -126,7 +126,7 @@ class _Draft:
 
     def rewritten(self, keep: Collection[str]) -> onnx.ModelProto:
         """The model, checked."""
-        pooled: set[str] = set()  # what comes of sums over rows of a record: pooling and head stay in float32
+        pooled: set[str] = set()  # results of sums over rows of a record: pooling and head stay in float32
         for node in self._originals:
             inputs, outputs = self._values(node)
             if _adds_up(node) or not pooled.isdisjoint(node.input):
@@ -145,7 +145,7 @@ class _Draft:
         return self._model
 
     def _forms(self, node: onnx.NodeProto, inputs: Sequence[_Value]) -> list[str]:
-        """Names of the forms that a node in float16 takes."""
+        """Names of the inputs of a node in float16."""
         forms = {}
         for value in inputs:
             whole_will_do = node.op_type in _TAKES_ANY and value.name in self._wholes
@@ -172,7 +172,7 @@ class _Draft:
         self._nodes.append(node)
 
     def _is_cast_back(self, node: onnx.NodeProto) -> bool:
-        """Whether it makes a float32 of a float16, which is all that is wanted."""
+        """Whether it casts a float16 to float32; then no other node is needed."""
         kinds = [self._types.get(name) for name in (*node.input, *node.output)]
         return node.op_type == "Cast" and kinds == [TensorProto.FLOAT16, TensorProto.FLOAT]
 
@@ -198,7 +198,7 @@ class _Draft:
 
 
 class _Rehearsal(_Draft):
-    """Its float16 forms are float32, of values that a float16 can have."""
+    """A draft whose float16 forms are float32 tensors, rounded to values of float16."""
 
     def _add_half(self, node: onnx.NodeProto, halves: Collection[str]) -> None:
         node.output[:] = [f"{name}/exact" if name in halves else name for name in node.output]
@@ -220,7 +220,7 @@ class _Rehearsal(_Draft):
 
 
 def _types(model: onnx.ModelProto) -> dict[str, int]:
-    """Element type of every tensor that has one and that is known."""
+    """Element type of every tensor, if known."""
     graph = shape_inference.infer_shapes(model).graph
     values = (*graph.input, *graph.output, *graph.value_info)
     found = {value.name: value.type.tensor_type.elem_type for value in values}
@@ -228,7 +228,7 @@ def _types(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _state_type(node: onnx.NodeProto, kind: int) -> None:
-    """Let the attribute that says what comes out say this type, with values of float16."""
+    """Set the attribute for the output type to this type, with values of float16."""
     if node.op_type == "Cast":
         del node.attribute[:]
         node.attribute.append(helper.make_attribute("to", kind))
@@ -242,7 +242,7 @@ def _state_type(node: onnx.NodeProto, kind: int) -> None:
 
 
 def _as_half(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
-    """A float32 tensor as float16, finite where it was finite, and not zero where it was not zero."""
+    """A float32 tensor as float16; finite values stay finite, nonzero values nonzero."""
     values = numpy_helper.to_array(tensor)
     top = np.finfo(np.float16).max
     near = np.where(np.isfinite(values), values.clip(-top, top), values)
@@ -256,7 +256,7 @@ def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 def _taken(graph: onnx.GraphProto) -> Iterator[str]:
-    """Names that a subgraph takes, of its own tensors and of those around it."""
+    """Names of the inputs of a subgraph's nodes, its own tensors and outer ones."""
     yield from (output.name for output in graph.output)
     for node in graph.node:
         yield from node.input

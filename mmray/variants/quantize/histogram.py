@@ -1,4 +1,4 @@
-"""How the values of one activation are distributed, in bounded memory, and where its range should end."""
+"""The distribution of one activation's values, in bounded memory, and its clipping range."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _LEVELS = 128  # of int8's magnitudes
 class Histogram:
     """Counts of values in bins whose width is a power of two.
 
-    Where a value lies beyond the last bin, bins are merged in pairs until it does not. So the result does not
-    depend on the order in which values came.
+    If a value is beyond the last bin, bins are merged in pairs until it fits. So the result does not depend
+    on the order of values.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Histogram:
         self._counts = np.zeros(2 * _BINS, np.int64)
 
     def add(self, low: float, high: float, values: npt.NDArray[np.float32]) -> None:
-        """Take in a batch: its extremes, and a sample of its values, at least one.
+        """Add a batch: its extremes, and a sample of its values, at least one.
 
         Raises:
             ValueError: one of them is not finite.
@@ -58,14 +58,14 @@ class Histogram:
         return max(low, self.low), min(high, self.high)
 
     def _within(self, tail: float) -> tuple[float, float]:
-        """Ends beyond which lie at most so many of the values, rounded outwards to a bin."""
+        """Range with at most so many of the values beyond its ends, rounded outwards to a bin."""
         share = np.cumsum(self._counts) / self._counts.sum()
         first = int(np.searchsorted(share, tail, side="right"))
         last = int(np.searchsorted(share, 1 - tail, side="left"))
         return min((first - _BINS) * self._width, 0.0), max((last + 1 - _BINS) * self._width, 0.0)
 
     def _closest(self) -> tuple[float, float]:
-        """The threshold on the magnitude at which int8's levels lose least of the distribution.
+        """The clipping magnitude at which int8's levels lose least of the distribution.
 
         The bin at zero says nothing about a threshold, and where Relu fills it, it would hide the others: it
         counts as much as its neighbour, as in NVIDIA's pytorch-quantization.
@@ -78,7 +78,7 @@ class Histogram:
 
 
 def _divergence(counts: npt.NDArray[np.float64], end: int) -> float:
-    """KL divergence of the counts, those from bin `end` on clipped to it, from what int8's levels leave."""
+    """KL divergence of the counts, clipped from bin `end` on, from their int8 levels."""
     kept = counts[:end]
     clipped = kept.copy()
     clipped[-1] += counts[end:].sum()

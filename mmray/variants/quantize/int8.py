@@ -1,8 +1,8 @@
-"""A float32 graph in int8: activations by ranges from calibration, or each of their rows by its own range.
+"""A float32 graph in int8: activations by ranges from calibration, or each row by its own range.
 
 Weights and tables of embeddings have a symmetric scale for each output channel (Krishnamoorthi, Quantizing
-deep convolutional networks for efficient inference, 2018). The graph is rewritten here because
-onnxruntime.quantization dequantizes a whole table for each batch, renames nodes, and where it is dynamic
+deep convolutional networks for efficient inference, 2018). This module does not use
+onnxruntime.quantization, which dequantizes a whole table for each batch, renames nodes and, in dynamic mode,
 takes one scale for a whole batch, so that a record's scores depend on its neighbours.
 """
 
@@ -26,7 +26,7 @@ from mmray.variants.quantize.wide import Pixels, Wide, pixels_of, regrouped, wid
 Flavour = Literal["cpu", "tensorrt"]
 Form = Literal["float", "dynamic", "static"]
 
-_BIAS_TOP = 2.0**30  # of an int32 bias, which leaves room for the products
+_BIAS_TOP = 2.0**30  # limit of an int32 bias, which leaves room for the products
 
 
 def to_static_int8(
@@ -34,13 +34,13 @@ def to_static_int8(
 ) -> onnx.ModelProto:
     """The graph with its convolutions and matrix products between QuantizeLinear and DequantizeLinear.
 
-    Products of two activations stay in float, and so does what takes an activation that `ranges` lacks.
+    Products of two activations stay in float, and so do nodes whose input is not in `ranges`.
 
     Args:
         model: in float32; it is not altered.
         ranges: from `collect_ranges` of the same model.
         flavour: "cpu" has activations as uint8, with a zero point, and a convolution's bias and result as
-            integers, as the kernels of ONNX Runtime want them, and first convolutions as `quantize.wide`
+            integers, as the kernels of ONNX Runtime need them, and first convolutions as `quantize.wide`
             makes them; "tensorrt" has activations as int8, symmetric, and biases and results in float.
         exclude: names of nodes that stay in float.
 
@@ -53,9 +53,9 @@ def to_static_int8(
 def to_dynamic_int8(model: onnx.ModelProto, exclude: Collection[str] = ()) -> onnx.ModelProto:
     """The graph with its matrix products in integers, each row of an activation by its own largest magnitude.
 
-    It needs no calibration. One scale a row (a token), as in ZeroQuant (Yao et al., 2022), is more exact than
-    DynamicQuantizeLinear's one for the tensor, and a record's scores do not depend on its batch. Convolutions
-    stay in float: their integer kernels know no scale for each channel.
+    Needs no calibration. One scale for each row (token), as in ZeroQuant (Yao et al., 2022), is more exact
+    than DynamicQuantizeLinear's single scale, and a record's scores do not depend on its batch. Convolutions
+    stay in float: their integer kernels have no scale for each channel.
 
     Args:
         model: in float32; it is not altered.
@@ -73,7 +73,7 @@ def to_int8(
     ranges: Ranges | None = None,
     flavour: Flavour = "cpu",
 ) -> onnx.ModelProto:
-    """The graph with each node in the form that is wanted for it.
+    """The graph with each node in its given form.
 
     Args:
         model: in float32; it is not altered.
@@ -94,7 +94,7 @@ def to_int8(
         elif form == "dynamic" and site.node.op_type != "Conv":
             dynamic.add(output)
     activations, rows = _Activations(draft, ranges, flavour), Rows(draft)
-    # Integer convolutions give integers; whoever takes their result takes those.
+    # Integer convolutions give integers; nodes behind them take those.
     results = {
         site.result
         for site in static.values()
@@ -109,7 +109,7 @@ def to_int8(
             assert given
             _add_wide(draft, given, wide[output], activations)
             continue
-        if output in done:  # the Relu or Clip that a wide convolution took in
+        if output in done:  # the Relu or Clip that was fused into a wide convolution
             continue
         for i, name in enumerate(node.input):
             if name in results or (given and i == 0):
@@ -124,7 +124,7 @@ def to_int8(
 
 
 class _Activations:
-    """QuantizeLinear and DequantizeLinear of activations, by their ranges or by the pixels that they are."""
+    """QuantizeLinear and DequantizeLinear of activations, by their ranges or directly from pixels."""
 
     def __init__(self, draft: Draft, ranges: Ranges, flavour: Flavour) -> None:
         self._draft, self._ranges, self._flavour = draft, ranges, flavour
@@ -133,14 +133,14 @@ class _Activations:
         self._made: set[str] = set()
 
     def step(self, name: str) -> float:
-        """What one step of an activation's integers stands for."""
+        """Scale of an activation's integers."""
         if pixels := self._pixels_of(name):
             return pixels.step
         low, high = self._ranges[name]
         return max((high - low) / 255 if self._flavour == "cpu" else max(-low, high) / 127, LEAST_STEP)
 
     def scale(self, name: str) -> list[str]:
-        """Constants that an activation is quantized by: its step, and the integer that stands for zero."""
+        """Constants that an activation is quantized with: scale and zero point."""
         step = self.step(name)
         zero = round(-self._ranges[name][0] / step) if self._flavour == "cpu" else 0
         if pixels := self._pixels_of(name):
@@ -151,7 +151,7 @@ class _Activations:
         ]
 
     def integers(self, name: str) -> str:
-        """Name of an activation's integers, which are made where they are first asked for."""
+        """Name of an activation's integers, which are added at first use."""
         integers = f"{name}/int"
         if name not in self._made:
             self._made.add(name)
@@ -162,11 +162,11 @@ class _Activations:
         return integers
 
     def are_there(self, name: str) -> None:
-        """Some other node gives the integers, under the name that they have here."""
+        """Declare that another node gives the integers, under the name used here."""
         self._made.add(name)
 
     def through_int8(self, name: str) -> str:
-        """Name of an activation as it is after rounding, another one for each call."""
+        """Name of an activation after rounding; a new name for each call."""
         integers = self.integers(name)
         self._users[name] += 1
         rounded = f"{name}/rounded_{self._users[name]}"
@@ -180,7 +180,7 @@ class _Activations:
 
 
 def _wide_ones(draft: Draft, candidates: Collection[Site]) -> Mapping[str, Wide]:
-    """Convolutions that are better wide, by their output."""
+    """Convolutions that are faster in wide form, by their output."""
     outputs = {value.name for value in draft.graph.output}
     few = [s for s in candidates if draft.array(s.node.input[1]).shape[1] % 4 and s.result not in outputs]
     known = widths(draft) if few else {}
@@ -213,8 +213,8 @@ def _add_wide(draft: Draft, site: Site, wide: Wide, activations: _Activations) -
 def _add_weighted(draft: Draft, node: onnx.NodeProto, step: float, *, whole_bias: bool) -> None:
     """Add a Conv, MatMul or Gemm with an int8 weight; `step` is that of its activations.
 
-    Its bias becomes int32 in units of step * weight's scale: here, or else in ONNX Runtime (1.31), which lets
-    it overflow. So where that unit is too small for the bias, the weight's scale is raised.
+    Its bias becomes int32 in units of step * weight's scale. ONNX Runtime (1.31) would do that too, but lets
+        it overflow. If that unit is too small for the bias, the weight's scale is raised.
     """
     weight, name = draft.array(node.input[1]), node.output[0]
     axis = 0 if node.op_type == "Conv" or attributes_of(node).get("transB") else 1

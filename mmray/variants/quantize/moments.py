@@ -1,4 +1,4 @@
-"""What rounding needs to know of the input of each convolution and matrix product, summed over real records.
+"""Second moments of the input of each convolution and matrix product, summed over real records, for rounding.
 
 One pass, in which the graph itself multiplies and adds: neither records nor activations are kept, only a
 matrix for each site.
@@ -23,16 +23,16 @@ from mmray.errors import EngineError
 from mmray.variants.quantize.calibrate import probe_session
 from mmray.variants.quantize.targets import Site, attributes_of, sites
 
-#: Records of one inference: each value of a picture is there 25 times. 16 of them took 3.6 GB.
+#: Records of one inference: each value of a picture is there 25 times. 16 records took 3.6 GB.
 MOMENT_ROWS = 4
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Of the input of a site, over all its places: those that one result is a product of."""
+    """Moments of a site's input, over all places of its windows."""
 
     products: npt.NDArray[np.float64]  # [groups, I, I], sum of each value times each other
-    peaks: npt.NDArray[np.float64] | None  # [I], largest magnitudes; none of a convolution's
+    peaks: npt.NDArray[np.float64] | None  # [I], largest magnitudes; none for a convolution
 
 
 def collect_moments(model: onnx.ModelProto, feeds: Iterable[Feeds]) -> Mapping[str, Moments]:
@@ -43,7 +43,7 @@ def collect_moments(model: onnx.ModelProto, feeds: Iterable[Feeds]) -> Mapping[s
         feeds: as of `mmray.variants.quantize.calibrate.collect_ranges`.
 
     Returns:
-        Moments by the output of the site's node. Where no record reached a site they are zero.
+        Moments by the output of the site's node. They are zero if no record reached a site.
 
     Raises:
         EngineError: there were no records, or a value was not finite.
@@ -59,12 +59,12 @@ def collect_moments(model: onnx.ModelProto, feeds: Iterable[Feeds]) -> Mapping[s
             for name, value in zip(names, session.run(None, batch), strict=True):
                 if not np.isfinite(value).all():
                     raise EngineError(
-                        f"calibration: a value is not finite in {name.split('/')[1]}; leave such records out"
+                        f"calibration: a value is not finite in {name.split('/')[1]}; remove such records"
                     )
                 known = sums.get(name, np.float64(0))
                 sums[name] = np.maximum(known, value) if name.endswith("/peaks") else known + value
     if not sums:
-        raise EngineError("calibration: there are no records; give some")
+        raise EngineError("calibration: there are no records; give shards with usable records")
     return {
         output: Moments(sums[f"moments/{key}/products"], sums.get(f"moments/{key}/peaks"))
         for output, key in probe.keys.items()
@@ -91,7 +91,7 @@ def ungrouped(
 
 
 class _Probe:
-    """A model that gives the moments, instead of its outputs."""
+    """A model that gives the moments instead of its outputs."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = onnx.ModelProto()
@@ -126,7 +126,7 @@ class _Probe:
             stated = attributes_of(site.node)
             groups, window = stated.get("group", 1), prod(weight[2:])
             columns = weight[1] * window
-            # A channel for each place of a window: it takes that value alone.
+            # A channel for each place of a window: it takes only that value.
             one = np.eye(window).reshape(window, 1, *weight[2:])
             kernel = constant(
                 "kernel", np.tile(one, (weight[1] * groups, *[1] * (len(weight) - 1))), np.float32
@@ -145,7 +145,7 @@ class _Probe:
         else:
             columns = weight[1] if attributes_of(site.node).get("transB") else weight[0]
             yield node("Flatten", "flat", site.source, axis=-1)
-            # One row more, of zeros: a batch may lack the modality.
+            # One more row, of zeros: a batch may lack the modality.
             zeros = constant("zeros", np.zeros((1, columns)), np.float32)
             yield node("Concat", "values", own + "flat", zeros, axis=0)
             yield node("Abs", "magnitudes", own + "values")
@@ -161,7 +161,7 @@ class _Probe:
 
 
 def _key(site: Site, weight: tuple[int, ...]) -> str:
-    """The same for sites whose moments are: they take the same values in the same windows."""
+    """The key is equal for sites with equal moments: they take the same values in the same windows."""
     if site.node.op_type != "Conv":
         return site.source
     stated = attributes_of(site.node)

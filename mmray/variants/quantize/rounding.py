@@ -1,13 +1,13 @@
-"""Weights that suit static int8: rounded so that a layer's results, not its weights, change least.
+"""Rounds weights for static int8 so that a layer's results, not its weights, change least.
 
 Two steps, neither of which needs labels or training:
 
-* Columns of the input of a matrix product are made more alike: each is divided by the square root of its
-  peak, as a share of the largest, and the weights that it meets are multiplied by that (Xiao et al.,
+* Columns of the input of a matrix product are made more similar: each is divided by the square root of its
+  peak, as a share of the largest, and its weights are multiplied by that (Xiao et al.,
   SmoothQuant, 2023, section 4, with no weights in the formula: rounded as below they lose little). A
   transformer has a few columns far above the others, whose step would round the others to nearly nothing.
-* Weights are rounded one input at a time, and what that changes is taken out of those that are still to come,
-  by the input's second moments (Frantar et al., GPTQ, 2023, section 3). So errors of a convolution's nine or
+* Weights are rounded one input at a time, and the remaining weights compensate for the error, by the input's
+  second moments (Frantar et al., GPTQ, 2023, section 3). So errors of a convolution's nine or
   25 weights cancel where its input is even, as most of a picture is.
 
 The result is a float32 graph whose weights lie on the grid that `draft.by_channel` will find.
@@ -26,16 +26,16 @@ from onnx import helper, numpy_helper
 from mmray.variants.quantize.moments import Moments, grouped, ungrouped
 from mmray.variants.quantize.targets import name_of, sites
 
-_DAMPING = 0.01  # of the mean second moment, added to each: GPTQ's own
+_DAMPING = 0.01  # share of the mean second moment, added to each: as in GPTQ
 _LEAST_MOMENT = 1e-9  # for inputs that were always zero
-_LEAST_SHARE = 1 / 256  # of the largest peak, that a column's counts as: a record may exceed those seen
+_LEAST_SHARE = 1 / 256  # lower limit of a column's peak, as a share of the largest: new records may exceed it
 _LEAST_SCALE = 1e-30  # of weights that are all zero
-_BLOCK = 64  # inputs whose errors are carried on together, for speed
+_BLOCK = 64  # inputs whose errors are propagated together, for speed
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """What static int8 puts in the place of a graph's own weights and inputs."""
+    """Replacements of a graph's weights and inputs for static int8."""
 
     weights: Mapping[str, onnx.TensorProto]  # by the output of their node
     divisors: Mapping[str, npt.NDArray[np.float32]]  # [I], of a matrix product's input, by its name
@@ -101,12 +101,12 @@ def on_grid(rows: npt.NDArray[np.float32], products: npt.NDArray[np.float64]) ->
         products: second moments of their inputs, [groups, I, I].
 
     Returns:
-        [groups, O, I]; of all such weights, nearly those that keep rows @ inputs closest in squares.
+        [groups, O, I]; of all such weights, nearly those that change rows @ inputs least, in squares.
     """
     inputs = rows.shape[2]
     steps = np.maximum(np.abs(rows).max(axis=2) / 127, _LEAST_SCALE).astype(np.float64)
     power = np.einsum("gii->gi", products)
-    # Inputs of most power first: what they leave, many others can still take up.
+    # Inputs with the largest moments first: many others remain to compensate for their errors.
     order = np.argsort(-power, axis=1)
     left = np.take_along_axis(rows.astype(np.float64), order[:, None], axis=2)
     damped = (
@@ -133,7 +133,7 @@ def on_grid(rows: npt.NDArray[np.float32], products: npt.NDArray[np.float64]) ->
 
 
 def _divisor(peaks: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """Of each column; 1 of the one with the largest peak."""
+    """Divisor of each column; 1 for the one with the largest peak."""
     top = peaks.max()
     share = np.maximum(peaks / top, _LEAST_SHARE) if top else np.ones(len(peaks))
     return np.sqrt(share).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Matrix products in integers whose activations have a scale for each row, found as they come."""
+"""Integer matrix products whose activations have a scale for each row, computed at run time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LEAST_STEP = 1e-12  # of an activation that is always zero
 
 
 class Rows:
-    """Matrix products of activations whose rows have each a scale of its own."""
+    """Matrix products of activations with a scale for each row."""
 
     def __init__(self, draft: Draft) -> None:
         self._draft = draft
@@ -43,7 +43,7 @@ class Rows:
             draft.node("Add", [f"{name}/product", node.input[2]], name)
 
     def _in_integers(self, name: str) -> tuple[str, str]:
-        """Names of an activation's integers, and of what one step of them stands for in each row."""
+        """Names of an activation's integers, and of the scale of each row."""
         integers, step = f"{name}/int", f"{name}/step"
         if name in self._known:
             return integers, step

@@ -1,4 +1,4 @@
-"""Which blocks of a graph suffer from a lower precision, and the fewest that must be spared it.
+"""Which blocks of a graph are sensitive to a lower precision, and the fewest that must stay in float.
 
 Works for any precision: `quantize` makes a graph in which the named nodes stay in float, and `change` says
 how far its decisions are from the parent's; infinitely, where an output is not finite.
@@ -22,7 +22,7 @@ _MOST_SITES = 12  # of a block: a transformer's layer has 4 to 8
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """How much the decisions change when of all blocks only this one is in the lower precision."""
+    """How much the decisions change if only this block is in the lower precision."""
 
     block: str
     nodes: tuple[str, ...]
@@ -40,9 +40,10 @@ class Found:
 def blocks(model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
     """Names of a graph's nodes by the layer or block that they belong to, in order.
 
-    A node belongs where the names of its parameters say, else where those of the node after it do, else where
-    the node before it belongs. A block is what is called alike up to a number, as in ``encoder.layers.3``;
-    where that is too much, up to the next number; where names say no more, a dozen sites in a row.
+    The names of a node's parameters give its block; without any, those of the next node; else it belongs to
+    the block of the previous node. A block is a common prefix of names up to a number, as in
+    ``encoder.layers.3``; up to the next number if it is too large; a dozen sites in a row if names do not
+    divide it further.
     """
     paths = _paths(model.graph)
     heavy = {name_of(site.node) for site in sites(model.graph)}
@@ -69,7 +70,7 @@ def rank(
     found = []
     for block, nodes in groups.items():
         tried = quantize(everything.difference(nodes))
-        # A block of shapes and indices has nothing that could be quantized, and need not be run.
+        # A block of shapes and indices has nothing to quantize and need not be run.
         measured = 0.0 if tried == untouched else change(tried)
         found.append(Sensitivity(block, tuple(nodes), math.inf if math.isnan(measured) else measured))
     return sorted(found, key=lambda sensitivity: -sensitivity.change)
@@ -78,9 +79,9 @@ def rank(
 def fewest_exclusions(
     ranked: Sequence[Sensitivity], quantize: Quantize, passes: Callable[[onnx.ModelProto], bool]
 ) -> Found:
-    """Leave the most sensitive blocks in float, as few as let the graph pass.
+    """Leave as few as possible of the most sensitive blocks in float so that the graph passes.
 
-    Tries 0, 1, 2, 4, … blocks until it passes, then halves the interval; every graph that decides is run.
+    Tries 0, 1, 2, 4, … blocks until it passes, then bisects.
 
     Args:
         ranked: from `rank`.
@@ -113,7 +114,7 @@ def fewest_exclusions(
 
 
 def _paths(graph: onnx.GraphProto) -> dict[str, tuple[str, ...]]:
-    """For each node the names of what it belongs to, from the outermost on."""
+    """For each node, the names of its enclosing parts, from the outermost on."""
     constants = {i.name for i in graph.initializer}
     users: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:

@@ -1,4 +1,4 @@
-"""What there is to quantize in a graph: nodes with constant weights."""
+"""The nodes of a graph that can be quantized: those with constant weights."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from onnx import TensorProto, helper
 
 @dataclass(frozen=True)
 class Site:
-    """A node with a constant weight: what int8 is about."""
+    """A node with a constant weight, which int8 can quantize."""
 
     node: onnx.NodeProto
-    source: str  # the activation that it takes
-    result: str  # what it gives, after the Relu or Clip that int8 kernels take in with it
+    source: str  # its input activation
+    result: str  # its output, after the Relu or Clip that int8 kernels fuse with it
 
 
 def sites(graph: onnx.GraphProto) -> Iterator[Site]:
     """Each Conv, MatMul and Gemm whose weight is a float32 constant and whose input is not, in order.
 
-    Products of two activations, as in attention, are none; nor is a Gemm that is more than a linear layer.
+    Products of two activations, as in attention, are not included; nor is a Gemm that is not a linear layer.
     """
     constants = {i.name: i for i in graph.initializer}
     users: dict[str, list[onnx.NodeProto]] = {}
@@ -44,12 +44,12 @@ def sites(graph: onnx.GraphProto) -> Iterator[Site]:
 
 
 def name_of(node: onnx.NodeProto) -> str:
-    """A node's name, or where it has none, that of its first output."""
+    """A node's name or, if it has none, that of its first output."""
     return node.name or node.output[0]
 
 
 def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
-    """A node's attributes by name, those that it states."""
+    """A node's explicit attributes by name."""
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 

@@ -1,4 +1,4 @@
-"""Each trunk of a graph in the form that pays here: float, or int8 of one of two kinds.
+"""Each trunk of a graph in the form that is fastest here: float, or int8 of one of two kinds.
 
 A trunk is what depends on one modality alone: its encoder, up to where the modalities meet. What is behind
 that, the head, is small and stays in float.
@@ -24,7 +24,7 @@ from mmray.variants.quantize.int8 import Form
 from mmray.variants.quantize.targets import name_of
 
 _INT8: tuple[Form, ...] = ("dynamic", "static")
-_GAIN = 0.95  # of float's time: a form that takes more is not worth what it changes
+_GAIN = 0.95  # share of float's time: a form that takes more is not worth its changes
 _ROUNDS = 8  # of all forms in turn
 
 
@@ -74,13 +74,13 @@ def best_forms(
     Args:
         model: in float32; it is not altered.
         quantize: from a form by a node's name, as of `to_int8`, to the graph.
-        batches: records to time with, drawn until each modality was there.
+        batches: records to time with, drawn until each modality has occurred.
         rows: records of one inference, as in the job.
         change: of a graph's decisions, as for `mmray.variants.quantize.sensitivity.rank`.
         passes: whether a graph is good enough.
 
     Raises:
-        EngineError: no trunk gains by int8, or no combination passes.
+        EngineError: no trunk is faster in int8, or no combination passes.
     """
     of_trunks = trunks(model)
 
@@ -111,11 +111,11 @@ def best_forms(
         if passes(small := make(forms)):
             return Chosen(small, forms, _report(options, forms))
     told = _report(options, dict.fromkeys(options, "float"))
-    raise EngineError(f"no form of int8 is faster here by a twentieth and passes: {told}")
+    raise EngineError(f"no form of int8 is 5 % faster here and passes: {told}")
 
 
 def _undominated(options: list[Option]) -> list[Option]:
-    """Without those that are no number, and those that another one is better than in time and in change."""
+    """Without NaN, and without those that another one beats in both time and change."""
     return [
         o
         for o in options
@@ -134,7 +134,7 @@ def _one_of_each(batches: Iterable[Feeds], of: Mapping[Modality, object]) -> dic
 
 
 def _seconds(models: Mapping[Form, onnx.ModelProto], feeds: Feeds) -> dict[Form, float]:
-    """Seconds of a batch by form, the best of some: CPU time, which other work hardly changes."""
+    """Seconds of a batch by form, the best of a few runs: CPU time, which other load hardly changes."""
     with tempfile.TemporaryDirectory() as folder:
         engines = {}
         for form, model in models.items():

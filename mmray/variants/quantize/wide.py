@@ -1,4 +1,4 @@
-"""First convolutions for integer kernels: pixels as the integers that they are, and columns as channels.
+"""First convolutions for integer kernels: pixels are used as integers directly, and columns become channels.
 
 ONNX Runtime's fast int8 convolution (1.31) takes channels by fours. With one or three of them it copies every
 window first, and takes longer than float32. So some columns of the picture become channels of one place, and
@@ -20,15 +20,15 @@ from onnx import TensorProto, helper
 from mmray.variants.quantize.draft import Draft
 from mmray.variants.quantize.targets import attributes_of
 
-_FOUR = 4  # channels that an integer kernel takes at once
+_FOUR = 4  # channels that an integer kernel processes at once
 _MOST_COLUMNS = 32  # of one place
-_MOST_WORK = 4.0  # times the products, zeros included, that a wide convolution may have
-_LARGE = 1 << 10  # values of a constant that says nothing of shapes
+_MOST_WORK = 4.0  # maximum factor of products, zeros included, in a wide convolution
+_LARGE = 1 << 10  # values of a constant from which shapes do not depend
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Where an activation is `step` * (pixels - `zero`): its integers are there already."""
+    """An activation that is `step` * (pixels - `zero`): its integers exist already."""
 
     source: str  # graph input, uint8
     step: float
@@ -48,7 +48,7 @@ class Wide:
 
 
 def pixels_of(draft: Draft, name: str) -> Pixels | None:
-    """The pixels that an activation is made of by one scale and one whole offset, if it is."""
+    """The pixels, if an activation is a linear function of them with one scale and one integer offset."""
     makers = {node.output[0]: node for node in draft.originals}
     inputs = {value.name: value.type.tensor_type for value in draft.graph.input}
     scale, offset, order = 1.0, 0.0, list(range(4))
@@ -84,15 +84,15 @@ def pixels_of(draft: Draft, name: str) -> Pixels | None:
 
 
 def widened(draft: Draft, node: onnx.NodeProto, width: int) -> Wide | None:
-    """The same convolution with as many columns in a place as fill an integer kernel.
+    """The same convolution with enough columns in a place to fill an integer kernel.
 
     Args:
-        draft: that holds the weights.
+        draft: that has the weights.
         node: a Conv.
         width: of its input.
 
     Returns:
-        None where it has channels enough, or no such form.
+        None if it has enough channels, or no such form.
     """
     weight, stated = draft.array(node.input[1]), attributes_of(node)
     if weight.ndim != 4 or weight.shape[1] % _FOUR == 0 or stated.get("group", 1) != 1:
@@ -107,7 +107,7 @@ def widened(draft: Draft, node: onnx.NodeProto, width: int) -> Wide | None:
         together = columns // step
         if columns * channels % _FOUR or width % columns or result % together:
             continue
-        first = -left // columns  # place of the first column that a place's results look at
+        first = -left // columns  # place of the first column that a place's results use
         last = ((together - 1) * step - left + kernel - 1) // columns
         if columns * (last - first + 1) > _MOST_WORK * kernel:
             continue
@@ -150,7 +150,7 @@ def widths(draft: Draft) -> dict[str, int]:
     for constant in draft.graph.initializer:
         if np.prod(constant.dims) < _LARGE:
             light.graph.initializer.append(constant)
-        else:  # without its bytes: they are what takes time
+        else:  # without its bytes, which would take the time
             kind = helper.make_tensor_value_info(constant.name, constant.data_type, constant.dims)
             light.graph.input.append(kind)
     inferred = onnx.shape_inference.infer_shapes(light).graph

@@ -43,5 +43,5 @@ def test_the_memory_is_the_graphs_own(tmp_path):
 
 def test_a_graph_that_does_not_run_is_named(tmp_path):
     graph = write_product(tmp_path / "s.onnx", 64)
-    with pytest.raises(EngineError, match=r"s\.onnx: does not run in a process of its own: .*dimensions"):
+    with pytest.raises(EngineError, match=r"s\.onnx: does not run in its own process: .*dimensions"):
         measure({"small": graph}, {"batch_1": {"x": np.ones((1, 63), np.float32)}}, rounds=1)

@@ -256,7 +256,7 @@ def test_too_few_test_records_are_not_enough_and_the_variant_is_not_used(parent,
     bundle, said = run(parent, records, tmp_path, STEPS[:1], input=inputs)
     card = bundle.scorecard["variants"]["fp16"]
     assert (card["verdict"], card["split"], card["passed"]) == ("not enough records", "test", False)
-    assert "it takes 30 groups (thresholds.least_groups)" in card["reason"]
+    assert "at least 30 groups are needed (thresholds.least_groups)" in card["reason"]
     assert any("fp16: not enough records: " in line for line in said)
     assert bundle.passing() == ["fp32"]
     with pytest.raises(BundleError, match="'fp16'"):

@@ -221,7 +221,7 @@ def test_a_subset_of_few_records_is_not_enough_and_never_passed():
         assert verdict.subsets["image"].verdict == verdict.answer == NOT_ENOUGH
         assert (
             verdict.reason
-            == "image: 29 records in 29 groups; it takes 30 groups (thresholds.least_groups) to show anything"
+            == "image: 29 records in 29 groups; at least 30 groups are needed (thresholds.least_groups)"
         )
         assert not verdict.passed
     few = allowed.model_copy(update={"least_groups": 29})
@@ -246,7 +246,7 @@ def test_a_share_that_so_few_groups_cannot_show_is_told_with_the_number_that_can
     allowed = Thresholds(agreement=0.99, accuracy_loss=1, slice_agreement=0, slice_accuracy_loss=1)
     verdict = compare(parent, parent, allowed)
     assert verdict.answer == NOT_ENOUGH
-    assert verdict.reason.endswith("99.0% are asked for, which take 300 groups even where all agree")
+    assert verdict.reason.endswith("99.0% is required, which needs 300 groups even if all agree")
 
 
 def test_more_is_lost_than_allowed_is_a_failure_however_few_the_records():

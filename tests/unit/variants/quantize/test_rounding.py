@@ -171,7 +171,7 @@ def test_no_records_and_what_is_not_finite_are_refused():
         collect_moments(products(), [])
     spoilt = sentences()
     spoilt["x"][0, 0, 0] = np.nan
-    with pytest.raises(EngineError, match="not finite in x; leave"):
+    with pytest.raises(EngineError, match="not finite in x; remove"):
         collect_moments(products(), [spoilt])
 
 
