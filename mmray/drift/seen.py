@@ -53,7 +53,7 @@ class Seen:
             tensors: the table.
             batches: of its rows.
             counts: [rows of the table], which rows count; rows that we made ourselves do not.
-        takes: as in this class; so are the other arguments.
+            takes: as in this class; so are the other arguments.
         """
         if UNWATCHED in tensors.column_names:
             counts = counts & ~tensors[UNWATCHED].to_numpy()

@@ -63,7 +63,7 @@ def assign(stated: Sequence[object], groups: Sequence[str]) -> Assigned:
 
     Returns:
         A record that states no split goes with the records of its group that do, or else by the group's hash.
-    If train and test are stated but not tune, a quarter of the groups of train become tune.
+        If train and test are stated but not tune, a quarter of the groups of train become tune.
     """
     found = [_LEFT_OUT if name is None else _NAMES.get(str(name).lower(), _LEFT_OUT) for name in stated]
     silent = [name is None for name in stated]

@@ -221,8 +221,7 @@ class Predictor:
         sound: npt.NDArray[np.bool_],
         is_shadow: npt.NDArray[np.bool_],
     ) -> Iterator[Answered | Failed]:
-        """Run the rows without errors. On a CPU, rows that are only compared get their own batches, so that
-        they change no other batch."""
+        """Run the rows without errors. On a CPU, rows that are only compared get batches of their own."""
         groups = [sound] if runner.is_padded else [sound & ~is_shadow, sound & is_shadow]
         for group in groups:
             if group.any():

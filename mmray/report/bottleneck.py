@@ -1,5 +1,4 @@
-"""The bottleneck of a run, and how much faster it could be at most without one of its stages. Arithmetic
-only.
+"""The bottleneck of a run, and the maximum gain without one of its stages. Arithmetic only.
 
 The bound is Amdahl's (1967, "Validity of the single processor approach to achieving large scale computing
 capabilities"): work that takes the share p of the time gives at most 1 / (1 - p) when it costs nothing.

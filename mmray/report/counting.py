@@ -101,8 +101,7 @@ class Sums:
         np.add.at(self._sizes.reshape(-1), places, 1.0)
 
     def share(self, name: str, slices: Sequence[int]) -> Share:
-        """The share over several slices together. Without records the share is 0 and the interval is [0,
-        1]."""
+        """The share over several slices. Without records it is 0, and the interval is [0, 1]."""
         held, sizes = self._held[slices].sum(axis=0), self._sizes[slices].sum(axis=0)
         records = int(sizes.sum())
         low, high = share_interval(held, sizes, CONFIDENCE)

@@ -56,7 +56,7 @@ def write_report(
 def try_report(output: str) -> str:
     """Write the report at the end of a run; returns why there is none, or an empty string.
 
-    Whatever goes wrong, the run is done, and what it made is whole.
+    Never raises: the run is complete without its report.
     """
     try:
         write_report(output)

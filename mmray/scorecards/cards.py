@@ -1,7 +1,7 @@
 """Parses scorecard.json of a bundle once: variants, trade-off of accuracy and time, splits.
 
-Reads what any version of mmray wrote: what an older one did not know is None or empty. Figures that cannot be
-drawn (not finite, or no time at all) are refused.
+Reads files of any version of mmray: fields that an older one did not write are None or empty. Figures that
+cannot be drawn (not finite, or a time of zero) are refused.
 """
 
 from __future__ import annotations

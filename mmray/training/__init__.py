@@ -1,5 +1,5 @@
 """Training: makes a bundle from a recipe, labelled shards and optionally a teacher.
 
-It stands above `mmray.variants.quantize`, as whose graphs a training for int8 rounds. Between it and the
-running half is no more than a bundle. torch is imported here, ray only by `mmray.training.distributed`.
+It uses `mmray.variants.quantize`: training for int8 rounds as those graphs do. Jobs and servers get only the
+bundle. torch is imported here, ray only by `mmray.training.distributed`.
 """

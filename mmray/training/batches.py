@@ -56,8 +56,7 @@ class Batches:
     ) -> Iterator[Batch]:
         """The rows, shuffled by the seed; each of `world` workers gets its share of every batch.
 
-        What is left over at the end, fewer than a batch, waits for another epoch. The next batch is made
-        while one is learnt.
+        A last incomplete batch is dropped. The next batch is prepared during a training step.
         """
         order = np.random.default_rng(seed).permutation(rows)
         full = len(order) // batch_rows * batch_rows or len(order)

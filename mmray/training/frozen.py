@@ -1,5 +1,4 @@
-"""Features of frozen encoders, computed once and kept; by the job's engine, which is 3 times as fast as
-torch."""
+"""Features of frozen encoders, computed once and kept; the job's engine is 3 times as fast as torch."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""The training loop: epochs over prepared records, a checkpoint after each; the weights that are best on tune
-are kept.
+"""The training loop: epochs over prepared records, a checkpoint after each; keeps the weights best on tune.
 
-Where several workers train one model, each has its share of every batch and gradients are averaged; it is the
-same loop, and `Workers` say who one is.
+If several workers train one model, each has its share of every batch and gradients are averaged. The loop is
+the same; `Workers` holds a worker's rank.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The loss: errors on labels and, with a teacher, the distance from its outputs.
 
-Each record is looked at twice, once with all that it has and once with some of it hidden (modality dropout,
-Neverova et al. 2016, "ModDrop"), so that the model learns to do without; both looks are taught alike.
+Each record is seen twice, once with all its modalities and once with some of them hidden (modality dropout,
+Neverova et al. 2016, "ModDrop"), so that the model learns to do without them. Both views have the same loss.
 """
 
 from __future__ import annotations

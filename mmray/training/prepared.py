@@ -1,7 +1,7 @@
 """Preprocessed shards on disk: read by the job's own reader, kept as Arrow files, memory-mapped.
 
-One file a shard, so that what was interrupted goes on where it was. The folder's name is the digest of shards
-and preprocessing: who trains again, or trains another model of the same inputs, finds it there.
+One file for each shard, so that an interrupted call resumes where it stopped. The folder's name is the digest
+of shards and preprocessing, so another training with the same inputs reuses the files.
 """
 
 from __future__ import annotations

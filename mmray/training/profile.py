@@ -39,7 +39,7 @@ class TrainingProfile:
 def profile_training(training: Training, batches: int, trace: Path) -> TrainingProfile:
     """Train on a few batches and discard the result.
 
-    The first batch runs once before: memory is asked for and kernels are chosen the first time.
+    The first batch runs once before, as a warm-up: the first run allocates memory and chooses kernels.
 
     Args:
         training: all that the training needs; its model is changed.

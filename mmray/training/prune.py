@@ -30,7 +30,7 @@ _MULTIPLE = 16
 class Pruner:
     """Removes the least important channels and heads from a model's encoders, in place.
 
-    Every layer loses the same share. What matters least is found by first-order Taylor expansion, as the sum
+    Every layer loses the same share. Importance is a first-order Taylor expansion: the sum
     of |weight * gradient| over a channel's weights (Molchanov et al., Importance estimation for neural
     network pruning, 2019, section 3). Prune before norms are folded, and let training estimate them again:
     the remaining channels have other means. Fine-tune after each step: without it, a CNN loses most of its

@@ -1,13 +1,13 @@
 """Quantization-aware training: the model rounds as its int8 graph will, and adapts to that.
 
-Rounded is what `mmray.variants.quantize.int8.to_static_int8` rounds, and in the same way: weights by output
+It rounds what `mmray.variants.quantize.int8.to_static_int8` rounds, in the same way: weights by output
 channel, activations by ranges from `collect_ranges`, results of convolutions behind their Relu or Clip (Jacob
 et al., Quantization and training of neural networks for integer-arithmetic-only inference, 2018, section 3).
 Within the range, gradients pass through the rounding unchanged (Bengio et al., 2013, arXiv:1308.3432).
 
-The graph is then made as without such training: the plain weights are exported, and `to_static_int8` takes
-the same ranges. So it has the same kernels and the same speed, first convolutions in their wide form
-included, which QuantizeLinear nodes exported from torch could not have.
+The graph is then made as without QAT: the plain weights are exported, and `to_static_int8` gets the same
+ranges. So it has the same kernels and the same speed, wide first convolutions included, which QuantizeLinear
+nodes exported from torch could not have.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ _TINY = 1e-30  # scale of a channel whose weights are all zero
 def prepare(model: nn.Module, spec: PreprocessSpec, feeds: Iterable[Feeds]) -> None:
     """Make a trained model round its weights and activations, in place; batch norms are folded first.
 
-    Folding makes other parameters: make a new optimizer. What the head multiplies without an `nn.Linear`
-    stays in float, here and in the int8 graph.
+    Folding replaces parameters: make a new optimizer. Products of the head without an `nn.Linear` stay in
+    float, here and in the int8 graph.
 
     Args:
         model: gives `mmray.models.fused.OUTPUTS`.
@@ -241,8 +241,7 @@ def _bytes(value: npt.NDArray[np.float32]) -> tuple[tuple[int, ...], bytes]:
 
 
 def _end_of(model: nn.Module, site: Site, conv: nn.Module) -> nn.Module:
-    """The module that gives a convolution's result: itself, or the one that contains it and the
-    activation."""
+    """The module that gives a convolution's result: itself, or the unit of it and its activation."""
     if site.result == site.node.output[0]:
         return conv
     name = next(name for name, module in model.named_modules() if module is conv)

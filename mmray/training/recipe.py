@@ -37,7 +37,7 @@ class ImageModel(_Encoder):
 class TextModel(_Encoder):
     """MiniLM, or a table of words, which starts from MiniLM's.
 
-    One that is not pretrained has the words of the shards' own texts as its vocabulary.
+    Without pretrained weights, the vocabulary is the words of the shards' own texts.
     """
 
     encoder: Literal["minilm", "small"] = "minilm"

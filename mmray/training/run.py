@@ -1,5 +1,4 @@
-"""From a recipe to a bundle: prepare, run the teacher, train in phases, export, check parity, score,
-write."""
+"""From a recipe to a bundle: prepare, run the teacher, train in phases, export, check, score, write."""
 
 from __future__ import annotations
 
@@ -69,9 +68,9 @@ def train_bundle(recipe: TrainRecipe, output: Path, places: Places, *, workers: 
         say: gets progress messages.
 
     Raises:
-        InputError: the shards hold too little that is labelled.
+        InputError: the shards have too few labelled records.
         ConfigError: another recipe was trained in the same folder, or its parts do not fit.
-        BundleError: there is something else than a bundle at `output`.
+        BundleError: `output` exists and is not a bundle.
         EngineError: the exported graph is not equal to the model.
     """
     check_replaceable(output)
@@ -95,11 +94,11 @@ class Training:
 
     Args:
         recipe: the model and how it is trained.
-        places: where what is kept.
-        say: told what was done, a line at a time.
+        places: folders of the training.
+        say: gets progress messages.
 
     Raises:
-        InputError: the shards hold too little that is labelled.
+        InputError: the shards have too few labelled records.
         ConfigError: weights to start from, or a teacher, do not fit.
     """
 

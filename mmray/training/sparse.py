@@ -1,6 +1,6 @@
 """Unstructured pruning: the smallest weights of all layers become zero, and stay zero in fine-tuning.
 
-The file is smaller when it is compressed, and nothing is faster: ONNX Runtime multiplies by the zeros.
+The file is smaller when compressed, but the model is not faster: ONNX Runtime multiplies by the zeros.
 """
 
 from __future__ import annotations

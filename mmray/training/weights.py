@@ -52,6 +52,5 @@ def load_weights(model: nn.Module, file: Path, part: str = "") -> None:
 
 
 def load_encoder(encoder: nn.Module, modality: Modality, file: Path) -> None:
-    """Load one encoder's weights from what `save_weights` wrote of a fused model; otherwise as
-    `load_weights`."""
+    """Load one encoder's weights from a saved fused model; otherwise as `load_weights`."""
     load_weights(encoder, file, f"encoders.{modality}.")

@@ -1,7 +1,7 @@
 """`mmray optimize`: make variants of a bundle's fp32 graph, judge and measure them, write a bundle.
 
-Works on the ONNX graph alone, so on any bundle, wherever its graph came from. A variant that cannot be made,
-or fails its gate, is an entry of the scorecard with the reason, and stops none of the others.
+Needs only the ONNX graph, so it works on any bundle. A variant that cannot be made or fails its gate gets an
+entry in the scorecard with the reason; the others are made anyway.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Time and memory of a graph, each graph in its own process, one thread.
 
-Only so is the peak its own, and only so does no earlier graph warm an allocator for it. All graphs are timed
-in turns, and the best time counts, so that a busy moment of the machine does not decide between them.
+In a shared process, peak memory and a warm allocator would come from earlier graphs. All graphs are timed in
+turns and the best time counts, so that other load on the machine does not decide between them.
 """
 
 from __future__ import annotations

@@ -132,8 +132,8 @@ def _time(
 ) -> dict[str, float]:
     """Milliseconds a record, measured in turns: the cascade first, then its competitors.
 
-    That is the fastest variant with all modalities, and the fastest subset of the base's that is as good by
-    what the budget is about.
+    These are the fastest variant with all modalities, and the fastest subset of the base's modalities that is
+    as good in the quantity that the budget limits.
     """
     assert isinstance(step.kind, CascadeStep)
     name, budget = step.variant, step.kind.budget
@@ -160,7 +160,7 @@ def _not_worth(name: str, ms: dict[str, float], chosen: Point) -> InputError:
 class StagedEngine:
     """A cascade that is run like one graph: every stage for every record, then each record's exit is chosen.
 
-    Where it is given the temperatures of the last stage, its scores are calibrated, as those of a run are.
+    With the temperatures of the last stage, its scores are calibrated as in a run.
     """
 
     wants_padding = False
@@ -239,7 +239,8 @@ def _points(
 ) -> list[dict[str, Any]]:
     """Points of the scorecard's `tradeoff`: the chosen setting as measured, others once for each base.
 
-    Times of these follow from times of another round, so they are brought to this one's by the chosen one's.
+    Times of the others come from another round, so they are scaled by the ratio of the chosen setting's
+    times.
     """
     found = []
     others = () if alone.variant in tuning.drawn else policy.front

@@ -1,6 +1,6 @@
 """How often a variant was judged on the same test records: repeated use overfits to them.
 
-Kept in the cache directory of this machine by bundle and by test records, and in every scorecard.
+Kept in this machine's cache directory by bundle and test records, and in every scorecard.
 """
 
 from __future__ import annotations

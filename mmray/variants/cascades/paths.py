@@ -1,7 +1,7 @@
 """Times the real path: records as read → `Preprocessor` → `Predictor`, on one thread.
 
-All ways are run in turns, block by block, and of each block the fastest run counts. Time is that of the
-process's own work, so that what else the machine does weighs little.
+All paths are run in turns, block by block, and the fastest run of each block counts. CPU time of the process
+is measured, so that other load on the machine matters little.
 """
 
 from __future__ import annotations

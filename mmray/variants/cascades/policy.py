@@ -1,11 +1,10 @@
 """Chooses the stages of a cascade and its exit thresholds: the fastest setting within a budget.
 
-Every ordered partition of the modalities is tried with every choice of thresholds (`trial`). The budget is
-kept by a one-sided bound that knows groups of records (`mmray.stats.intervals`), of what is paired
-record by record. The setting is taken among many by the records that give the bound, so the bound is a
-little too good, as the best of many candidates always looks (Cawley & Talbot 2010, "On Over-fitting in
-Model Selection and Subsequent Selection Bias in Performance Evaluation"). What counts is the verdict on
-records that had no part in the choice.
+Every ordered partition of the modalities is tried with every choice of thresholds (`trial`). A setting is
+within the budget if a one-sided bound is: of differences paired by record, clustered by group
+(`mmray.stats.intervals`). The same records choose the setting and give the bound, so the bound is slightly
+optimistic (Cawley & Talbot 2010, "On Over-fitting in Model Selection and Subsequent Selection Bias in
+Performance Evaluation"). The verdict comes from records that were not used for the choice.
 """
 
 from __future__ import annotations

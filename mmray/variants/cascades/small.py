@@ -1,8 +1,8 @@
 """A graph that looks at images at half their height and width, with its own head.
 
-It takes what its base takes and runs the base's own trunks, in whatever form they are, behind a pool of 2 x 2
-pixels. The base's head would be far less accurate on such features (docs/cascade.md), so one is trained on
-them, as `mmray.heads.train` says, with records of the train split.
+It has the inputs and the trunks of its base, in the same precision, behind a pool of 2 x 2 pixels. The base's
+head would be far less accurate on such features (docs/cascade.md), so a new one is trained on them with
+records of the train split (`mmray.heads.train`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The competitors of a cascade, by time and accuracy: whole variants, and subsets of the modalities.
 
-All of it is on records of the tune split. A record that has none of a subset's modalities gets no answer from
-it, which counts as a wrong one.
+All are measured on records of the tune split. A record that has none of a subset's modalities gets no answer,
+which counts as wrong.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Tuning:
     def points(self) -> list[dict[str, Any]]:
         """The scorecard's `tradeoff`: every variant as a whole, subsets of the modalities, and cascades.
 
-        It is empty where no record's label is known.
+        Empty if no label is known.
         """
         if not (self.records.labels >= 0).any():
             return []

@@ -1,9 +1,9 @@
 """Tries settings of a cascade on known answers from each subset of the modalities.
 
-A *setting* is an ordered partition of the modalities into stages, and for each stage but the last the least
-calibrated confidence that lets a record leave. A stage before the image's may look at half of it (HALF). What
-it costs follows from milliseconds measured on this machine: a record pays for the stages that it reaches, and
-in them for the modalities that it has.
+A *setting* is an ordered partition of the modalities into stages and, for each stage but the last, the
+minimum calibrated confidence for an early exit. A stage before the image's may look at the image at half size
+(HALF). Costs are computed from milliseconds measured on this machine: a record costs the stages that it
+reaches, and in each the modalities that it has.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ class Trial:
     def accuracy(self, decided: npt.NDArray[np.intp]) -> float:
         """Accuracy of decisions [N] on the labelled records; no decision counts as wrong.
 
-        Where no label is known, the whole model counts as right.
+        If no label is known, the full model counts as right.
         """
         labelled = self.evidence.labels >= 0
         if not labelled.any():

@@ -1,13 +1,13 @@
 """Whether a variant may replace its parent: decisions are compared on paired outputs, slice by slice.
 
-Similar features prove nothing: YAMNet in int8 kept a cosine of .98 while its best label agreed on .36 of the
-records. Nor does the whole prove its parts: a model that lost its hearing agrees wherever there is a picture.
-So every subset of the modalities and every label counts by itself.
+Similar features are not enough: YAMNet in int8 kept a cosine of .98 while its best label agreed on .36 of the
+records. Nor is the overall figure: a model with a broken audio encoder agrees on every record with a picture.
+So every subset of the modalities and every label is a slice of its own.
 
-What counts is not what was found but what it shows: one-sided bounds, clustered by group
-(`mmray.stats.intervals`), and over the slices Holm's procedure (1979, "A simple sequentially rejective
-multiple test procedure"), so that the chance of calling any bad slice good is that of a single bound. Where
-too little was seen, the answer is NOT_ENOUGH, and never PASSED.
+Bounds decide, not point estimates: one-sided bounds, clustered by group (`mmray.stats.intervals`), and Holm's
+procedure over the slices (1979, "A simple sequentially rejective multiple test procedure"), so that the
+chance of passing any bad slice is that of a single bound. With too few records the verdict is NOT_ENOUGH,
+never PASSED.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Calibration: the range of each activation on real records, for static int8.
 
-One pass over the records, in which the graph itself reduces each activation to its extremes and a sample. So
-neither records nor activations are kept, and memory does not grow with their number; ONNX Runtime's own
-calibrators keep every activation of every record (onnxruntime#10503).
+One pass over the records, in which the graph itself reduces each activation to its extremes and a sample.
+Memory does not grow with the number of records; ONNX Runtime's own calibrators keep every activation of every
+record (onnxruntime#10503).
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ _LEAST_SCALE = 1e-30  # of a channel whose weights are all zero
 class Draft:
     """A copy of a model to which its nodes, or replacements, are added in order.
 
-    Every node and tensor that is new bears a name that begins with that of a tensor that was there.
+    The name of each new node and tensor begins with that of an existing tensor.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:

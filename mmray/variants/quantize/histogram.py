@@ -67,7 +67,7 @@ class Histogram:
     def _closest(self) -> tuple[float, float]:
         """The clipping magnitude at which int8's levels lose least of the distribution.
 
-        The bin at zero says nothing about a threshold, and where Relu fills it, it would hide the others: it
+        The bin at zero is no evidence for a threshold, and after a Relu it would dominate the others: it
         counts as much as its neighbour, as in NVIDIA's pytorch-quantization.
         """
         counts = (self._counts[_BINS:] + self._counts[_BINS - 1 :: -1]).astype(np.float64)

@@ -1,7 +1,6 @@
 """Second moments of the input of each convolution and matrix product, summed over real records, for rounding.
 
-One pass, in which the graph itself multiplies and adds: neither records nor activations are kept, only a
-matrix for each site.
+One pass, in which the graph itself multiplies and adds: only a matrix for each site is kept.
 """
 
 from __future__ import annotations

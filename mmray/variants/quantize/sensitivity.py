@@ -1,7 +1,7 @@
 """Which blocks of a graph are sensitive to a lower precision, and the fewest that must stay in float.
 
-Works for any precision: `quantize` makes a graph in which the named nodes stay in float, and `change` says
-how far its decisions are from the parent's; infinitely, where an output is not finite.
+Works for any precision: `quantize` makes a graph in which the named nodes stay in float; `change` measures
+how far its decisions are from the parent's, infinite if an output is not finite.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Each trunk of a graph in the form that is fastest here: float, or int8 of one of two kinds.
 
-A trunk is what depends on one modality alone: its encoder, up to where the modalities meet. What is behind
-that, the head, is small and stays in float.
+A trunk is the part of the graph that depends on one modality only: its encoder, up to where the modalities
+meet. The head behind it is small and stays in float.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """First convolutions for integer kernels: pixels are used as integers directly, and columns become channels.
 
-ONNX Runtime's fast int8 convolution (1.31) takes channels by fours. With one or three of them it copies every
-window first, and takes longer than float32. So some columns of the picture become channels of one place, and
-a place of the result holds several columns of it (space-to-depth along one axis; Ying et al., Image
-classification at supercomputer scale, 2018, section 3.2). Beside zeros the sums stay the same, and neither
-side has to be copied.
+ONNX Runtime's fast int8 convolution (1.31) needs channels in multiples of four. With one or three it copies
+every window first and is slower than float32. So several columns of the picture become channels of one place,
+and a place of the result contains several of its columns (space-to-depth along one axis; Ying et al., Image
+classification at supercomputer scale, 2018, section 3.2). The sums only gain zeros, and neither side has to
+be copied.
 """
 
 from __future__ import annotations
