@@ -1,8 +1,8 @@
-"""Models that were made elsewhere become bundles: torch modules, ONNX files, `transformers` directories.
+"""Imports models as bundles: torch modules, ONNX files, `transformers` directories.
 
-Or published encoders do, with a head that is trained here (`build_bundle`). Whatever the way, the graph that
-comes out takes packed modalities, and nothing is written before it was shown to give what the model gave.
-What needs torch is loaded when it is used first.
+`build_bundle` makes one from published encoders and trains the head. In every case the graph takes packed
+modalities, and a bundle is written only after its outputs were compared with the model's. Modules that need
+torch are imported at first use.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""From labelled shards and frozen encoders to a bundle: encode, score, train, export, prove, write."""
+"""From labelled shards and frozen encoders to a bundle: encode, score, train, export, check parity, write."""
 
 from __future__ import annotations
 
@@ -51,19 +51,19 @@ def build_bundle(
 ) -> Bundle:
     """Build a bundle of one fp32 variant.
 
-    The head is trained on the train split, calibrated on tune, and its accuracy on test is told once.
+    The head is trained on the train split, calibrated on tune, and its accuracy is measured once on test.
 
     Args:
         inputs: shards, as `mmray.sources.list_shards` takes them.
         output: the bundle's directory; its name becomes the bundle's.
-        encoders: what turns modalities into features.
-        recipe: what may be chosen.
-        say: told what was done, a line at a time.
+        encoders: turn modalities into features.
+        recipe: the options.
+        say: gets progress messages.
 
     Raises:
         ConfigError: an encoder is missing for one of the recipe's modalities.
-        InputError: the shards hold too little that is labelled.
-        BundleError: there is something else than a bundle at `output`.
+        InputError: the shards have too few labelled records.
+        BundleError: `output` exists and is not a bundle.
         EngineError: the exported graph is not equal to the model.
     """
     recipe = recipe or Recipe()
@@ -133,7 +133,7 @@ def build_bundle(
 
 
 class _Clock:
-    """Says each step with the seconds that it took."""
+    """Prints each step with its seconds."""
 
     def __init__(self, say: Say) -> None:
         self._say = say
@@ -165,12 +165,12 @@ def _usable(examples: Examples, recipe: Recipe) -> Examples:
     if labels < 2:
         raise InputError(
             f"{labels} of {len(np.unique(examples.labels))} labels have {recipe.least_records} records or "
-            "more; training needs two: give more shards, or lower least_records"
+            "more; training needs two: add shards, or lower least_records"
         )
     if groups < 4 * recipe.folds:
         raise InputError(
             f"{len(frequent)} usable records have {groups} caption groups in the train split, too few for "
-            f"{recipe.folds} folds; give the training shards, or more of them"
+            f"{recipe.folds} folds; add training shards"
         )
     return frequent
 

@@ -1,4 +1,4 @@
-"""What a bundle says of a model besides its graph. Never imports torch."""
+"""The card: what a bundle contains besides the graph. Never imports torch."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from mmray.preprocess.spec import PreprocessSpec
 
 @dataclass(frozen=True)
 class Card:
-    """What belongs to a model besides its weights.
+    """Everything that a model needs besides its weights.
 
     Args:
         spec: preprocessing that the model was trained with; its modalities are those that the model takes.
-        labels: class names in the order of the scores; none where the model only gives features.
+        labels: class names in the order of the scores; none if the model only gives features.
         tokenizer: tokenizer.json, where the spec has text.
-        sources: weights that went in, with licences.
-        origin: anything else worth keeping of where the model came from.
-        examples: shards whose first records become the golden inputs; none: made-up records do.
+        sources: weights used, with licences.
+        origin: other facts on where the model came from.
+        examples: shards whose first records become the golden inputs; none: synthetic records.
     """
 
     spec: PreprocessSpec
@@ -37,14 +37,14 @@ class Card:
 
     def __post_init__(self) -> None:
         if not self.spec.modalities:
-            raise ModelError("preprocessing: a model takes a modality; describe image, text or audio")
+            raise ModelError("preprocessing: no modality is described; describe image, text or audio")
         if self.spec.text and (self.tokenizer is None or not self.tokenizer.is_file()):
             raise ModelError(f"tokenizer: {self.tokenizer}: a model that takes text needs its tokenizer.json")
         if self.spec.text and self.tokenizer:
             _check_tokenizer(self.tokenizer)
         doubles = sorted({label for label in self.labels if self.labels.count(label) > 1})
         if doubles:
-            raise ModelError(f"labels: {doubles[0]!r} is there twice; each class needs a name of its own")
+            raise ModelError(f"labels: {doubles[0]!r} occurs twice; give each class its own name")
 
 
 def _check_tokenizer(path: Path) -> None:
@@ -59,7 +59,7 @@ def _check_tokenizer(path: Path) -> None:
         Tokenizer.from_file(str(path))
     except Exception as e:  # the library raises bare Exception
         raise ModelError(
-            f"{path}: not a tokenizer.json of the `tokenizers` package, or not all of it: {e}; fetch it again"
+            f"{path}: not a tokenizer.json of the `tokenizers` package, or incomplete: {e}; download it again"
         ) from e
 
 

@@ -1,7 +1,7 @@
-"""The YAML file that `mmray bundle import` reads: what a model consists of. Never imports torch.
+"""The YAML file of `mmray bundle import`: the parts of a model. Never imports torch.
 
 Exactly one of `graph` (one fused ONNX graph), `encoders` (an ONNX graph for each modality) and `transformers`
-(local directories). Paths are relative to the file; `examples` are found as a run's input is.
+(local directories). Paths are relative to the file; `examples` are resolved like a run's input.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from mmray.schema import MODALITIES, Modality
 #: Axes of an encoder's input: N rows; H x W pixels of C channels; F frames of K mel bins; 1 a single channel.
 Layout = Literal["NHWC", "NCHW", "NFK", "NKF", "N1FK", "N1KF"]
 
-#: Models whose directories are read: the model_type of their config.json, and their class in `transformers`.
+#: Supported model directories: model_type in config.json, and the class in `transformers`.
 IMAGE_TEXT = {"clip": "CLIPModel", "siglip": "SiglipModel"}
 AUDIO = {"clap": "ClapModel", "audio-spectrogram-transformer": "ASTModel"}
 
-#: mean: of the tokens that are no padding, or of all places; first: the first token.
+#: mean: over tokens without padding, or over all places; first: the first token.
 Pool = Literal["mean", "first"]
 
 Prompts = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -38,16 +38,16 @@ class EncoderFile(_Part):
     """An ONNX graph that turns the rows of one modality into embeddings [N, D]."""
 
     graph: Path
-    inputs: dict[str, str] = {}  # input_ids, attention_mask: the graph's names, where those are others
+    inputs: dict[str, str] = {}  # input_ids, attention_mask: the graph's names, if different
     output: str | None = None  # None: the only output
-    pool: Pool | None = None  # how an embedding comes from vectors of tokens or places; None: it is one
-    layout: Layout | None = None  # of pixels or log-mel; None: what the graph's own shape says
+    pool: Pool | None = None  # how to pool vectors of tokens or places; None: the output is an embedding
+    layout: Layout | None = None  # of pixels or log-mel; None: taken from the graph's shape
     scale: float = 1.0  # pixels and log-mel become (x * scale - mean) / std
     mean: tuple[float, ...] = (0.0,)  # one, or one a channel
     std: tuple[float, ...] = (1.0,)
-    pad_to: int | None = Field(None, ge=1)  # tokens of every text; None: what the graph's shape says
+    pad_to: int | None = Field(None, ge=1)  # tokens of every text; None: taken from the graph's shape
     pad_id: int = Field(0, ge=0)  # token id of padding
-    positions_from: int | None = Field(None, ge=0)  # first of position_ids, where the graph takes them
+    positions_from: int | None = Field(None, ge=0)  # first of position_ids, if the graph takes them
 
     @field_validator("mean", "std", mode="before")
     @classmethod
@@ -64,7 +64,7 @@ class EncoderFiles(_Part):
 
     @property
     def given(self) -> dict[Modality, EncoderFile]:
-        """Those that are there."""
+        """The encoders that are given."""
         found = {m: getattr(self, m) for m in MODALITIES}
         return {m: encoder for m, encoder in found.items() if encoder}
 
@@ -85,19 +85,19 @@ class Directories(_Part):
 class Description(_Part):
     """A model in pieces."""
 
-    # What it is made of
+    # Parts
     graph: Path | None = None
     encoders: EncoderFiles | None = None
     head: Path | None = None  # of encoders: .onnx, or weights: .safetensors, .npz; None: features only
     transformers: Directories | None = None
 
-    # What belongs to it
+    # Everything else
     preprocessing: PreprocessSpec | None = None
     labels: tuple[str, ...] | Path = ()  # a list, or a file with one a line; none: features only
-    prompts: dict[str, Prompts] = {}  # of transformers: label: what describes it
+    prompts: dict[str, Prompts] = {}  # of transformers: texts that describe each label
     tokenizer: Path | None = None
     licence: str = "not stated"  # of the weights
-    examples: tuple[str, ...] = ()  # shards for the golden inputs; none: made-up records
+    examples: tuple[str, ...] = ()  # shards for the golden inputs; none: synthetic records
 
     @field_validator("examples", mode="before")
     @classmethod
@@ -127,13 +127,13 @@ class Description(_Part):
                     f"{name} does not go with {kinds[0]}; that takes {', '.join(sorted(fitting))}"
                 )
         if kinds[0] != "transformers" and not self.preprocessing:
-            raise ValueError(f"{kinds[0]} needs preprocessing: what the model was trained with")
+            raise ValueError(f"{kinds[0]} needs `preprocessing`: describe what the model was trained with")
         if self.encoders and self.preprocessing:
             have, described = tuple(self.encoders.given), self.preprocessing.modalities
             if have != described:
                 raise ValueError(f"encoders are of {have}, but preprocessing describes {described}")
         if self.encoders and bool(self.head) != bool(self.labels):
-            raise ValueError("a head needs labels, and labels a head; leave out both for features only")
+            raise ValueError("a head needs labels, and labels need a head; leave out both for features only")
         return self
 
 
@@ -155,11 +155,11 @@ def read_description(path: Path) -> Description:
 
 
 def read_labels(description: Description) -> tuple[str, ...]:
-    """The labels, from their file where there is one.
+    """The labels, read from their file if one is named.
 
     Raises:
         ConfigError: it cannot be read.
-        ModelError: something else stands in its place, as a pointer of Git LFS.
+        ModelError: the file is something else, such as a Git LFS pointer.
     """
     if not isinstance(description.labels, Path):
         return description.labels
@@ -175,13 +175,13 @@ def labels_in(file: Path) -> tuple[str, ...]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{file}: cannot read these labels: {e}") from e
+        raise ConfigError(f"{file}: cannot read the labels: {e}") from e
     check_fetched(file)
     return tuple(line.strip() for line in lines if line.strip())
 
 
 def _below(part: Any, folder: Path) -> Any:  # noqa: ANN401  (models, paths and other values)
-    """The same with every path below the folder."""
+    """The same values with paths relative to the folder."""
     if isinstance(part, Path):
         return folder / part.expanduser()
     if isinstance(part, BaseModel):

@@ -1,6 +1,6 @@
-"""What local `transformers` directories hold: encoders, the preprocessing of each, and its space.
+"""Reads local `transformers` directories: encoders, the preprocessing of each, and its embedding space.
 
-Reads safetensors only, fetches nothing, and runs no code but the package's own.
+Reads only safetensors, downloads nothing, and runs only the package's own code.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from mmray.preprocess.spec import AudioSpec, ImageSpec, TextSpec
 from mmray.preprocess.text import TextTokenizer
 from mmray.schema import Modality
 
-_CLAP_POSITIONS = 2  # RoBERTa counts them from 2
+_CLAP_POSITIONS = 2  # RoBERTa counts positions from 2
 Config = Any  # of transformers, whose attributes no type knows
 
 
 @dataclass(frozen=True)
 class Tower:
-    """An encoder with what belongs to it."""
+    """An encoder with its preprocessing and space."""
 
     encoder: Encoder
     spec: ImageSpec | TextSpec | AudioSpec
@@ -86,7 +86,7 @@ def read_audio(directory: Path) -> Tower:
         return Tower(AstAudio(model, config.hidden_size, norm), spec, None)
     if config.audio_config.enable_fusion:
         raise ModelError(
-            f"{directory}: fuses parts of long clips (enable_fusion); mmray takes CLAP models without fusion"
+            f"{directory}: a CLAP model with enable_fusion; mmray supports CLAP only without fusion"
         )
     spec, norm = clap_spec(directory)
     positions = config.text_config.max_position_embeddings - _CLAP_POSITIONS
@@ -100,9 +100,9 @@ def _load(directory: Path, kinds: dict[str, str]) -> tuple[Model, Config]:
     """The model of a directory in eval mode, and its config.
 
     Raises:
-        ModelError: not there, of another kind, without safetensors, or without some of its weights.
+        ModelError: the directory is missing, of another kind, without safetensors, or lacks weights.
     """
-    if not (directory / "config.json").is_file():  # the package would look for such a name in its cache
+    if not (directory / "config.json").is_file():  # else the package would look for the name in its cache
         raise ModelError(f"{directory}: has no config.json; give a directory that save_pretrained(...) wrote")
     for file in sorted(directory.iterdir()):
         if file.suffix in (".json", ".safetensors", ".txt", ".model"):
@@ -126,7 +126,9 @@ def _load(directory: Path, kinds: dict[str, str]) -> tuple[Model, Config]:
             "model.safetensors, which save_pretrained(...) writes"
         ) from e
     if missing := sorted(report["missing_keys"]):
-        raise ModelError(f"{directory}: has no weights for {missing[0]} and {len(missing) - 1} more")
+        raise ModelError(
+            f"{directory}: has no weights for {missing[0]} and {len(missing) - 1} more; download it again"
+        )
     return model.eval().requires_grad_(False), config
 
 

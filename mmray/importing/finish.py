@@ -1,4 +1,4 @@
-"""The last steps of every import: prove the graph on batches of every kind, then write the bundle."""
+"""The last steps of every import: check the graph on batches of every kind, then write the bundle."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ class Finished:
     """A graph that is to become a bundle."""
 
     graph: Path  # ONNX file with the inputs of `mmray.batching.pack`
-    where: str  # what errors call it
+    where: str  # its name in errors
     parity: Parity  # compares it with the model that it was made from
 
 
 def finish(made: Finished, card: Card, output: Path, say: Say) -> Bundle:
-    """Write a bundle of a graph once it has been shown to be right.
+    """Check a graph, then write its bundle.
 
     Args:
         made: the graph.
-        card: what else the bundle says.
+        card: the other contents of the bundle.
         output: the bundle's directory; its name becomes the bundle's.
-        say: told what was done, a line at a time.
+        say: gets progress messages.
 
     Raises:
         ModelError: the graph's inputs, outputs or answers do not fit.
         EngineError: the graph differs from what it was made from.
-        BundleError: there is something else than a bundle at `output`.
+        BundleError: `output` exists and is not a bundle.
     """
     check_interface(made.graph, made.where, card.spec, len(card.labels))
     records, sample = sample_records(card)
@@ -80,7 +80,7 @@ def finish(made: Finished, card: Card, output: Path, say: Say) -> Bundle:
 
 
 def _fits_float16(where: str, features: np.ndarray[Any, Any]) -> None:
-    """Predictions keep features in half precision."""
+    """Refuse features beyond float16: predictions store them in half precision."""
     largest, limit = float(np.abs(features).max()), float(np.finfo(np.float16).max)
     if largest > limit:
         raise ModelError(

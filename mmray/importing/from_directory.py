@@ -1,4 +1,4 @@
-"""A model by its directory alone, or by its name on the Hugging Face hub. Never imports torch."""
+"""Imports a model given its directory or its name on the Hugging Face hub. Never imports torch."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from mmray.importing.description import (
 )
 from mmray.importing.files import check_fetched
 
-#: What describes a label, where nothing else is said: Radford et al. 2021, arXiv:2103.00020, section 3.1.4,
-#: and for sounds Elizalde et al. 2022, arXiv:2206.04769.
+#: Default prompts: Radford et al. 2021, arXiv:2103.00020, section 3.1.4; for sounds Elizalde et al. 2022,
+#: arXiv:2206.04769.
 _IMAGE_PROMPT, _AUDIO_PROMPT = "a photo of a {}", "this is a sound of {}"
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # all that is read of a directory
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # files of a directory that are read
 
 
 def describe_directory(
     directory: Path, labels: tuple[str, ...] = (), prompt: str | None = None
 ) -> Description:
-    """What the YAML file of a local directory of CLIP, SigLIP, CLAP or AST would say.
+    """The description of a local directory of CLIP, SigLIP, CLAP or AST, as from a YAML file.
 
     Args:
         directory: as `save_pretrained` writes it.
-        labels: of the bundle; none: it gives features only.
+        labels: of the bundle; none: features only.
         prompt: text that describes a label, with {} in its place; None: the usual one of the model's kind.
 
     Raises:
@@ -45,8 +45,8 @@ def describe_directory(
         raise ConfigError(f"--prompt {prompt!r}: {reason}")
     if labels and kind == "audio-spectrogram-transformer":
         raise ConfigError(
-            f"{directory}: has no text encoder that could find labels; leave out --labels for features only, "
-            "or train a head on them: docs/your-model.md"
+            f"{directory}: has no text encoder for labels; leave out --labels for features only, "
+            "or train a head on the features: docs/your-model.md"
         )
     template = prompt or (_AUDIO_PROMPT if is_audio else _IMAGE_PROMPT)
     return Description(
@@ -56,10 +56,10 @@ def describe_directory(
 
 
 def parse_labels(text: str) -> tuple[str, ...]:
-    """Labels from a file with one a line, or as they stand, with commas between them.
+    """Labels from a file with one a line, or from the text itself, separated by commas.
 
     Raises:
-        ConfigError: there are none, or one comes twice; or a file cannot be read.
+        ConfigError: there are none, or one occurs twice; or the file cannot be read.
     """
     if Path(text).is_file():
         labels = labels_in(Path(text))
@@ -68,26 +68,26 @@ def parse_labels(text: str) -> tuple[str, ...]:
     else:
         raise ConfigError(f"--labels {text}: no such file; give a file with a label a line, or A,B,C")
     if not labels:
-        raise ConfigError(f"--labels {text}: has no labels")
+        raise ConfigError(f"--labels {text}: has no labels; give a file with a label a line, or A,B,C")
     if twice := [label for label, count in Counter(labels).items() if count > 1]:
-        raise ConfigError(f"--labels {text}: {twice[0]!r} comes twice")
+        raise ConfigError(f"--labels {text}: {twice[0]!r} occurs twice; remove one of them")
     return labels
 
 
 def is_hub_name(source: str) -> bool:
-    """Whether this may be a model on the hub, as "openai/clip-vit-base-patch32"; no path is looked at."""
+    """Whether this looks like a model on the hub, such as "openai/clip-vit-base-patch32"; checks no path."""
     return bool(_HUB_NAME.fullmatch(source))
 
 
 def fetch_from_hub(name: str, endpoint: str | None = None) -> Path:
-    """The directory of a model on the hub, fetched unless it is in the hub's cache.
+    """The directory of a model on the hub, downloaded unless it is in the hub's cache.
 
     Args:
         name: owner and model.
         endpoint: of the hub; None: as HF_ENDPOINT says, else https://huggingface.co.
 
     Raises:
-        ModelError: it cannot be fetched; says how to bring it by hand.
+        ModelError: the download failed; says how to do it by hand.
     """
     from huggingface_hub import snapshot_download
 
@@ -98,7 +98,7 @@ def fetch_from_hub(name: str, endpoint: str | None = None) -> Path:
     except Exception as e:  # the hub's own errors, its HTTP library's, the system's
         folder = f"models/{name.partition('/')[2]}"
         raise ModelError(
-            f"{name}: no such directory, and it cannot be fetched from the Hugging Face hub ({one_line(e)}); "
+            f"{name}: no such directory, and the Hugging Face hub does not give it ({one_line(e)}); "
             f"check the name, or run `hf download {name} --local-dir {folder}` on a machine that reaches the "
             f"hub, and import the directory {folder}"
         ) from e
@@ -114,12 +114,12 @@ def _kind_of(directory: Path) -> str:
         kind = json.loads(file.read_bytes())["model_type"]
     except (ValueError, KeyError, TypeError) as e:
         raise ModelError(
-            f"{file}: names no model_type; give a directory that save_pretrained(...) wrote"
+            f"{file}: has no model_type; give a directory that save_pretrained(...) wrote"
         ) from e
     known = (*IMAGE_TEXT, *AUDIO)
     if kind not in known:
         raise ModelError(
-            f"{directory}: is of type {kind!r}; directories of {', '.join(known)} are read; of others export "
+            f"{directory}: is of type {kind!r}; supported are {', '.join(known)}; export others to "
             "ONNX files and describe them in a YAML file: docs/your-model.md"
         )
     return str(kind)

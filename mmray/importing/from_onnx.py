@@ -32,18 +32,18 @@ from mmray.schema import Modality
 
 
 def import_onnx(description: Description, output: Path, *, say: Say = log.info) -> Bundle:
-    """Make a bundle of ONNX files.
+    """Make a bundle from ONNX files.
 
     Args:
         description: has `graph` or `encoders`.
         output: the bundle's directory; its name becomes the bundle's.
-        say: told what was done, a line at a time.
+        say: gets progress messages.
 
     Raises:
         ConfigError: the description lacks what ONNX files need.
         ModelError: a graph cannot be read, or its inputs, outputs or answers do not fit.
-        EngineError: the new graph differs from what it was made of.
-        BundleError: there is something else than a bundle at `output`.
+        EngineError: the new graph differs from the one that it was made from.
+        BundleError: `output` exists and is not a bundle.
     """
     check_replaceable(output)
     card = _card(description)
@@ -60,7 +60,7 @@ def import_onnx(description: Description, output: Path, *, say: Say = log.info) 
 
 def _card(description: Description) -> Card:
     if description.preprocessing is None:
-        raise ConfigError("preprocessing is missing: what the model was trained with")
+        raise ConfigError("`preprocessing` is missing: describe what the model was trained with")
     encoders = description.encoders or EncoderFiles()
     files = [description.graph, *(encoder.graph for encoder in encoders.given.values()), description.head]
     pieces = description.model_dump(mode="json", include={"graph", "encoders", "head"}, exclude_defaults=True)
@@ -75,7 +75,7 @@ def _card(description: Description) -> Card:
 
 
 def _take(source: Path, card: Card, graph: Path) -> Finished:
-    """A fused graph, only cleaned and brought to the opset, in one file."""
+    """A fused graph, cleaned and converted to the opset, in one file."""
     check_interface(source, str(source), card.spec, len(card.labels))
     model, as_it_came = load_graph(source), source
     if free_dims(model):
@@ -101,7 +101,7 @@ def _fuse(given: EncoderFiles, head_file: Path | None, card: Card, graph: Path, 
     widths = ", ".join(f"{modality} {piece.width}" for modality, piece in pieces.items())
     say(f"fused into one graph, features of {widths}, {graph.stat().st_size / 1e6:.1f} MB")
     if blank := [modality for modality, piece in pieces.items() if piece.needs_rows]:
-        say(f"{', '.join(blank)}: refuses a batch without rows, so it gets one blank row there")
+        say(f"{', '.join(blank)}: does not run without rows, so it gets one blank row in such batches")
     reference = _reference(originals, logits)
     return Finished(
         graph, "the fused graph", lambda g, cases: compare_with(reference, "the pieces", g, cases)
@@ -109,7 +109,7 @@ def _fuse(given: EncoderFiles, head_file: Path | None, card: Card, graph: Path, 
 
 
 def _reference(originals: Mapping[Modality, Original], head: Logits | None) -> Reference:
-    """The same model, made of the graphs as they came and of numpy."""
+    """The same model, from the original graphs and numpy."""
 
     def run(feeds: Feeds) -> Feeds:
         filled = with_blank_rows(feeds)

@@ -1,4 +1,4 @@
-"""Torch modules → a bundle: export, proof, bundle. Trains nothing; `mmray.importing.build` trains a head."""
+"""Torch modules → a bundle: export, check, write. Trains nothing; `mmray.importing.build` trains a head."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from mmray.models.fused import FEATURES_ONLY, OUTPUTS
 
 
 def import_torch(model: nn.Module, card: Card, output: Path, *, say: Say = log.info) -> Bundle:
-    """Make a bundle of a fused torch module.
+    """Make a bundle from a fused torch module.
 
-    Encoders become one by `mmray.models.fused.FusedModel`. Any other module is called with what that takes,
-    by name (`present`, `pixels`, ...), without the inputs of modalities that the card's spec lacks.
+    `mmray.models.fused.FusedModel` makes one from encoders. Any other module is called with the same inputs
+    by name (`present`, `pixels`, ...), without those of modalities that the card's spec lacks.
 
     Args:
-        model: gives logits and scores, float32 [B, C], and features, float32 [B, D]; or, where the card has
-            no labels, the features alone.
+        model: gives logits and scores, float32 [B, C], and features, float32 [B, D]; or, if the card has
+            no labels, only the features.
         card: preprocessing, labels and tokenizer.
         output: the bundle's directory; its name becomes the bundle's.
-        say: told what was done, a line at a time.
+        say: gets progress messages.
 
     Raises:
-        ModelError: torch cannot export the module, or what it gives does not fit the card.
+        ModelError: torch cannot export the module, or its outputs do not fit the card.
         EngineError: the exported graph is not equal to the module.
-        BundleError: there is something else than a bundle at `output`.
+        BundleError: `output` exists and is not a bundle.
     """
     check_replaceable(output)
     names = OUTPUTS if card.labels else FEATURES_ONLY
@@ -43,7 +43,7 @@ def import_torch(model: nn.Module, card: Card, output: Path, *, say: Say = log.i
             export_graph(frozen, card.spec, graph, names)
         except EngineError:
             raise
-        except Exception as e:  # torch's exporter raises whatever the module's code meets
+        except Exception as e:  # torch's exporter raises any error of the module's code
             raise ModelError(
                 f"{type(model).__name__}: torch cannot export it: {one_line(e)}; its forward must take "
                 f"{', '.join(card.spec.modalities)} as FusedModel does, give {', '.join(names)}, and not "

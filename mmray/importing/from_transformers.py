@@ -23,18 +23,18 @@ from mmray.schema import Modality
 
 
 def import_transformers(description: Description, output: Path, *, say: Say = log.info) -> Bundle:
-    """Make a bundle of local `transformers` directories.
+    """Make a bundle from local `transformers` directories.
 
     Args:
-        description: has `transformers`, and perhaps `prompts`, which become the labels.
+        description: has `transformers`, and optionally `prompts`, which become the labels.
         output: the bundle's directory; its name becomes the bundle's.
-        say: told what was done, a line at a time.
+        say: gets progress messages.
 
     Raises:
         ConfigError: the description has no directories.
         ModelError: a directory cannot be read, or its preprocessing is not one that mmray has.
         EngineError: the exported graph is not equal to the model.
-        BundleError: there is something else than a bundle at `output`.
+        BundleError: `output` exists and is not a bundle.
     """
     check_replaceable(output)
     if description.transformers is None:
@@ -56,7 +56,7 @@ def import_transformers(description: Description, output: Path, *, say: Say = lo
             head = prompt_head(list(dims.values()), spaces, description.prompts)
             silent = [m for m, tower in towers.items() if not tower.space]
             if silent:
-                say(f"{', '.join(silent)}: has no text encoder, so it says nothing about the labels")
+                say(f"{', '.join(silent)}: has no text encoder, so it does not affect the scores of labels")
         card = Card(
             spec=PreprocessSpec.model_validate({m: tower.spec for m, tower in towers.items()}),
             labels=tuple(description.prompts),
@@ -79,7 +79,7 @@ def _sources(directory: Path, licence: str) -> list[Source]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the library's bars and advice: what matters is checked here."""
+    """Without the library's progress bars and warnings: everything relevant is checked here."""
     said, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -1,7 +1,7 @@
 """One ONNX graph for each modality → one graph with packed modalities, as `mmray.models.fused` describes it.
 
-Before each encoder stands an adapter from what travels (uint8 pixels, int32 token ids, float16 log-mel) to
-what the encoder takes; behind it, the mean over each record's rows.
+An adapter before each encoder converts packed tensors (uint8 pixels, int32 token ids, float16 log-mel) to the
+encoder's inputs; behind the encoder, the mean over each record's rows is taken.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mmray.models.fused import FEATURES_ONLY, INPUTS, OUTPUTS
 from mmray.preprocess.spec import PreprocessSpec
 from mmray.schema import Modality
 
-#: How an input comes to the layout from [N, H, W, 3] or [N, F, K]: permutation, then a new axis.
+#: From [N, H, W, 3] or [N, F, K] to the layout: permutation, then a new axis.
 _ARRANGE: Mapping[Layout, tuple[tuple[int, ...] | None, int | None]] = {
     "NHWC": (None, None),
     "NCHW": ((0, 3, 1, 2), None),
@@ -32,20 +32,20 @@ _ARRANGE: Mapping[Layout, tuple[tuple[int, ...] | None, int | None]] = {
 }
 
 
-#: What stands for a probability of 0: its logarithm is finite.
+#: Replaces a probability of 0: its logarithm is finite.
 SMALLEST = np.float32(1e-30)
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """What turns the tensors that travel into those that an encoder takes.
+    """Converts packed tensors to an encoder's inputs.
 
     Pixels and log-mel become (x * scale - mean) / std, then the layout. Texts are padded to `pad_to` tokens
-    where that is set, and padding becomes `pad_id`.
+    if set, and padding becomes `pad_id`.
     """
 
     kinds: Mapping[str, int]  # ONNX element type of each of the encoder's inputs
-    sources: Mapping[str, str]  # for each input, which of ours, "zeros" (token types) or "positions"
+    sources: Mapping[str, str]  # for each input: our input, "zeros" (token types) or "positions"
     layout: Layout | None = None
     scale: float = 1.0
     mean: tuple[float, ...] = (0.0,)  # one for all, or one a channel
@@ -56,7 +56,7 @@ class Adapter:
 
     @property
     def normalizes(self) -> bool:
-        """Whether numbers change."""
+        """Whether values change."""
         return self.scale != 1 or any(self.mean) or any(std != 1 for std in self.std)
 
 
@@ -68,7 +68,7 @@ class Piece:
     output: str  # embeddings [N, width]
     width: int
     adapter: Adapter
-    needs_rows: bool = False  # it fails on a batch without rows, so it gets a blank one
+    needs_rows: bool = False  # does not run without rows, so it gets a blank row
 
 
 @dataclass(frozen=True)
@@ -85,15 +85,15 @@ class LinearHead:
 
 @dataclass(frozen=True)
 class GraphHead:
-    """An ONNX model at `OPSET` gives the logits, or the probabilities."""
+    """An ONNX model at `OPSET` that gives logits or probabilities."""
 
     model: onnx.ModelProto
     classes: int
     features: str  # the model's input [B, D]
-    present: str | None = None  # and one that takes bool [B, M], if it has it
+    present: str | None = None  # and the optional one that takes bool [B, M]
     output: str = ""  # "": the only one
     kind: int = TensorProto.FLOAT  # of its features
-    probabilities: bool = False  # it gives these, whose logarithms are logits
+    probabilities: bool = False  # it gives probabilities, whose logarithms are the logits
 
 
 Head = LinearHead | GraphHead
@@ -130,7 +130,7 @@ def fuse(pieces: Mapping[Modality, Piece], head: Head | None, spec: PreprocessSp
 
 
 def adapter_model(adapter: Adapter, modality: Modality, spec: PreprocessSpec) -> onnx.ModelProto:
-    """The adapter alone: takes the modality's inputs but the row index, gives the encoder's."""
+    """Only the adapter: from the modality's inputs, without the row index, to the encoder's."""
     graph = GraphBuilder()
     tensors = add_adapter(graph, adapter, modality)
     rank = len(adapter.layout) if adapter.layout else 2
@@ -143,7 +143,7 @@ def adapter_model(adapter: Adapter, modality: Modality, spec: PreprocessSpec) ->
 
 
 def graph_inputs(spec: PreprocessSpec, names: Sequence[str] | None = None) -> list[onnx.ValueInfoProto]:
-    """Declarations of inputs, of all or of the named ones; dimensions that are free have names."""
+    """Declarations of all or the named inputs; dynamic dimensions have names."""
     rows = {"present": "records", **{n: m for m, inputs in INPUTS.items() for n in inputs}}
     found = []
     for name, (kind, dims) in expected_inputs(spec).items():
@@ -182,7 +182,7 @@ def _adapt_array(graph: GraphBuilder, adapter: Adapter, source: str, kind: int) 
 def _adapt_text(graph: GraphBuilder, adapter: Adapter) -> dict[str, str]:
     tensors = {"input_ids": "input_ids", "attention_mask": "attention_mask"}
     if adapter.pad_to:
-        # More columns than that are never there: `pack` pads to no more than the spec's max_tokens.
+        # There are never more columns: `pack` pads to at most the spec's max_tokens.
         length = graph.node("Shape", "input_ids", start=1, end=2)
         missing = graph.node("Sub", graph.constant([adapter.pad_to], np.int64), length)
         pads = graph.node("Concat", graph.constant([0, 0, 0], np.int64), missing, axis=0)
@@ -240,7 +240,7 @@ def _pool(graph: GraphBuilder, embedding: str, row: str, width: int, column: int
     count = graph.node("Max", graph.node("ScatterND", none, index, each, reduction="add"), one)
     mean = graph.node("Div", total, graph.node("Unsqueeze", count, axis))
     flags = graph.node("Gather", "present", graph.constant([column], np.int64), axis=1)
-    # A selection and not a product: 0 * NaN would let an absent modality through.
+    # Where, not Mul: 0 * NaN would be NaN for an absent modality.
     return graph.node("Where", flags, mean, graph.constant(0.0, np.float32))
 
 

@@ -1,4 +1,4 @@
-"""A graph in the making: nodes and constants by name, and whole models taken in beside each other."""
+"""Builds a graph from nodes and constants by name, and from whole models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmray.importing.load import one_line
 
 _NO_ADAPTER = re.compile(r"No Adapter \w+ Version \$?\d+ for (\w+)")
 _MOST_INLINED = 20  # kinds of operators
-_IR_VERSION = 10  # what goes with the opset; ONNX Runtime refuses versions that it does not know
+_IR_VERSION = 10  # the version that belongs to the opset; ONNX Runtime refuses unknown versions
 
 
 class GraphBuilder:
@@ -36,13 +36,13 @@ class GraphBuilder:
         return unique
 
     def node(self, op: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:  # noqa: ANN401  (onnx's own)
-        """Add a node of one output; returns the output's name, which is `name` where that is free."""
+        """Add a node of one output; returns the output's name: `name` if that is free."""
         output = self._unique(name or op.lower())
         self._nodes.append(helper.make_node(op, inputs, [output], name=f"{output}_node", **attributes))
         return output
 
     def include(self, model: onnx.ModelProto, prefix: str, inputs: Mapping[str, str]) -> dict[str, str]:
-        """Take a model in, all its names under a prefix.
+        """Add a model, all its names under a prefix.
 
         Args:
             model: at `OPSET`, see `to_opset`.
@@ -53,7 +53,7 @@ class GraphBuilder:
             Name of each of the model's outputs in this graph.
 
         Raises:
-            ModelError: it needs another version of an operator set than a model that is already in.
+            ModelError: it needs another version of an operator set than a model that was added before.
         """
         for operators in model.opset_import:
             version = self._domains.setdefault(operators.domain, operators.version)
@@ -93,7 +93,7 @@ class GraphBuilder:
 def _rename(graph: onnx.GraphProto, prefix: str) -> None:
     """Put the prefix before every name, in subgraphs too.
 
-    `onnx.compose.add_prefix` (1.23) leaves the weights that a subgraph takes from around it without one.
+    `onnx.compose.add_prefix` (1.23) skips outer weights that a subgraph uses.
     """
     for value in (*graph.input, *graph.output, *graph.initializer):
         value.name = prefix + value.name
@@ -107,7 +107,7 @@ def _rename(graph: onnx.GraphProto, prefix: str) -> None:
 
 
 def cleaned(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
-    """The same model, without what later passes stumble over, and valid.
+    """The same model, cleaned for later passes and checked.
 
     Raises:
         ModelError: it is not valid.
@@ -127,13 +127,13 @@ def to_opset(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
     """
     if model.functions:
         model = inliner.inline_local_functions(model)
-    # Compose may have left doubles, and "ai.onnx" is another name of "".
+    # Compose may leave duplicates, and "ai.onnx" is another name of "".
     versions = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in model.opset_import}
     del model.opset_import[:]
     model.opset_import.extend(helper.make_opsetid(domain, v) for domain, v in versions.items())
     if versions.get("") == OPSET:
         return model
-    if "" not in versions:  # a model of other operators alone, as of ai.onnx.ml
+    if "" not in versions:  # a model of only other operators, such as ai.onnx.ml
         model.opset_import.append(helper.make_opsetid("", OPSET))
         return model
     for _ in range(_MOST_INLINED):
@@ -143,11 +143,11 @@ def to_opset(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
             new = _NO_ADAPTER.search(str(e))
             what = f"{new[1]} has no equal there" if new else one_line(e)
             before = model.ByteSize()
-            if new:  # many an operator is defined by older ones
+            if new:  # many operators are defined by older ones
                 model = inliner.inline_selected_functions(model, [("", new[1])], inline_schema_functions=True)
             if model.ByteSize() == before:
                 break
     raise ModelError(
-        f"{where}: cannot be brought from opset {versions['']} to {OPSET}: {what}; export it at {OPSET} "
-        f"(of torch.onnx.export: opset_version={OPSET})"
+        f"{where}: cannot be converted from opset {versions['']} to {OPSET}: {what}; export it at {OPSET} "
+        f"(torch.onnx.export: opset_version={OPSET})"
     )

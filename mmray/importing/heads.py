@@ -1,4 +1,4 @@
-"""A head that came as a file: weights of a linear map, or an ONNX graph."""
+"""A head from a file: weights of a linear map, or an ONNX graph."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from mmray.importing.interface import declared, dims_of, free_dims
 from mmray.importing.load import load_graph, nodes_of, one_line, open_session
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
-_ROUNDING = 1e-3  # of probabilities in half precision that add up to 1
+_ROUNDING = 1e-3  # tolerance of the sum of probabilities in half precision
 
 Floats = npt.NDArray[np.float32]
-#: Logits [B, C] from features [B, D] and `present` [B, M], as the head's own file gives them.
+#: Logits [B, C] from features [B, D] and `present` [B, M], computed by the original head.
 Logits = Callable[[Floats, npt.NDArray[np.bool_]], Floats]
 
 
 def read_head(path: Path, labels: Sequence[str], features: int, modalities: int) -> tuple[Head, Logits]:
-    """The head, ready to be fused, and as it came.
+    """The head, ready to be fused, and in its original form.
 
     Args:
-        path: .onnx; or .safetensors or .npz with `weight` [labels, features] and perhaps `bias` [labels].
+        path: .onnx; or .safetensors or .npz with `weight` [labels, features] and optionally `bias` [labels].
         labels: the classes that it must have.
-        features: width of all embeddings side by side.
+        features: width of all embeddings together.
         modalities: how many the model takes.
 
     Raises:
@@ -50,8 +50,8 @@ def read_head(path: Path, labels: Sequence[str], features: int, modalities: int)
     if weight.shape != (classes, features) or bias.shape != (classes,):
         found = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items()) or "nothing"
         raise ModelError(
-            f"{path}: holds {found}; a linear head has weight [{classes}, {features}], labels by features, "
-            f"and perhaps bias [{classes}]"
+            f"{path}: has {found}; a linear head has weight [{classes}, {features}], labels by features, "
+            f"and optionally bias [{classes}]"
         )
     return LinearHead(weight, bias), lambda x, _: x @ weight.T + bias
 
@@ -77,8 +77,8 @@ def _read_graph(path: Path, labels: Sequence[str], features: int, modalities: in
     if len(takes) != 1 or len(present) > 1 or len(inputs) != len(takes) + len(present):
         shapes = ", ".join(f"{i.name} {declared(i)}" for i in inputs)
         raise ModelError(
-            f"{path}: takes {shapes or 'nothing'}; a head takes features, float [*, {features}], and perhaps "
-            "also `present`, bool [*, modalities]"
+            f"{path}: takes {shapes or 'nothing'}; a head takes features, float [*, {features}], and "
+            "optionally `present`, bool [*, modalities]"
         )
     output = _choose_output(path, model)
     _check_classes(path, model, labels)
@@ -120,7 +120,7 @@ def _read_graph(path: Path, labels: Sequence[str], features: int, modalities: in
 
 
 def _choose_output(path: Path, model: onnx.ModelProto) -> str:
-    """The one with a number for each class; scikit-learn's heads also give the label, which follows."""
+    """The output with a number for each class; scikit-learn's heads also give the label."""
     outputs = {o.name: o for o in model.graph.output}
     fitting = [
         str(name)
@@ -132,14 +132,14 @@ def _choose_output(path: Path, model: onnx.ModelProto) -> str:
     found = ", ".join(f"{name} {declared(value)}" for name, value in outputs.items())
     if any(node.op_type == "ZipMap" for node in nodes_of(model.graph)):
         raise ModelError(
-            f"{path}: gives {found}: its probabilities are packed by ZipMap; export it without, of skl2onnx "
+            f"{path}: gives {found}: its probabilities are packed by ZipMap; export it without, in skl2onnx "
             "convert_sklearn(..., options={'zipmap': False})"
         )
     raise ModelError(f"{path}: gives {found}; a head gives one float [*, classes]: logits or probabilities")
 
 
 def _check_classes(path: Path, model: onnx.ModelProto, labels: Sequence[str]) -> None:
-    """Refuse labels that are the classifier's own classes in another order."""
+    """Refuse labels that are the classifier's own classes in a different order."""
     for node in nodes_of(model.graph):
         for attribute in node.attribute:
             if not attribute.name.startswith(("classlabels_", "class_labels", "cats_")):
@@ -147,19 +147,19 @@ def _check_classes(path: Path, model: onnx.ModelProto, labels: Sequence[str]) ->
             own = [name.decode() for name in attribute.strings] or [str(number) for number in attribute.ints]
             if own != list(labels) and sorted(own) == sorted(labels):
                 raise ModelError(
-                    f"{path}: its classes are {', '.join(own)}, in this order; `labels` has them in another: "
+                    f"{path}: its classes are {', '.join(own)}, in this order; `labels` has another order: "
                     f"{', '.join(labels)}"
                 )
 
 
 def _gives_probabilities(path: Path, run: Logits, features: int, modalities: int) -> bool:
-    """Whether what a head gives are the scores already: then their logarithms are the logits.
+    """Whether a head gives scores; then their logarithms are the logits.
 
     Raises:
-        ModelError: each is between 0 and 1, but they are not shared out among the classes.
+        ModelError: each output is between 0 and 1, but their sum over the classes is not 1.
     """
     random = np.random.default_rng(0)
-    # Logits leave 0 to 1 where features are large, probabilities never do.
+    # With large features, logits leave the range 0 to 1; probabilities never do.
     x = random.standard_normal((64, features)).astype(np.float32) * np.float32(10) ** np.arange(-1, 3).repeat(
         16
     )[:, None].astype(np.float32)
@@ -169,6 +169,6 @@ def _gives_probabilities(path: Path, run: Logits, features: int, modalities: int
     if np.abs(found.sum(axis=1) - 1).max() <= _ROUNDING:
         return True
     raise ModelError(
-        f"{path}: gives numbers from 0 to 1 that do not add up to 1, as a sigmoid for each class does; mmray "
-        "decides for one class: give logits, or the probabilities of classes that exclude each other"
+        f"{path}: gives numbers from 0 to 1 whose sum is not 1, like sigmoids of classes; mmray predicts "
+        "one class: give logits, or probabilities of mutually exclusive classes"
     )

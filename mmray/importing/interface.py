@@ -1,4 +1,4 @@
-"""Does a graph have the inputs and outputs that mmray gives and expects? Each fault with its remedy."""
+"""Checks that a graph has the inputs and outputs of mmray. Each error names the remedy."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mmray.importing.load import load_graph
 from mmray.models.fused import FEATURES_ONLY, OUTPUTS
 from mmray.preprocess.spec import PreprocessSpec
 
-#: Sizes of a dimension: a number where it is fixed, None where it must be free.
+#: Sizes of dimensions: a number if fixed, None if it must be dynamic.
 Dims = tuple[int | None, ...]
 
 _REMEDY = (
-    "see docs/your-model.md for what a fused graph takes, or describe one graph for each modality under "
+    "see docs/your-model.md for the inputs of a fused graph, or describe one graph for each modality under "
     "`encoders`, which get adapters"
 )
 
@@ -42,9 +42,9 @@ def check_interface(graph: Path, where: str, spec: PreprocessSpec, labels: int) 
 
     Args:
         graph: ONNX file.
-        where: what errors call it.
-        spec: what it is to take.
-        labels: how many classes it has; 0: it only gives features.
+        where: its name in errors.
+        spec: what it must take.
+        labels: number of classes; 0: it only gives features.
 
     Raises:
         ModelError: names the graph, the input or output, what it is and what it must be.
@@ -65,17 +65,17 @@ def check_interface(graph: Path, where: str, spec: PreprocessSpec, labels: int) 
 
 
 def dims_of(value: onnx.ValueInfoProto) -> Dims:
-    """Dimensions as the graph declares them; None for a free one, as which exporters also write 0 and -1."""
+    """Dimensions as the graph declares them; None for a dynamic one, also if written as 0 or -1."""
     dims = value.type.tensor_type.shape.dim
     return tuple(d.dim_value if d.dim_value > 0 else None for d in dims)
 
 
 def free_dims(model: onnx.ModelProto, *, rows: bool = False) -> bool:
-    """Make free, in place, what an export wrote as a size of 0 or -1; whether anything was changed.
+    """Make dimensions of size 0 or -1 dynamic, in place; returns whether anything was changed.
 
     Args:
-        model: its inputs and outputs; what it says of values in between is dropped then.
-        rows: make the first dimension free whatever it is.
+        model: its inputs and outputs; after a change, inferred shapes in between are dropped.
+        rows: make the first dimension dynamic in any case.
     """
     changed = False
     weights = {i.name for i in model.graph.initializer}
@@ -91,7 +91,7 @@ def free_dims(model: onnx.ModelProto, *, rows: bool = False) -> bool:
 
 
 def declared(value: onnx.ValueInfoProto) -> str:
-    """What an input or output is, as the graph declares it."""
+    """Type and shape of an input or output, as the graph declares it."""
     kind = value.type.WhichOneof("value") or "nothing"
     if kind == "tensor_type":
         return describe(value.type.tensor_type.elem_type, dims_of(value))
@@ -109,7 +109,7 @@ def _same_names(where: str, what: str, found: Iterable[str], expected: Iterable[
     if lacking := [name for name in expected if name not in there]:
         raise ModelError(f"{where}: has no {what} {lacking[0]!r}, only {', '.join(found)}; {_REMEDY}")
     if unknown := [name for name in found if name not in wanted]:
-        raise ModelError(f"{where}: has an {what} {unknown[0]!r} that mmray does not know; {_REMEDY}")
+        raise ModelError(f"{where}: has an unknown {what} {unknown[0]!r}; {_REMEDY}")
 
 
 def _same_tensor(where: str, value: onnx.ValueInfoProto, kind: int, dims: Dims) -> None:

@@ -1,4 +1,4 @@
-"""An ONNX file, read whole, and only if the installed ONNX Runtime can run it. Each fault with its remedy."""
+"""Reads an ONNX file if the installed ONNX Runtime can run it. Each error names the remedy."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from mmray.errors import ModelError
 from mmray.graphs import OPSET
 from mmray.importing.files import check_fetched, check_graph_file
 
-_LONGEST = 400  # characters of a library's message
+_LONGEST = 400  # characters kept of a library's message
 _RUNTIME = f"the installed ONNX Runtime {ort.__version__}"
-#: Domains whose operators ONNX Runtime itself knows best.
+#: Domains whose operators ONNX Runtime checks itself.
 _ITS_OWN = ("com.microsoft", "com.ms.")
 _NEW_IR = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
 _NEW_OPSET = re.compile(r"Current official support for domain (\S+) is till opset (\d+)")
@@ -24,18 +24,18 @@ _NOISE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ fa
 
 
 def load_graph(path: Path, *, weights: bool = True) -> onnx.ModelProto:
-    """Read an ONNX file, with external data where weights are wanted.
+    """Read an ONNX file, with external data if weights are wanted.
 
     Raises:
-        ModelError: not there, not ONNX, not all of it, or more than the installed ONNX Runtime knows.
+        ModelError: the file is missing, not ONNX, incomplete, or too new for the installed ONNX Runtime.
     """
     check_graph_file(path)
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as e:  # protobuf's errors share no base with onnx's
         raise ModelError(
-            f"{path}: not an ONNX file, or only the beginning of one ({path.stat().st_size:,} bytes): "
-            f"{one_line(e)}; fetch it again, or export it again"
+            f"{path}: not an ONNX file, or an incomplete one ({path.stat().st_size:,} bytes): "
+            f"{one_line(e)}; download or export it again"
         ) from e
     if not model.graph.node or not model.opset_import:
         lacks = "operator set" if model.graph.node else "node"
@@ -48,13 +48,13 @@ def load_graph(path: Path, *, weights: bool = True) -> onnx.ModelProto:
 
 
 def open_session(model: Path | onnx.ModelProto, where: str) -> ort.InferenceSession:
-    """The graph on ONNX Runtime's CPU provider, by one thread.
+    """A session of the graph on ONNX Runtime's CPU provider, with one thread.
 
     Raises:
         ModelError: it does not load.
     """
     options = ort.SessionOptions()
-    options.log_severity_level = 4  # what fails here is expected, or becomes an error of our own
+    options.log_severity_level = 4  # failures here are expected, or raised as our own errors
     options.intra_op_num_threads = 1
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
     try:
@@ -64,7 +64,7 @@ def open_session(model: Path | onnx.ModelProto, where: str) -> ort.InferenceSess
 
 
 def one_line(failure: BaseException) -> str:
-    """What a library says, which may be a page, as it fits into an error."""
+    """A library's message, shortened to fit into an error."""
     text = _NOISE.sub("", " ".join(str(failure).split())) or type(failure).__name__
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
@@ -79,7 +79,7 @@ def nodes_of(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeP
 
 
 def _check_versions(model: onnx.ModelProto, path: Path) -> None:
-    """Ask ONNX Runtime itself, by a model of one node that is of the same versions."""
+    """Ask ONNX Runtime itself, with a one-node model of the same versions."""
     versions = {o.domain: o.version for o in model.opset_import}
     if not {"", "ai.onnx"} & versions.keys():
         versions[""] = OPSET
@@ -128,26 +128,28 @@ def _check_operators(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _load_weights(model: onnx.ModelProto, path: Path) -> None:
-    """Take in what lies in files beside the graph."""
+    """Load external data from files beside the graph."""
     tensors = [t for t in _tensors(model) if external_data_helper.uses_external_data(t)]
     for name in dict.fromkeys(_location(tensor) for tensor in tensors):
         try:
             check_fetched(path.parent / name)
         except ModelError as e:
             raise ModelError(
-                f"{path}: its weights lie in {name!r} beside it, under that very name; {e}"
+                f"{path}: its weights are in {name!r} in the same directory; keep that name; {e}"
             ) from e
     for tensor in tensors:
         folder = path.parent
         file = folder / _location(tensor)
-        # In a hub's cache both are links into one directory. Links to elsewhere are refused below.
+        # In a hub's cache both are links into one directory. Other links are refused below.
         if file.is_symlink() and path.is_symlink() and file.resolve().parent == path.resolve().parent:
             folder = file.resolve().parent
             next(e for e in tensor.external_data if e.key == "location").value = file.resolve().name
         try:
             external_data_helper.load_external_data_for_tensor(tensor, str(folder))
         except Exception as e:  # the checker's errors, and ValueError where the file is too short
-            raise ModelError(f"{file}: not the weights of {path.name}: {one_line(e)}; fetch it again") from e
+            raise ModelError(
+                f"{file}: not the weights of {path.name}: {one_line(e)}; download it again"
+            ) from e
 
 
 def _location(tensor: TensorProto) -> str:
@@ -155,7 +157,7 @@ def _location(tensor: TensorProto) -> str:
 
 
 def _tensors(model: onnx.ModelProto) -> Sequence[TensorProto]:
-    """Every constant of a model, in nodes and subgraphs, too."""
+    """Every constant of a model, including those of nodes and subgraphs."""
     found = list(model.graph.initializer)
     for graph in (model.graph, *model.functions):
         for node in nodes_of(graph):

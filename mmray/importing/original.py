@@ -1,4 +1,4 @@
-"""An encoder as it came, behind its adapter: tried, and what the fused graph must be equal to."""
+"""The original encoder behind its adapter: it is tried, and the fused graph is compared with it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Original:
         self._inputs = [output.name.removeprefix("to/") for output in model.graph.output]
 
     def hidden(self, feeds: Feeds) -> npt.NDArray[Any]:
-        """What the graph gives for the modality's rows in a batch. Raises what ONNX Runtime raises."""
+        """Outputs of the graph for the modality's rows in a batch. Raises what ONNX Runtime raises."""
         tensors = self._adapter.run(None, {name: feeds[name] for name in self._names})
         (found,) = self._encoder.run([self._output], dict(zip(self._inputs, tensors, strict=True)))
         return np.asarray(found)
@@ -76,33 +76,33 @@ def try_two_rows(
     output: str,
     fixed: int | None,
 ) -> npt.NDArray[Any]:
-    """What the output is for two rows, which pooling can make [2, D]."""
+    """The output for two rows, which pooling can reduce to [2, D]."""
     graph, remedy = given.graph, f"; {DYNAMIC}" if fixed else ""
     try:
         hidden = original.hidden(blank(modality, spec, 2))
     except Exception as e:  # ONNX Runtime's own exception types share no base
         built = f" (it was exported for a batch of {fixed})" if fixed else ""
         raise ModelError(
-            f"{graph}: does not run on what its adapter gives{built}: {one_line(e)}{remedy}"
+            f"{graph}: does not run on the output of its adapter{built}: {one_line(e)}{remedy}"
         ) from e
     shape = list(hidden.shape)
     if hidden.ndim < 2 or len(hidden) != 2:
         raise ModelError(f"{graph}: output {output!r} is {shape} for two rows, not [2, D]; {DYNAMIC}")
     if given.pool and hidden.ndim == 2:
-        raise ModelError(f"{graph}: output {output!r} is {shape} for two rows: leave out `pool`")
+        raise ModelError(f"{graph}: output {output!r} is {shape} for two rows: remove `pool`")
     if given.pool == "first" and hidden.ndim != 3:
         raise ModelError(f"{graph}: output {output!r} is {shape} for two rows; `pool: first` takes [2, T, D]")
     if not given.pool and sum(size > 1 for size in shape[1:]) > 1:
         raise ModelError(
             f"{graph}: output {output!r} has {hidden.ndim} dimensions, {shape} for two rows; an embedding "
-            "has two: name a pooled one as `output`, or say how to pool it, as the model was trained: "
-            "`pool: mean` or `pool: first`"
+            "has two: name a pooled output as `output`, or set the pooling that the model was trained "
+            "with: `pool: mean` or `pool: first`"
         )
     return hidden
 
 
 def width_of(hidden: npt.NDArray[Any], pool: Pool | None) -> int:
-    """Width of an embedding, from what the output is for two rows."""
+    """Width of an embedding, from the output for two rows."""
     if pool is None:
         return int(np.prod(hidden.shape[1:]))
     return int(hidden.shape[-1] if hidden.ndim == 3 else hidden.shape[1])

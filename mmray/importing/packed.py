@@ -1,7 +1,7 @@
-"""Does a graph keep to packed modalities? Shown on batches, not believed: a graph may run and still mix rows.
+"""Checks on batches that a graph follows the packed layout: a graph may run and still mix rows.
 
-A record must get the same outputs alone and among others, whatever the longest text of the batch; a modality
-that no record has may have no row at all, or a blank one; and a row whose flag is false counts for nothing.
+A record must get the same outputs alone and in a batch, for any padding of its text. A modality that no
+record has may have no row at all, or a blank one. A row whose flag is false must be ignored.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from mmray.importing.load import one_line
 from mmray.preprocess.spec import PreprocessSpec
 from mmray.schema import set_name, subsets
 
-#: Largest difference between two ways to ask for the same, as a share of the output's largest value. Graphs
-#: in half precision round in another way with the batch's size; rows that are mixed up are off by far more.
+#: Largest difference between two equivalent batches, as a share of the output's largest value. Rounding in
+#: half precision depends on the batch size; mixed-up rows differ far more.
 TOLERANCE = 1e-3
 
 
 def check_packed(
     graph: Path, where: str, spec: PreprocessSpec, sample: pa.Table, cases: Mapping[str, Feeds]
 ) -> None:
-    """Refuse a graph whose outputs for a record depend on anything but the record.
+    """Refuse a graph whose outputs for a record depend on anything other than the record.
 
     Args:
         graph: ONNX file with the inputs of `mmray.batching.pack`.
-        where: what errors call it.
+        where: its name in errors.
         spec: what it takes.
         sample: rows of TENSORS without errors.
         cases: `mmray.graphs.cases.batch_cases` of the sample.
@@ -54,16 +54,16 @@ def check_packed(
         few = {output: values[: len(padded[output])] for output, values in outputs[name].items()}
         run.compare(few, padded, f"{name} without padding and with it", _FLAGS)
         ignored = dict(cases[everything], present=cases[name]["present"])
-        found = run(f"{name}, the others not present", ignored)
+        found = run(f"{name}, without the other modalities", ignored)
         run.compare(found, outputs[name], f"{name} without rows of the rest and with their flags off", _FLAGS)
 
 
-_MIXED = "the row indices must say which record each row belongs to, and padding must be masked"
-_FLAGS = "`present` alone must decide what counts"
+_MIXED = "use the row indices to find the record of each row, and mask padding"
+_FLAGS = "only `present` may decide which modalities are used"
 
 
 class _Runner:
-    """Runs and compares; every fault is an error about this graph."""
+    """Runs and compares; every failure becomes an error about this graph."""
 
     def __init__(self, graph: Path, where: str) -> None:
         self._where = where

@@ -1,4 +1,4 @@
-"""An encoder that came as an ONNX file: what it takes and gives, checked, and tried before it is fused."""
+"""An encoder from an ONNX file: its inputs and outputs are checked, and it is tried, before fusing."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _KINDS: Mapping[Modality, tuple[int, ...]] = {
     "audio": (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE),
 }
 _EMBEDDINGS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
-#: What an encoder gets where nothing is scaled.
+#: Range of values that an encoder gets without scaling.
 _RAW: Mapping[Modality, str] = {"image": "0 to 255", "audio": "log-mel"}
-#: Inputs of text encoders as the field names them; token types are all of the first type.
+#: Common names of text encoders' inputs; token types are all of the first type.
 _TEXT = {
     "input_ids": "input_ids",
     "attention_mask": "attention_mask",
@@ -53,14 +53,14 @@ _TEXT = {
 def read_piece(
     modality: Modality, given: EncoderFile, spec: PreprocessSpec, rows: Feeds, say: Say
 ) -> tuple[Piece, Original]:
-    """The encoder, ready to be fused, and as it came.
+    """The encoder, ready to be fused, and in its original form.
 
     Args:
         modality: what it takes.
         given: its description.
         spec: what the model takes.
         rows: of that modality, to try it on, as `mmray.batching.pack` makes them.
-        say: told what a person should know.
+        say: gets notes for the user.
 
     Raises:
         ModelError: names the file and what does not fit.
@@ -85,13 +85,13 @@ def read_piece(
         spec.text.max_tokens if spec.text else 0,
     )
     if fixed:
-        say(f"{modality}: was exported for a batch of {fixed}; shown to give each row the same in any batch")
+        say(f"{modality}: was exported for a batch of {fixed}; checked: rows do not depend on the batch")
     if modality != "text" and not adapter.normalizes and TensorProto.UINT8 not in adapter.kinds.values():
-        say(f"{modality}: goes in as it is, {_RAW[modality]}, for no scale, mean and std are given")
+        say(f"{modality}: is not normalized, {_RAW[modality]}, because no scale, mean and std are given")
     width = width_of(hidden, given.pool)
     try:
         needs_rows = original(blank(modality, spec, 0)).shape != (0, width)
-    except Exception:  # as above; the fused graph gives it a blank row
+    except Exception:  # as above; the fused graph adds a blank row
         needs_rows = True
     model = to_opset(model, str(given.graph))
     if hidden.ndim != 2:
@@ -112,11 +112,11 @@ def _check_input(graph: Path, modality: Modality, name: str, value: onnx.ValueIn
         known = " or ".join(TensorProto.DataType.Name(k).lower() for k in _KINDS[modality])
         raise ModelError(f"{where}; an adapter for {modality} gives {known}")
     if not dims:
-        raise ModelError(f"{where}; its first dimension must be that of the rows")
+        raise ModelError(f"{where}; its first dimension must be the batch; export it with a dynamic batch")
 
 
 def _fixed_rows(inputs: Mapping[str, onnx.ValueInfoProto]) -> int | None:
-    """The batch that the inputs were exported for, where they say one."""
+    """The batch size that the inputs were exported for, if it is fixed."""
     return next((dims[0] for value in inputs.values() if (dims := dims_of(value))[0] is not None), None)
 
 
@@ -162,12 +162,14 @@ def _describe_adapter(
     layout = _choose_layout(modality, given, dims_of(inputs[name]), spec)
     adapter = Adapter(kinds, {name: source}, layout, given.scale, given.mean, given.std)
     if kinds[name] == TensorProto.UINT8 and adapter.normalizes:
-        raise ModelError(f"{given.graph}: takes uint8, so scale, mean and std are its own affair")
+        raise ModelError(
+            f"{given.graph}: takes uint8, so it normalizes by itself; remove scale, mean and std"
+        )
     return adapter
 
 
 def _text_sources(given: EncoderFile, inputs: Mapping[str, onnx.ValueInfoProto]) -> dict[str, str]:
-    """For each of the encoder's inputs, which of ours it is."""
+    """Our input for each of the encoder's inputs."""
     theirs = {given.inputs.get(ours, ours): source for ours, source in _TEXT.items()}
     if len(inputs) == 1 and not given.inputs:
         theirs = dict.fromkeys(inputs, "input_ids")
@@ -177,18 +179,18 @@ def _text_sources(given: EncoderFile, inputs: Mapping[str, onnx.ValueInfoProto])
     if absent or unknown or "input_ids" not in found.values():
         fault = f"{absent[0]!r} is not there" if absent else f"{(unknown or ['none'])[0]!r} is not known"
         raise ModelError(
-            f"{given.graph}: has the inputs {', '.join(inputs)}; {fault}: say under `inputs` what "
-            f"{', '.join(_TEXT)} are called in this graph"
+            f"{given.graph}: has the inputs {', '.join(inputs)}; {fault}: give this graph's names "
+            f"of {', '.join(_TEXT)} under `inputs`"
         )
     return found
 
 
 def _check_positions(given: EncoderFile, sources: Mapping[str, str]) -> None:
-    """Where they begin differs from model to model, and no shape tells."""
+    """The first position differs between models and cannot be found from shapes."""
     takes = "positions" in sources.values()
     if takes and given.positions_from is None:
         raise ModelError(
-            f"{given.graph}: takes position_ids: say where they begin, `positions_from: 0` (BERT, CLIP) or 2 "
+            f"{given.graph}: takes position_ids: set the first one, `positions_from: 0` (BERT, CLIP) or 2 "
             "(RoBERTa), or export it without this input"
         )
     if given.pool == "mean" and "attention_mask" not in sources.values():
@@ -198,7 +200,7 @@ def _check_positions(given: EncoderFile, sources: Mapping[str, str]) -> None:
 
 
 def _text_length(given: EncoderFile, dims: Dims, spec: PreprocessSpec) -> int | None:
-    """How many tokens the encoder must always get; None: any number."""
+    """The fixed number of tokens of the encoder; None: any number."""
     fixed = dims[1] if len(dims) == 2 else None
     length = given.pad_to or fixed
     most = spec.text.max_tokens if spec.text else 0
@@ -230,7 +232,7 @@ def _choose_layout(modality: Modality, given: EncoderFile, dims: Dims, spec: Pre
         sides = ", ".join(f"{axis}={sizes[axis]}" for axis in ("HW" if modality == "image" else "FK"))
         verdict = f"is not {given.layout}" if given.layout else "may be any" if fitting else "is none"
         raise ModelError(
-            f"{given.graph}: its input [{shape}] {verdict} of {', '.join(known)} with {sides}: say its "
+            f"{given.graph}: its input [{shape}] {verdict} of {', '.join(known)} with {sides}: set its "
             "`layout`, or correct the sizes in `preprocessing`"
         )
     return fitting[0]

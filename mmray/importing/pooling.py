@@ -1,4 +1,4 @@
-"""From what an encoder gives, a vector for each token or place, to one embedding [N, D] for each row."""
+"""Pooling: from a vector for each token or place to one embedding [N, D] for each row."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def pool_array(hidden: Array, pool: Pool | None, mask: Array | None) -> Array:
     """Embeddings [N, D] in numpy, as `add_pooling` does it in the graph.
 
     Args:
-        hidden: [N, T, D], or [N, C, H, W]; without `pool` [N, D] with perhaps more axes of one place each.
+        hidden: [N, T, D], or [N, C, H, W]; without `pool` [N, D], possibly with more axes of size 1.
         pool: how.
         mask: of texts, [N, t] with t <= T: 1 where a token counts; None: all places count.
     """
@@ -39,15 +39,15 @@ def pool_array(hidden: Array, pool: Pool | None, mask: Array | None) -> Array:
 def add_pooling(
     model: onnx.ModelProto, output: str, rank: int, width: int, pool: Pool | None, mask: str | None
 ) -> str:
-    """Put the pooling behind an output; returns the new output's name, which is the model's only one.
+    """Add the pooling behind an output; returns the name of the new output, the model's only one.
 
     Args:
         model: at `OPSET`; changed in place.
-        output: what is pooled.
-        rank: how many axes it has.
+        output: the pooled output.
+        rank: its number of axes.
         width: of an embedding.
-        pool: how; None: the axes become one.
-        mask: the model's input that says which tokens count, of its own number of tokens.
+        pool: how; None: the axes are flattened.
+        mask: the model's attention mask.
     """
     nodes: list[onnx.NodeProto] = []
     constants: list[onnx.TensorProto] = []

@@ -1,6 +1,6 @@
-"""Preprocessing of a `transformers` directory → mmray's spec, or a refusal that names the difference.
+"""Preprocessing of a `transformers` directory → mmray's spec, or an error that names the difference.
 
-What normalizes belongs to the graph and comes back beside the spec.
+Normalization belongs to the graph and is returned with the spec.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def text_spec(directory: Path, positions: int, end_token: int | None) -> tuple[T
         end_token: id that every text must have, because the encoder reads its embedding there; None: none.
 
     Raises:
-        ModelError: there is none, or it adds no end token.
+        ModelError: it is missing, or it adds no end token.
     """
     path = directory / "tokenizer.json"
     if not path.is_file():
@@ -86,7 +86,8 @@ def text_spec(directory: Path, positions: int, end_token: int | None) -> tuple[T
         raise ModelError(f"{path}: not a tokenizer: {one_line(e)}") from e
     if end_token is not None and end_token not in ids:
         raise ModelError(
-            f"{path}: puts no end token, id {end_token}, behind a text; the encoder reads its embedding there"
+            f"{path}: adds no end token (id {end_token}), at which the encoder reads its embedding; use "
+            "the model's own tokenizer"
         )
     return TextSpec(max_tokens=positions), path
 
@@ -120,7 +121,7 @@ def ast_spec(directory: Path) -> tuple[AudioSpec, Normalization]:
 def clap_spec(directory: Path) -> tuple[AudioSpec, Normalization]:
     """From the feature extractor of CLAP.
 
-    A longer clip is cut at its beginning, where the extractor takes a random part.
+    Of a longer clip the beginning is taken; the extractor takes a random part.
 
     Raises:
         ModelError: it is another extractor, or fuses parts of long clips.
@@ -152,12 +153,12 @@ def _load(kind: Any, directory: Path, **options: object) -> Any:  # noqa: ANN401
 
 
 def _given(size: Mapping[str, int | None]) -> dict[str, int]:
-    """Without the sides that are not said."""
+    """Without the sides that are not given."""
     return {side: pixels for side, pixels in size.items() if pixels is not None}
 
 
 def _same(directory: Path, key: str, found: object, expected: object) -> None:
     if found != expected:
         raise ModelError(
-            f"{directory}: its preprocessing has {key} {found!r}; mmray does the same only for {expected!r}"
+            f"{directory}: its preprocessing has {key} {found!r}; mmray supports only {expected!r}"
         )

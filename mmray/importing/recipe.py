@@ -1,4 +1,4 @@
-"""What a bundle is built from, as a value, and whether it is already built. Never imports torch."""
+"""The recipe of a bundle, and whether the bundle is already built. Never imports torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmray.errors import BundleError, ConfigError
 from mmray.schema import MODALITIES, Modality
 from mmray.sources import Shard
 
-#: Raise it with every change of the code that changes what is built: bundles of the old one are built again.
+#: Increase it with every code change that changes bundles: older bundles are then built again.
 REVISION = 2
 
 
@@ -22,17 +22,17 @@ def _digest(*parts: str) -> str:
 
 
 class Recipe(BaseModel):
-    """How a bundle is made of shards and encoders."""
+    """How a bundle is built from shards and encoders."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     modalities: tuple[Modality, ...] = MODALITIES  # that the model takes
-    least_records: int = Field(15, ge=5)  # labels that fewer records have are left out
+    least_records: int = Field(15, ge=5)  # labels with fewer records are left out
     folds: int = Field(5, ge=2)  # of the cross-validation
     seed: int = 0  # of the folds
 
     def origin(self, shards: Sequence[Shard], encoders: str) -> dict[str, str]:
-        """What goes into the bundle's manifest, and decides whether a bundle is the one that is wanted."""
+        """The origin in the bundle's manifest; it decides whether a bundle is up to date."""
         return {
             "recipe": self.model_dump_json(),
             "revision": str(REVISION),
@@ -46,24 +46,24 @@ def choose_modalities(names: Iterable[str]) -> tuple[Modality, ...]:
     """The named modalities, in the schema's order.
 
     Raises:
-        ConfigError: a name that is none, or no name at all.
+        ConfigError: an unknown name, or no name at all.
     """
     chosen = set(names)
     known = ", ".join(MODALITIES)
     if unknown := chosen - set(MODALITIES):
         raise ConfigError(f"unknown modality {min(unknown)!r}; choose from {known}")
     if not chosen:
-        raise ConfigError(f"a model needs a modality; choose from {known}")
+        raise ConfigError(f"no modality is named; choose from {known}")
     return tuple(m for m in MODALITIES if m in chosen)
 
 
 def find_built(output: Path, origin: dict[str, str]) -> Bundle | None:
-    """The bundle at `output`, if it is whole and has just this origin."""
+    """The bundle at `output`, if it is intact and has exactly this origin."""
     try:
         bundle = Bundle.open(output)
         if bundle.manifest.origin != origin:
             return None
         bundle.verify()
-    except BundleError:  # absent, broken or altered: building it is the remedy
+    except BundleError:  # missing, broken or altered: it is built again
         return None
     return bundle

@@ -1,4 +1,4 @@
-"""Does an encoder give a row the same alone and among others? Shown before it is fused, by its own name."""
+"""Checks that an encoder gives a row the same embedding alone and in a batch, before it is fused."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from mmray.errors import ModelError
 from mmray.importing.load import nodes_of, one_line
 from mmray.importing.packed import TOLERANCE
 
-ROWS = 4  # so many: each is run alone, too
-_PADDING = 3  # columns that are padded in any case
+ROWS = 4  # few rows, because each is run alone, too
+_PADDING = 3  # padding columns that are always added
 
 Encoder = Callable[[Feeds], npt.NDArray[np.float32]]
 
 
 def check_rows(path: Path, model: onnx.ModelProto, encode: Encoder, feeds: Feeds, longest: int) -> None:
-    """Refuse an encoder whose embedding of a row depends on the rows beside it, or on padding.
+    """Refuse an encoder whose embedding of a row depends on other rows or on padding.
 
     Args:
-        path: what errors call it.
-        model: the graph, in which a cause is looked for.
+        path: its name in errors.
+        model: the graph, which is searched for a cause.
         encode: runs it; embeddings [N, D].
         feeds: rows of the modality that differ, as `mmray.batching.pack` makes them, without the row index.
         longest: tokens of the longest text.
@@ -43,7 +43,7 @@ def check_rows(path: Path, model: onnx.ModelProto, encode: Encoder, feeds: Feeds
         found = _run(path, encode, alone)
         if (off := _difference(found, together[i : i + 1])) > TOLERANCE:
             raise ModelError(
-                f"{path}: gives row {i} something else alone than in a batch of {len(together)} (off by "
+                f"{path}: gives row {i} other values alone than in a batch of {len(together)} (off by "
                 f"{off:.2g}): {_cause(model)}"
             )
         if mask is None:
@@ -51,9 +51,9 @@ def check_rows(path: Path, model: onnx.ModelProto, encode: Encoder, feeds: Feeds
         short = {name: values[:, : int(mask[i].sum())] for name, values in alone.items()}
         if (off := _difference(_run(path, encode, short), found)) > TOLERANCE:
             raise ModelError(
-                f"{path}: gives a text of {int(mask[i].sum())} tokens something else when it is padded to "
+                f"{path}: gives a text of {int(mask[i].sum())} tokens other values when it is padded to "
                 f"{mask.shape[1] + more} (off by {off:.2g}): padding must be masked, so export the model "
-                "with its attention_mask; if it was trained on texts of one length, say `pad_to` and `pad_id`"
+                "with its attention_mask; if it was trained on texts of one length, set `pad_to` and `pad_id`"
             )
 
 
@@ -66,7 +66,7 @@ def _run(path: Path, encode: Encoder, feeds: Feeds) -> npt.NDArray[np.float32]:
         hint = (
             ""
             if ids is None
-            else f"; the tokenizer gives ids up to {int(ids.max(initial=0))}: is it its own?"
+            else f"; the tokenizer gives ids up to {int(ids.max(initial=0))}: is it the model's own?"
         )
         raise ModelError(f"{path}: does not run on {shapes}: {one_line(e)}{hint}") from e
 
@@ -81,12 +81,12 @@ def _difference(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32
 
 
 def _cause(model: onnx.ModelProto) -> str:
-    """What in the graph is known to do that, and the remedy."""
+    """A known cause in the graph, and the remedy."""
     for node in nodes_of(model.graph):
         if node.op_type.startswith("Dynamic"):
             return (
-                f"it is quantized with one scale for the whole batch ({node.op_type}); bring the graph that "
-                "is not quantized, `mmray optimize` makes an int8 variant of it"
+                f"it is quantized with one scale for the whole batch ({node.op_type}); import the graph that "
+                "is not quantized; `mmray optimize` makes an int8 variant of it"
             )
         if node.op_type == "BatchNormalization" and any(
             attribute.name == "training_mode" and attribute.i for attribute in node.attribute
@@ -95,6 +95,6 @@ def _cause(model: onnx.ModelProto) -> str:
         if node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial"):
             return f"it draws random numbers ({node.op_type}); export it without"
     return (
-        "its rows reach each other, as by a Reshape to a fixed number of rows or a mean over the batch; "
+        "its rows affect each other, as by a Reshape to a fixed number of rows or a mean over the batch; "
         "export it with a dynamic batch"
     )

@@ -1,4 +1,4 @@
-"""Records to prove an imported model on: real ones, or made up where there are none."""
+"""Records to check an imported model on: real ones, or synthetic ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROWS = 16
 
 
 def sample_records(card: Card) -> tuple[pa.Table, pa.Table]:
-    """At most ROWS records, as RECORDS and as TENSORS without errors, by the model's own preprocessing.
+    """At most ROWS records, as RECORDS and as TENSORS without errors, from the model's own preprocessing.
 
     Raises:
         InputError: none of the example records can be used.
@@ -42,12 +42,14 @@ def sample_records(card: Card) -> tuple[pa.Table, pa.Table]:
             break
     found = pa.concat_tables(rows).slice(0, ROWS) if rows else None
     if not found:
-        raise InputError(f"{card.examples[0]}: none of the example records can be used")
+        raise InputError(
+            f"{card.examples[0]}: none of the example records can be used; check them with `mmray plan`"
+        )
     return pa.concat_tables(raw).slice(0, ROWS), found
 
 
 def _made_up(card: Card) -> pa.Table:
-    """RECORDS of blurred noise, strings of tokens and chords: the same in every call."""
+    """RECORDS of blurred noise, random tokens and chords; the same in every call."""
     random = np.random.default_rng(0)
     columns: dict[str, list[object]] = {
         "shard": ["made up"] * ROWS,
@@ -76,7 +78,7 @@ def _picture(random: np.random.Generator) -> bytes:
 
 def _caption(random: np.random.Generator, tokenizer: Tokenizer, words: int) -> bytes:
     ids = random.integers(0, tokenizer.get_vocab_size(), words).tolist()
-    # What decodes to nothing, such as special tokens, still leaves a text.
+    # Special tokens decode to nothing; the text must not be empty.
     return (tokenizer.decode(ids).strip() or "a").encode()
 
 

@@ -1,6 +1,6 @@
-"""Encoders out of `transformers` models: CLIP and SigLIP for image and text, CLAP and AST for audio.
+"""Encoders from `transformers` models: CLIP and SigLIP for image and text, CLAP and AST for audio.
 
-Embeddings of all but AST are scaled to unit length, as their models compare them. AST has no text beside it.
+Embeddings are scaled to unit length, as the models compare them; except AST's, which has no text encoder.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Normalized(Encoder):
         self.shift: Tensor
 
     def normalize(self, x: Tensor) -> Tensor:
-        """Any numbers to float32."""
+        """Converts any numbers to float32."""
         return x.to(torch.float32) * self.factor + self.shift
 
 
@@ -54,7 +54,7 @@ class ClipText(Encoder):
         ids, mask = input_ids.to(torch.int64), attention_mask.to(torch.int64)
         last = self.model.text_model(input_ids=ids, attention_mask=mask).last_hidden_state
         ends = input_ids if self.end_token is None else (ids == self.end_token).to(torch.int32)
-        # A selection by a mask: indexing becomes GatherND, which refuses a batch without rows.
+        # Select by a mask: indexing becomes GatherND, which does not run without rows.
         here = torch.arange(ids.shape[1]) == ends.argmax(dim=1)[:, None]
         pooled = (last * here[:, :, None]).sum(dim=1)
         return F.normalize(self.model.text_projection(pooled), dim=-1)
@@ -94,7 +94,9 @@ class ClapText(Encoder):
         self.padding = int(model.config.text_config.pad_token_id)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        ids = torch.where(attention_mask > 0, input_ids, self.padding)  # it tells positions by the padding
+        ids = torch.where(
+            attention_mask > 0, input_ids, self.padding
+        )  # it derives positions from the padding
         found = self.model.get_text_features(input_ids=ids, attention_mask=attention_mask)
         unit: Tensor = found.pooler_output
         return unit
@@ -109,7 +111,7 @@ class AstAudio(_Normalized):
 
 
 def clip_end_token(model: Model) -> int | None:
-    """Id of the token that ends a text; None: the highest id of a text does.
+    """Id of the token that ends a text; None: the token with the highest id does.
 
     Old checkpoints say 2, which is wrong, and mean the highest (transformers#24773).
     """

@@ -1,9 +1,8 @@
-"""Labels from prompts: a class is the direction of the texts that describe it, in each modality's own space.
+"""Zero-shot labels: a class is the direction of the texts that describe it, in each modality's own space.
 
 The logit of a class is its cosine with the record's feature times the model's own temperature (Radford et al.
-2021, arXiv:2103.00020), averaged over the modalities of the record that have a text encoder beside them.
-Scores are their softmax over the prompts, for SigLIP too, so they say which prompt fits best, not whether one
-does.
+2021, arXiv:2103.00020), averaged over the modalities of the record that have a text encoder. Scores are the
+softmax over the prompts, also for SigLIP, so they show which prompt fits best, not whether one fits.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from mmray.schema import subsets
 
 @dataclass(frozen=True)
 class Space:
-    """What compares one modality with texts."""
+    """The joint space of one modality and texts."""
 
     encoder: nn.Module  # int32 ids and mask [N, T] to unit vectors [N, D] of the modality's space
     tokenize: Callable[[Sequence[str]], Sequence[Sequence[int]]]
-    temperature: float  # what cosines are multiplied with
+    temperature: float  # factor of the cosines
 
     def embed(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors [texts, D]."""
@@ -44,7 +43,7 @@ def prompt_head(
 
     Args:
         dims: width of each modality's features, which are unit vectors.
-        spaces: of each modality; None: it says nothing about the classes.
+        spaces: of each modality; None: it does not affect the classes.
         prompts: class: texts that describe it; more than one are averaged.
     """
     head = SubsetHead(dims, len(prompts)).requires_grad_(False)

@@ -46,7 +46,7 @@ def test_one_value_stands_for_a_list_of_one(tmp_path):
     [
         ({}, "exactly one of graph, encoders and transformers, not none"),
         ({"graph": "a.onnx", "encoders": IMAGE}, "not \\['graph', 'encoders'\\]"),
-        ({"graph": "a.onnx"}, "graph needs preprocessing"),
+        ({"graph": "a.onnx"}, "graph needs `preprocessing`"),
         ({"graph": "a.onnx", "preprocessing": PREPROCESSING, "head": "h.npz"}, "head does not go with graph"),
         (
             {"transformers": {"audio": "a"}, "labels": ["cat"]},
@@ -60,7 +60,7 @@ def test_one_value_stands_for_a_list_of_one(tmp_path):
         ),
         (
             {"encoders": IMAGE, "preprocessing": PREPROCESSING, "labels": ["cat"]},
-            "a head needs labels, and labels a head",
+            "a head needs labels, and labels need a head",
         ),
         (
             {"encoders": {"image": {"graph": "a", "outptu": "b"}}},
@@ -81,5 +81,5 @@ def test_what_is_wrong_is_named(tmp_path, values, message):
 
 def test_labels_that_cannot_be_read_are_named(tmp_path):
     found = read(tmp_path, {"graph": "g.onnx", "preprocessing": PREPROCESSING, "labels": "none.txt"})
-    with pytest.raises(ConfigError, match=r"none\.txt: cannot read these labels"):
+    with pytest.raises(ConfigError, match=r"none\.txt: cannot read the labels"):
         read_labels(found)

@@ -74,12 +74,12 @@ BROKEN_ROWS = {
         "own = MatMul (means, weight) shape = Constant <value = int64[3] {1, -1, 3}> () "
         "rows = Reshape (own, shape) mixed = Softmax <axis = 1> (rows) "
         "back = Constant <value = int64[2] {-1, 3}> () image_embeds = Reshape (mixed, back)",
-        "row 0 something else alone .* dynamic batch",
+        "row 0 other values alone .* dynamic batch",
     ),
     "quantized with the scale of the batch": (
         "q, s, z = DynamicQuantizeLinear (means) m = DequantizeLinear (q, s, z) "
         "image_embeds = MatMul (m, weight)",
-        "row . something else alone .*DynamicQuantizeLinear.*not quantized",
+        "row . other values alone .*DynamicQuantizeLinear.*not quantized",
     ),
 }
 
@@ -308,13 +308,13 @@ def test_probabilities_in_a_map_are_refused_with_the_option_that_helps(folder, o
 
 def test_classes_in_another_order_than_the_labels_are_refused(folder):
     classifier(folder / "head.onnx", classlabels_strings=list(LABELS)[::-1])
-    with pytest.raises(ModelError, match=r"head\.onnx: its classes are .* `labels` has them in another"):
+    with pytest.raises(ModelError, match=r"head\.onnx: its classes are .* `labels` has another order"):
         make(folder, head="head.onnx")
 
 
 def test_a_sigmoid_for_each_class_is_refused(folder):
     classifier(folder / "head.onnx", transform="LOGISTIC", outputs=("p",))
-    with pytest.raises(ModelError, match=r"head\.onnx: .* do not add up to 1, as a sigmoid"):
+    with pytest.raises(ModelError, match=r"head\.onnx: .* whose sum is not 1, like sigmoids"):
         make(folder, head="head.onnx")
 
 
@@ -328,7 +328,7 @@ def test_a_head_of_unknown_operators_is_refused(folder):
 # Files that are something else
 
 SOMETHING_ELSE = {
-    "lfs": (LFS, "pointer of Git LFS.*git lfs pull"),
+    "lfs": (LFS, "Git LFS pointer.*git lfs pull"),
     "html": (HTML, "web page"),
     "empty": (b"", "is empty"),
     "torch": (b"PK\x03\x04" + bytes(300), "zip archive, as torch.save.*torch.onnx.export"),
@@ -370,7 +370,7 @@ def test_a_directory_is_not_a_graph(folder):
 def test_what_stands_in_the_place_of_a_tokenizer_or_a_head_is_named(folder, place, content):
     (folder / place).write_bytes(content)
     changes = {"tokenizer": folder / place} if place == "tokenizer.json" else {"head": place}
-    with pytest.raises(ModelError, match=rf"{place}: is (a pointer of Git LFS|a web page)"):
+    with pytest.raises(ModelError, match=rf"{place}: is (a Git LFS pointer|a web page)"):
         make(folder, **changes)
 
 
@@ -379,14 +379,14 @@ def test_a_pointer_in_the_place_of_labels_is_no_list_of_classes(folder):
     describe(folder)
     values = yaml.safe_load((folder / "model.yaml").read_text())
     (folder / "model.yaml").write_text(yaml.safe_dump(values | {"labels": "labels.txt", "head": "h.npz"}))
-    with pytest.raises(ModelError, match=r"labels\.txt: is a pointer of Git LFS"):
+    with pytest.raises(ModelError, match=r"labels\.txt: is a Git LFS pointer"):
         import_onnx(read_description(folder / "model.yaml"), folder / "bundle")
 
 
 def test_a_pointer_in_a_directory_of_transformers_is_named(folder):
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(LFS)
-    with pytest.raises(ModelError, match=r"model\.safetensors: is a pointer of Git LFS"):
+    with pytest.raises(ModelError, match=r"model\.safetensors: is a Git LFS pointer"):
         read_audio(folder)
 
 
@@ -395,7 +395,7 @@ def test_a_pointer_in_a_directory_of_transformers_is_named(folder):
     [
         ("vocab.txt", b"[PAD]\n[UNK]\n", "a list of words: write one by AutoTokenizer"),
         ("spiece.model", b"\n\x0e\n\x05<unk>", "a model of SentencePiece"),
-        ("tokenizer.json", b'{"version": "1.0", "trunc', "not all of it"),
+        ("tokenizer.json", b'{"version": "1.0", "trunc', "or incomplete"),
     ],
 )
 def test_what_is_no_tokenizer_json_is_refused(folder, name, content, message):
@@ -419,10 +419,10 @@ def put_outside(folder, *, linked=False):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"its weights lie in 'w\.bin' beside it.*No such file"),
-        (LFS, r"w\.bin: is a pointer of Git LFS"),
+        (None, r"its weights are in 'w\.bin' in the same directory.*No such file"),
+        (LFS, r"w\.bin: is a Git LFS pointer"),
         (HTML, r"w\.bin: is a web page"),
-        (bytes(5), r"w\.bin: not the weights of image\.onnx.*fetch it again"),
+        (bytes(5), r"w\.bin: not the weights of image\.onnx.*download it again"),
     ],
 )
 def test_weights_beside_the_graph_that_are_not_there_are_named(folder, content, message):

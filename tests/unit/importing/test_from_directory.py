@@ -41,9 +41,9 @@ def test_the_config_says_what_a_directory_is(tmp_path, kind, key, prompt):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"model_type": "bert"}, "is of type 'bert'; directories of clip, siglip, clap, audio-spectrogram"),
-        ({}, "names no model_type"),
-        ([], "names no model_type"),
+        ({"model_type": "bert"}, "is of type 'bert'; supported are clip, siglip, clap, audio-spectrogram"),
+        ({}, "has no model_type"),
+        ([], "has no model_type"),
         (None, "has no config.json"),
     ],
 )
@@ -76,7 +76,7 @@ def test_labels_come_from_a_file_or_from_the_command_line(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("labels.text", "no such file"), (",", "has no labels"), ("a,b,a", "'a' comes twice")],
+    [("labels.text", "no such file"), (",", "has no labels"), ("a,b,a", "'a' occurs twice")],
 )
 def test_labels_that_are_none_are_refused(text, message):
     with pytest.raises(ConfigError, match=message):

@@ -125,7 +125,7 @@ def test_an_encoder_that_refuses_an_empty_batch_gets_a_blank_row(folder, feeds):
     save(folder / "text.onnx", fussy, weight=WEIGHTS["text"])
     said = []
     bundle = import_onnx(describe(folder), folder / "bundle", say=said.append)
-    assert "text: refuses a batch without rows, so it gets one blank row there" in said
+    assert "text: does not run without rows, so it gets one blank row in such batches" in said
     np.testing.assert_allclose(outputs(bundle, feeds)["features"], by_hand(feeds), rtol=1e-4, atol=1e-4)
 
 
@@ -193,7 +193,7 @@ def test_an_encoder_may_take_the_pixels_as_they_travel(folder, feeds):
     }
     """
     save(folder / "image.onnx", raw, weight=WEIGHTS["image"])
-    with pytest.raises(ModelError, match="takes uint8, so scale, mean and std are its own affair"):
+    with pytest.raises(ModelError, match="takes uint8, so it normalizes by itself"):
         import_onnx(describe(folder, encoders=encoder(image={"mean": 127.0})), folder / "bundle")
     bundle = import_onnx(describe(folder), folder / "bundle")
     np.testing.assert_allclose(outputs(bundle, feeds)["features"], by_hand(feeds), rtol=1e-4, atol=1e-4)
@@ -209,7 +209,7 @@ REFUSED = {
     ),
     "another size": ("image", ("16, 16]", "32, 32]"), {}, "H=16, W=16"),
     "a layout that is not its own": ("image", ("", ""), {"layout": "NHWC"}, "is not NHWC of"),
-    "free sizes": ("image", ("3, 16, 16]", "C, H, W]"), {}, "say its `layout`"),
+    "free sizes": ("image", ("3, 16, 16]", "C, H, W]"), {}, "set its `layout`"),
     "two means": ("image", ("", ""), {"mean": [0.5, 0.5]}, "mean .* give one number, or 3"),
     "a deviation of 0": ("image", ("", ""), {"std": 0.0}, "no std of 0"),
     "an output that is not there": (
@@ -256,7 +256,7 @@ def test_an_encoder_whose_rows_reach_each_other_is_refused(folder):
         image_embeds = Add (own, others)""",
     )
     save(folder / "image.onnx", mixed, weight=WEIGHTS["image"])
-    with pytest.raises(ModelError, match=r"image\.onnx: gives row 0 something else alone than in a batch"):
+    with pytest.raises(ModelError, match=r"image\.onnx: gives row 0 other values alone than in a batch"):
         import_onnx(describe(folder), folder / "bundle")
 
 
@@ -286,7 +286,7 @@ def test_a_file_that_is_no_graph_is_refused(folder, content):
     [
         ({"weight": random(0, 4, 9)}, r"weight \[4, 9\]; a linear head has weight \[4, 12\]"),
         ({"weight": HEAD_WEIGHT, "bias": random(0, 12)}, r"bias \[12\]"),
-        ({"w": HEAD_WEIGHT}, r"holds w \[4, 12\]"),
+        ({"w": HEAD_WEIGHT}, r"has w \[4, 12\]"),
     ],
 )
 def test_a_head_of_another_shape_is_refused(folder, arrays, message):
@@ -396,7 +396,7 @@ def give_more(graph):
         (take_floats, r"input 'pixels' is float .* mmray needs uint8 \[\*, 16, 16, 3\]"),
         (fix_the_batch, r"input 'input_ids' is int32 \[8, \*\]"),
         (drop_the_features, "has no output 'features'"),
-        (give_more, "has an output 'brightness' that mmray does not know"),
+        (give_more, "has an unknown output 'brightness'"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -439,9 +439,9 @@ def ignore_the_row_index(graph):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (ignore_the_flags, "with their flags off; `present` alone must decide"),
-        (ignore_the_flags_of_pictures, "with their flags off; `present` alone must decide"),
-        (ignore_the_row_index, "the row indices must say"),
+        (ignore_the_flags, "with their flags off; only `present` may decide"),
+        (ignore_the_flags_of_pictures, "with their flags off; only `present` may decide"),
+        (ignore_the_row_index, "use the row indices"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

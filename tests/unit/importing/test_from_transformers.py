@@ -207,7 +207,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"resample": 2}, "resample 2; mmray does the same only for 3"),
+        ({"resample": 2}, "resample 2; mmray supports only 3"),
         ({"do_resize": False}, "do_resize False"),
         ({"crop_size": {"height": 24, "width": 24}}, "crop_size {'height': 24"),
         (
@@ -227,7 +227,7 @@ def test_pictures_that_are_prepared_otherwise_are_refused(folder, settings, mess
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"truncation": "fusion"}, "truncation 'fusion'; mmray does the same only for 'rand_trunc'"),
+        ({"truncation": "fusion"}, "truncation 'fusion'; mmray supports only 'rand_trunc'"),
         ({"padding": "repeat"}, "padding 'repeat'; .* 'repeatpad'"),
     ],
 )
@@ -300,7 +300,7 @@ def test_models_of_other_kinds_and_no_models_are_refused(folder, read):
 def test_a_directory_without_a_usable_tokenizer_is_refused(folder):
     tokenizer = save_clip(folder) / "tokenizer.json"
     rewrite(tokenizer, post_processor=None)
-    with pytest.raises(ModelError, match="puts no end token, id 3"):
+    with pytest.raises(ModelError, match=r"adds no end token \(id 3"):
         read_image_text(folder)
     tokenizer.write_text("{}")
     with pytest.raises(ModelError, match="not a tokenizer"):

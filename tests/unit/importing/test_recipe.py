@@ -49,7 +49,7 @@ def test_modalities_are_put_in_the_schema_s_order_and_checked():
     assert choose_modalities(["audio", "image", "audio"]) == ("image", "audio")
     with pytest.raises(ConfigError, match="unknown modality 'vidoe'; choose from image, text, audio"):
         choose_modalities(["image", "vidoe"])
-    with pytest.raises(ConfigError, match="needs a modality"):
+    with pytest.raises(ConfigError, match="no modality is named"):
         choose_modalities([])
 
 
