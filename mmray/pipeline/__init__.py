@@ -2,6 +2,6 @@
 
 import os
 
-# Ray's C++ half reads this when `ray` is imported and would print into our display; its errors reach us as
-# exceptions anyway. Set RAY_BACKEND_LOG_LEVEL yourself to see them.
+# Ray's C++ code reads this when `ray` is imported; its logs would break our display, and its errors reach us
+# as exceptions anyway. Set RAY_BACKEND_LOG_LEVEL yourself to see the logs.
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")

@@ -1,31 +1,31 @@
-"""What bounds a run on devices, and how many CPUs would balance them. Arithmetic alone."""
+"""What bounds a run on devices, and how many CPUs would balance them. Arithmetic only."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
 
-_BALANCED = 1.05  # a smaller gain is no advice
-# CPUs over what the devices take: where both are equally fast each waits for the other, for blocks are not
-# equal. With 2 % to spare a device was 16 % slower than it could be (docs/log.md).
+_BALANCED = 1.05  # smaller gains are not reported
+# Spare CPU capacity: if both sides are equally fast, each waits for the other, because blocks differ in size.
+# With 2 % to spare a device was 16 % slower than it could be (docs/log.md).
 _SLACK = 1.1
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What the CPUs prepare and the devices take, and how much faster a run would be with more CPUs.
+    """Rates of CPUs and devices, and how much faster a run would be with more CPUs.
 
-    Measured on two cores that Ray and the actor needed, too, the gain was smaller: docs/speed.md.
+    On two cores, which Ray and the actor needed, too, the measured gain was smaller: docs/speed.md.
     """
 
     cpu_rows_per_s: float  # of all CPUs that prepare
     device_rows_per_s: float  # of all devices
-    cpus_per_device: int  # that would feed one, with some to spare
+    cpus_per_device: int  # that feed one, with some to spare
     cpus: int  # more that are needed; 0: the devices bound the run
 
     @property
     def speedup(self) -> float:
-        """Of a run with `cpus` more, at most."""
+        """Maximum gain of a run with `cpus` more."""
         return self.device_rows_per_s / self.cpu_rows_per_s if self.cpus else 1.0
 
     def __str__(self) -> str:

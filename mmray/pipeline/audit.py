@@ -1,6 +1,6 @@
-"""Do input, predictions and rejects add up? Reads the rows that are really there, not only the footers.
+"""Audit: do input, predictions and rejects add up? Reads all rows, not only the footers.
 
-Every page of every column is read, against its checksum, and values that no model gives are found.
+Every page of every column is read and its checksum verified; values that no model gives are reported.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ class ShardAudit:
     """One shard: input = predicted + rejected."""
 
     shard: str
-    total: int | None = None  # None: its end was not reached
+    total: int | None = None  # None: the end of the shard was not reached
     predicted: int = 0
     rejected: int = 0
-    faults: int = 0  # rows in whose place the shard is damaged
+    faults: int = 0  # rows at places where the shard is damaged
     missing: list[Missing] = field(default_factory=list)
 
 
 @dataclass
 class Audit:
-    """The verdict, shard by shard, and everything that is wrong, in words."""
+    """The verdict by shard, and all problems in words."""
 
     shards: list[ShardAudit]
     problems: list[str]
-    faults: list[str] = field(default_factory=list)  # damage of shards that hides records
+    faults: list[str] = field(default_factory=list)  # damage in shards that hides records
     broken: list[str] = field(default_factory=list)  # names of parts that a run must do again
 
     @property
@@ -61,7 +61,7 @@ class Audit:
 
     @property
     def total(self) -> int:
-        """Input rows, of the shards whose end was reached."""
+        """Input rows of the shards whose end was reached."""
         return sum(shard.total or 0 for shard in self.shards)
 
     def to_json(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Audit:
 
 
 def audit(out: RunDirectory, *, recount: bool = False) -> Audit:
-    """Check a run directory without changing it, and that its shards are those that it was planned with.
+    """Check a run directory, and that its shards are those that it was planned with. Changes nothing.
 
     Args:
         out: the run directory.
@@ -99,12 +99,12 @@ def audit(out: RunDirectory, *, recount: bool = False) -> Audit:
     """
     plan = out.read_plan()
     if plan is None:
-        raise OutputError(f"{out}: no run there (no plan.json); check the path")
+        raise OutputError(f"{out}: not a run directory (no plan.json); check the path")
     shards = [Shard.from_list(values) for values in plan["shards"]]
-    ledger = Ledger.load(out, afresh=True)
+    ledger = Ledger.load(out, uncached=True)
     problems = [f"parts/{name}: not a readable part of a run" for name in ledger.foreign]
-    problems += [f"parts/{name}: holds rows that another part holds, too" for name in ledger.superseded]
-    problems += [f"{name}: rejects without their part" for name in ledger.orphans]
+    problems += [f"parts/{name}: has rows that another part has, too" for name in ledger.superseded]
+    problems += [f"{name}: rejects without a part" for name in ledger.orphans]
     rows: dict[str, Counter[str]] = {}
     faults: list[str] = []
     broken = list(ledger.foreign)
@@ -160,4 +160,4 @@ def _recount(shards: Iterable[Shard], audits: Iterable[ShardAudit], options: Rea
     for shard in shards:
         rows = sum(map(record_count, read(shard, replace(options, payload=False))))
         if rows != totals[shard.id]:
-            yield f"{shard.id}: holds {number(rows, 'record')}, the run saw {totals[shard.id]}"
+            yield f"{shard.id}: has {number(rows, 'record')}, but the run saw {totals[shard.id]}"

@@ -1,4 +1,4 @@
-"""What the first records of some shards look like, before anything runs."""
+"""A look at the first records of some shards, before anything runs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from mmray.sources.lmdb import layout_of
 from mmray.sources.parallel import in_parallel
 from mmray.unread import Tally
 
-_SHARDS = 12  # that are looked at, spread over the list: each may be of another kind
-_EMPTY_SHARDS = 50  # that are looked at for one that holds records
+_SHARDS = 12  # shards that are sampled, spread over the list: they may differ in kind
+_EMPTY_SHARDS = 50  # shards that are tried to find one with records
 _KINDS = {
     "webdataset": "WebDataset",
     "tfrecord": "TFRecord",
@@ -34,15 +34,15 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Census:
-    """What the first records of a few shards look like."""
+    """Findings in the first records of a few shards."""
 
     records: int
     record_bytes: float  # mean
     sets: Mapping[str, int]  # "image+text+audio": records; "unreadable" for rows with an error
     kinds: tuple[str, ...] = ()  # formats of the sampled shards, of an LMDB with its layout
-    fault: str = ""  # why the first of the unreadable records is so
-    unread: Tally = field(default_factory=Tally)  # what is not read of them, by kind
-    fields: Collection[str] = ()  # names that `carry` may ask for
+    fault: str = ""  # why the first unreadable record cannot be read
+    unread: Tally = field(default_factory=Tally)  # input that is not read, by kind
+    fields: Collection[str] = ()  # names that `carry` may use
 
     @property
     def modalities(self) -> dict[str, float]:
@@ -52,7 +52,7 @@ class Census:
 
 
 class _Look(NamedTuple):
-    """The first block of a shard, or why there is none."""
+    """The first block of a shard, or why it cannot be read."""
 
     shard: Shard
     kind: str = ""
@@ -66,10 +66,10 @@ def take_census(shards: Sequence[Shard], options: ReadOptions, foreign: KindOf |
     Args:
         shards: all of them.
         options: how they are read.
-        foreign: names the kind of a text that the model does not read.
+        foreign: gives the language of a text that the model does not read.
 
     Raises:
-        InputError: none of them can be read, or none holds a record.
+        InputError: none of them can be read, or none has a record.
     """
     look = partial(_look, options=options)
     looks = list(in_parallel(look, spread(shards)))
@@ -80,7 +80,7 @@ def take_census(shards: Sequence[Shard], options: ReadOptions, foreign: KindOf |
     records = sets.total()
     if not records:
         faults = [f"{one.shard.url}: cannot be read: {one.fault}" for one in looks if one.fault]
-        empty = f"{shards[0].url}: holds no records, nor do others that were looked at; check --input"
+        empty = f"{shards[0].url}: has no records, nor have the other sampled shards; check --input"
         raise InputError(f"{faults[0]}; check permissions" if faults else empty)
     unread, names = Tally(), set[str]()
     for one, block in found:
@@ -106,14 +106,14 @@ def take_census(shards: Sequence[Shard], options: ReadOptions, foreign: KindOf |
 
 
 def _texts(block: pa.Table) -> Iterable[tuple[str, str]]:
-    """Key and text of each record that has one; what is wrong with its bytes, the run will say."""
+    """Key and text of each record that has a text; the run reports bytes that cannot be decoded."""
     for key, text in zip(block["key"].to_pylist(), block["text"].to_pylist(), strict=True):
         if text is not None:
             yield key, text.decode("utf-8-sig", "replace").strip()
 
 
 def spread(shards: Sequence[Shard]) -> Sequence[Shard]:
-    """Some shards, from all over the list."""
+    """Some shards, spread over the list."""
     return shards[:: max(1, len(shards) // _SHARDS)][:_SHARDS]
 
 
@@ -121,7 +121,7 @@ def _look(shard: Shard, options: ReadOptions) -> _Look:
     try:
         block = next(read(shard, options))
         kind = f"LMDB ({layout_of(shard, options)})" if shard.format == "lmdb" else _KINDS[shard.format]
-    except OSError as e:  # the run will name it and go on with the others; here one readable is enough
+    except OSError as e:  # the run reports it and reads the others; here one readable shard is enough
         return _Look(shard, fault=str(e))
     return _Look(shard, kind, block)
 
@@ -136,7 +136,7 @@ def _empty(block: pa.Table) -> int:
 
 
 def _sets(block: pa.Table) -> Iterable[str]:
-    """What each record of a block has: "image+text"."""
+    """Modalities of each record of a block, as "image+text"."""
     valid = {m: pc.is_valid(block[m]).to_pylist() for m in MODALITIES}
     for i, failed in enumerate(_errors(block)):
         if failed is None:
@@ -146,9 +146,9 @@ def _sets(block: pa.Table) -> Iterable[str]:
 
 
 def _bytes(shard: Shard, block: pa.Table) -> int:
-    """About how many bytes of a shard the records of its first block take."""
+    """Approximate bytes of a shard that the records of its first block take."""
     last = block.slice(block.num_rows - 1)
-    if last["end"][0].as_py() and not last["error"][0].is_valid:  # the block is all of the shard
+    if last["end"][0].as_py() and not last["error"][0].is_valid:  # the block is the whole shard
         return shard.size
     if shard.format in ("webdataset", "tfrecord", "csv", "jsonl"):
         columns = [block["length"]]

@@ -1,4 +1,4 @@
-"""The Ray cluster: connecting to it in silence, and what it has to give."""
+"""The Ray cluster: connects to it without log output, and reads its resources."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from mmray.ray_address import check_ray_address
 
 @contextmanager
 def connected() -> Iterator[Machines]:
-    """Join the cluster that RAY_ADDRESS or `ray start` names, else start one on this machine for the time.
+    """Join the cluster of RAY_ADDRESS or `ray start`, or else start a temporary one on this machine.
 
     Raises:
-        UsageError: there is an address, but no cluster answers at it.
+        UsageError: an address is given, but no cluster answers there.
     """
     os.environ.setdefault(
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
@@ -37,12 +37,14 @@ def connected() -> Iterator[Machines]:
             raise UsageError(f"RAY_ADDRESS={address}: no Ray cluster answers there: {e}") from e
         except MmrayError:
             raise
-        except Exception as e:  # whatever keeps Ray from starting: ports, memory, disk
+        except Exception as e:  # any reason why Ray does not start: ports, memory, disk
             reason = f"Ray could not be started: {one_line(e)}"
-            raise RunError(f"{reason}; Ray's logs say more; fix that, and run the same command again") from e
-    logging.getLogger("ray").setLevel(logging.ERROR)  # its lines would fight our display; its files stay
+            raise RunError(f"{reason}; see Ray's logs, fix the cause, and run the same command again") from e
+    logging.getLogger("ray").setLevel(
+        logging.ERROR
+    )  # its lines would break our display; its log files remain
     try:
-        with signals.raised():  # after ray.init, whose own handler would end the process without a word
+        with signals.raised():  # after ray.init, whose own handler would end the process without a message
             resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
             yield Machines(
                 cpus=int(resources.get("CPU", 0)),
@@ -56,17 +58,17 @@ def connected() -> Iterator[Machines]:
 
 
 class Nodes:
-    """Which nodes there are. Tells Ray Data, which by itself looks every 20 s (Ray 2.60)."""
+    """The nodes of the cluster. Tells Ray Data about changes; by itself it looks every 20 s (Ray 2.60)."""
 
     def __init__(self) -> None:
         self._alive = self._ids()
         self._leaving: frozenset[str] = frozenset()
 
     def look(self) -> frozenset[str]:
-        """To be called now and then; the nodes that were warned that they will go, by id."""
-        # What fails only means that it is told later; the watchdog that asks must live on.
+        """Call it regularly; returns the ids of nodes that will be shut down soon."""
+        # A failure only delays the news; the watchdog that calls this must continue.
         with suppress(ValueError, AttributeError, RuntimeError, OSError, ray.exceptions.RayError):
-            # As Ray Data asks itself; there is no public way.
+            # As Ray Data does it; there is no public API.
             self._leaving = frozenset(ray._private.state.state.get_draining_nodes())
             alive, before = self._ids(), self._alive
             self._alive = alive
@@ -82,7 +84,7 @@ class Nodes:
 
 @contextmanager
 def _muted() -> Iterator[None]:
-    """Send file descriptor 2 nowhere: Ray's C++ half greets there, whatever its log level."""
+    """Send file descriptor 2 to /dev/null: Ray's C++ code prints there at every log level."""
     sys.stderr.flush()
     saved = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)

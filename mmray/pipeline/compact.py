@@ -1,8 +1,7 @@
-"""The footers of a run's parts in one file, so that whoever asks what is done need not open each part again.
+"""A cache of the footers of a run's parts in one file, so that not every part must be opened again.
 
-A cache and no more: the footers are the truth. An entry counts for the part of its name that has the size and
-the time which it had when its footer was read. A cache that is torn or altered counts for nothing, and it may
-be deleted at any time.
+The footers themselves are authoritative. An entry is valid for the part of its name while size and time are
+the same as when its footer was read. A torn or altered cache is ignored; it may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ from mmray.remote import StoreError
 _SCHEMA = pa.schema(
     [("name", pa.string()), ("size", pa.int64()), ("mtime_ns", pa.int64()), ("footer", pa.binary())]
 )
-_ROWS = 10_000  # of a row group: so many footers are in memory twice
+_ROWS = 10_000  # rows of a row group: so many footers are in memory twice
 _LEAST = 1_000  # parts that were opened, and
-_SHARE = 0.5  # their share of those that were not: else the file would be written too often
+_SHARE = 0.5  # their share of those that were not opened: else the file would be written too often
 
 
 def pays(opened: int, known: int) -> bool:
-    """Whether to write the file anew, after so many parts were opened and so many were not."""
+    """Whether to rewrite the file, given how many parts were opened and how many were not."""
     return opened >= max(_LEAST, _SHARE * known)
 
 
 def kept(out: RunDirectory, parts: Mapping[str, pafs.FileInfo]) -> Iterator[tuple[str, bytes]]:
-    """Names and footers of those of these parts that the file knows as they are now.
+    """Names and footers of the parts for which the file has a valid entry.
 
     Raises:
         StoreError: a store does not answer.
@@ -45,7 +44,7 @@ def kept(out: RunDirectory, parts: Mapping[str, pafs.FileInfo]) -> Iterator[tupl
                         yield name, footer
     except StoreError:
         raise
-    except (OSError, pa.ArrowException, TypeError, ValueError):  # not there, or not as it was written
+    except (OSError, pa.ArrowException, TypeError, ValueError):  # missing, or not as it was written
         return
 
 
@@ -54,7 +53,7 @@ def keep(out: RunDirectory, footers: Iterable[tuple[pafs.FileInfo, bytes]]) -> N
 
     Args:
         out: the run directory.
-        footers: of parts, with what was listed of them before they were read.
+        footers: of parts, with their listing from before they were read.
 
     Raises:
         RunError: another run has taken the directory over.

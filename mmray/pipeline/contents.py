@@ -1,4 +1,4 @@
-"""What the files of a part hold, beside what its footer says of them."""
+"""The contents of a part's files, compared with its footer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ROUNDING = 1e-3  # of a softmax in half precision
 
 
 class Expected(NamedTuple):
-    """What every row of a run's parts has; None where the plan does not say."""
+    """Values that every row of a run's parts has; None if the plan does not say."""
 
     variant: str | None
     bundle: str | None  # digest
@@ -33,7 +33,7 @@ class Expected(NamedTuple):
 
 @dataclass
 class PartCheck:
-    """What the files of one part hold."""
+    """The contents of one part's files."""
 
     counts: dict[str, Counter[str]]  # by shard id: rows ``predicted``, ``rejected``, and of a ``fault``
     problems: list[str] = field(default_factory=list)
@@ -41,10 +41,10 @@ class PartCheck:
 
 
 def check_part(out: RunDirectory, expected: Expected, part: Part) -> PartCheck:
-    """Read all that one part and what belongs to it hold, in bounded memory.
+    """Read one part, its rejects and faults completely, in bounded memory.
 
     Raises:
-        StoreError: the store failed, which says nothing about the files.
+        StoreError: the store failed; the files may be intact.
     """
     check = PartCheck({shard: Counter() for shard in part.coverage})
     found: dict[str, list[npt.NDArray[np.int64]]] = {shard: [] for shard in part.coverage}
@@ -58,7 +58,7 @@ def check_part(out: RunDirectory, expected: Expected, part: Part) -> PartCheck:
         expected_rows = np.concatenate([nothing, *(np.arange(i.first, i.last + 1) for i in intervals)])
         actual = np.sort(np.concatenate(found[shard])) if found[shard] else np.zeros(0, np.int64)
         if not np.array_equal(actual, expected_rows):
-            check.problems.append(f"parts/{part.name}: rows of {shard} are not those that its footer says")
+            check.problems.append(f"parts/{part.name}: rows of {shard} are not those in its footer")
     return check
 
 
@@ -79,7 +79,7 @@ def _check_file(
                 wrong.update(_faults_of(batch, expected))
                 for shard in batch["shard"].unique().to_pylist():
                     if shard not in found:
-                        wrong[f"rows of {shard}, which its footer does not name"] += 1
+                        wrong[f"rows of {shard}, which is not in its footer"] += 1
                         continue
                     own = batch.filter(pc.equal(batch["shard"], shard))
                     check.counts[shard][kind] += own.num_rows
@@ -87,17 +87,17 @@ def _check_file(
                     if kind == "fault":
                         check.faults += map(_described, own.to_pylist())
     except StoreError:
-        raise  # an outage says nothing about the file
+        raise  # an outage of the store, not a fault of the file
     except (OSError, pa.ArrowException) as e:
         check.problems.append(f"{name}: cannot be read: {e}")
         return
     check.problems += [f"{name}: {what}" for what in wrong]
     if count != rows:
-        check.problems.append(f"{name}: {count} rows, its footer says {rows}")
+        check.problems.append(f"{name}: {count} rows, but {rows} in its footer")
 
 
 def _faults_of(rows: pa.RecordBatch, expected: Expected) -> Iterator[str]:
-    """What no model, and no reader, gives."""
+    """Problems that no model and no reader can cause."""
     abstained = "abstained" in rows.schema.names
     if abstained and pc.any(pc.xor(rows["label"].is_null(), rows["abstained"])).as_py():
         yield "abstained does not say which rows have no label"

@@ -1,4 +1,4 @@
-"""Around the pipeline: what is chosen before it, and how it ends."""
+"""Runs the pipeline: choices before it, and the errors that end it."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _TRIED_ROWS = 64
 
 
 def with_variant(plan: Plan, earlier: Mapping[str, Any] | None) -> Plan:
-    """The plan with one variant for all parts: the config's, or that of the run which this one continues.
+    """The plan with one variant for all parts: the config's, or that of the run that is resumed.
 
-    Else it is the fastest on one of the machines that will run it.
+    Otherwise the fastest one, as measured on one of the machines that will run it.
 
     Args:
-        plan: as it was made.
-        earlier: plan.json of the run that is continued.
+        plan: the plan so far.
+        earlier: plan.json of the run that is resumed.
     """
     if plan.variant != "auto":
         return plan
@@ -46,7 +46,7 @@ def with_variant(plan: Plan, earlier: Mapping[str, Any] | None) -> Plan:
 
 
 def balanced(plan: Plan) -> Plan:
-    """The plan with what its CPUs prepare and its devices take, as tried on one of each."""
+    """The plan with the rates of its CPUs and devices, as measured on one of each."""
     if not plan.accelerated:
         return plan
     taken = _raced(plan).rows_per_s
@@ -65,11 +65,11 @@ def _raced(plan: Plan) -> Choice:
     return choice
 
 
-def _got(answer: Any) -> Any:  # noqa: ANN401  (whatever the task gives)
-    """What a task beforehand gives.
+def _got(answer: Any) -> Any:  # noqa: ANN401  (the result of any task)
+    """Result of a task that runs before the pipeline.
 
     Raises:
-        RunError: it failed; Ray's own error would bring its trace.
+        RunError: it failed; Ray's own error would contain a traceback.
     """
     try:
         return ray.get(answer)
@@ -89,7 +89,7 @@ def _race(job: Job) -> Choice:
 
 
 def _seconds_to_prepare(job: Job, shard: Shard) -> float:
-    """Seconds of a CPU to read and preprocess a record, by the first ones of a shard; 0 of an empty one."""
+    """CPU seconds to read and preprocess a record, from the first ones of a shard; 0 for an empty shard."""
     options = replace(read_options(job.config), block_rows=_TRIED_ROWS)
     preprocess = job.open_preprocessor()
     start = perf_counter()
@@ -101,10 +101,10 @@ def _seconds_to_prepare(job: Job, shard: Shard) -> float:
 
 
 def execute(plan: Plan, units: Sequence[Unit], meter: RunningMeter) -> None:
-    """Process the units to their end; units whose worker died stay missing.
+    """Process the units; units whose worker died stay missing.
 
     Raises:
-        RunError: Ray gave up, a worker did, or the watchdog; parts that are written stay.
+        RunError: Ray, a worker or the watchdog ended the run; parts already written are kept.
     """
     from mmray.pipeline.operators import run_units  # Ray Data takes .4 s, and pandas' memory
 
@@ -114,12 +114,12 @@ def execute(plan: Plan, units: Sequence[Unit], meter: RunningMeter) -> None:
 
 
 def execute_retry(plan: Plan, parts: Sequence[str], shards: Sequence[Shard], meter: RunningMeter) -> None:
-    """Process the rejects of these parts anew.
+    """Process the rejects of these parts again.
 
     Args:
         plan: of the retry.
         parts: their file names.
-        shards: all of the run that is retried.
+        shards: all shards of the run that is retried.
         meter: counts.
 
     Raises:
@@ -137,7 +137,7 @@ def execute_retry(plan: Plan, parts: Sequence[str], shards: Sequence[Shard], met
 
 
 def locate(plan: Plan, shard: Shard, wanted: Missing) -> pa.Table:
-    """Where rows of a shard lie: its ``row``, ``key``, ``offset``, ``length`` and ``end``, without payload.
+    """Addresses of a shard's rows: ``row``, ``key``, ``offset``, ``length`` and ``end``, without payload.
 
     Raises:
         RunError: they cannot be read.
@@ -146,7 +146,7 @@ def locate(plan: Plan, shard: Shard, wanted: Missing) -> pa.Table:
     read_once = remote(num_cpus=1, max_retries=0)(_addresses)
     try:
         table: pa.Table = ray.get(read_once.remote(shard, read_options(plan.survey.config), wanted))
-    except Exception as e:  # a process of its own reads them: whatever happens to it, the shard is named
+    except Exception as e:  # a separate process reads them: if it dies, the error names the shard
         raise RunError(
             f"{shard.name}: workers die at its rows from {wanted.first} on, and their addresses cannot be "
             f"read: {_root_cause(e)}; fix that shard, and run the same command again"
@@ -160,7 +160,7 @@ def _addresses(shard: Shard, options: ReadOptions, wanted: Missing) -> pa.Table:
 
 
 def _job(plan: Plan) -> Job:
-    # The provider is chosen here: a worker that has no GPU of its own must not take one that it sees.
+    # The provider is chosen here: a worker without its own GPU must not use one that it sees.
     provider = plan.survey.config.provider
     if provider == "auto":
         provider = "cuda" if plan.accelerated else "cpu"
@@ -178,7 +178,7 @@ def _job(plan: Plan) -> Job:
 
 @contextmanager
 def _named_failures(meter: RunningMeter) -> Iterator[None]:
-    """Turn what ends a run early into a RunError that says why, and how to go on."""
+    """Turn errors that end a run early into a RunError that says why, and how to resume."""
     try:
         yield
         meter.check()
@@ -188,10 +188,10 @@ def _named_failures(meter: RunningMeter) -> Iterator[None]:
         raise
     except RunError:
         raise
-    except Exception as e:  # Ray's many error types; named for the user, who can resume
-        raise RunError(f"the run broke off: {_root_cause(e)}; {RESUME}") from e
+    except Exception as e:  # Ray's many error types; reported to the user, who can resume
+        raise RunError(f"the run was interrupted: {_root_cause(e)}; {RESUME}") from e
     finally:
-        gc.collect()  # Ray Data's actors keep their CPUs as long as a cycle of references knows them
+        gc.collect()  # Ray Data's actors keep their CPUs as long as a reference cycle holds them
 
 
 def _root_cause(failure: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""The workers of CPU nodes: one a CPU does everything for its piece of work. No copy between processes."""
+"""The workers of CPU nodes: one for each CPU does every stage of its unit. No copies between processes."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from mmray.schema import predictions
 from mmray.sources import Shard, read
 from mmray.sources.readahead import readahead
 
-_PLACE = ["row", "key", "offset", "length"]  # of a record, which is the same one if these are
+_PLACE = ["row", "key", "offset", "length"]  # columns that identify a record
 _ABOUT = pa.schema([("part", pa.string()), ("rows", pa.int64()), ("rejects", pa.int64())])
 
 
 class FusedWorker:
     """A unit of work → its parts, and a row about each. Reads, preprocesses, infers and writes.
 
-    Nothing is kept from one call to the next: it would die with the actor, and count as done.
+    No rows are kept between calls: they would be lost with the actor, but count as done.
     """
 
     def __init__(self, job: Job, meter: MeterHandle) -> None:
@@ -53,7 +53,7 @@ class FusedWorker:
         yield pa.Table.from_pylist([_about(part) for part in self.process(piece)], _ABOUT)
 
     def process(self, unit: Unit) -> Iterator[Part]:
-        """Process a unit to its end; its rows are in parts then."""
+        """Process a unit; afterwards its rows are in parts."""
         job, seconds = self._job, Counter[str]()
         buffer = PartBuffer(job.out, self._predict.columns, job.part_rows, job.config.part_seconds)
         self._report.sure = unit[0].suspect
@@ -67,7 +67,7 @@ class FusedWorker:
                 self._tell(outcomes, seconds)
                 if part:
                     yield part
-                if self._report.is_leaving():  # what is left of the unit is for the next pass
+                if self._report.is_leaving():  # the rest of the unit is for the next pass
                     break
                 self._report.enter("read")
             self._report.enter("write")
@@ -84,7 +84,7 @@ class FusedWorker:
         return outcomes
 
     def _tell(self, outcomes: pa.Table, seconds: Counter[str] | None = None) -> None:
-        """What was done, to the meter."""
+        """Report counts to the meter."""
         predict = self._predict
         counters = self._preprocess.seconds, predict.seconds, predict.counts, seconds or Counter()
         self._report.add({**count(outcomes), **drain(*counters)}, seen=predict.take_drift())
@@ -95,23 +95,25 @@ class FusedWorker:
 class RetryWorker(FusedWorker):
     """The rejects of a part → a new part, each record by its byte offset.
 
-    A part whose rejects became fewer is written again, beside the old one; more predictions win (see
-    `Ledger.of`), so a crash between the two loses and doubles nothing.
+    A part with fewer rejects than before is written as a new file, then the old one is deleted. The part with
+    more predictions counts (see `Ledger.of`), so a crash in between neither loses nor duplicates rows.
     """
 
     def __init__(self, job: Job, meter: MeterHandle, shards: Mapping[str, Shard]) -> None:
         super().__init__(job, meter)
         self._shards = shards
 
-    def process(self, name: str) -> Iterator[Part]:  # type: ignore[override]  # a part is its unit
+    def process(self, name: str) -> Iterator[Part]:  # type: ignore[override]  # a part is the unit here
         """Process the rejects of the part of this file name."""
         out = self._job.out
         with self._report.working("read"):
             part = Part.read(out.parts / name)
             if part is None:
-                raise RunError(f"{out}: parts/{name} went away while it was retried")
+                raise RunError(
+                    f"{out}: parts/{name} was deleted during the retry; run the same command again"
+                )
             before = read_rejects(out, part)
-            is_fault = pc.equal(before["stage"], "shard")  # it will be so until the shard changes
+            is_fault = pc.equal(before["stage"], "shard")  # that stays so until the shard changes
             outcomes = self._reread(before.filter(pc.invert(is_fault)))
             failed = pc.is_valid(outcomes["error"])
             good = outcomes.filter(pc.invert(failed)).select(predictions(self._predict.columns).names)
@@ -127,7 +129,7 @@ class RetryWorker(FusedWorker):
         """OUTCOMES of the rejected records, one for each.
 
         Raises:
-            RunError: in a place there is not the record that was rejected.
+            RunError: another record is at the place of a rejected one.
         """
         outcomes = []
         for shard_id in rejects["shard"].unique().to_pylist():
@@ -140,7 +142,7 @@ class RetryWorker(FusedWorker):
                 self._report.move()
             if again != [{name: reject[name] for name in _PLACE} for reject in here]:
                 raise RunError(
-                    f"{shard.name}: its rejected records are no longer where they were, so it changed; "
+                    f"{shard.name}: its rejected records have moved, so it changed; "
                     "nothing of it was retried; process it again with `mmray run --accept-changes`"
                 )
         return pa.concat_tables(outcomes)
@@ -153,5 +155,5 @@ def _about(part: Part) -> dict[str, Any]:
 def _address(reject: Mapping[str, Any]) -> Missing:
     """Where to read a rejected record again."""
     row, offset = reject["row"], reject["offset"]
-    # Only a walk that meets the other half first sees that this is not a whole record.
+    # Only a scan that meets the other half first sees that this record is incomplete.
     return Missing(row, row, 0 if reject["type"] == "interleaved-members" else offset)

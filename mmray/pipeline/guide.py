@@ -1,8 +1,8 @@
-"""What a run directory says of itself to people and to other libraries, beside the run's own files.
+"""README.md and empty tables of a run directory, for people and for other libraries.
 
-Hugging Face's `datasets` takes every data file below a directory for one table, unless the YAML at the head
-of its README.md names the tables. A glob over no file is an error in DuckDB and Polars, so there is always a
-table of rejects, if one without rows.
+Hugging Face's `datasets` reads every data file below a directory as one table, unless the YAML front matter
+of its README.md names the tables. A glob without files is an error in DuckDB and Polars, so there is always a
+table of rejects, possibly without rows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from mmray.schema import REJECTS
 
-#: In rejects/ and faults/: the columns and no rows. Not hidden, as names with "_" or "." in front are.
+#: In rejects/ and faults/: the columns without rows. Names that begin with "_" or "." would be hidden.
 NONE = "none.parquet"
 
 README = b"""\
@@ -33,12 +33,12 @@ configs:
 | --- | --- |
 | `parts/` | predictions, a row for each record |
 | `rejects/` | records that could not be processed, and why |
-| `faults/` | places where a shard is damaged, so that an unknown number of records is lost there |
-| `report.html` | all of it as a page: time, counts, labels, confidence; `mmray report .` makes it anew |
+| `faults/` | places where a shard is damaged; an unknown number of records is lost there |
+| `report.html` | all results as a page: time, counts, labels, confidence; `mmray report .` writes it again |
 | `summary.json` | counts, speed and settings |
-| `plan.json`, `events.jsonl`, `leases/`, `footers.cache` | for mmray, to resume, audit, retry; leave them |
+| `plan.json`, `events.jsonl`, `leases/`, `footers.cache` | for mmray only: to resume, audit and retry |
 
-`rejects/none.parquet` and `faults/none.parquet` have the columns and no rows: a query always finds a table.
+`rejects/none.parquet` and `faults/none.parquet` have columns but no rows: queries find a table.
 
 In this directory:
 
@@ -52,7 +52,7 @@ In this directory:
 
 
 def no_rejects() -> pa.Buffer:
-    """A Parquet file with the columns of rejects and no rows, and so without a row group, as in a part."""
+    """A Parquet file with the columns of rejects, without rows and row groups, as in a part."""
     sink = pa.BufferOutputStream()
     pq.ParquetWriter(sink, REJECTS).close()
     return sink.getvalue()

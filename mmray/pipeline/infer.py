@@ -1,4 +1,4 @@
-"""The actor of the split topology: it holds the model, and works on two tables at once."""
+"""The actor of the split topology: it holds the model and processes two tables at once."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from mmray.pipeline.travel import from_rows, to_row
 from mmray.predictor import Predictor
 from mmray.shapes import whole_batches
 
-#: Calls that an actor works on at once: while the device runs a batch of one, the other prepares its next.
+#: Concurrent calls of an actor: while the device runs a batch of one, the other prepares its next.
 CALLS = 2
 _SWITCH_S = 5e-4
 
 
 class InferWorker:
-    """A row of TENSORS → OUTCOMES, or of a cascade's stage a row for the next one.
+    """A row of TENSORS → OUTCOMES, or for a cascade's stage a row for the next stage.
 
     Args:
         job: what to run.
         meter: a Ray actor handle of `mmray.pipeline.meter.Meter`.
-        stage: of a cascade, from 1, that runs here; None: all of the model.
+        stage: of a cascade, from 1, that runs here; None: the whole model.
     """
 
     def __init__(self, job: Job, meter: MeterHandle, stage: int | None = None) -> None:
-        # A thread that has the interpreter keeps it for 5 ms while the other's turn at the device has come.
+        # By default a thread keeps the GIL for 5 ms while the other could already use the device.
         sys.setswitchinterval(_SWITCH_S)
         self._job, self._stage = job, stage
         self._device = _device_name(stage)
@@ -63,7 +63,7 @@ class InferWorker:
             outcomes = pa.concat_tables([answered, step.answered]) if answered else step.answered
             return outcomes if self._is_last else to_row(step.open, outcomes)
         rows = self._job.ladder.rows[-1] if self._job.ladder else None
-        # More may travel together than have one shape.
+        # A table may have more rows than fit in one shape.
         pieces = list(whole_batches(iter([tensors]), rows)) or [tensors]
         return pa.concat_tables([self._answered(piece, lane) for piece in pieces])
 
@@ -73,7 +73,7 @@ class InferWorker:
         return found
 
     def _tell(self, found: pa.Table, lane: _Lane) -> None:
-        """What was done, to the meter."""
+        """Report counts to the meter."""
         predict = lane.predict
         counts = {**count(found), **drain(predict.seconds, predict.counts)}
         lane.report.add(counts, drain(*predict.occupied), self._device, seen=predict.take_drift())
@@ -81,7 +81,7 @@ class InferWorker:
 
 
 class _Lane(NamedTuple):
-    """What one of the calls of an actor works with; the engines are shared."""
+    """State of one of an actor's concurrent calls; the engines are shared."""
 
     report: Reporter
     predict: Predictor

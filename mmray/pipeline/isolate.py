@@ -1,9 +1,9 @@
-"""Finds the record that kills whoever touches it, so that it costs itself alone and not its shard.
+"""Finds a record that kills its worker, so that only this record is rejected and not its shard.
 
-Rows are in doubt while a worker is at them. Those whose worker died in two passes are cut into pieces, each a
-unit of its own, and so on until a record is alone; if its worker dies then, too, while other pieces are
-done, it is the record's fault. Each time the pieces are a sixteenth: a pass takes seconds to start, so three
-passes are better than the seven of halving.
+Rows are suspect while a worker processes them. If the worker died in two passes, its rows are cut into
+pieces, each its own unit, and so on until a record is alone. If its worker dies again while other pieces
+succeed, the record is at fault. Pieces are a sixteenth each: a pass takes seconds to start, so three passes
+are better than the seven of bisection.
 """
 
 from __future__ import annotations
@@ -21,55 +21,55 @@ from mmray.schema import REJECTS, OutputColumns, Stage, predictions, table
 from mmray.sources import Shard
 
 _PIECES = 16
-#: Stages of a reject by the stage that the worker was in; of any other, "infer".
+#: Stage of a reject by the stage that the worker was in; for any other, "infer".
 _BLAMED: Mapping[str, Stage] = {"read": "read", "preprocess": "preprocess"}
-#: By how its worker ended: type of the reject, and what to say.
+#: By how its worker ended: type of the reject, and words for the reason.
 _ENDS: Mapping[End, tuple[str, str]] = {
     "died": ("worker-died", "died"),
-    "hung": ("worker-hung", "stood still for stall_s"),
+    "hung": ("worker-hung", "made no progress for stall_s"),
     "out of memory": ("worker-out-of-memory", "needed more memory than its limit"),
 }
-_WHY = "several times, the last time with only this record; Ray's logs say more"
+_WHY = "several times, the last time with only this record; see Ray's logs"
 
 Gaps = list[tuple[Shard, list[Missing]]]  # what is missing, by shard
 _Rows = Sequence[Mapping[str, Any]]  # addresses of consecutive rows
 
 
 class Culprit(NamedTuple):
-    """A record that is to be rejected."""
+    """A record to reject."""
 
     shard: Shard
     address: Mapping[str, Any]  # its ``row``, ``key``, ``offset``, ``length`` and ``end``
-    doing: Doing  # what its worker was at
+    doing: Doing  # what its worker was doing
 
 
 class Verdict(NamedTuple):
-    """What is to become of the rows that are missing after a pass."""
+    """How the next pass handles the rows that are still missing."""
 
     as_before: Gaps
-    alone: Gaps  # each gap is a unit of its own
+    alone: Gaps  # each gap is a separate unit
     guilty: list[Culprit]
 
 
 class Suspects:
-    """What the workers were at that died in this run.
+    """Tracks the rows of workers that died in this run.
 
     Args:
-        locate: tells the addresses of wanted rows of a shard: a table with the columns ``row``, ``key``,
+        locate: gives the addresses of wanted rows of a shard: a table with the columns ``row``, ``key``,
             ``offset``, ``length`` and ``end``.
     """
 
     def __init__(self, locate: Callable[[Shard, Missing], pa.Table]) -> None:
         self._locate = locate
-        self._before: dict[str, list[Missing]] = {}  # in doubt after earlier passes, by shard id
-        self._alone: set[tuple[str, int]] = set()  # records that were a unit of their own
+        self._before: dict[str, list[Missing]] = {}  # suspect rows after earlier passes, by shard id
+        self._alone: set[tuple[str, int]] = set()  # records that were a separate unit
 
     def judge(self, lost: Sequence[Doing], missing: Gaps) -> Verdict:
-        """To be called after each pass.
+        """Call it after each pass.
 
         Args:
-            lost: what the workers were at that died in it.
-            missing: rows that are missing still.
+            lost: what the workers that died in the pass were doing.
+            missing: rows that are still missing.
         """
         verdict = Verdict([], [], [])
         for shard, gaps in missing:
@@ -95,8 +95,8 @@ class Suspects:
         """Take rows out of the gaps of a shard.
 
         Returns:
-            What is left of the gaps; of each gap the addresses of what was taken, and its last row: None
-            where only who reads on would see that the shard ends with it.
+            The rest of the gaps; for each gap the addresses of the rows taken and its last row, None if only
+            reading on shows whether the shard ends there.
         """
         rest: list[Missing] = []
         taken: list[tuple[_Rows, int | None]] = []
@@ -115,7 +115,7 @@ class Suspects:
         return rest, taken
 
     def _cut(self, shard: Shard, rows: _Rows, last: int | None) -> list[Missing]:
-        """Rows in pieces, the last of which ends where it is said."""
+        """Rows in pieces; the last piece ends at the given row."""
         if len(rows) <= _PIECES:
             self._alone |= {(shard.id, row["row"]) for row in rows}
         begins = rows[:: -(-len(rows) // _PIECES)]
@@ -125,7 +125,7 @@ class Suspects:
 
 
 def reject(out: RunDirectory, culprit: Culprit, columns: OutputColumns) -> None:
-    """Write a part that holds the reject of a guilty record and nothing else."""
+    """Write a part with only the reject of a guilty record."""
     at, doing, shard = culprit.address, culprit.doing, culprit.shard.id
     kind, did = _ENDS[doing.end]
     row = {
@@ -142,7 +142,7 @@ def reject(out: RunDirectory, culprit: Culprit, columns: OutputColumns) -> None:
 
 
 def names(lost: Sequence[Doing]) -> str:
-    """What workers were at that died, for people: as in "died in preprocess of a.tar from row 128 on"."""
+    """What workers that died were doing, as in "died in preprocess of a.tar from row 128 on"."""
     said = []
     for doing in lost[:3]:
         where = ", ".join(f"{at.name} from row {at.rows.first} on" for at in doing.places[:2])
@@ -151,7 +151,7 @@ def names(lost: Sequence[Doing]) -> str:
 
 
 def _both(doubt: Missing, gap: Missing) -> Missing | None:
-    """Rows that are in both; `doubt` has an end."""
+    """Rows that are in both; `doubt` is bounded."""
     last = doubt.last if gap.last is None else min(doubt.last or 0, gap.last)
     later = max(doubt, gap, key=lambda rows: rows.first)
     return Missing(later.first, last, later.start) if later.first <= (last or 0) else None

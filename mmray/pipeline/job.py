@@ -1,4 +1,4 @@
-"""What every worker of a run knows and does, in either topology."""
+"""What every worker of a run needs and does, in both topologies."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Job:
     config: RunConfig
     bundle: str  # its digest
     part_rows: int
-    threads: int  # of one inference: the CPUs that an actor owns
+    threads: int  # threads of one inference: the CPUs that an actor owns
     ladder: Ladder | None = None  # sizes of batches on a device
-    memory_bytes: int = 0  # that a worker on a CPU may take; 0: no bound
-    lease: str | None = None  # of the run directory, without which nothing may be written
+    memory_bytes: int = 0  # bytes that a worker on a CPU may take; 0: no bound
+    lease: str | None = None  # of the run directory; without it nothing may be written
 
     @property
     def out(self) -> RunDirectory:
@@ -45,12 +45,12 @@ class Job:
         """The bundle that the run was planned with.
 
         Raises:
-            RunError: another one lies in its place now.
+            RunError: another bundle is in its place now.
         """
         bundle = Bundle.open(self.config.bundle)
         if bundle.digest != self.bundle:
             raise RunError(
-                f"{bundle.path}: is another bundle now than when the run was planned "
+                f"{bundle.path}: is a different bundle than when the run was planned "
                 f"({bundle.digest[:12]}, was {self.bundle[:12]}); restore that one"
             )
         return bundle
@@ -71,7 +71,7 @@ class Job:
         )
 
     def open_canary(self) -> Canary | None:
-        """The second model, if one is to be compared."""
+        """The second model, if there is one to compare."""
         options = self.config.canary
         if options is None:
             return None
@@ -92,7 +92,7 @@ class Job:
         return Device()
 
     def later(self) -> tuple[Modality, ...]:
-        """Modalities whose bytes wait until a cascade asks for them."""
+        """Modalities that are decoded only when a cascade needs them."""
         return () if self.config.verify_all else self.open_bundle().later(self.config.variant)
 
     def takes(self, stage: int) -> tuple[Modality, ...]:
@@ -101,7 +101,7 @@ class Job:
         return cascade.stages[stage - 1].modalities if cascade else ()
 
     def heed_shift(self, predict: Predictor, report: Reporter) -> None:
-        """Let no record leave a cascade early any more, once the meter tells of a shift, if so wanted."""
+        """Disable early exits once the meter reports a shift, if the config says so."""
         if self.config.on_shift == "stop" and predict.later:
             report.tell()
             with suppress(ray.exceptions.RayError):  # a lost meter costs figures, never the run
@@ -113,13 +113,13 @@ class Job:
     ) -> Iterator[pa.Table]:
         """The wanted rows of each shard of a unit, as tables of RECORDS.
 
-        A shard that cannot be read stops none of the others: it stays missing, and the run says so at the
+        A shard that cannot be read does not stop the others: it stays missing, and the run reports it at the
         end.
 
         Args:
             unit: what to read.
             options: how.
-            fail: told the name of a shard that cannot be read, and why.
+            fail: gets the name of a shard that cannot be read, and why.
         """
         for work in unit:
             try:

@@ -1,14 +1,14 @@
-"""Who may write to a run directory: one run at a time, on local disks, shared ones and stores alike.
+"""The lease of a run directory: one run at a time may write, on local disks, shared disks and stores.
 
-It needs only listings that show what was written before (S3, GCS and Azure promise it): a run first writes
-its lease, then lists all leases. Of two that do so at least one sees the other, and gives up; so there are
-never two, as in Lamport's bakery ("A New Solution of Dijkstra's Concurrent Programming Problem", CACM 17:8,
-1974). The lease is the fencing token as well: it is written once, a run that takes over deletes it, and
-workers check it before each part that they write.
+It needs only consistent listings, which S3, GCS and Azure guarantee: a run first writes its lease, then lists
+all leases. Of two runs that do so, at least one sees the other and gives up; so there are never two, as in
+Lamport's bakery ("A New Solution of Dijkstra's Concurrent Programming Problem", CACM 17:8, 1974). The lease
+is also the fencing token: it is written once, a run that takes over deletes it, and workers check it before
+each part that they write.
 
-Both may give up, and a store that is not one of those three may list late. So where a store creates an object
-only if there is none (`Location.create`), a run takes its turn first: one number more than any turn that is
-listed. Of those that begin at the same time one gets it. Turns of the dead need no care: the next is higher.
+Both runs may give up, and other stores may list late. So if a store can create an object only if it does not
+exist (`Location.create`), a run first takes a turn: a number one higher than any listed turn. Of runs that
+start at the same time one gets it. Turns of dead runs need no cleanup: the next number is higher.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from mmray.pipeline.rundir import RunDirectory
 from mmray.storage import Location
 
 _BEAT_S = 5.0
-_SILENT_S = 6 * _BEAT_S  # without a beat, whoever is on another machine is taken for dead
+_SILENT_S = 6 * _BEAT_S  # after so long without a heartbeat, a process on another machine is considered dead
 _POLL_S = 1.0
-_TRIES = 5  # while others try at the same time
+_TRIES = 5  # retries while others try at the same time
 _LEASE, _BEAT, _TURN = ".claim", ".beat", ".turn"  # of file names
 
 
@@ -43,9 +43,9 @@ class Holder:
     """A process that holds the lease of a run directory."""
 
     host: str
-    machine: str  # where process ids mean the same
+    machine: str  # namespace of the process id
     process: int
-    born: str  # tells it from a later process of the same id
+    born: str  # distinguishes it from a later process of the same id
     since: str
 
     @classmethod
@@ -60,7 +60,7 @@ class Holder:
 
     @property
     def is_dead(self) -> bool:
-        """Of a process of this machine."""
+        """The holder of this process."""
         return _born(self.process) != self.born
 
     def __str__(self) -> str:
@@ -73,11 +73,11 @@ def held(out: RunDirectory, say: Callable[[str], None], wait_s: float = 0.0) -> 
 
     Args:
         out: the run directory.
-        say: told in words whom this waits for, and from whom the directory was taken over.
-        wait_s: how long another run that works on it is waited for.
+        say: gets messages on waiting and on taking over.
+        wait_s: how long to wait for another run that uses it.
 
     Raises:
-        OutputError: another run works on it, or it cannot be written to.
+        OutputError: another run uses it, or it cannot be written to.
     """
     with out.writing():
         out.leases.make_directory()
@@ -91,13 +91,13 @@ def held(out: RunDirectory, say: Callable[[str], None], wait_s: float = 0.0) -> 
     finally:
         done.set()
         beating.join()
-        with suppress(OSError):  # whoever comes next finds this process dead
+        with suppress(OSError):  # the next run sees that this process is dead
             beat.delete()
             lease.delete()
 
 
 def _acquired(out: RunDirectory, say: Callable[[str], None], wait_s: float) -> Location:
-    """A lease, as soon as no other live process has one."""
+    """Wait for a lease, until no other live process has one."""
     until = monotonic() + wait_s
     while True:
         try:
@@ -110,14 +110,14 @@ def _acquired(out: RunDirectory, say: Callable[[str], None], wait_s: float) -> L
 
 
 def _tried(out: RunDirectory, say: Callable[[str], None]) -> Location:
-    """A lease, where no other live process has one.
+    """Take a lease, if no other live process has one.
 
     Raises:
-        OutputError: another run works on it, or several begin.
+        OutputError: another run uses it, or several start at once.
     """
     for _ in range(_TRIES):
         if not _has_turn(out):
-            sleep(random.uniform(0, _POLL_S))  # whoever has it holds the lease soon, and is named then
+            sleep(random.uniform(0, _POLL_S))  # its holder will have the lease soon, and is named then
             continue
         lease = out.leases / f"{uuid4().hex[:12]}{_LEASE}"
         lease.write_atomically(json.dumps(asdict(Holder.this())).encode())
@@ -128,12 +128,12 @@ def _tried(out: RunDirectory, say: Callable[[str], None]) -> Location:
             lease.delete()
             raise
         lease.delete()
-        sleep(random.uniform(0, _POLL_S))  # the other one only tries, too; perhaps it gives up
-    raise OutputError(f"{out}: other runs are starting in it at the same time; choose another --output")
+        sleep(random.uniform(0, _POLL_S))  # the other one also only tries; it may give up
+    raise OutputError(f"{out}: other runs start in it at the same time; choose another --output")
 
 
 def _has_turn(out: RunDirectory) -> bool:
-    """Whether this run is the first of those that begin now, as far as the store decides that."""
+    """Whether this run is the first of those that start now, if the store can decide that."""
     turns = [file.base_name for file in out.leases.files() if file.base_name.endswith(_TURN)]
     last = max((int(name.removesuffix(_TURN)) for name in turns), default=0)
     if (out.leases / f"{last + 1:08d}{_TURN}").create(uuid4().hex.encode()) is False:
@@ -147,7 +147,7 @@ def _is_alone(out: RunDirectory, lease: Location, say: Callable[[str], None]) ->
     """Whether no other live process has a lease; leases of dead ones are deleted.
 
     Raises:
-        OutputError: another run works on it.
+        OutputError: another run uses it.
     """
     for other in _others(out, lease):
         holder = _holder(other)
@@ -159,14 +159,12 @@ def _is_alone(out: RunDirectory, lease: Location, say: Callable[[str], None]) ->
         elif _beat_of(other) is None:
             return False
         else:
-            raise OutputError(
-                f"{out}: {holder}, works on it; wait for it or end it, or choose another --output"
-            )
+            raise OutputError(f"{out}: {holder}, uses it; wait for it, stop it, or choose another --output")
     return True
 
 
 def _once(say: Callable[[str], None]) -> Callable[[str], None]:
-    """The same, but nothing twice."""
+    """Pass messages on, but none twice."""
     said = set[str]()
 
     def act(words: str) -> None:
@@ -183,7 +181,7 @@ def _others(out: RunDirectory, lease: Location) -> list[Location]:
 
 
 def _holder(lease: Location) -> Holder | None:
-    """Whose lease it is; None where it was deleted meanwhile, or is none."""
+    """The holder of a lease; None if it was deleted meanwhile, or is not a lease."""
     try:
         return Holder(**json.loads(lease.read_bytes()))
     except (FileNotFoundError, ValueError, TypeError):
@@ -194,7 +192,7 @@ def _is_gone(lease: Location, holder: Holder, say: Callable[[str], None]) -> boo
     if holder.is_here:
         return holder.is_dead
     before, until = _beat_of(lease), monotonic() + _SILENT_S
-    say(f"waits up to {_SILENT_S:.0f} s to see whether {holder}, still works on it")
+    say(f"waits up to {_SILENT_S:.0f} s to see whether {holder}, still uses it")
     while monotonic() < until:
         if _beat_of(lease) != before:
             return False
@@ -210,10 +208,10 @@ def _beat_of(lease: Location) -> bytes | None:
 
 
 def _beat(lease: Location, beat: Location, done: threading.Event) -> None:
-    """Say again and again that this process lives, as long as it has its lease."""
+    """Write heartbeats as long as this process has its lease."""
     count = 0
     while True:
-        with suppress(OSError):  # a full disk, a store that is away for a while: it still lives
+        with suppress(OSError):  # a full disk or a temporary outage of a store: the process is still alive
             if not lease.exists():
                 return
             beat.write_atomically(str(count).encode())
@@ -231,7 +229,7 @@ def _machine() -> str:
 
 
 def _born(process: int) -> str | None:
-    """When a process began; None where there is none, or only its entry. Fields 22 and 3 in proc(5)."""
+    """When a process started; None if there is none, or only a zombie. Fields 22 and 3 in proc(5)."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except ProcessLookupError:

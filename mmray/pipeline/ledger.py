@@ -1,7 +1,7 @@
-"""What the parts of a run cover, read from their footers alone: the run's only record of what is done.
+"""The rows that a run's parts cover, read from their footers: the run's only record of finished rows.
 
-A part, the rejects and the shard faults of the same rows share a file name; the part is written last, so it
-stands for all. Parts may overlap after a crash or a retry: then the larger one counts, and `clean_up` deletes
+A part, the rejects and the shard faults of the same rows share a file name. The part is written last: if it
+exists, all do. Parts may overlap after a crash or a retry: then the larger one counts, and `clean_up` deletes
 the other.
 """
 
@@ -28,9 +28,9 @@ from mmray.storage import Location
 from mmray.unread import Count, Tally
 
 FOOTER_KEY = b"mmray"
-FAULT = "shard/"  # rejects of this stage are faults of a shard: they hide records, nobody knows how many
-_READERS = 16  # threads that wait for footers
-_BATCH = 64  # footers that one thread reads in a row: a future for each would cost a tenth of the memory
+FAULT = "shard/"  # rejects of this stage are shard faults: they hide an unknown number of records
+_READERS = 16  # threads that read footers
+_BATCH = 64  # footers that a thread reads in one task: a future for each would cost a tenth of the memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Part:
     predicted: int
     rejects: Mapping[str, int]  # "stage/type": rows, shard faults among them
     modalities: Mapping[str, int]  # "image+text": rows that were predicted from these
-    faulty: Sequence[str] = ()  # ids of the shards that these faults are of
+    faulty: Sequence[str] = ()  # ids of shards with faults
     unread: Mapping[str, Count] = field(default_factory=dict)  # what was not read of them, by kind
     carried: Mapping[str, int] = field(default_factory=dict)  # rows with a value, by column meta_<name>
     abstained: int = 0  # predicted rows without a label
@@ -61,7 +61,7 @@ class Part:
         return sum(interval.rows for intervals in self.coverage.values() for interval in intervals)
 
     def to_footer(self) -> bytes:
-        """What its footer says of it: the value of FOOTER_KEY."""
+        """The value of FOOTER_KEY in its footer."""
         content = {
             "coverage": self.coverage,
             "totals": self.totals,
@@ -77,10 +77,10 @@ class Part:
 
     @classmethod
     def read(cls, place: Location) -> Part | None:
-        """Read a part's footer; None where the file is not a part of a run.
+        """Read a part's footer; None if the file is not a part of a run.
 
         Raises:
-            StoreError: the store failed, which says nothing about the file.
+            StoreError: the store failed; the file may be intact.
         """
         try:
             with place.open_input() as file:
@@ -93,7 +93,7 @@ class Part:
 
     @classmethod
     def from_footer(cls, name: str, footer: bytes) -> Part | None:
-        """Reverse of `to_footer`; None where it says something else."""
+        """Reverse of `to_footer`; None if the value is something else."""
         try:
             return cls._parsed(name, footer)
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -109,28 +109,28 @@ class Part:
 
 @dataclass
 class Ledger:
-    """The parts that count, and what they cover together."""
+    """The parts that count, and the rows that they cover together."""
 
     parts: list[Part] = field(default_factory=list)
-    superseded: list[str] = field(default_factory=list)  # parts whose rows others hold, too
+    superseded: list[str] = field(default_factory=list)  # parts whose rows others have, too
     foreign: list[str] = field(default_factory=list)  # files in parts/ that are not parts
     orphans: list[str] = field(default_factory=list)  # "rejects/x.parquet": rejects and faults without a part
-    incomplete: list[str] = field(default_factory=list)  # parts whose rejects or faults went away
+    incomplete: list[str] = field(default_factory=list)  # parts whose rejects or faults are missing
     coverage: dict[str, list[Interval]] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, out: RunDirectory, *, afresh: bool = False) -> Ledger:
-        """Read every footer of the run, those that are not known from earlier.
+    def load(cls, out: RunDirectory, *, uncached: bool = False) -> Ledger:
+        """Read every footer of the run that is not in the cache.
 
-        The run that holds the directory keeps what it read for the next time, where that is much.
+        The run that holds the directory updates the cache if many footers were read.
 
         Args:
             out: the run directory.
-            afresh: open each part, whatever is known of it.
+            uncached: open each part, even if its footer is in the cache.
         """
         files = {file.base_name: file for file in out.parts.files()}
-        kept = () if afresh else compact.kept(out, files)
+        kept = () if uncached else compact.kept(out, files)
         known = {name: part for name, footer in kept if (part := Part.from_footer(name, footer))}
         unknown = [name for name in files if name not in known]
         batches = [unknown[i : i + _BATCH] for i in range(0, len(unknown), _BATCH)]
@@ -168,9 +168,9 @@ class Ledger:
         return ledger
 
     def clean_up(self, out: RunDirectory) -> None:
-        """Delete what a crash left behind: superseded parts with their rejects, orphaned rejects, torn files.
+        """Delete leftovers of a crash: superseded parts with their rejects, orphaned rejects, torn files.
 
-        To be called while no worker writes.
+        Call it only while no worker writes.
         """
         out.check_lease()
         for name in self.superseded:
@@ -183,7 +183,7 @@ class Ledger:
         self.superseded, self.orphans = [], []
 
     def missing(self, shards: Iterable[Shard]) -> list[tuple[Shard, list[Missing]]]:
-        """The shards that are not done, with what is missing of them."""
+        """The shards that are not done, with their missing rows."""
         gaps = ((s, missing(self.coverage.get(s.id, []), self.totals.get(s.id))) for s in shards)
         return [(shard, gap) for shard, gap in gaps if gap]
 
@@ -228,7 +228,7 @@ class Ledger:
 
     @property
     def carried(self) -> Counter[str]:
-        """Rows with a value, by column meta_<name>; 0 where there are columns and none has any."""
+        """Rows with a value, by column meta_<name>; 0 for a column without values."""
         found: Counter[str] = Counter()
         for part in self.parts:
             found.update(part.carried)

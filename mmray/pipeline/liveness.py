@@ -1,7 +1,7 @@
-"""What a worker tells of itself, so that rows are never waited for without end, nor lost without a name.
+"""Progress messages of a worker, so that no run waits forever and every lost row is known.
 
-Before a worker touches rows it says which. One that dies can say no more, so what it said last tells where;
-one that stands still ends itself, since nothing else could interrupt a call that hangs.
+A worker announces rows before it processes them. If it dies, its last message shows where. If it makes no
+progress it ends itself, because nothing else could interrupt a call that hangs.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from mmray.pipeline.snapshot import End, Place, Told
 
 MeterHandle = Any  # a Ray actor handle of mmray.pipeline.meter.Meter; Ray gives it no type
 
-AHEAD = 2  # blocks that are read while one is worked on: one ready, one in the making
+AHEAD = 2  # blocks that are read while one is processed: one ready, one being read
 
-_EVERY_S = 1.0  # what a worker did is told as often as this, where no rows have to be announced
-_REACH_ROWS = 1_000  # that are announced beyond those that are worked on
+_EVERY_S = 1.0  # interval of messages if no rows have to be announced
+_REACH_ROWS = 1_000  # rows that are announced beyond the current ones
 
-_TELL_S = 5.0  # for the last word of a worker that ends itself
-_HELD_S = 2.0  # after that: where the call that hangs lets no other thread run
-_ASK_S = 2.0  # between two questions whether the node will go; a spot machine is told 30 s or more before
+_TELL_S = 5.0  # for the last message of a worker that ends itself
+_HELD_S = 2.0  # after that: in case the hanging call lets no other thread run
+_ASK_S = 2.0  # between two checks whether the node will shut down; spot machines give 30 s notice or more
 
 
 def places_of(rows: pa.Table, ahead: int = 0) -> tuple[Place, ...]:
-    """Where the rows of a table lie, by shard.
+    """The ranges of a table's rows, by shard.
 
     Args:
         rows: with the columns ``shard``, ``row`` and ``offset``; those of a shard in order.
-        ahead: rows behind the last that may be read meanwhile.
+        ahead: rows after the last that may be read meanwhile.
     """
     if not rows.num_rows:
         return ()
@@ -58,25 +58,25 @@ def places_of(rows: pa.Table, ahead: int = 0) -> tuple[Place, ...]:
 
 
 def beginning(unit: Unit, block_rows: int) -> tuple[Place, ...]:
-    """What is read of a unit before anything is told."""
+    """Rows of a unit that are read before the first message."""
     shard, (row, _, start) = unit[0].shard, unit[0].wanted[0]
     return (Place(shard.id, Missing(row, row + (1 + AHEAD) * block_rows - 1, start)),)
 
 
 class Reporter:
-    """Tells the meter what a worker is at; ends the process where that makes no progress.
+    """Tells the meter what a worker is doing; ends the process if it makes no progress.
 
-    A message for each step of each block would be thousands a second at the head. So rows are announced
-    a thousand ahead, and what is done since goes with that, or once a second.
+    A message for each step of each block would be thousands a second at the head node. So rows are announced
+    a thousand ahead, and finished work is reported in the same message, or once a second.
 
     Args:
         meter: a handle of the run's meter.
-        stall_s: seconds without a row that are too long.
+        stall_s: seconds without a row after which the process ends.
     """
 
     def __init__(self, meter: MeterHandle, stall_s: float) -> None:
         self.meter = meter
-        self.sure = False  # whether to tell each step, and wait until it has arrived: it may be the last word
+        self.sure = False  # whether to send each step and wait for its arrival: it may be the last message
         self._stall_s = stall_s
         self._name = uuid4().hex
         self._deadline: float | None = None
@@ -84,7 +84,7 @@ class Reporter:
         self._watch: threading.Thread | None = None
         self._node = ray.get_runtime_context().get_node_id()
         self._leaving, self._asked = False, monotonic()
-        self._answer: Any = None  # that is not there yet, to whether this node will go
+        self._answer: Any = None  # pending answer whether this node will shut down
         self._announced: dict[str, Missing] = {}
         self._stage = self._told_stage = ""
         self._told_at = 0.0
@@ -94,9 +94,9 @@ class Reporter:
         self._seen: Counts | None = None
 
     def is_leaving(self) -> bool:
-        """Whether this node will go soon: what is open has to be closed, and the rest is for others.
+        """Whether this node will shut down soon: then open parts are written, and the rest is left to others.
 
-        As the meter answered a moment ago: it may be busy, and nothing is worth waiting for it.
+        Uses the meter's latest answer, because waiting for a busy meter is not worth it.
         """
         if self._answer is None and monotonic() - self._asked >= _ASK_S:
             self._asked, self._answer = monotonic(), self.meter.is_leaving.remote(self._node)
@@ -108,9 +108,9 @@ class Reporter:
 
     @contextmanager
     def working(self, stage: str, places: tuple[Place, ...] = ()) -> Iterator[None]:
-        """While the body runs its rows are in doubt; what it raises ends the run.
+        """While the body runs, its rows are suspect; an exception in it ends the run.
 
-        But where its memory is used up it ends itself: that may be a record's doing, which will show.
+        If memory runs out the process ends itself: a record may be the cause, and `isolate` will find it.
         """
         self._stage = stage
         self._announce(places)
@@ -119,19 +119,19 @@ class Reporter:
             yield
         except MemoryError:
             self._end("out of memory")
-        except Exception as e:  # whatever it is: bad data are rows, so this is no record's fault
+        except Exception as e:  # any error: bad data become rejects, so this is not a record's fault
             self.meter.break_off.remote(one_line(e))
             raise
         finally:
             self.rest()
-            # Waited for: else a worker that has ended could seem lost when the run asks who is.
+            # Wait for it: else a finished worker could seem lost when the run asks for lost ones.
             with suppress(ray.exceptions.RayError):
                 with self._changed:
                     left = self.meter.leave.remote(self._name, self._news())
                 ray.get(left)
 
     def enter(self, stage: str, places: tuple[Place, ...] = ()) -> None:
-        """A stage begins, with these rows; without any, with those of the stage before."""
+        """A stage begins with these rows; None: with those of the previous stage."""
         self._stage = stage
         if self.sure:
             self._announce(places or None)
@@ -155,13 +155,13 @@ class Reporter:
         self.move()
 
     def tell(self) -> None:
-        """Say what there is to say, if anything."""
+        """Send pending messages, if any."""
         with self._changed:
             if self._counts or self._occupied or self._seen is not None or self._stage != self._told_stage:
                 self.meter.tell.remote(self._name, self._news())
 
     def move(self) -> None:
-        """There is progress: the time that is left begins anew."""
+        """There is progress: reset the timer."""
         with self._changed:
             self._deadline = monotonic() + self._stall_s
             if self._watch is None:
@@ -172,14 +172,14 @@ class Reporter:
         )
 
     def rest(self) -> None:
-        """From now on it waits for others."""
+        """From now on the worker waits for others."""
         faulthandler.cancel_dump_traceback_later()
         with self._changed:
             self._deadline = None
             self._changed.notify()
 
     def _announce(self, places: tuple[Place, ...] | None) -> None:
-        """Tell which rows it will be at; None: those that it told before."""
+        """Announce the next rows; None: the same as before."""
         with self._changed:
             if places is not None:
                 self._announced = {place.shard: place.rows for place in places}
@@ -193,7 +193,7 @@ class Reporter:
         return told is not None and told.first <= rows.first and (rows.last or 0) <= (told.last or 0)
 
     def _news(self, places: tuple[Place, ...] | None = None) -> Told:
-        """What was not told yet, which is forgotten then; to be called with the lock held."""
+        """Take the unreported counts; call it with the lock held."""
         told = Told(self._stage, places, self._counts, self._occupied, self._device, self._seen)
         self._counts, self._occupied, self._seen = Counter(), Counter(), None
         self._told_stage, self._told_at = self._stage, monotonic()
@@ -205,7 +205,7 @@ class Reporter:
                 self._changed.wait(min(left, _EVERY_S))
                 if monotonic() - self._told_at >= _EVERY_S:
                     self.tell()
-            if self._deadline is None:  # a worker process has many tasks: a thread must not stay of each
+            if self._deadline is None:  # a worker process has many tasks: no thread may be left of any
                 self._watch = None
                 return
         self._end("hung")
@@ -218,5 +218,5 @@ class Reporter:
 
 
 def _reaching(place: Place) -> Place:
-    """The same rows, and those behind them that may be worked on before anything is told again."""
+    """The same rows, extended by those that may be processed before the next message."""
     return place._replace(rows=place.rows._replace(last=(place.rows.last or 0) + _REACH_ROWS))

@@ -1,4 +1,4 @@
-"""How much memory a worker may take, so that one record that wants all of it costs its worker alone."""
+"""Memory limit of a worker, so that a record that needs too much costs only its worker."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import resource
 from pathlib import Path
 
 _LEAST_BYTES = 2 << 30
-_MODELS = 4  # times the size of a graph that its session may take while it is made
+_MODELS = 4  # memory of a session during its creation, as a multiple of the graph's size
 
 
 def allowance(node_bytes: int, cpus: int, graph_bytes: int) -> int:
-    """Bytes that a worker on a CPU may take beside what it starts with: twice its share of the machine.
+    """Bytes that a worker on a CPU may allocate after its start: twice its share of the machine.
 
     Args:
         node_bytes: memory of the cluster that Ray gives to workers.
@@ -22,10 +22,10 @@ def allowance(node_bytes: int, cpus: int, graph_bytes: int) -> int:
 
 
 def bound(more_bytes: int) -> None:
-    """Let this process take so much memory beside what it has; then its allocations fail.
+    """Limit this process to so much more memory than it has now; further allocations fail.
 
-    Counts what is written to and belongs to no file (RLIMIT_DATA, Linux 4.7 and later), so neither mapped
-    shards nor Ray's shared memory. Elsewhere nothing is bounded.
+    Counts private writable memory (RLIMIT_DATA, Linux 4.7 and later), so neither memory-mapped shards nor
+    Ray's shared memory. On other systems there is no limit.
     """
     try:
         status = Path("/proc/self/status").read_text()

@@ -1,4 +1,4 @@
-"""Counts what all workers did, for the progress display and the summary. Holds no data of the run."""
+"""Counts of all workers, for the progress display and the summary. Holds no data of the run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from time import time
 from mmray.drift import Counts, VariantReference, Watch
 from mmray.pipeline.snapshot import STAGES, START, DeviceUse, Doing, End, Place, Snapshot, Told
 
-_SURE = 0.999  # of the bound at which a shift is called
+_SURE = 0.999  # confidence of the bound at which a shift is reported
 
 
 class Meter:
@@ -36,12 +36,12 @@ class Meter:
         self._leaving: set[str] = set()
 
     def warn(self, nodes: Iterable[str]) -> None:
-        """Nodes will go soon, by id."""
+        """Nodes will shut down soon, by id."""
         with self._lock:
             self._leaving.update(nodes)
 
     def is_leaving(self, node: str) -> bool:
-        """Whether a node will go soon."""
+        """Whether a node will shut down soon."""
         with self._lock:
             return node in self._leaving
 
@@ -52,7 +52,7 @@ class Meter:
             self._unreadable[shard] = reason
 
     def enter(self, worker: str, stage: str, places: tuple[Place, ...] | None = None) -> None:
-        """A worker begins a stage, with these rows; None: with those of its stage before."""
+        """A worker begins a stage with these rows; None: with those of its previous stage."""
         with self._lock:
             before = self._doing.get(worker)
             self._moves += before is None
@@ -61,12 +61,12 @@ class Meter:
             self._doing[worker] = Doing(stage, places)
 
     def tell(self, worker: str, told: Told) -> None:
-        """All that a worker has to say: what it did, and what it is at now."""
+        """A worker's message: its finished work, and what it is doing now."""
         self.add(told.counts, told.occupied, told.device, told.seen)
         self.enter(worker, told.stage, told.places)
 
     def leave(self, worker: str, told: Told) -> None:
-        """A worker has done its work, at last this; one that never says so has died."""
+        """A worker has finished, with these last counts; one that never sends this has died."""
         self.add(told.counts, told.occupied, told.device, told.seen)
         with self._lock:
             self._doing.pop(worker, None)
@@ -79,14 +79,14 @@ class Meter:
                 self._doing[worker] = doing._replace(stage=stage, end=end)
 
     def break_off(self, reason: str) -> None:
-        """A worker cannot go on, and no record is the reason."""
+        """A worker cannot continue, and no record is the cause."""
         with self._lock:
             self._broken = self._broken or reason
 
     def take_lost(self) -> list[Doing]:
-        """What workers were at that died since this was asked. To be asked while none is at work.
+        """What the workers that died since the last call were doing. Call it while none is working.
 
-        Those that had only begun to start are none of them: Ray ends them when there is no more to do.
+        Workers that were still starting are not included: Ray ends them when no work is left.
         """
         with self._lock:
             lost = [doing for doing in self._doing.values() if doing.stage != START]
@@ -103,7 +103,7 @@ class Meter:
         """Add ``rows``, ``rejects``, ``prepared`` rows, seconds by stage and of a ``task``; a device's use.
 
         Args:
-            counts: as said.
+            counts: as listed above.
             occupied: `mmray.predictor.blame.Runner.occupied`.
             device: name of the device that did it.
             seen: `mmray.predictor.Predictor.take_drift`.
@@ -117,18 +117,18 @@ class Meter:
                 self._last = time()
                 if not self._first:
                     self._first, self._first_rows = self._last, int(rows)
-            # Once early answers are wrong, none may leave early any more, and later stages see others.
+            # Once early exits are disabled, later stages see other records.
             if seen is not None and self._watch and not self._differing():
                 self._watch.add(seen)
 
     def shift(self) -> str:
-        """Why early answers can no longer be trusted: they differ, or records are unlike; or empty."""
+        """Why early answers can no longer be trusted: they differ, or records have shifted; or empty."""
         return self._differing() or str((self._watch and self._watch.alarm) or "")
 
     def _differing(self) -> str:
-        """Says that early answers surely differ from full ones more often than they may; or empty.
+        """Says that early answers differ from full ones significantly more often than allowed; or empty.
 
-        As this is asked again and again, the bound is a very sure one.
+        This is called repeatedly, so the bound has a very high confidence.
         """
         if self._disagreement is None:
             return ""
@@ -139,13 +139,13 @@ class Meter:
         if share <= self._disagreement:
             return ""
         return (
-            f"{shadowed - agreed} of {shadowed} early answers that were compared differ from full ones, so "
+            f"{shadowed - agreed} of {shadowed} compared early answers differ from full ones, so "
             f"at least {share:.1%} of all do; the cascade was chosen for {self._disagreement:.1%}: these "
             "records are not like those"
         )
 
     def read(self, *, is_last: bool = False) -> Snapshot:
-        """What was counted so far; `is_last`: no more will come."""
+        """Counts so far; `is_last`: no more will come."""
         with self._lock:
             if is_last and self._watch and not self._differing():
                 self._watch.finish()

@@ -16,7 +16,7 @@ _STATES = ("busy", "planned", "copied")  # of a device, as `mmray.predictor.blam
 
 
 class ExportingMeter(Meter):
-    """A meter that Prometheus sees.
+    """A meter that exports to Prometheus.
 
     Args:
         run: name of the run, a tag of each figure.
@@ -54,7 +54,7 @@ class ExportingMeter(Meter):
         self._alarms = Gauge(
             "mmray_job_drift_alarm", "1 once records surely differ from the tune split.", tag_keys=("run",)
         )
-        self._stages: set[str] = set()  # that workers were ever at
+        self._stages: set[str] = set()  # stages that workers were ever in
 
     def fail(self, shard: str, reason: str) -> None:
         """As of a meter."""

@@ -1,4 +1,4 @@
-"""Every run is one Ray Data pipeline over pieces of work. These are its operators.
+"""Every run is one Ray Data pipeline over units of work. These are its operators.
 
 CPU nodes      work → read, preprocess, infer and write
 devices        work → read and preprocess → infer → write
@@ -28,17 +28,17 @@ from mmray.pipeline.split import PartSink, decode_open, prepare
 from mmray.pipeline.travel import BLOCK_BYTES
 from mmray.sources import Shard
 
-# Tables at an actor, with those that it works on: Ray hands out more ten times a second.
+# Tables queued at an actor, including current ones: Ray schedules more ten times a second.
 _AHEAD = CALLS + 2
-_CPU_AHEAD = CALLS + 6  # they are small where no batch has to be filled
+_CPU_AHEAD = CALLS + 6  # they are small if no batch has to be filled
 # Tables whose open rows are decoded together, so that they fill batches again.
 _DECODED_TOGETHER = 2
 
 _ACTORS_S = 900  # until all actors are there
-_STILLBORN = 3  # actors in a row that may die before they are ready
+_STILLBORN = 3  # consecutive actors that may die before they are ready
 
-# A task whose worker died is not tried again by Ray: what is missing on disk is, by the next pass, and so a
-# record that kills whoever touches it cannot do so for ever.
+# Ray does not retry a task whose worker died: the next pass processes the rows that are missing on disk, so a
+# record that kills its worker cannot do so forever.
 _ONCE: dict[str, Any] = {"max_retries": 0}
 _ACTOR_ONCE: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 0}
 
@@ -55,27 +55,27 @@ def run_units(units: Sequence[Unit], job: Job, plan: Plan, meter: MeterHandle) -
             together = partial(decode_open, stage=stage)
             rows = _in_tasks(rows, together, plan, _DECODED_TOGETHER, job=job, meter=meter)
             rows = _infer(rows, stage, job, plan, meter)
-        # A write that waited for a CPU would wait for a whole unit to be read.
+        # If a write needed a CPU, it would wait until a whole unit is read.
         rows.write_datasink(PartSink(job, meter), ray_remote_args={"num_cpus": 0, **_ONCE})
 
 
 def run_retry(
     parts: Sequence[str], job: Job, plan: Plan, meter: MeterHandle, shards: Mapping[str, Shard]
 ) -> None:
-    """Process the rejects of parts anew, whatever the machines are: they are few."""
+    """Process the rejects of parts again, on any machines: they are few."""
     with _settings(plan):
         _in_actors(parts, RetryWorker, plan, job, meter, shards).materialize()
 
 
 def _work(pieces: Sequence[Any]) -> Dataset:
-    """Pieces of work, each a block of its own."""
+    """Units of work, each its own block."""
     return ray.data.from_items(
         [{"work": pickle.dumps(piece)} for piece in pieces], override_num_blocks=len(pieces)
     )
 
 
 def _in_actors(pieces: Sequence[Any], worker: type, plan: Plan, *arguments: object) -> Dataset:
-    """Actors that each take the next piece when they are done with one; more, where the cluster grows."""
+    """Actors that each take the next unit when they finish one; more if the cluster grows."""
     return _work(pieces).map_batches(
         worker,
         fn_constructor_args=arguments,
@@ -91,7 +91,7 @@ def _in_actors(pieces: Sequence[Any], worker: type, plan: Plan, *arguments: obje
 def _in_tasks(
     work: Dataset, function: Callable[..., Iterator[pa.Table]], plan: Plan, rows: int = 1, **arguments: object
 ) -> Dataset:
-    """Tasks on a CPU each, for so many rows; so few that actors without devices find theirs, too."""
+    """Tasks with one CPU each; limited so that actors without devices also get their CPUs."""
     return work.map_batches(
         function,
         fn_kwargs=arguments,
@@ -105,22 +105,24 @@ def _in_tasks(
 
 def _infer(rows: Dataset, stage: int, job: Job, plan: Plan, meter: MeterHandle) -> Dataset:
     """An actor for each device; those of a cascade's stages share the devices."""
-    # Ray must not fuse these with what prepares, which would idle the device: it fuses equal resources only.
+    # Ray must not fuse these with the preparing tasks, which would idle the device: it fuses only equal
+    # resources.
     share = 1 / plan.steps
     resources: dict[str, Any]
     if plan.accelerated:
         resources = {"num_cpus": share * plan.actor_cpus, "num_gpus": share}
-    else:  # a CPU that they held could be the last that is left for tasks, once a node has died
+    else:  # a CPU held by them could be the last one for tasks after a node has died
         resources = {"num_cpus": 0.0, "memory": plan.survey.bundle.graph(plan.variant).stat().st_size}
     return rows.map_batches(
         InferWorker,
         fn_constructor_args=(job, meter, stage if plan.steps > 1 else None),
-        batch_size=1,  # row, thus a table; Ray wants a number where there are GPUs
+        batch_size=1,  # rows, thus tables; Ray requires a number if there are GPUs
         batch_format="pyarrow",
         compute=_pool(
             plan,
             plan.actors,
-            may_grow=plan.accelerated and plan.steps == 1,  # else actors would take what others need
+            may_grow=plan.accelerated
+            and plan.steps == 1,  # else actors would take resources that others need
             max_concurrent_calls_per_actor=CALLS,
             enable_true_multi_threading=True,
             max_tasks_in_flight_per_actor=_AHEAD if job.ladder else _CPU_AHEAD,
@@ -131,15 +133,15 @@ def _infer(rows: Dataset, stage: int, job: Job, plan: Plan, meter: MeterHandle) 
 
 
 def _pool(plan: Plan, useful: int, *, may_grow: bool, **calls: Any) -> ActorPoolStrategy:  # noqa: ANN401
-    """As many actors as the plan says; more or fewer, where the cluster grows or loses a node.
+    """As many actors as the plan says; more or fewer if the cluster grows or loses a node.
 
-    Those that find no room at first are what a cluster that grows on demand is asked for.
+    Actors that do not fit at first are requested from a cluster that grows on demand.
 
     Args:
-        plan: whose actors these are.
-        useful: more than these would have nothing to do.
-        may_grow: whether there may be more than the plan says, if the config names no number.
-        calls: Ray's own settings of how it calls them.
+        plan: of the actors.
+        useful: more actors than this would have nothing to do.
+        may_grow: whether there may be more than the plan says, if the config sets no number.
+        calls: Ray's own options for calling them.
     """
     most = None if may_grow and plan.survey.config.actors is None else plan.actors
     return ActorPoolStrategy(min_size=1, max_size=most, initial_size=min(plan.actors, useful), **calls)
@@ -147,22 +149,22 @@ def _pool(plan: Plan, useful: int, *, may_grow: bool, **calls: Any) -> ActorPool
 
 @contextmanager
 def _settings(plan: Plan) -> Iterator[None]:
-    """Ray Data's settings: a row of ours is a block, and its bars and logs do not fight our display."""
+    """Ray Data's settings: a row of ours is a block; no progress bars and logs that break our display."""
     context = DataContext.get_current().copy()
     if plan.accelerated and plan.actor_cpus and plan.machines.nodes > 1:
-        # Tasks that took an actor's CPUs on the node of its device would wait for it for ever.
+        # Tasks that took an actor's CPUs on the node of its device would wait for it forever.
         context.wait_for_min_actors_s = _ACTORS_S
     context.target_max_block_size = BLOCK_BYTES
-    context.max_errored_blocks = -1  # of workers that died; ours report what they raise (see liveness)
+    context.max_errored_blocks = -1  # of workers that died; ours report their exceptions (see liveness)
     context.max_consecutive_actor_init_deaths = _STILLBORN
     scaling = context.autoscaling_config
-    # Not only where all are busy: those on a node that will go get no more work, and stay until it goes.
+    # Not only if all are busy: actors on a node that will shut down get no more work, but remain.
     scaling.actor_pool_util_upscaling_threshold = 0.5
-    scaling.actor_pool_util_downscaling_threshold = -1  # never: one that waits for rows has loaded its model
-    context.execution_no_progress_timeout_s = -1  # a unit may take hours; ours counts rows
+    scaling.actor_pool_util_downscaling_threshold = -1  # never: an idle one has already loaded its model
+    context.execution_no_progress_timeout_s = -1  # a unit may take hours; our watchdog counts rows
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its files under the session directory stay
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its log files in the session directory remain
     with DataContext.current(context), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of how retries are bounded: Ray 2.60 has no other way yet
+        warnings.simplefilter("ignore")  # about bounded retries: Ray 2.60 has no other way yet
         yield

@@ -1,4 +1,4 @@
-"""How the work is cut and spread over the machines: topology, actors, units, parts."""
+"""Plans how the work is cut and distributed over the machines: topology, actors, units, parts."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ Topology = Literal["fused", "split"]
 
 _PART_S = 60.0  # a part is about this much work of one actor
 _PART_ROWS = (1_000, 100_000)
-_MODEL_MS = 20.0  # assumed time of one record where the scorecard has no measured one
+_MODEL_MS = 20.0  # assumed time of one record if the scorecard has no measured one
 _PREPROCESS_MS = 8.0
 _DEVICE_PART_ROWS = 10_000  # with devices: about a minute of one CPU that prepares for them
-# Of an actor that holds a device: packing alone takes .13 ms a row (docs/gpu.md).
+# For an actor with a device: packing alone takes .13 ms a row (docs/gpu.md).
 _FEEDING_CPUS = 2
-_ROUND = 0.5  # of what is left goes into the next round of units, one for each worker
-_TABLES_EACH = 64  # that a device has of a run at least, before they are made larger
-_MOST_TOGETHER = 4  # tables that are made one
-# Smaller units gain nothing: of a worker's whole work, and of a part.
+_ROUND = 0.5  # share of the remaining rows for the next round of units, one for each worker
+_TABLES_EACH = 64  # minimum tables for each device of a run before tables become larger
+_MOST_TOGETHER = 4  # tables that are merged into one
+# Smaller units gain nothing: shares of a worker's whole work, and of a part.
 _LEAST_SHARE = 1 / 32
 _LEAST_PART = 1 / 16
 
 
 @dataclass(frozen=True)
 class Machines:
-    """What the cluster has to give."""
+    """Resources of the cluster."""
 
     cpus: int
     gpus: int
@@ -50,12 +50,12 @@ class Machines:
 
 @dataclass(frozen=True)
 class Work:
-    """Rows of one shard that are to be processed."""
+    """Rows of one shard to process."""
 
     shard: Shard
     wanted: tuple[Missing, ...]
-    size: int  # bytes to read, about
-    suspect: bool = False  # whether workers died at these rows: the next one says each step for sure
+    size: int  # approximate bytes to read
+    suspect: bool = False  # whether workers died at these rows: the next one reports each step reliably
 
 
 Unit = tuple[Work, ...]  # what one task processes
@@ -73,24 +73,24 @@ class Plan:
     part_rows: int
     variant: str  # "auto" until a race on these machines has chosen one
     ladder: Ladder | None  # sizes of batches on devices; None: actors run on CPUs, which take any
-    advice: Advice | None = None  # what CPUs prepare and devices take, where it was measured beforehand
+    advice: Advice | None = None  # measured rates of CPUs and devices, if any
     lease: str | None = None  # of the run directory (see `mmray.pipeline.lease`)
 
     @property
     def cascade(self) -> Cascade | None:
-        """Stages of the variant, where it has several."""
+        """Stages of the variant, if it has several."""
         return self.survey.bundle.manifest.variants[self.variant].cascade
 
     @property
     def reference(self) -> VariantReference | None:
-        """What records are compared with; None: the bundle has none, or the run leaves modalities out."""
+        """Reference for drift; None: the bundle has none, or the run leaves modalities out."""
         bundle, chosen = self.survey.bundle, self.survey.config.modalities
         whole = chosen is None or set(bundle.spec.modalities) <= set(chosen)
         return bundle.reference.variants.get(self.variant) if bundle.reference and whole else None
 
     @property
     def steps(self) -> int:
-        """Through how many actors a record may pass: where a cascade decodes later, one for each stage."""
+        """How many actors a record may pass: with late decoding in a cascade, one for each stage."""
         config, bundle = self.survey.config, self.survey.bundle
         in_steps = self.topology == "split" and not config.verify_all and config.align is None
         if not in_steps or self.cascade is None or not runs_in_stages(bundle, self.variant):
@@ -99,10 +99,10 @@ class Plan:
 
     @property
     def batches_together(self) -> int:
-        """Batches that travel as one table: each table costs the driver about 10 ms, whatever is in it.
+        """Batches in one table: each table costs the driver about 10 ms, independent of its size.
 
-        So they are as many as leave each device enough tables to share the work evenly. Stages of a cascade
-        get those that are cut together.
+        So there are as many as leave each device enough tables to share the work evenly. Stages of a cascade
+        get tables that are cut together.
         """
         if self.ladder is None or self.steps > 1:
             return BATCHES
@@ -111,19 +111,19 @@ class Plan:
 
     @property
     def least_score(self) -> float | None:
-        """Below which an answer is no label; None: each is, or the variant is not chosen yet.
+        """Score below which a record gets no label; None: no threshold, or the variant is not chosen yet.
 
         Raises:
-            ConfigError: the variant does not support the risk that was asked for.
+            ConfigError: the variant does not support the requested risk.
         """
         return least_score(self.survey.bundle, self.variant, self.survey.config.abstain)
 
     @property
     def actor_cpus(self) -> int:
-        """CPUs that are kept for an actor: one that runs on a CPU needs one, one that feeds a device two.
+        """CPUs reserved for an actor: one for an actor on a CPU, two for one that feeds a device.
 
-        As many as leave at least one for the tasks; none on a cluster that grows, where tasks may have taken
-        them before the actor's node is there.
+        At least one CPU is left for the tasks. None are reserved on a cluster that grows, where tasks may
+        take them before the actor's node exists.
         """
         if not self.accelerated:
             return 1
@@ -133,13 +133,13 @@ class Plan:
 
     @property
     def memory_bytes(self) -> int:
-        """What a worker on a CPU may take."""
+        """Memory limit of a worker on a CPU."""
         graph_bytes = 0 if self.variant == "auto" else self.survey.bundle.graph(self.variant).stat().st_size
         return allowance(self.machines.memory, self.machines.cpus, graph_bytes)
 
     @property
     def task_cpus(self) -> int:
-        """CPUs for the tasks of the split topology: those that no actor holds."""
+        """CPUs for the tasks of the split topology: those not reserved for actors."""
         return max(1, self.machines.cpus - self.actors * self.actor_cpus)
 
     def to_json(self) -> dict[str, Any]:
@@ -159,15 +159,15 @@ class Plan:
         }
 
     def units(self, missing: Iterable[tuple[Shard, Sequence[Missing]]]) -> list[Unit]:
-        """Cut what is missing into units of work of similar size, largest first.
+        """Cut the missing rows into units of work of similar size, largest first.
 
-        A unit is about `part_rows` records, so that parts are few, and towards the end of a run ever less, so
-        that all workers end together: factoring, after Hummel, Schonberg and Flynn, "Factoring: a method for
-        scheduling parallel loops" (CACM 35:8, 1992). A shard is split only where an index says where its
-        records begin.
+        A unit is about `part_rows` records, so that parts are few. Units become smaller towards the end of a
+        run, so that all workers finish together: factoring, after Hummel, Schonberg and Flynn, "Factoring: a
+        method for scheduling parallel loops" (CACM 35:8, 1992). A shard is split only if an index gives the
+        positions of its records.
 
         Raises:
-            InputError: an index that is of no use.
+            InputError: an index is unusable.
         """
         whole = [Work(shard, tuple(gaps), shard.size - gaps[0].start) for shard, gaps in missing]
         left = total = sum(work.size for work in whole)
@@ -191,13 +191,13 @@ class Plan:
         return sorted((tuple(unit) for unit in units), key=lambda unit: -sum(work.size for work in unit))
 
     def alone(self, missing: Iterable[tuple[Shard, Sequence[Missing]]]) -> list[Unit]:
-        """Each gap as a unit of its own."""
+        """Each gap as a separate unit."""
         return [(Work(shard, (gap,), 0, suspect=True),) for shard, gaps in missing for gap in gaps]
 
     def _pieces(self, work: Work, target: Callable[[], float]) -> Iterator[Work]:
-        """The work, or where it is larger than the target and can be split, pieces of about that size.
+        """The work, or pieces of about the target size if it is larger and can be split.
 
-        The target is asked for anew for each piece.
+        The target is computed again for each piece.
         """
         index = None
         if work.size > target():
@@ -216,7 +216,7 @@ def make_plan(survey: Survey, machines: Machines) -> Plan:
     """Decide how to run on these machines.
 
     Raises:
-        ConfigError: the machines do not suffice for what the config asks.
+        ConfigError: the machines are too small for the config.
     """
     config = survey.config
     accelerated = config.provider in ("cuda", "tensorrt") or (config.provider == "auto" and machines.gpus > 0)
@@ -224,11 +224,11 @@ def make_plan(survey: Survey, machines: Machines) -> Plan:
     if config.topology != "auto":
         topology = config.topology
     if accelerated and topology == "fused":
-        raise ConfigError("topology: fused is for CPUs; set topology=split, or provider=cpu")
+        raise ConfigError("topology: fused runs only on CPUs; set topology=split, or provider=cpu")
     if config.canary and topology == "split":
         raise ConfigError(
-            "canary: only workers of topology=fused, on CPUs, still have a record when it is answered; run "
-            "both bundles and compare the runs by `mmray report ONE OTHER`"
+            "canary: works only with topology=fused on CPUs; set that, or run "
+            "both bundles and compare the runs with `mmray report ONE OTHER`"
         )
     return Plan(
         survey=survey,
@@ -243,10 +243,10 @@ def make_plan(survey: Survey, machines: Machines) -> Plan:
 
 
 def _actors(config: RunConfig, topology: Topology, accelerated: bool, machines: Machines) -> int:
-    """How many actors hold a model: as asked, or as many as fit.
+    """Number of actors: as configured, or as many as fit.
 
-    Without GPUs an actor takes a CPU; in the split topology one must be left for reading and writing, or the
-    run would wait for ever.
+    Without GPUs an actor takes a CPU; in the split topology one CPU must be left for reading and writing, or
+    the run would wait forever.
     """
     if accelerated and not machines.gpus and not config.autoscaling:
         raise ConfigError(
@@ -265,7 +265,7 @@ def _actors(config: RunConfig, topology: Topology, accelerated: bool, machines: 
 
 
 def _part_rows(bundle: Bundle) -> int:
-    """Rows of about a minute of one actor's work, by the slowest subset of modalities that was measured."""
+    """Rows for about a minute of one actor's work, by the slowest subset of modalities that was measured."""
     fp32: dict[str, Any] = bundle.scorecard.get("variants", {}).get("fp32", {})
     model_ms: float = max(fp32.get("ms_per_record", {"assumed": _MODEL_MS}).values())
     low, high = _PART_ROWS

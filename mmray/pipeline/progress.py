@@ -1,4 +1,4 @@
-"""How far a run was, and when: points in events.jsonl, few enough for a run of weeks."""
+"""The progress of a run over time: points in events.jsonl, few enough for a run of weeks."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _SHARE = 1 / 110
 
 
 class Progress:
-    """Passes on what was counted, and writes down some of it.
+    """Passes counts on, and writes some of them.
 
     Args:
         out: the run directory.
-        tell: who is told each time.
+        tell: gets the counts each time.
         clock: seconds.
     """
 
@@ -44,13 +44,13 @@ class Progress:
             self.write(snapshot)
 
     def write(self, snapshot: Snapshot) -> None:
-        """Write a point. One that cannot be written, or no longer may, is left out: a run needs none."""
+        """Write a point. It is skipped if it cannot or may no longer be written: a run does not need it."""
         self._warn(snapshot)
         devices = {"device_busy": round(snapshot.device_busy, 4)} if snapshot.devices else {}
         self._log(EVENT, rows=int(snapshot.rows), rejects=int(snapshot.rejects), **devices)
 
     def _warn(self, snapshot: Snapshot) -> None:
-        """Write down, once, that records are of another kind than those that the model was chosen with."""
+        """Write a drift event, once."""
         if snapshot.drift and snapshot.drift.alarm and not self._warned:
             self._warned = True
             self._log(DRIFT, **snapshot.drift.to_json())

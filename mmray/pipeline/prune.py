@@ -1,4 +1,4 @@
-"""Drop the rows of shards that are no longer what they were, and keep all others."""
+"""Drop the rows of shards that changed, and keep all others."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mmray.pipeline.sink import commit, read_parquet, read_rejects
 
 
 def prune(out: RunDirectory, shard_ids: Collection[str]) -> Ledger:
-    """Remove what parts hold of shards other than these (see `Survey.unchanged`).
+    """Remove rows of shards other than these from the parts (see `Survey.unchanged`).
 
-    A part that holds other rows, too, is written anew without the stale ones before it is deleted. A crash
-    between the two leaves both; the next call starts again from the old one.
+    A part that also has current rows is written again without the stale ones before it is deleted. A crash in
+    between leaves both; the next call starts again from the old one.
     """
     out.check_lease()
     for part in Ledger.load(out).parts:

@@ -1,4 +1,4 @@
-"""Process the rejects of a run anew, and shards that were damaged, once they are whole."""
+"""Process the rejects of a run again, and damaged shards once they are repaired."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mmray.pipeline.summary import Result, conclude, describe
 from mmray.pipeline.survey import survey
 from mmray.pipeline.watchdog import metered
 
-#: Settings that may cure a reject: they change neither which rows there are nor what a prediction is.
+#: Settings that may fix a reject: they change neither the rows of the input nor predictions.
 _CURES = (
     *("limits", "on_damaged", "on_unread", "foreign_text", "extensions", "columns", "files"),
     *("verify_all", "on_shift"),
@@ -31,25 +31,25 @@ _CURES = (
 
 
 def retry(output: str, overrides: Callable[[Mapping[str, Any]], RunConfig], watcher: Watcher) -> Result:
-    """Process the rejects of a run anew; those that succeed now become predictions.
+    """Process the rejects of a run again; those that succeed now become predictions.
 
-    A shard in which there was damage that hides records is run as a whole, if it has changed since. What is
-    missing of the run is done, too, as after a retry that broke off.
+    A shard with faults that hide records is run again completely if it has changed since. Missing rows of the
+    run are processed, too, for example after an interrupted retry.
 
     Args:
         output: the run directory.
         overrides: makes the config of the retry from that of the run.
-        watcher: told how it goes.
+        watcher: gets progress.
 
     Raises:
-        OutputError: no run there, or bundle, settings or shards are not those that it was made with.
-        RunError: the retry broke off; the same call goes on from there.
+        OutputError: no run there, or bundle, settings or shards differ from those of the run.
+        RunError: the retry was interrupted; the same call resumes it.
     """
     started = time()
     out = RunDirectory.at(output)
     earlier = out.read_plan()
     if earlier is None:
-        raise OutputError(f"{output}: no run there (no plan.json); check the path")
+        raise OutputError(f"{output}: not a run directory (no plan.json); check the path")
     found = survey(overrides(earlier["config"]), earlier)
     ledger = Ledger.load(out)
     whole = found.check_resumable(earlier, cures=_CURES, mended=ledger.faulty)

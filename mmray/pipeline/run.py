@@ -1,4 +1,4 @@
-"""One run: survey, plan, process what is missing, audit."""
+"""One run: survey, plan, process missing rows, audit."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from mmray.pipeline.summary import Result, conclude, describe
 from mmray.pipeline.survey import Survey, output_columns, survey
 from mmray.pipeline.watchdog import RunningMeter, metered
 
-# Passes in a row in which workers died and nothing was done. Where several died it is no record's fault;
-# where one did, the third pass has its rows in pieces.
+# Consecutive passes in which workers died and nothing was done. If several died it is not a record's fault;
+# if one did, the third pass has its rows in pieces.
 _IDLE_PASSES = {"several": 1, "one": 2}
-_MEND = "fix that, and run the same command again"
+_MEND = "fix the cause, and run the same command again"
 
 
 @dataclass(frozen=True)
 class Watcher:
-    """Who is told how the run goes."""
+    """Callbacks for the progress of a run."""
 
     surveyed: Callable[[Survey, Ledger], None]  # before the cluster starts
     planned: Callable[[Plan], None]
-    progress: Callable[[Snapshot], None]  # twice a second, from a thread of its own
-    said: Callable[[str], None] = lambda _: None  # words that somebody should read
+    progress: Callable[[Snapshot], None]  # twice a second, from a separate thread
+    said: Callable[[str], None] = lambda _: None  # messages for the user
 
 
 def preview(config: RunConfig, *, moved: bool = False) -> tuple[Plan, Ledger]:
-    """What `run` would do on this cluster, and what is done already. Writes nothing.
+    """The plan of `run` on this cluster, and the finished part. Writes nothing.
 
     Raises:
         UsageError: as `run` would.
@@ -59,23 +59,23 @@ def preview(config: RunConfig, *, moved: bool = False) -> tuple[Plan, Ledger]:
 
 
 def run(config: RunConfig, watcher: Watcher, *, accept_changes: bool = False, moved: bool = False) -> Result:
-    """Run a config to its end, or continue it where an earlier run broke off.
+    """Run a config, or resume an earlier run of it.
 
     Args:
         config: what to run.
-        watcher: told how it goes.
-        accept_changes: continue although shards came or changed since; those are run (anew).
-        moved: continue with files that were copied in a way that keeps neither times nor versions.
+        watcher: gets progress.
+        accept_changes: resume although shards were added or changed; those are run (again).
+        moved: resume with files that were copied without keeping times or versions.
 
     Raises:
-        UsageError: nothing was run: config, input, bundle or output directory are not as they must be.
-        RunError: the run broke off; the same call resumes it.
+        UsageError: nothing was run: config, input, bundle or output directory are invalid.
+        RunError: the run was interrupted; the same call resumes it.
     """
     started = time()
     out = RunDirectory.at(config.output)
     earlier = out.read_plan()
     found = survey(config, earlier)
-    found.check_resumable(earlier, accept_changes=accept_changes, moved=moved)  # before anything is touched
+    found.check_resumable(earlier, accept_changes=accept_changes, moved=moved)  # before anything is changed
     with held(out, watcher.said, config.lease_wait_s) as out:
         earlier = out.read_plan()
         ledger = Ledger()
@@ -86,7 +86,7 @@ def run(config: RunConfig, watcher: Watcher, *, accept_changes: bool = False, mo
             if accept_changes:
                 ledger = prune(out, found.unchanged(earlier, moved=moved))
             ledger = _without_broken(out, ledger.incomplete, ledger, watcher)
-            if moved:  # from now on the files are compared with what they are here
+            if moved:  # from now on files are compared with this state
                 out.begin({**earlier, "shards": [shard.to_list() for shard in found.shards]})
         watcher.surveyed(found, ledger)
         if not ledger.missing(found.shards):
@@ -113,7 +113,7 @@ def run(config: RunConfig, watcher: Watcher, *, accept_changes: bool = False, mo
 
 
 def _audited(out: RunDirectory, ledger: Ledger, watcher: Watcher) -> tuple[Ledger, Audit]:
-    """What an audit says, and the ledger without what it found broken."""
+    """The audit, and the ledger without the parts that it found broken."""
     verdict = audit(out)
     if not verdict.broken:
         return ledger, verdict
@@ -121,7 +121,7 @@ def _audited(out: RunDirectory, ledger: Ledger, watcher: Watcher) -> tuple[Ledge
 
 
 def _without_broken(out: RunDirectory, broken: Sequence[str], ledger: Ledger, watcher: Watcher) -> Ledger:
-    """The ledger without parts that are of no use; their rows are missing then."""
+    """The ledger without broken parts; their rows are then missing."""
     if not broken:
         return ledger
     watcher.said(
@@ -134,7 +134,7 @@ def _without_broken(out: RunDirectory, broken: Sequence[str], ledger: Ledger, wa
 
 
 def process(plan: Plan, out: RunDirectory, ledger: Ledger, meter: RunningMeter) -> Ledger:
-    """Do what is missing, in passes, until nothing is or they get nowhere."""
+    """Process missing rows in passes, until none is missing or passes make no progress."""
     suspects = Suspects(partial(locate, plan))
     config = plan.survey.config.model_copy(update={"variant": plan.variant})
     columns = output_columns(config, plan.survey.bundle)
@@ -166,12 +166,12 @@ def process(plan: Plan, out: RunDirectory, ledger: Ledger, meter: RunningMeter) 
 
 
 def _check_hope(idle: int, missing: Gaps, lost: Sequence[Doing], unreadable: Mapping[str, str]) -> None:
-    """Raise a RunError after passes in which nothing was done, if another would not help.
+    """Raise a RunError after passes without progress, if another pass would not help.
 
     Args:
-        idle: how many such passes there were.
-        missing: what is missing.
-        lost: what the workers were at that died.
+        idle: number of such passes.
+        missing: the missing rows.
+        lost: what the workers that died were doing.
         unreadable: why shards cannot be read, by name.
     """
     name, count = missing[0][0].name, f"{number(len(missing), 'shard')} incomplete"
@@ -179,4 +179,4 @@ def _check_hope(idle: int, missing: Gaps, lost: Sequence[Doing], unreadable: Map
         raise RunError(f"{count}, all others are done; {name}: {unreadable[name]}; {_MEND}")
     if idle > _IDLE_PASSES["several" if len(lost) > 1 else "one"]:
         at = names(lost) or f"died before it began with {name}"
-        raise RunError(f"no progress: each worker {at}; {count}; Ray's logs say more; {_MEND}")
+        raise RunError(f"no progress: each worker {at}; {count}; see Ray's logs; {_MEND}")

@@ -3,7 +3,7 @@
 out/  plan.json  parts/*.parquet  rejects/*.parquet  faults/*.parquet  events.jsonl  summary.json
       report.html (see `mmray.report`)
       footers.cache of runs with many parts (see `mmray.pipeline.compact`)
-      README.md and none.parquet for who reads it with other libraries (see `mmray.pipeline.guide`)
+      README.md and none.parquet for people and other libraries (see `mmray.pipeline.guide`)
       leases/ of the run that writes  broken/ damaged files, whose rows a later run processed again
 """
 
@@ -27,8 +27,8 @@ from mmray.pipeline.guide import NONE, README, no_rejects
 from mmray.remote import RefusedError, StoreError
 from mmray.storage import Location
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # what may pass, so that the same command can go on
-_LOGGING = Lock()  # events come from the thread that runs and from the one that watches
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # temporary errors, after which the same command can resume
+_LOGGING = Lock()  # events come from the main thread and from the watchdog's
 _log = logging.getLogger(__name__)
 WRITTEN = ("parts", "rejects", "faults")  # directories of files with rows
 
@@ -38,7 +38,7 @@ class RunDirectory:
     """Names and small files of one run. A part, its rejects and its shard faults share a file name."""
 
     root: Location
-    lease: Location | None = None  # without which this run must not write (see `mmray.pipeline.lease`)
+    lease: Location | None = None  # without it this run must not write (see `mmray.pipeline.lease`)
 
     @classmethod
     def at(cls, place: str, lease: str | None = None) -> RunDirectory:
@@ -69,7 +69,7 @@ class RunDirectory:
 
     @property
     def footers(self) -> Location:
-        """What is known of the parts (see `mmray.pipeline.compact`)."""
+        """The cache of footers (see `mmray.pipeline.compact`)."""
         return self.root / "footers.cache"
 
     @property
@@ -85,10 +85,10 @@ class RunDirectory:
         return self.root / "report.html"
 
     def read_plan(self) -> dict[str, Any] | None:
-        """The plan that the directory was made with, or None where there is no run yet.
+        """The plan of the run in the directory; None if there is no run yet.
 
         Raises:
-            OutputError: a directory that holds something else.
+            OutputError: the directory contains something else.
         """
         if self.root.info().type == pafs.FileType.File:
             raise OutputError(f"{self}: is a file; choose another --output")
@@ -101,13 +101,13 @@ class RunDirectory:
                 raise OutputError(f"{self.plan}: not a plan of mmray ({e}); choose another --output") from e
             return plan
         if any(place.files() for place in (self.root, *self.folders)):
-            raise OutputError(f"{self}: holds files but no plan.json; choose an empty or new --output")
+            raise OutputError(f"{self}: has files but no plan.json; choose an empty or new --output")
         return None
 
     def begin(self, plan: Mapping[str, Any]) -> None:
-        """Make the directories and write the plan after them, so that its presence means that they are there.
+        """Make the directories, then write the plan; if the plan exists, so do they.
 
-        What explains the run comes last: before the plan nothing says that a README.md would be ours.
+        README.md comes last: without a plan the directory is not known to be ours.
         """
         with self.writing():
             for place in self.folders:
@@ -121,16 +121,16 @@ class RunDirectory:
 
     @property
     def folders(self) -> tuple[Location, ...]:
-        """Where files of a part's name lie: the part, what was rejected, where shards are damaged."""
+        """Files with a part's name: the part, its rejects, its shard faults."""
         return tuple(self.root / name for name in WRITTEN)
 
     def delete_part(self, name: str) -> None:
-        """Delete a part, and then what belongs to it."""
+        """Delete a part, then its rejects and faults."""
         for place in self.folders:
             (place / name).delete()
 
     def move_to_broken(self, name: str) -> None:
-        """Move the files of a part where no run counts them, so that its rows are missing."""
+        """Move the files of a part to broken/, where no run counts them; its rows are then missing."""
         self.check_lease()
         for place in self.folders:
             if (place / name).exists():
@@ -138,21 +138,23 @@ class RunDirectory:
                 (place / name).move_to(self.root / "broken" / f"{place.name}-{name}")
 
     def check_lease(self) -> None:
-        """To be called before anything is written or deleted.
+        """Call it before anything is written or deleted.
 
         Raises:
             RunError: another run has taken the directory over.
         """
         if self.lease and not self.lease.exists():
-            raise RunError(f"{self}: another run has taken it over, so this one must not write any more")
+            raise RunError(
+                f"{self}: another run has taken it over, so this run stopped writing; wait for the other one"
+            )
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """While the body makes the first files of a run.
+        """Wraps the body that makes the first files of a run.
 
         Raises:
-            OutputError: the place cannot be written to.
-            RunError: it is full, or its disk fails.
+            OutputError: the directory cannot be written to.
+            RunError: the disk is full or fails.
         """
         try:
             yield
@@ -163,13 +165,15 @@ class RunDirectory:
         except OSError as e:
             reason = e.strerror or str(e)
             if e.errno in _FULL:
-                raise RunError(f"{self}: {reason}; make room there, and run the same command again") from e
+                raise RunError(
+                    f"{self}: {reason}; free disk space there, and run the same command again"
+                ) from e
             raise OutputError(f"{self}: cannot be written ({reason}); choose another --output") from e
 
     def log(self, event: str, **details: object) -> None:
-        """Append to events.jsonl. Events are few, thousands at most: the file is rewritten whole."""
+        """Append to events.jsonl. There are at most thousands of events: the file is rewritten completely."""
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **details}
-        # For whoever collects the logs of the driver; how far it is, its display says more often.
+        # For log collectors of the driver; the display shows progress more often.
         _log.log(logging.DEBUG if event == "progress" else logging.INFO, event, extra={"fields": details})
         with _LOGGING:
             earlier = self.events.read_bytes() if self.events.exists() else b""

@@ -1,4 +1,4 @@
-"""OUTCOMES → parts and rejects on disk. Copes with any grouping and order of rows."""
+"""OUTCOMES → parts and rejects on disk. Accepts any grouping and order of rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PART_BYTES = 256 << 20  # a part is written from memory
 
 
 def write_part(out: RunDirectory, outcomes: pa.Table, columns: OutputColumns) -> Part:
-    """Write the rows of a table of OUTCOMES as one part, and its rejects first."""
+    """Write the rows of a table of OUTCOMES as one part, its rejects first."""
     unread = _unread(outcomes)
     errors = outcomes["error"].combine_chunks()
     empty = pc.fill_null(pc.equal(pc.struct_field(errors, "type"), EMPTY), False)
@@ -45,10 +45,10 @@ def commit(
     totals: Mapping[str, int],
     unread: Mapping[str, Count] | None = None,
 ) -> Part:
-    """Make rows appear: their rejects and shard faults first, then the part that stands for them.
+    """Commit rows: their rejects and shard faults first, then the part.
 
-    Each file appears whole or not at all. Their name derives from the rows that they cover and from which of
-    them are rejected, so a task that is run again replaces what it wrote before.
+    Each file is written atomically. The name is derived from the rows that they cover and from which of them
+    are rejected, so a repeated task replaces its earlier files.
 
     Args:
         out: the run directory.
@@ -56,7 +56,7 @@ def commit(
         rejects: rows of REJECTS, shard faults among them.
         coverage: which rows of which shards these are.
         totals: rows of those shards whose end was seen.
-        unread: what lay in the records and was not read, by kind.
+        unread: contents of the records that were not read, by kind.
 
     Raises:
         RunError: another run has taken the directory over.
@@ -105,7 +105,7 @@ class PartBuffer:
         self._since = 0.0
 
     def add(self, outcomes: pa.Table) -> Part | None:
-        """Take rows; returns the part that they completed, if they did."""
+        """Add rows; returns the part that they completed, if any."""
         if not self._tables:
             self._since = monotonic()
         self._tables.append(outcomes)
@@ -115,7 +115,7 @@ class PartBuffer:
         return self.close() if full or monotonic() - self._since >= self._part_seconds else None
 
     def close(self) -> Part | None:
-        """Write what is left, if anything."""
+        """Write the remaining rows, if any."""
         if not self._tables:
             return None
         part = write_part(self._out, pa.concat_tables(self._tables), self._columns)
@@ -124,7 +124,7 @@ class PartBuffer:
 
 
 def _coverage(outcomes: pa.Table) -> tuple[dict[str, list[Interval]], dict[str, int]]:
-    """Intervals of rows by shard, and the totals of shards whose last row is among them."""
+    """Intervals of rows by shard, and the totals of shards whose last row is included."""
     rows: dict[str, list[tuple[int, int]]] = {}
     totals: dict[str, int] = {}
     columns = (outcomes[name].to_pylist() for name in ("shard", "row", "offset", "length", "end"))
@@ -146,7 +146,7 @@ def _unread(outcomes: pa.Table) -> dict[str, Count]:
 
 
 def _name(coverage: Mapping[str, list[Interval]], rejects: pa.Table) -> str:
-    """File name of the part that covers these rows: readable, sortable, and unique to them."""
+    """File name of the part that covers these rows: readable, sortable, and unique."""
     shard, intervals = next(iter(coverage.items()))
     first = intervals[0].first if intervals else 0
     rejected = sorted(zip(rejects["shard"].to_pylist(), rejects["row"].to_pylist(), strict=True))
@@ -167,7 +167,7 @@ def _to_parquet(rows: pa.Table, footer: Mapping[bytes, bytes] | None = None) -> 
     with pq.ParquetWriter(sink, rows.schema, compression="zstd", write_page_checksum=True) as writer:
         if rows.num_rows:  # `datasets` fails on a row group without rows
             writer.write_table(rows)
-        # As metadata of the schema it would be in the file twice.
+        # In the schema's metadata it would be stored twice.
         writer.add_key_value_metadata(footer or {})
     return sink.getvalue()
 
@@ -176,13 +176,13 @@ def read_parquet(place: Location) -> pa.Table:
     """Rows of a part or of its rejects.
 
     Raises:
-        OSError: it is not there, or is not what was written.
+        OSError: it is missing, or not as it was written.
     """
     with place.open_input() as file:
         return pq.read_table(file, page_checksum_verification=True)
 
 
 def read_rejects(out: RunDirectory, part: Part) -> pa.Table:
-    """The rejects of a part, and its shard faults after them."""
+    """The rejects of a part, followed by its shard faults."""
     places = [out.rejects] * bool(part.rejected) + [out.faults] * bool(part.faults)
     return pa.concat_tables([REJECTS.empty_table(), *(read_parquet(place / part.name) for place in places)])

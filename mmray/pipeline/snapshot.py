@@ -1,4 +1,4 @@
-"""What workers say of themselves, and what is known of all of them at a time."""
+"""Messages of workers, and the counts of all workers at one time."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from typing import Any, Literal, NamedTuple
 from mmray.coverage import Missing
 from mmray.drift import Counts, Drift
 
-_LEAST_S = 0.5  # over a shorter time a rate means nothing
+_LEAST_S = 0.5  # over a shorter time a rate is meaningless
 
-START = "start"  # the stage of a worker that loads what it needs
+START = "start"  # the stage of a worker that loads its model
 
-#: Stages whose seconds are counted, in the order of the data's way.
+#: Stages whose seconds are counted, in the order that data pass through them.
 STAGES = ("read", "align", "image", "text", "audio", "model", "shadow", "write")
 
 
 class Place(NamedTuple):
-    """Rows of one shard that a worker is at."""
+    """Rows of one shard that a worker processes."""
 
     shard: str  # id
     rows: Missing
 
     @property
     def name(self) -> str:
-        """Of the shard, for people."""
+        """Readable name of the shard."""
         return self.shard.rpartition("@")[0]
 
 
-End = Literal["died", "hung", "out of memory"]  # the last two ended themselves
+End = Literal["died", "hung", "out of memory"]  # the last two end the process themselves
 
 
 class Doing(NamedTuple):
-    """What a worker is at."""
+    """What a worker is doing."""
 
     stage: str
     places: tuple[Place, ...] = ()
-    end: End = "died"  # how it ended, if it did
+    end: End = "died"  # how it ended, if it has
 
 
 class Told(NamedTuple):
-    """What a worker says at a time: messages cost the head more than what is in them."""
+    """A worker's message. The head node pays for each message more than for its contents."""
 
     stage: str
-    places: tuple[Place, ...] | None = None  # the rows that it is at; None: those that it said before
+    places: tuple[Place, ...] | None = None  # the rows that it processes; None: the same as before
     counts: Mapping[str, float] = {}  # the others as of `Meter.add`
     occupied: Mapping[str, float] = {}
     device: str = ""
@@ -53,17 +53,15 @@ class Told(NamedTuple):
 
 @dataclass(frozen=True)
 class DeviceUse:
-    """What one device did so far."""
+    """Use of one device so far."""
 
     busy_s: float  # at work
-    planned_s: float  # at inferences whose shape it met for the first time: it plans its kernels then
-    copied_s: float  # of copies to it and back, which go on while it works
+    planned_s: float  # in the first inference of a shape, which plans its kernels
+    copied_s: float  # copies to it and back, which run while it works
     wall_s: float  # between its first inference and the latest
     shapes: Mapping[str, int]  # batches by shape
-    changes: int  # how often a batch had another shape than the one before
-    padding: Mapping[
-        str, float
-    ]  # share of the places that stayed empty: rows, images, texts, tokens, patches
+    changes: int  # how often a batch had another shape than the previous one
+    padding: Mapping[str, float]  # share of padding: rows, images, texts, tokens, patches
 
     @classmethod
     def of(cls, counts: Mapping[str, float]) -> DeviceUse:
@@ -97,7 +95,7 @@ class DeviceUse:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What was counted so far in this run, without what an earlier one had already done."""
+    """Counts of this run so far, without those of an earlier one."""
 
     rows: int = 0  # predicted and rejected
     rejects: int = 0
@@ -107,9 +105,9 @@ class Snapshot:
     first: float = 0.0  # Unix time of the first block that was predicted, and how many rows it had
     first_rows: int = 0
     last: float = 0.0  # Unix time of the latest
-    moves: int = 0  # grows with rows, and whenever a worker starts or gives up
+    moves: int = 0  # grows with rows, and when a worker starts or gives up
     doing: Mapping[str, Doing] = field(default_factory=dict)  # by worker
-    broken: str = ""  # why a worker cannot go on: a fault that is no record's
+    broken: str = ""  # why a worker cannot continue: a fault that is not a record's
     unreadable: Mapping[str, str] = field(default_factory=dict)  # shards by name, and why
     left: Mapping[int, int] = field(default_factory=dict)  # rows by the stage of a cascade that answered them
     shadowed: int = 0  # early answers that were compared with full ones
@@ -120,7 +118,7 @@ class Snapshot:
 
     @property
     def rows_per_s(self) -> float:
-        """Rate since the first block, so that starting up does not count; 0 where that is no time ago."""
+        """Rate since the first block, so that startup does not count; 0 shortly after it."""
         elapsed = self.last - self.first
         return (self.rows - self.first_rows) / elapsed if elapsed > _LEAST_S else 0.0
 

@@ -1,6 +1,6 @@
 """The functions of nodes with accelerators: CPU tasks prepare, actors on devices infer, tasks write.
 
-Nothing is decoded in an actor, and nothing is kept in a process from one Ray task to the next.
+Actors decode nothing, and no process keeps rows between two Ray tasks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mmray.sources.readahead import readahead
 
 
 def prepare(work: pa.Table, *, job: Job, meter: MeterHandle, batches: int) -> Iterator[pa.Table]:
-    """A unit of work → rows of TENSORS, of so many batches at most."""
+    """A unit of work → rows of TENSORS, of a bounded number of batches."""
     (unit,) = (pickle.loads(piece) for piece in work["work"].to_pylist())
     seconds, task = Counter[str](), Counter[str]()
     report = Reporter(meter, job.config.stall_s)
@@ -46,7 +46,7 @@ def prepare(work: pa.Table, *, job: Job, meter: MeterHandle, batches: int) -> It
                 made = preprocess(records, later)
             report.add({"prepared": made.num_rows})
             yield made
-            if report.is_leaving():  # what is left of the unit is for the next pass
+            if report.is_leaving():  # the rest of the unit is for the next pass
                 return
             report.enter("read")
 
@@ -55,21 +55,21 @@ def prepare(work: pa.Table, *, job: Job, meter: MeterHandle, batches: int) -> It
             with measured(task, "task"):
                 row = to_row(table)
             report.add(drain(seconds, preprocess.seconds, task))
-            report.rest()  # it may have to wait until the row is taken
+            report.rest()  # it may have to wait until the row is consumed
             yield row
             report.move()
 
 
 @lru_cache(maxsize=1)
 def _preprocessing(job: Job) -> tuple[Preprocessor, tuple[Modality, ...]]:
-    """Stays open in the worker process, for its next task."""
+    """Keep it open in the worker process for the next task."""
     if job.memory_bytes:
         memory.bound(job.memory_bytes)
     return job.open_preprocessor(), job.later()
 
 
 def decode_open(rows: pa.Table, *, stage: int, job: Job, meter: MeterHandle) -> Iterator[pa.Table]:
-    """Rows whose open records have what a stage of a cascade takes; the answered ones pass."""
+    """Decode what the next stage of a cascade takes, for open records; answered ones pass through."""
     task, report = Counter[str](), Reporter(meter, job.config.stall_s)
     waiting, answered = from_rows(rows)
     preprocess, _ = _preprocessing(job)
@@ -86,7 +86,7 @@ def decode_open(rows: pa.Table, *, stage: int, job: Job, meter: MeterHandle) -> 
 
 
 class PartSink(Datasink[str]):
-    """Writes whatever rows a write task gets as one part."""
+    """Writes the rows of a write task as one part."""
 
     def __init__(self, job: Job, meter: MeterHandle) -> None:
         self._job = job

@@ -1,4 +1,4 @@
-"""What a run came to: the figures of summary.json."""
+"""The result of a run: the figures of summary.json."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from mmray.pipeline.survey import Survey
 class Result:
     """What a run came to."""
 
-    summary: dict[str, Any]  # what summary.json holds
+    summary: dict[str, Any]  # contents of summary.json
     audit: Audit
     max_reject_rate: float  # that the config allows
 
 
 def describe(plan: Plan, counted: Snapshot, started: float) -> dict[str, Any]:
-    """What one call did.
+    """Figures of one call.
 
     Args:
         plan: that it followed.
@@ -49,7 +49,7 @@ def describe(plan: Plan, counted: Snapshot, started: float) -> dict[str, Any]:
 
 
 def _describe_split(plan: Plan, counted: Snapshot) -> dict[str, Any]:
-    """What the devices did, what a record takes of tasks and devices, and what bounds the run."""
+    """Use of the devices, time of a record in tasks and on devices, and what bounds the run."""
     rows = max(1, counted.rows)
     task_s, device_s = counted.task_s / rows, counted.device_s / rows
     advice = advise(task_s, device_s, plan.task_cpus, plan.actors)
@@ -67,9 +67,9 @@ def _describe_split(plan: Plan, counted: Snapshot) -> dict[str, Any]:
 
 
 def _describe_cascade(counted: Snapshot) -> dict[str, Any]:
-    """Who left where, whether early answers were right, and what they saved.
+    """Early exits by stage, their agreement with the full model, and the time that they saved.
 
-    The saving is what the records that left early would have cost in full, as measured on the shadow.
+    The saving is the time that early exits would have taken to the end, as measured on the shadowed records.
     """
     rows = sum(counted.left.values())
     early = rows - counted.left.get(max(counted.left, default=0), 0)
@@ -90,10 +90,10 @@ def conclude(
 
     Args:
         out: the run directory.
-        found: what was there to do.
-        ledger: what is done.
+        found: the survey.
+        ledger: the finished rows.
         verdict: of the audit.
-        this_run: what `describe` says; empty where nothing was left to do.
+        this_run: from `describe`; empty if nothing was left to do.
     """
     plan = out.read_plan() or {}
     rejects, modalities, faults = ledger.rejects, ledger.modalities, ledger.faults
@@ -105,13 +105,13 @@ def conclude(
         "rejected": rejects.total(),
         "reject_rate": round(rejects.total() / records, 6) if records else 0.0,
         "rejects": dict(rejects.most_common()),  # by stage/type
-        # Predicted rows without a label, for their score was too low; null where each has one.
+        # Predicted rows without a label because of a low score; null if each row has one.
         "abstained": ledger.abstained if plan.get("least_score") is not None else None,
-        "modalities": dict(modalities.most_common()),  # predicted rows by what they were predicted from
-        # Rows in whose place a shard is damaged: how many records are lost there, nobody knows.
+        "modalities": dict(modalities.most_common()),  # predicted rows by modalities
+        # Rows at damaged places of shards: the number of records lost there is unknown.
         "shard_faults": dict(faults.most_common()),
         "faulty_shards": len(ledger.faulty),
-        # What lay in the input and was used for nothing, by kind: in records, and files of no record.
+        # Unused input by kind: contents of records, and files of no record.
         "unread": ledger.unread.to_json(),
         "unread_files": found.unread_files.to_json(),
         "empty_shards": sum(total == 0 for total in ledger.totals.values()),
@@ -121,7 +121,7 @@ def conclude(
         "parts": len(ledger.parts),
         "variant": plan.get("variant", found.config.variant),
         "bundle": found.bundle.digest,
-        # Of this call alone; empty where an earlier one had left nothing to do.
+        # Of this call only; empty if an earlier one had left nothing to do.
         "this_run": this_run,
     }
     if this_run or not out.summary.exists():

@@ -1,4 +1,4 @@
-"""What is there before anything runs: bundle, shards, and a look at some records. Starts no cluster."""
+"""Surveys bundle, shards and some records before a run. Starts no cluster."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _SHAPES_OUTPUT = (
 
 @dataclass(frozen=True)
 class Survey:
-    """A checked config with what it names."""
+    """A checked config with its bundle and shards."""
 
     config: RunConfig  # bundle and output made absolute: workers have other working directories
     bundle: Bundle
     shards: tuple[Shard, ...]
     census: Census
-    notes: tuple[str, ...] = ()  # what is worth saying about the shards, in lines of their own
-    unread_files: Tally = field(default_factory=Tally)  # what lies among the shards and is none, by kind
+    notes: tuple[str, ...] = ()  # notes about the shards, a line each
+    unread_files: Tally = field(default_factory=Tally)  # files among the shards that are not shards, by kind
 
     @property
     def input_bytes(self) -> int:
@@ -51,11 +51,11 @@ class Survey:
 
     @property
     def expected_rows(self) -> int:
-        """Estimated from the sampled bytes a record."""
+        """Estimated from the sampled bytes for each record."""
         return round(self.input_bytes / self.census.record_bytes)
 
     def identity(self) -> dict[str, Any]:
-        """What a resume must have in common with the run that it continues: all that shapes the output."""
+        """What a resume must have in common with its run: everything that affects the output."""
         config = self.config.model_dump(mode="json")
         return {
             "bundle": self.bundle.digest,
@@ -72,17 +72,17 @@ class Survey:
         cures: Collection[str] = (),
         mended: Collection[str] = (),
     ) -> list[Shard]:
-        """Refuse to continue a run, given its plan.json, with anything that would change its output.
+        """Refuse to resume a run, given its plan.json, with anything that would change its output.
 
         Args:
-            earlier: content of plan.json; None where there is no run yet.
-            accept_changes: shards may have come, or have changed: those are run anew.
-            moved: files may have been copied in a way that keeps neither times nor versions.
+            earlier: content of plan.json; None if there is no run yet.
+            accept_changes: shards may be new or changed: those are run again.
+            moved: files may have been copied without keeping times or versions.
             cures: settings that may differ.
             mended: ids of shards that may have changed.
 
         Returns:
-            Shards that came or changed.
+            Shards that are new or changed.
 
         Raises:
             OutputError: names what differs.
@@ -99,7 +99,7 @@ class Survey:
                 if cures:
                     remedy = f"a retry may change only {', '.join(cures)}"
                 raise OutputError(
-                    f"{place}: was made with {key}={_short(before)}, now it is {_short(value)}; {remedy}"
+                    f"{place}: was made with {key}={_short(before)}, but now it is {_short(value)}; {remedy}"
                 )
         then = _planned(earlier)
         now = {shard.id: shard for shard in self.shards}
@@ -128,13 +128,13 @@ class Survey:
         return [now[id] for id in sorted({*(now.keys() - then.keys()), *rewritten})]
 
     def unchanged(self, earlier: Mapping[str, Any], *, moved: bool = False) -> set[str]:
-        """Ids of shards whose rows in the output are still theirs; arguments as of `check_resumable`."""
+        """Ids of shards whose rows in the output are still valid; arguments as in `check_resumable`."""
         then = _planned(earlier)
         rewritten = self._rewritten(then, moved=moved)
         return {shard.id for shard in self.shards if shard.id in then and shard.id not in rewritten}
 
     def _rewritten(self, then: Mapping[str, Shard], *, moved: bool) -> dict[str, str]:
-        """Shards of this plan whose files changed while name and size stayed: their ids, and how."""
+        """Shards of this plan whose files changed but not their names and sizes: ids, and how."""
         return {
             shard.id: why
             for shard in self.shards
@@ -155,16 +155,15 @@ def survey(config: RunConfig, earlier: Mapping[str, Any] | None = None) -> Surve
 
     Args:
         config: of the run.
-        earlier: content of plan.json, where the run is resumed: what it lists is not opened anew if nothing
-            touched it.
+        earlier: content of plan.json if the run is resumed: untouched shards in it are not opened again.
 
     Raises:
-        OutputError: the output lies in the input.
+        OutputError: the output is inside the input.
         BundleError: the bundle cannot be opened or lacks the variant.
         InputError: no shards, or none of the sampled records can be used.
-        ConfigError: the model does not take a modality that was asked for, a field to carry is nowhere, the
-            bundle does not support the risk that labels are to keep within, the canary has other labels, or a
-            package is missing that masking foreign texts needs.
+        ConfigError: the model does not take a requested modality, a field to carry does not exist, the bundle
+            does not support the requested risk, the canary has other labels, or the package for masking
+            foreign texts is missing.
     """
     bundle = Bundle.open(config.bundle)
     if config.variant != "auto":
@@ -215,7 +214,7 @@ def survey(config: RunConfig, earlier: Mapping[str, Any] | None = None) -> Surve
 
 
 def _check_carried(config: RunConfig, census: Census) -> None:
-    """Raise a ConfigError where a field to carry is in no sampled record."""
+    """Raise a ConfigError if a field to carry is in no sampled record."""
     if missing := [name for name in config.carry if name not in census.fields]:
         near = get_close_matches(missing[0], sorted(census.fields), n=1)
         known = ", ".join(sorted(census.fields)[:_FIELDS_SHOWN]) or "none"
@@ -224,7 +223,7 @@ def _check_carried(config: RunConfig, census: Census) -> None:
 
 
 def output_columns(config: RunConfig, bundle: Bundle) -> OutputColumns:
-    """Which optional columns the config asks for; a model without labels gives its features in any case."""
+    """The optional columns of the config; a model without labels always gives its features."""
     variant = bundle.manifest.variants.get(config.variant)  # none where it is "auto" still
     return OutputColumns(
         classes=len(bundle.labels) if config.scores else 0,
@@ -238,7 +237,7 @@ def output_columns(config: RunConfig, bundle: Bundle) -> OutputColumns:
 
 
 def read_options(config: RunConfig) -> ReadOptions:
-    """How the config wants shards to be read."""
+    """The config's options for reading shards."""
     return ReadOptions(
         extensions=config.extensions.model_dump(),
         columns={name: names for name, names in config.columns.model_dump().items() if names},

@@ -13,7 +13,7 @@ _END = object()
 
 
 def drain(*counters: Counter[str]) -> dict[str, float]:
-    """Take the sums of what the counters hold, and leave them empty."""
+    """Take the sums of the counters, and clear them."""
     taken: dict[str, float] = {}
     for counter in counters:
         for name, number in counter.items():
@@ -33,7 +33,7 @@ def measured(seconds: Counter[str], stage: str) -> Iterator[None]:
 
 
 def timed(items: Iterable[T], seconds: Counter[str], stage: str) -> Iterator[T]:
-    """Iterate, adding the seconds that each item had to be waited for to a stage."""
+    """Iterate, adding the seconds of waiting for each item to a stage."""
     iterator = iter(items)
     while True:
         with measured(seconds, stage):

@@ -72,7 +72,7 @@ def load(out: RunDirectory, labels: str | None = None, *, kept: int = 30) -> Run
     """
     plan = out.read_plan()
     if plan is None:
-        raise OutputError(f"{out}: no run there (no plan.json); check the path")
+        raise OutputError(f"{out}: not a run directory (no plan.json); check the path")
     ledger = Ledger.load(out)
     summary = json.loads(out.summary.read_bytes()) if out.summary.exists() else {}
     events = out.events.read_bytes() if out.events.exists() else b""

@@ -97,8 +97,7 @@ def _pictures(run: Run, shots: Sequence[Shot], problems: dict[str, str]) -> dict
 
 
 def _offsets(run: Run, shard: Shard, options: ReadOptions, shots: Sequence[Shot]) -> dict[int, int]:
-    """Positions of rows in a shard: as known, or from a scan that starts with the part and reads no
-    payload."""
+    """Positions of rows in a shard: known ones, or from a scan of the part without payload."""
     known = {shot.place.row: shot.offset for shot in shots if shot.offset is not None}
     starts: dict[int, int] = {0: 0}
     ends: list[Interval] = [i for part in run.ledger.parts for i in part.coverage.get(shard.id, ())]

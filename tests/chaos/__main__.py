@@ -125,7 +125,7 @@ class Round:
             case "second run":
                 second = here.start(*self._command)
                 said, _ = second.communicate(timeout=120)
-                if process.poll() is None and (second.returncode != 2 or "works on it" not in said):
+                if process.poll() is None and (second.returncode != 2 or "uses it" not in said):
                     self.faults.append(f"a second run ended with {second.returncode}: {said[-600:]}")
             case "store fails":
                 if not self.source.bucket:

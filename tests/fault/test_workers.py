@@ -96,4 +96,4 @@ def test_a_worker_that_cannot_go_on_ends_the_run_and_says_why(command, wait_for_
     (command.output / "parts").write_text("in the way")
     _, err = process.communicate(timeout=90)
     assert process.returncode == 3
-    assert "the run broke off: " in " ".join(err.split())
+    assert "the run was interrupted: " in " ".join(err.split())

@@ -103,7 +103,7 @@ def test_a_retry_refuses_what_a_run_refuses(shards, bundle, tmp_path):
             retry(str(output), lambda earlier: load_config(None, {**earlier, **changes}), SILENT)
         assert rows(output).equals(before)
 
-    refused("scores=True, now it is False.*a retry may change only limits", scores=False)
+    refused("scores=True, but now it is False.*a retry may change only limits", scores=False)
     shutil.copy(second, source / "a.tar")
     refused("the input changed")
     shutil.copy(first, source / "a.tar")

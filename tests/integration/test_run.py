@@ -114,7 +114,7 @@ def test_a_run_goes_on_where_parts_are_missing_and_gives_the_same_predictions(
 def test_another_bundle_or_setting_is_refused_and_nothing_is_touched(finished, shards, bundle):
     output, _ = finished
     plan = (output / "plan.json").read_bytes()
-    with pytest.raises(OutputError, match="features=True, now it is False"):
+    with pytest.raises(OutputError, match="features=True, but now it is False"):
         execute(shards, bundle, output, carry=["label"])
     assert (output / "plan.json").read_bytes() == plan
 

@@ -80,7 +80,7 @@ def test_a_resume_with_another_risk_is_refused(shards, bundle, tmp_path):
     out, _ = run_here(config_of(shards, bundle, tmp_path))
     earlier = out.read_plan()
     survey(config_of(shards, bundle, tmp_path)).check_resumable(earlier)
-    with pytest.raises(OutputError, match=r"was made with abstain=0\.05, now it is 0\.2"):
+    with pytest.raises(OutputError, match=r"was made with abstain=0\.05, but now it is 0\.2"):
         survey(config_of(shards, bundle, tmp_path, abstain=0.2)).check_resumable(earlier)
 
 

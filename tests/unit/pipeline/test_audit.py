@@ -75,7 +75,7 @@ def test_a_deleted_part_leaves_rows_missing_and_rejects_orphaned(out):
     name = path(out).name
     path(out).unlink()
     problems(out, A.id, "rows 0 to 4 are not done")
-    problems(out, f"rejects/{name}", "without their part")
+    problems(out, f"rejects/{name}", "without a part")
 
 
 def test_rows_of_a_shard_whose_end_nobody_saw_are_missing(tmp_path):
@@ -94,24 +94,24 @@ def test_a_shard_that_nobody_touched_is_missing(tmp_path):
 def test_a_row_that_went_away_is_found(out, folder):
     """Somebody filtered the file; its footer still promises the row."""
     alter(path(out, folder), lambda table: table.slice(1))
-    problems(out, f"{folder}/{path(out).name}", "its footer says")
-    problems(out, path(out).name, "are not those that its footer says")
+    problems(out, f"{folder}/{path(out).name}", "in its footer")
+    problems(out, path(out).name, "are not those in its footer")
     problems(out, A.id, "10 rows in, but")
 
 
 def test_a_doubled_row_is_found(out):
     alter(path(out), lambda table: table.take([0, 0, *range(1, len(table))]))
-    problems(out, path(out).name, "rows, its footer says")
+    problems(out, path(out).name, "in its footer")
 
 
 def test_a_row_in_the_place_of_another_is_found_though_the_counts_agree(out):
     alter(path(out), lambda table: table.take([0, 0, *range(2, len(table))]))
-    assert problems(out) == problems(out, path(out).name, "are not those that its footer says")
+    assert problems(out) == problems(out, path(out).name, "are not those in its footer")
 
 
 def test_a_renumbered_shard_is_found(out):
     alter(path(out), lambda table: table.set_column(0, "shard", [["x.tar@9"] * len(table)]))
-    problems(out, path(out).name, "rows of x.tar@9, which its footer does not name")
+    problems(out, path(out).name, "rows of x.tar@9, which is not in its footer")
 
 
 @pytest.mark.parametrize("content", [b"", b"noise", b"PAR1" + bytes(50) + b"PAR1"])
@@ -201,13 +201,13 @@ def test_rejects_that_are_gone_or_unreadable_are_found(out, content):
 
 def test_overlapping_parts_are_found(out):
     extra = write(out, rows_of(A, [2, 3]))
-    problems(out, f"parts/{extra.name}", "holds rows that another part holds, too")
+    problems(out, f"parts/{extra.name}", "has rows that another part has, too")
 
 
 def test_rejects_without_a_part_are_found(out):
     stray = path(out, "rejects").with_name("stray.parquet")
     stray.write_bytes(path(out, "rejects").read_bytes())
-    assert problems(out) == ["rejects/stray.parquet: rejects without their part"]
+    assert problems(out) == ["rejects/stray.parquet: rejects without a part"]
 
 
 def test_a_shard_that_is_not_in_the_plan_is_found(out):
@@ -223,7 +223,7 @@ def test_torn_files_of_a_dead_writer_are_no_problem(out):
 
 @pytest.mark.parametrize("place", ["nowhere", "."])
 def test_a_place_without_a_run_is_refused(tmp_path, place):
-    with pytest.raises(OutputError, match="no run there"):
+    with pytest.raises(OutputError, match="not a run directory"):
         audit(RunDirectory.at(str(tmp_path / place)))
 
 
@@ -255,7 +255,7 @@ def test_a_recount_finds_rows_that_the_run_never_saw(tmp_path):
     out.begin({**content, "shards": [values[:4] for values in content["shards"]]})
     assert audit(out).ok
     (problem,) = audit(out, recount=True).problems
-    assert problem == f"{plan.survey.shards[0].id}: holds 1 record, the run saw 2"
+    assert problem == f"{plan.survey.shards[0].id}: has 1 record, but the run saw 2"
 
 
 def test_each_shard_that_changed_is_named_and_one_that_is_gone_is_not(tmp_path):

@@ -50,7 +50,7 @@ def names(out):
 
 
 def truth(out):
-    return Ledger.load(out, afresh=True)
+    return Ledger.load(out, uncached=True)
 
 
 def test_each_part_is_opened_once(out, opened):

@@ -76,7 +76,7 @@ def claims(place):
 
 def test_a_second_run_is_refused_by_the_name_of_the_first_and_changes_nothing(holder, place):
     before = claims(place)
-    refusal = rf"process {holder.pid} of \S+, since \S+, works on it; wait for it or end it"
+    refusal = rf"process {holder.pid} of \S+, since \S+, uses it; wait for it, stop it"
     with pytest.raises(OutputError, match=refusal), held(RunDirectory.at(str(place)), print):
         pass
     assert claims(place) == before
@@ -94,7 +94,7 @@ def test_a_run_that_is_told_to_waits_for_the_first_and_says_so_once(holder, plac
         holder.wait()
         out.check_lease()
     assert len(said) == 1
-    assert re.match(rf"waits up to 60 s: \S+: process {holder.pid} of \S+, since \S+, works on it$", said[0])
+    assert re.match(rf"waits up to 60 s: \S+: process {holder.pid} of \S+, since \S+, uses it$", said[0])
 
 
 def test_after_that_time_it_is_refused(holder, place, monkeypatch):

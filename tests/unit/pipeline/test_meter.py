@@ -35,7 +35,7 @@ def test_a_shift_is_called_where_early_answers_surely_differ_too_often():
     assert meter.read().shift == ""
     assert meter.read().left == {1: 300, 2: 100}
     meter.add({"left 1": 300, "shadowed": 20, "agreed": 2})
-    assert "20 of 40 early answers that were compared differ" in meter.read().shift
+    assert "20 of 40 compared early answers differ" in meter.read().shift
 
 
 def test_records_that_are_unlike_the_reference_are_a_reason_to_stop_early_answers():

@@ -158,7 +158,7 @@ def test_an_empty_shard_is_covered_by_no_row_and_is_no_reject(out):
     rows = rows_of(A, [0, 2])
     one = with_columns(
         outcomes_of([*rows, (empty, 0)]),
-        error=[None, None, error("read", EMPTY, "the shard holds no records")],
+        error=[None, None, error("read", EMPTY, "the shard has no records")],
         end=[False, False, True],
     )
     part = write_part(out, one, COLUMNS)

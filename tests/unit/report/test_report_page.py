@@ -145,7 +145,7 @@ def test_it_is_written_into_the_run_directory_and_the_run_is_still_one(out):
 
 
 def test_a_page_that_cannot_be_made_is_a_sentence(out, tmp_path, monkeypatch):
-    assert "no run there" in try_report(str(tmp_path / "none"))
+    assert "not a run directory" in try_report(str(tmp_path / "none"))
     broken = labelled_run(tmp_path)
     part_files(broken)[0].write_bytes(part_files(broken)[0].read_bytes()[:-4000])
     broken.events.write_atomically(b"\0")
@@ -158,5 +158,5 @@ def test_a_page_that_cannot_be_made_is_a_sentence(out, tmp_path, monkeypatch):
 
 
 def test_no_run_is_refused(tmp_path):
-    with pytest.raises(OutputError, match="no run there"):
+    with pytest.raises(OutputError, match="not a run directory"):
         load(RunDirectory.at(str(tmp_path)))
