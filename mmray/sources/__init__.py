@@ -1,4 +1,4 @@
-"""Where records come from: shards of any format, on disks and object stores → Arrow blocks of RECORDS."""
+"""Sources of records: shards of any format, on disks and object stores → Arrow blocks of RECORDS."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 
 Reader = Callable[[Shard, ReadOptions, Sequence[Missing]], Iterator[pa.Table]]
 
-#: The reader of each format, loaded when the first shard of that format is read.
+#: The reader of each format, imported when the first shard of that format is read.
 _READERS: dict[Format, str] = {
     "webdataset": "mmray.sources.webdataset:read_webdataset",
     "lmdb": "mmray.sources.lmdb:read_lmdb",
@@ -44,11 +44,11 @@ _READERS: dict[Format, str] = {
 def read(shard: Shard, options: ReadOptions, wanted: Sequence[Missing] = (WHOLE,)) -> Iterator[pa.Table]:
     """Yield the wanted rows of a shard as tables of RECORDS, in order, in bounded memory.
 
-    Rows that are not wanted are passed over without reading their payload. `wanted` is sorted and does not
-    overlap; each gap's `start` is where its first row lies, so that the reader can go there at once.
+    Other rows are skipped without reading their payload. `wanted` is sorted and does not overlap; each gap's
+    `start` is the address of its first row, so that the reader can seek there.
 
     Raises:
-        ChangedError: an OSError: the shard is not what it was when it was listed.
+        ChangedError: an OSError: the shard has changed since it was listed.
         OSError: the shard cannot be opened or read; anything wrong *inside* it is a row with an error.
     """
     module, _, name = _READERS[shard.format].partition(":")

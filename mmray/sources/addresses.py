@@ -1,7 +1,7 @@
-"""Which addresses may be fetched from: those of the public Internet, by what a name resolves to.
+"""Which addresses may be fetched from: those of the public Internet, after resolving the name.
 
-A manifest is foreign text, and a worker stands within a network: a URL could lead to the machine's own ports,
-to its neighbours, or to a cloud's metadata service and the credentials there.
+A manifest is untrusted, and a worker is inside a network: a URL could lead to the machine's own ports, to
+other machines, or to a cloud's metadata service with credentials.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from mmray.errors import RecordError
 
 _NAT64 = IPv6Network("64:ff9b::/96")
-_UNICAST = IPv6Network("2000::/3")  # all that IANA gave out
+_UNICAST = IPv6Network("2000::/3")  # all that IANA has allocated
 
 
 def resolve(host: str, port: int, *, allow_private: bool) -> list[tuple[int, str]]:
-    """Families and addresses to connect to. A name is asked for once, so that it cannot change its answer.
+    """Families and addresses to connect to. A name is resolved once, so that the answer cannot change.
 
     Raises:
-        RecordError: every address is of this machine or of a private network.
+        RecordError: every address belongs to this machine or a private network.
         OSError: the name does not resolve.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -31,7 +31,7 @@ def resolve(host: str, port: int, *, allow_private: bool) -> list[tuple[int, str
 
 
 def is_public(text: str) -> bool:
-    """Whether an address is of the public Internet; one that stands for another, if that is."""
+    """Whether an address is on the public Internet; for an address that embeds another, whether that is."""
     address = ip_address(text.partition("%")[0])
     inner = _inner(address)
     if inner is not None and not is_public(str(inner)):
@@ -42,7 +42,7 @@ def is_public(text: str) -> bool:
 
 
 def _inner(address: IPv4Address | IPv6Address) -> IPv4Address | None:
-    """The IPv4 address that packets to an IPv6 address end at, where it says so."""
+    """The IPv4 address embedded in an IPv6 address, if any."""
     if isinstance(address, IPv4Address):
         return None
     if address in _NAT64:

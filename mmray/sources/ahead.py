@@ -1,4 +1,4 @@
-"""Load things in threads, a bounded number and amount ahead of whoever takes them, in their order."""
+"""Load items in threads, in order, with a bounded number and size ahead of the consumer."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def in_order(
     threads: int,
     most: int,
 ) -> Iterator[tuple[T, R]]:
-    """Each item with what was loaded for it, in order.
+    """Each item with its loaded value, in order.
 
-    What `load` raises is raised where its item would come. A consumer that stops early lets the threads go.
+    An exception of `load` is raised in place of its item. If the consumer stops early, the threads end.
 
     Args:
-        items: are taken by the caller's thread.
-        load: is called in the threads.
-        cost: bytes that an item is thought to take, before it is loaded.
-        size: bytes that it takes.
-        threads: that load.
-        most: bytes of all that is loaded or loading, and not taken; one item goes always.
+        items: consumed in the caller's thread.
+        load: called in the threads.
+        cost: estimated bytes of an item before it is loaded.
+        size: bytes of a loaded value.
+        threads: number of threads.
+        most: bytes of all values loading or loaded but not consumed; one item is always allowed.
     """
     waiting: deque[tuple[T, Future[R]]] = deque()
 

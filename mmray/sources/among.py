@@ -1,4 +1,4 @@
-"""What in a directory is a shard, where several kinds of files lie beside one another."""
+"""Which files of a directory are shards, if it contains several kinds of files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmray.sources.parallel import in_parallel
 from mmray.sources.state import State
 from mmray.storage import Location
 
-#: Formats of which only the first that is there counts, where a directory is the input.
+#: Formats of which only the first present one counts if a directory is the input.
 _RANKS = (
     frozenset(("webdataset", "lmdb", "tfrecord")),
     frozenset(("parquet",)),
@@ -24,24 +24,24 @@ MANIFESTS = (Kind("csv"), Kind("jsonl"))
 
 @dataclass(frozen=True)
 class Found:
-    """A shard's place, before anything is known of its content."""
+    """A shard's place, before its content is known."""
 
-    root: str  # path of the input's fixed directory: an id does not change when other inputs come or go
+    root: str  # path below the input's fixed directory: an id does not depend on other inputs
     place: Location
-    file: Location  # that holds the bytes: of an LMDB that is a directory, one in it
+    file: Location  # the file with the bytes: for an LMDB directory, one in it
     size: int
-    mtime_ns: int  # 0: not told
-    hint: Kind | None  # what its name promises
-    indexed: bool  # whether an index lies beside it
-    state: State | None = None  # of a folder of files, which its listing tells
-    doubtful: bool = False  # met in a directory, under a name that promises nothing: its bytes tell
+    mtime_ns: int  # 0: not known
+    hint: Kind | None  # what its name suggests
+    indexed: bool  # whether it has an index
+    state: State | None = None  # of a folder of files, from its listing
+    doubtful: bool = False  # found in a directory under a name without a known suffix: its bytes decide
 
 
 def shards_among(below: Sequence[Found]) -> Sequence[Found]:
-    """What in a directory is a shard: tables beside shards are about them, and manifests beside tables too.
+    """Which files of a directory are shards: tables describe shards next to them, manifests also tables.
 
-    Loose files are records where there is nothing else. A manifest beside them counts if it names some,
-    unless it is the table that Hugging Face's ImageFolder has, which its folder reads.
+    Loose files are records if there is nothing else. A manifest next to them counts if it names some of them,
+    unless it is the table of Hugging Face's ImageFolder, which is read with its folder.
     """
     kinds = {found.hint.format if found.hint else "" for found in below}
     for ranked in _RANKS:
@@ -50,7 +50,7 @@ def shards_among(below: Sequence[Found]) -> Sequence[Found]:
             break
     else:
         return below
-    if "arrow" in kinds:  # what Hugging Face's datasets computed earlier lies beside what it did so from
+    if "arrow" in kinds:  # cache files of Hugging Face's datasets are next to their sources
         chosen = [found for found in chosen if not found.place.name.startswith("cache-")] or chosen
     if ranked is not _RANKS[-1] or (len(kinds) == 1 and "folder" in kinds):
         return chosen

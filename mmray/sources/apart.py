@@ -1,4 +1,4 @@
-"""Output is kept out of the input: what a run writes must never be what it, or its resume, reads."""
+"""Keeps output out of the input: a run or its resume must never read what it wrote."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _Parts = list[str]
 
 
 def check_apart(inputs: Sequence[str], output: str, folders: Sequence[str]) -> None:
-    """Refuse an output directory in a directory that is input, or an input among what is written.
+    """Refuse an output directory inside the input, or an input inside the output.
 
     Args:
         inputs: as of `list_shards`.
         output: the directory.
-        folders: names of the directories in it that files of records are written to.
+        folders: names of its directories for files of records.
 
     Raises:
         OutputError: names both.
@@ -32,14 +32,14 @@ def check_apart(inputs: Sequence[str], output: str, folders: Sequence[str]) -> N
         for pattern in patterns_of(text):
             if _same_store(pattern.place, place) and _clashes(pattern, out, written):
                 raise OutputError(
-                    f"{place}: lies in the input {text}, or that in it: what is written would be read again; "
+                    f"{place}: and the input {text} are inside one another: output would be read again; "
                     "choose another --output"
                 )
 
 
 def _clashes(pattern: Pattern, out: _Parts, written: Sequence[_Parts]) -> bool:
     named = _real(pattern.place)
-    if pattern.is_glob:  # takes files of one depth only
+    if pattern.is_glob:  # matches files of one depth only
         folder = named[:-1]
         return any(pattern.matches(each, folder) for each in written)
     return _holds(named, out) or any(_holds(each, named) for each in written)
@@ -50,7 +50,7 @@ def _holds(outer: _Parts, inner: _Parts) -> bool:
 
 
 def _real(place: Location) -> _Parts:
-    """Parts of a path, links resolved as far as there is no wildcard."""
+    """Parts of a path; links are resolved up to the first wildcard."""
     parts = place.path.rstrip("/").split("/")
     if not place.is_local:
         return parts
@@ -59,7 +59,7 @@ def _real(place: Location) -> _Parts:
 
 
 def _same_store(one: Location, other: Location) -> bool:
-    """Whether two places may be on one filesystem: a store has several spellings, so the doubt counts."""
+    """Whether two places may be on one filesystem; true in doubt, because a store has several spellings."""
     if one.filesystem.type_name != other.filesystem.type_name:
         return False
     hosts = [parse_qs(place.query.lstrip("?")).get("endpoint_override") for place in (one, other)]

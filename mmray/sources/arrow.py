@@ -1,7 +1,7 @@
 """An Arrow IPC stream or file, as Hugging Face's `save_to_disk` writes them → Arrow blocks of RECORDS.
 
-Columns are those of a Parquet file (see `columns`). A record batch is held in memory as a whole; its bytes
-are not trusted: it is validated before anything in it is looked at. Offsets are rows.
+Columns are those of a Parquet file (see `columns`). A whole record batch is held in memory. Its bytes are
+untrusted: it is validated before use. Offsets are rows.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def read_arrow(
 ) -> Iterator[pa.Table]:
     """Yield the wanted rows of an Arrow file as tables of RECORDS, in order.
 
-    Of batches that hold nothing wanted the head alone is read.
+    Of batches without wanted rows only the head is read.
 
     Raises:
         OSError: the shard cannot be opened or read; anything wrong *inside* it is a row with an error.
@@ -44,7 +44,7 @@ def read_arrow(
 
 
 def names_in(shard: Shard) -> list[str]:
-    """Names of its columns; none where they cannot be read.
+    """Names of its columns; none if they cannot be read.
 
     Raises:
         OSError: the shard cannot be opened or read.
@@ -68,7 +68,7 @@ class _Records:
         self._batch = 0
 
     def read(self, wanted: Sequence[Missing]) -> Iterator[dict[str, Any]]:
-        """The wanted rows; one waits until it is known whether it is the last."""
+        """The wanted rows; a row is held back until it is known whether it is the last."""
         waiting: dict[str, Any] | None = None
         for row, fields in self._rows(wanted):
             if waiting:
@@ -85,7 +85,7 @@ class _Records:
         return any(gap.first <= row and (gap.last is None or row <= gap.last) for gap in wanted)
 
     def _rows(self, wanted: Sequence[Missing]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Each row from the first wanted on, those of batches without any by the first alone."""
+        """Each row from the first wanted on; of batches without wanted rows only the first."""
         first, columns = 0, None
         walk = messages(self._file, self._shard.size)
         try:
@@ -113,7 +113,7 @@ class _Records:
             yield 0, {"error": empty["error"]}
 
     def schema(self, message: Message) -> pa.Schema:
-        """The schema that a stream begins with.
+        """The schema at the start of a stream.
 
         Raises:
             ShardError: it cannot be read.
@@ -139,7 +139,7 @@ class _Records:
         return self._file.read(message.stop - message.start)
 
     def _fields(self, message: Message, columns: Columns, schema: pa.Schema) -> Iterator[dict[str, Any]]:
-        """What each row of a batch holds, or what is wrong with all of them."""
+        """Contents of each row of a batch, or the fault of all of them."""
         fault = columns.fault
         if not fault:
             try:
@@ -155,7 +155,7 @@ class _Records:
             for i, name in enumerate(schema.names)
             if any(path == name or path.startswith(f"{name}.") for path in columns.paths)
         ]
-        if not taken:  # keys and payload are elsewhere: rows are counted
+        if not taken:  # only rows are counted: no keys and payload needed
             yield from ([] for _ in range(message.rows))
             return
         options = pa.ipc.IpcReadOptions(included_fields=taken, use_threads=False)
@@ -168,7 +168,7 @@ class _Records:
                 raise
             raise ShardError.of(e, "it cannot be read") from e
         if batch.num_rows != message.rows:
-            raise ShardError("it has another number of rows than its head says")
+            raise ShardError("its number of rows differs from its head")
         names = batch.schema.names
         arrays = batch.columns
         for i in range(batch.num_rows):

@@ -1,4 +1,4 @@
-"""What a row of a table holds beside its payload: what is carried as text, and what is not read."""
+"""Values of a table's row besides payload: those that are carried as text, and those that are not read."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from mmray.sources.options import Captions
 from mmray.unread import FURTHER, Unread
 
-CARRIED_BYTES = 64 << 10  # of a value that is carried
-_NAMED = 8  # things of a row that are counted by their names; more of them are counted together
+CARRIED_BYTES = 64 << 10  # bytes of a carried value
+_NAMED = 8  # names that are counted separately for a row; further ones are counted together
 
 
 def plain(what: str, names: Sequence[str]) -> list[Unread]:
-    """Columns, features or fields that nothing takes and that can be no modality.
+    """Columns, features or fields that are unused and cannot be a modality.
 
     Args:
         what: "column", "feature" or "field".
@@ -33,7 +33,7 @@ def listed(things: Iterable[Unread]) -> list[dict[str, Any]] | None:
 def several_captions(
     name: str, found: Sequence[bytes], captions: Captions
 ) -> tuple[bytes | None, Unread | None]:
-    """The text of a record that has several, and what is not read of them."""
+    """The text of a record that has several, and the texts that are not read."""
     if captions == "join":
         return (b" ".join(found) if found else None), None
     further = Unread(FURTHER, name) if len(found) > 1 else None
@@ -41,7 +41,7 @@ def several_captions(
 
 
 def as_text(value: object) -> str | None:
-    """A value as it is carried: strings and bytes as they are, times in ISO 8601, all else as JSON."""
+    """A value as it is carried: strings and bytes unchanged, times in ISO 8601, others as JSON."""
     if value is None:
         return None
     if isinstance(value, bytes | memoryview):

@@ -12,20 +12,20 @@ import pyarrow as pa
 from mmray.schema import EMPTY, RECORDS, error, table
 from mmray.sources.options import EXTENSIONS, ReadOptions
 
-_SMALL_BYTES = 4096  # a value that has fewer is rather copied than viewed
-_SELDOM = ("fields", "unread", "error")  # columns that are mostly null: quickly made as such
-_INLINE_BYTES = 12  # of a value that a view itself may hold
+_SMALL_BYTES = 4096  # smaller values are copied, not viewed
+_SELDOM = ("fields", "unread", "error")  # columns that are mostly null: made faster as such
+_INLINE_BYTES = 12  # bytes of a value that a view may contain inline
 
 
 def new_row(shard_id: str, row: int, key: str, offset: int, length: int) -> dict[str, Any]:
-    """A row of RECORDS without payload, which is not known to be the last."""
+    """A row of RECORDS without payload, not marked as the last."""
     address = {"shard": shard_id, "row": row, "end": False, "key": key, "offset": offset, "length": length}
     return {**dict.fromkeys(RECORDS.names), **address}
 
 
 def empty_row(shard_id: str, key: str, length: int) -> dict[str, Any]:
-    """The one row of a shard that holds no records, so that its total is known."""
-    fault = error("read", EMPTY, "the shard holds no records")
+    """The one row of a shard without records, so that its total is known."""
+    fault = error("read", EMPTY, "the shard has no records")
     return {**new_row(shard_id, 0, key, 0, length), "end": True, "error": fault}
 
 
@@ -59,7 +59,7 @@ def _to_table(records: list[dict[str, Any]]) -> pa.Table:
 
 
 def beside_column(name: str, values: Sequence[Any]) -> pa.Array:
-    """The column `fields` of maps, or `unread` of lists; what rows share is made once."""
+    """The column `fields` of maps, or `unread` of lists; shared values are built once."""
     distinct = {id(value): value for value in values if value is not None}
     places = dict(zip(distinct, range(len(distinct)), strict=True))
     made = [list(value.items()) if name == "fields" else value for value in distinct.values()]
@@ -74,7 +74,7 @@ def payload_column(
 
     Args:
         values: of one column.
-        owner: keeps in place what memoryviews show, for as long as a column does.
+        owner: keeps the memory of memoryviews alive as long as the column.
         views: whether to make views, in Arrow's layout "Variable-size Binary View".
     """
     if not views or max(map(len, filter(None, values)), default=0) < _SMALL_BYTES:

@@ -1,8 +1,8 @@
-"""Captions beside an LMDB of images: `<name>.captions.tsv`, lines of a key, a tab and its caption.
+"""Captions of an LMDB of images: `<name>.captions.tsv`, lines of a key, a tab and its caption.
 
-The lines are in the order of their keys' bytes (`LC_ALL=C sort`), as the entries of an LMDB are, so that both
-are walked side by side and neither is held in memory. A file that is not sorted, or has other lines, is
-refused: captions would be missing without a word.
+The lines are in the order of their keys' bytes (`LC_ALL=C sort`), like the entries of an LMDB, so that both
+are read in parallel and neither is held in memory. A file that is not sorted, or has other lines, is refused,
+because captions would be lost silently.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ KEY_BYTES = 511  # LMDB's own limit: a longer key has no entry
 
 
 class Captions:
-    """A sorted file of captions, mapped; see `opened`."""
+    """A sorted, memory-mapped file of captions; see `opened`."""
 
     def __init__(self, path: Path, data: mmap.mmap | bytes) -> None:
         self._path = path
         self._data = data
-        self._at = 0  # start of the line that is looked at next
-        self._passed: bytes | None = None  # key of the line before it, where that was read
+        self._at = 0  # start of the next line
+        self._passed: bytes | None = None  # key of the previous line, if it was read
 
     def seek(self, key: bytes) -> None:
-        """Go to the first line whose key is this one or comes after it."""
+        """Seek to the first line with this key or a later one."""
         low, high = 0, len(self._data)
         while low < high:
             start = self._data.rfind(b"\n", low, (low + high) // 2) + 1 or low
@@ -40,7 +40,7 @@ class Captions:
         self._at, self._passed = low, None
 
     def find(self, key: bytes) -> range | None:
-        """Where the caption of a key lies, in bytes; quick where keys are asked for in their order.
+        """Byte range of a key's caption; fast if keys are requested in order.
 
         Raises:
             InputError: the lines up to there are not sorted, or not of this kind.
@@ -78,13 +78,13 @@ class Captions:
 
 
 def captions_beside(path: Path) -> Path:
-    """Where the captions of an LMDB lie, if it has any."""
+    """Path of an LMDB's captions, if it has any."""
     return path.with_name(path.name + _SUFFIX)
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Captions]:
-    """The captions in a file; none where there is no file.
+    """The captions in a file; none if it does not exist.
 
     Raises:
         OSError: it cannot be read.

@@ -1,4 +1,4 @@
-"""One value of a Parquet file → the bytes of a modality; and what types of columns are good for."""
+"""One value of a Parquet file → the bytes of a modality."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _List: TypeAlias = Any  # pyarrow's types lack ListScalar.values
 def content_of(
     name: str, value: pa.Scalar, kind: str, column: str, captions: Captions, max_bytes: int
 ) -> tuple[Content | None, Unread | None]:
-    """What a value holds for a column of RECORDS, None of a null; and what of it is not read.
+    """The content of a value for a column of RECORDS, None for a null; and what is not read of it.
 
     Args:
         name: of its column in the file.
         value: a scalar.
         kind: of its type.
         column: of RECORDS.
-        captions: which of several count.
+        captions: which of several to use.
         max_bytes: of the content.
 
     Raises:
-        RecordError: it is a path, too large, or not what its type promises.
+        RecordError: it is a path, too large, or not as its type says.
     """
     scalar = resolved(value)
     if not scalar.is_valid:
@@ -83,7 +83,7 @@ def resolved(scalar: pa.Scalar) -> pa.Scalar:
 
 
 def is_there(value: pa.Scalar) -> bool:
-    """Whether a value holds anything: no null, nor an empty list, nor a struct of nulls."""
+    """Whether a value is not null, an empty list, or a struct of nulls."""
     scalar = resolved(value)
     if not scalar.is_valid:
         return False
@@ -93,7 +93,7 @@ def is_there(value: pa.Scalar) -> bool:
 
 
 def head_of(value: pa.Scalar) -> bytes:
-    """The first bytes of what may be an image or a sound; none of anything else."""
+    """The first bytes of a value that may be an image or a sound; empty for others."""
     scalar = resolved(value)
     if scalar.is_valid and is_list(scalar.type) and len(scalar.values):
         if kind_of(scalar.type) == "octets":
@@ -116,7 +116,7 @@ def carried(value: pa.Scalar, max_bytes: int) -> str | None:
         raise RecordError(f"{size} bytes, more than {max_bytes}", "member-too-large")
     with about_record("cannot be carried", "record-damaged"):
         if pat.is_temporal(scalar.type):
-            scalar = scalar.cast(pa.string())  # Python's times are coarser, and end at the year 9999
+            scalar = scalar.cast(pa.string())  # Python's times are coarser, and end with the year 9999
         if kind_of(scalar.type) in ("string", "bytes") and scalar.is_valid:
             return as_text(bytes(scalar.as_buffer()))
         return as_text(
@@ -157,7 +157,7 @@ def _one_of(
 def _octets(name: str, scalar: _List) -> bytes:
     values = scalar.values
     if values.null_count:
-        raise RecordError(f"{name!r} is a list of bytes with nulls among them", "record-damaged")
+        raise RecordError(f"{name!r} is a list of bytes with nulls in it", "record-damaged")
     return bytes(values.to_numpy(zero_copy_only=False).astype(np.uint8, copy=False).tobytes())
 
 
@@ -170,9 +170,9 @@ def _wav(name: str, scalar: pa.Scalar, max_bytes: int) -> bytes | None:
     form, width = SAMPLES[array.type.value_type]
     _check_size(name, len(samples) * np.dtype(width).itemsize, max_bytes)
     if samples.null_count or not rate.is_valid or not 0 < rate.as_py() < 1 << 31:
-        reason = f"{name!r} has nulls among its samples, or a sampling_rate of {rate.as_py()}"
+        reason = f"{name!r} has nulls in its samples, or a sampling_rate of {rate.as_py()}"
         raise RecordError(reason, "record-damaged")
-    with np.errstate(over="ignore"):  # what becomes infinite is for the decoder to say
+    with np.errstate(over="ignore"):  # infinite values are reported by the decoder
         data = samples.to_numpy(zero_copy_only=False).astype(width).tobytes()
     step = np.dtype(width).itemsize
     hz = int(rate.as_py())
@@ -182,7 +182,7 @@ def _wav(name: str, scalar: pa.Scalar, max_bytes: int) -> bytes | None:
 
 
 def _from_base64(name: str, data: pa.Buffer, column: str, max_bytes: int) -> bytes:
-    """What a string stands for; paths, URLs and all other strings are refused."""
+    """The bytes encoded in a string; paths, URLs and all other strings are refused."""
     before, comma, text = bytes(data[: 2 * max_bytes]).partition(b";base64,")  # of a data URL
     text = b"".join((text if comma and before.startswith(b"data:") else before).split())
     try:
@@ -202,12 +202,12 @@ def _check_size(name: str, size: int, max_bytes: int) -> None:
 
 
 def _is_path(name: str) -> RecordError:
-    reason = f"{name!r} holds a path or URL, which is not followed; write the bytes into the column"
+    reason = f"{name!r} is a path or URL, which is not followed; write the bytes into the column"
     return RecordError(reason, "parquet-path")
 
 
 def _size(scalar: Any) -> int:  # noqa: ANN401
-    """About how many bytes a value has."""
+    """Approximate bytes of a value."""
     scalar = resolved(scalar)
     if not scalar.is_valid:
         return 0

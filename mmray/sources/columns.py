@@ -1,4 +1,4 @@
-"""Which columns of a Parquet file are read, what a row of them holds, and what it holds besides."""
+"""Chooses the columns of a Parquet file; reads their values and other values of a row."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from mmray.sources.options import EXTENSIONS, ReadOptions
 from mmray.sources.unlisted import modality_of
 from mmray.unread import OF_TYPE, Unread
 
-#: Columns that count where none has the name of an extension.
+#: Column names that are used if no column has the name of an extension.
 NAMES: Mapping[str, tuple[str, ...]] = {
     "image": ("image",),
     "text": ("text", "caption"),
     "audio": ("audio",),
     "meta": ("meta", "json"),
 }
-KEYS = ("key", "__key__", "id")  # the first that is there
+KEYS = ("key", "__key__", "id")  # the first one present
 
-_KEY_BYTES = 1 << 10  # longer keys are cut: blocks are not bounded by them
+_KEY_BYTES = 1 << 10  # longer keys are truncated, to bound the size of blocks
 _KEY_KINDS = ("bytes", "string", "scalar")
 
-Values = list[tuple[str, Any]]  # names and scalars of a row; a name may come twice
+Values = list[tuple[str, Any]]  # names and scalars of a row; a name may occur twice
 
 
 class Columns:
     """Which columns of a file are read, and as what.
 
-    They are chosen by name and type. Where one is named in `columns`, or has the name of an extension, the
-    built-in names do not count. What is not chosen is said of each row; a column that would be a modality
-    which no chosen one gives is looked at, row by row, for a row where it is empty lacks nothing.
+    They are chosen by name and type. If one is named in `columns`, or has the name of an extension, the
+    built-in names are not used. Other columns are reported for each row. A column that could be a missing
+    modality is examined for each row, because a row with an empty value lacks nothing.
     """
 
     def __init__(self, schema: pa.Schema, options: ReadOptions) -> None:
@@ -46,7 +46,7 @@ class Columns:
         self._options = options
         self._max_bytes = options.member_bytes
         self._column_of: dict[str, str] = {}
-        self.fault: dict[str, str] | None = None  # why no row has anything
+        self.fault: dict[str, str] | None = None  # why no row can be read
         seen = ", ".join(schema.names)
         for column in EXTENSIONS:
             fitting = {name.lower(): name for name, kind in kinds.items() if kind in FITS[column]}
@@ -57,7 +57,7 @@ class Columns:
             found = next(filter(None, there), [])
             self._column_of |= dict.fromkeys(found[:1] if configured else found, column)
             if configured and not found:
-                reason = f"columns.{column}: none of {', '.join(configured)} is a column that fits, of {seen}"
+                reason = f"columns.{column}: none of {', '.join(configured)} is a suitable column of {seen}"
                 self.fault = error("read", "columns-missing", reason)
         keys = {name.lower(): name for name, kind in kinds.items() if kind in _KEY_KINDS}
         self._key = next((keys[name] for name in options.columns.get("key") or KEYS if name in keys), None)
@@ -66,9 +66,9 @@ class Columns:
             reason = f"no image, text or audio among the columns {seen}; name one in `columns`"
             self.fault = error("read", "columns-missing", reason)
         self._carried = [name for name in options.carry if name in kinds]
-        self._watched: dict[str, Unread] = {}  # said of the rows in which they hold something
+        self._watched: dict[str, Unread] = {}  # reported for rows in which they have a value
         self._plain: list[str] = []
-        #: Of unknown names, whose bytes tell what they are: see `classify`.
+        #: Columns with unknown names, which are classified by their bytes: see `classify`.
         self.doubtful: Sequence[str] = []
         if options.payload and not self.fault:
             self._sort_others()
@@ -76,7 +76,7 @@ class Columns:
 
     @property
     def paths(self) -> list[str]:
-        """What to read; without payload, keys only."""
+        """Columns to read; without payload, only keys."""
         paths = [self._key] if self._key else []
         if self._options.payload:
             for name in (*self._column_of, *self._watched):
@@ -91,7 +91,7 @@ class Columns:
         return any(has_lists(self._types[name]) for name in read)
 
     def classify(self, name: str, head: bytes) -> None:
-        """Decide about a doubtful column by the first bytes of the first value that it holds."""
+        """Classify an unknown column by the first bytes of its first value."""
         modality = modality_of("", head)
         if modality is None or modality in self._column_of.values():
             self._plain.append(name)
@@ -100,7 +100,7 @@ class Columns:
             self._watched[name] = Unread(f"column {name[:40]}", name, modality)
 
     def fields(self, values: Values) -> dict[str, Any]:
-        """Key and payload of a row, or what is wrong with it, and what it holds besides."""
+        """Key and payload of a row, or its fault, and its other values."""
         fields: dict[str, Any] = {}
         found: dict[str, bytes] = {}
         beside: list[Unread] = []
@@ -120,7 +120,7 @@ class Columns:
                 if data is None:
                     continue
                 if column in found:
-                    reason = f"more than one {column}: {name!r} comes second; name one in `extensions`"
+                    reason = f"more than one {column}: {name!r} is the second; name one in `extensions`"
                     raise RecordError(reason, "repeated-member")
                 if len(data) > max_bytes:
                     reason = f"{name!r}: {len(data)} bytes, more than limits.member_bytes={max_bytes}"
@@ -137,7 +137,7 @@ class Columns:
         return fields | found
 
     def _sort_others(self) -> None:
-        """Decide what is said of the columns that are not chosen."""
+        """Decide what to report for the columns that are not chosen."""
         chosen = set(self._column_of.values())
         for name, kind in self._kinds.items():
             if name in (*self._column_of, self._key, *self._carried) or kind == "null" or is_meta(name):
@@ -156,7 +156,7 @@ class Columns:
                 self._plain.append(name)
 
     def _carry(self, values: Values, beside: list[Unread]) -> dict[str, str | None]:
-        """What is carried of a row, by name; what cannot be is said."""
+        """Carried values of a row, by name; those that cannot be carried are reported."""
         small: dict[str, str | None] = {}
         for name, value in values:
             if name in self._carried:
@@ -168,12 +168,12 @@ class Columns:
 
 
 def _typed(name: str, type: object) -> str:
-    """The kind of a column by its name and, where that is why it is not read, its type."""
+    """The kind of a column by its name and, if the type is why it is not read, its type."""
     return f"column {name[:40]}" + (f"{OF_TYPE}{str(type)[:60]}" if type else "")
 
 
 def _modality_named(name: str, options: ReadOptions) -> str | None:
-    """The modality that a column's name promises, in the singular or plural."""
+    """The modality that a column's name suggests, in the singular or plural."""
     name = name.lower()
     for modality in MODALITIES:
         names = (*options.extensions.get(modality, ()), *NAMES[modality])

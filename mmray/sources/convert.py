@@ -1,7 +1,8 @@
-"""Tars → LMDBs and back: a shard at a time, every member of every record, verified before it is in place.
+"""Tars → LMDBs and back: a shard at a time, every member of every record, verified before it is put in place.
 
-An output is written beside its place, read back, compared record by record, noted in `convert.jsonl` and only
-then renamed: what is there and noted is whole, and not made again. What is there otherwise is not touched.
+An output is written to a temporary file, read back, compared record by record, recorded in `convert.jsonl`
+and only then renamed. An output that exists and is recorded is complete and is not made again. Other files
+are not touched.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ Target = Literal["lmdb", "webdataset"]
 
 JOURNAL = "convert.jsonl"
 _SUFFIX_OF: dict[Target, str] = {"lmdb": ".lmdb", "webdataset": ".tar"}
-_NAMED = 100  # lost records of a shard that are named; the others are counted
+_NAMED = 100  # lost records of a shard that are listed; the others are counted
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What became of one shard: a line of the journal."""
+    """Result for one shard: a line of the journal."""
 
     source: str  # shard id
     output: str  # path below the output directory
@@ -52,21 +53,21 @@ class Conversion:
     size: int  # bytes of the output
     records: int
     payload_bytes: int
-    lost: int  # records that could not be carried over
+    lost: int  # records that could not be converted
     reasons: dict[str, str] = field(default_factory=dict)  # why, by key
     seconds: float = 0.0
-    #: Members that belong to no record and are not carried over: number and example, by kind.
+    #: Members that belong to no record and are not converted: number and example, by kind.
     unread: dict[str, Count] = field(default_factory=dict)
     digest: str = ""  # of the shard's head and tail; earlier versions did not write it
 
 
 @dataclass(frozen=True)
 class _Task:
-    """One shard, and what to make of it."""
+    """One shard and its output."""
 
     shard: Shard
     directory: Path
-    name: str  # of the output, below the directory
+    name: str  # path of the output, below the directory
     to: Target
     layout: LayoutName
 
@@ -79,10 +80,10 @@ class _Task:
         return self.output.with_name(f"{TEMPORARY}{self.output.name}")
 
     def is_done(self, noted: Conversion | None) -> bool:
-        """Whether the output is there, as the journal says.
+        """Whether the output exists as recorded in the journal.
 
         Raises:
-            OutputError: something else is there.
+            OutputError: another file exists there.
         """
         there = [path for path in (self.output, captions_beside(self.output)) if path.exists()]
         if not there:
@@ -93,7 +94,7 @@ class _Task:
         other = noted and noted.digest and self.shard.state and noted.digest != self.shard.state.digest
         if other or made != (self.shard.id, self.to, self.layout, size):
             raise OutputError(
-                f"{there[0]}: is there, but not of a conversion of {self.shard.id} like this one; delete it, "
+                f"{there[0]}: exists, but is not from the same conversion of {self.shard.id}; delete it, "
                 "or choose another output directory"
             )
         return done
@@ -110,22 +111,22 @@ def convert(
 
     Args:
         inputs: as of `list_shards`; tars, compressed or not, and LMDBs.
-        output: directory; each shard goes to the same path below it, with another suffix.
-        to: what to make.
+        output: directory; each shard gets the same path below it, with another suffix.
+        to: format of the output.
         layout: of LMDBs.
         workers: processes; None: one a CPU.
 
     Yields:
-        What became of each shard, as they end; first of those that were converted before.
+        Results of the shards as they finish; first those converted before.
 
     Raises:
-        InputError: no shards, or records of a kind that the layout cannot hold.
-        OutputError: an output is there that is not of a conversion like this one.
+        InputError: no shards, or records of a kind that the layout cannot store.
+        OutputError: an output exists that is not from the same conversion.
         RunError: some shards could not be read or written; the others are converted.
     """
     place = Location.parse(output)
     if not place.is_local:
-        raise OutputError(f"{output}: conversions go to a local directory; copy the result from there")
+        raise OutputError(f"{output}: the output must be a local directory; choose one, and copy the result")
     directory = Path(place.path)
     tasks = _plan(list_shards(inputs), directory, to, layout if to == "lmdb" else "members")
     noted = _read_journal(directory / JOURNAL)
@@ -152,7 +153,7 @@ def _plan(shards: Sequence[Shard], directory: Path, to: Target, layout: LayoutNa
         name = shard.name.removesuffix(suffix) + _SUFFIX_OF[to]
         if name in tasks:
             raise OutputError(
-                f"{directory / name}: both {tasks[name].shard.url} and {shard.url} would become this; "
+                f"{directory / name}: would be the output of both {tasks[name].shard.url} and {shard.url}; "
                 "convert them into two directories"
             )
         tasks[name] = _Task(shard, directory, name, to, layout)
@@ -160,7 +161,7 @@ def _plan(shards: Sequence[Shard], directory: Path, to: Target, layout: LayoutNa
 
 
 def _read_journal(path: Path) -> dict[str, Conversion]:
-    """The latest conversion of each output. A line that a crash tore is of an output that is not in place."""
+    """The latest conversion of each output. A line torn by a crash is of an output that is not in place."""
     noted: dict[str, Conversion] = {}
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     if text and not text.endswith("\n"):
@@ -187,7 +188,7 @@ def _put_in_place(task: _Task, conversion: Conversion) -> None:
 
 
 def _work(tasks: list[_Task], workers: int) -> Iterator[tuple[_Task, Conversion | str]]:
-    """Each task with what became of it, as they end, or with why it failed."""
+    """Each task with its result, as they finish, or with why it failed."""
     if workers == 1 or len(tasks) == 1:
         yield from ((task, _convert(task)) for task in tasks)
         return
@@ -201,7 +202,7 @@ def _work(tasks: list[_Task], workers: int) -> Iterator[tuple[_Task, Conversion 
 
 
 def _convert(task: _Task) -> Conversion | str:
-    """Write the draft of one output and read it back; or why that could not be."""
+    """Write the draft of one output and read it back; or return why that failed."""
     try:
         task.draft.parent.mkdir(parents=True, exist_ok=True)
         return _write_and_verify(task)
@@ -215,7 +216,7 @@ def _convert(task: _Task) -> Conversion | str:
 
 def _write_and_verify(task: _Task) -> Conversion:
     started = time.perf_counter()
-    digests: dict[bytes, bytes] = {}  # of what was written, by key
+    digests: dict[bytes, bytes] = {}  # digests of written records, by key
     lost: list[Lost] = []
     payload_bytes = 0
     unread = Tally()
@@ -227,7 +228,7 @@ def _write_and_verify(task: _Task) -> Conversion:
             if isinstance(record, Lost):
                 lost.append(record)
             elif record.key in digests:
-                lost.append(Lost(text_of(record.key), "a record before it has the same key"))
+                lost.append(Lost(text_of(record.key), "an earlier record has the same key"))
             else:
                 try:
                     digests[record.key] = write(record).digest()
@@ -264,7 +265,7 @@ def _open_writer(task: _Task) -> AbstractContextManager[Writer]:
 
 
 def _verify(task: _Task, digests: dict[bytes, bytes]) -> None:
-    """Read the draft back: it must hold each of these records once, and nothing else."""
+    """Read the draft back: it must contain each of these records once, and nothing else."""
     draft = Shard(task.draft.name, str(task.draft), task.draft.stat().st_size, task.to)
     for record in read_raw(draft, task.layout):
         if not isinstance(record, Record) or digests.pop(record.key, None) != record.digest():

@@ -1,8 +1,8 @@
 """Caffe's Datum, a protobuf message of one image or of raw pixels → its parts, and pixels as a BMP.
 
 As in caffe.proto: channels (1), height (2), width (3), data (4), label (5), float_data (6), encoded (7). Raw
-pixels lie channel after channel, and those of three channels are blue, green, red, as OpenCV has them and
-Caffe's convert_imageset writes them.
+pixels are stored channel by channel; three channels are blue, green, red, as in OpenCV and Caffe's
+convert_imageset.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from mmray.errors import RecordError
 
-_MAX_FIELDS = 4096  # of floats that are not packed, above all: those are not read in any case
+_MAX_FIELDS = 4096  # mainly of floats that are not packed; those are never read
 _CHANNELS, _HEIGHT, _WIDTH, _DATA, _LABEL, _FLOATS, _ENCODED = range(1, 8)
 _VARINT, _LEN, _FLOAT = 0, 2, 5  # wire types
 _GREY = b"".join(bytes((i, i, i, 0)) for i in range(256))  # the palette of a BMP of one channel
@@ -23,7 +23,7 @@ _SIDE = 1 << 16  # pixels
 
 @dataclass
 class Datum:
-    """What a message states."""
+    """The content of a message."""
 
     channels: int = 0
     height: int = 0
@@ -35,19 +35,19 @@ class Datum:
 
     @property
     def size(self) -> int:
-        """Values that it should hold, where it says so."""
+        """Number of values that it should have, if stated."""
         return self.channels * self.height * self.width
 
     @property
     def is_raw(self) -> bool:
-        """Whether `data` is as many pixels as it states."""
+        """Whether `data` has the stated number of pixels."""
         return self.size > 0 and self.size == len(self.data)
 
     def to_bmp(self) -> bytes:
         """Raw pixels of one or three channels as a BMP, from top to bottom.
 
         Raises:
-            RecordError: they have another number of channels, or too many pixels a side.
+            RecordError: another number of channels, or a side with too many pixels.
         """
         if self.channels not in (1, 3) or max(self.height, self.width) > _SIDE:
             reason = f"raw pixels of {self.channels} channels, {self.height} x {self.width}"
@@ -64,7 +64,7 @@ class Datum:
 
 
 def datum_of(value: memoryview) -> Datum | None:
-    """The message that a value is; None of one that is no Datum, as far as can be told."""
+    """The message in a value; None if it does not look like a Datum."""
     found = Datum()
     at = 0
     for _ in range(_MAX_FIELDS):
@@ -86,7 +86,7 @@ def datum_of(value: memoryview) -> Datum | None:
         elif kind == _FLOAT and number == _FLOATS and at >= 0:
             found.has_floats = True
             at += 4
-            if found.size:  # floats are not read, so that it does not matter how many follow
+            if found.size:  # floats are not read, so their number does not matter
                 return found if at <= len(value) else None
         else:
             return None
@@ -96,7 +96,7 @@ def datum_of(value: memoryview) -> Datum | None:
 
 
 def _set(found: Datum, number: int, content: int) -> bool:
-    """Keep a number of the message; whether it has such a field."""
+    """Store a number of the message; returns whether there is such a field."""
     if number == _LABEL:
         found.label = (content & (1 << 32) - 1 ^ 1 << 31) - (1 << 31)
     elif number == _ENCODED:
@@ -109,7 +109,7 @@ def _set(found: Datum, number: int, content: int) -> bool:
 
 
 def _varint(value: memoryview, at: int) -> tuple[int, int]:
-    """An unsigned number of at most ten bytes, and where it ends: -1 where there is none."""
+    """An unsigned number of at most ten bytes, and where it ends: -1 if there is none."""
     number = 0
     for place, byte in enumerate(value[at : at + 10]):
         number |= (byte & 0x7F) << 7 * place

@@ -1,7 +1,7 @@
-"""LMDB environments, each opened once a process, read-only, and what one transaction sees of them.
+"""LMDB environments, each opened once in a process, read-only, and the snapshot of one transaction.
 
-A writer does not disturb who reads behind a lock (see `lmdb_check.open_environment`): the pages of a snapshot
-stay as they are. Without one they may be overwritten, so whoever reads then asks whether there was a commit.
+With a lock (see `lmdb_check.open_environment`), a writer leaves the pages of a snapshot unchanged. Without
+one it may overwrite them, so the reader checks for a commit.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import lmdb
 from mmray.errors import ShardError, of_machine
 from mmray.sources.lmdb_check import data_file, is_database, named_databases, open_environment
 
-#: Key and value. A large value lies in the file, for as long as its snapshot is there.
+#: Key and value. A large value is a view of the file, valid as long as its snapshot.
 Entry = tuple[bytes, bytes | memoryview]
-_MARK_ENTRIES = 4096  # between keys that are kept, to go to an entry by its number
-_CHUNK_ENTRIES = 64  # that are found together: few, so that few commits can come meanwhile
+_MARK_ENTRIES = 4096  # entries between stored keys, which are used to find an entry by its number
+_CHUNK_ENTRIES = 64  # entries that are found together: few, so that few commits happen meanwhile
 _CLOSING_TRIES, _CLOSING_S = 100, 0.01
-_NAMES = 10  # of databases, in a message at most
-#: What lmdb says where memory, the disk or places for readers ran out.
+_NAMES = 10  # names of databases in a message, at most
+#: Errors of lmdb if memory, the disk or reader slots run out.
 _MACHINE = (
     *(lmdb.MemoryError, lmdb.DiskError, lmdb.LockError, lmdb.ReadersFullError, lmdb.TlsFullError),
-    lmdb.MapResizedError,  # by a writer: it was not so when the file was opened
+    lmdb.MapResizedError,  # by a writer: it was intact when the file was opened
 )
-_BESIDE_BYTES = 1024  # a value up to this size is in memory once its key is: it lies in the same page
+_BESIDE_BYTES = 1024  # a value up to this size is in the same page as its key
 
 
 class _Environment:
@@ -40,7 +40,7 @@ class _Environment:
 
 
 class Snapshot:
-    """What one transaction sees of a database; the file stays open as long as it is there.
+    """A database as seen by one transaction; the file stays open as long as this object exists.
 
     Raises:
         OSError: there is no such database, or its entries cannot be records.
@@ -56,9 +56,9 @@ class Snapshot:
         if any(found.flags().values()):
             raise OSError(f"{path}: keys are reversed, integers or repeated; rewrite it with plain keys")
         with self._opened.begin() as transaction:
-            # To copy values that share their pages with keys is faster than to make buffers of them.
+            # Copying values that share pages with their keys is faster than making buffers.
             self._viewed = transaction.stat(found)["overflow_pages"] > 0
-        begin: Any = self._opened.begin  # its types know literals only
+        begin: Any = self._opened.begin  # its types accept only literals
         self._transaction: lmdb.Transaction[Any] = begin(db=found, buffers=self._viewed)
         self.transaction = self._transaction.id()
         self._entries: int = self._transaction.stat(found)["entries"]
@@ -67,11 +67,11 @@ class Snapshot:
         self._state = (*state, database, self.transaction)
 
     def __len__(self) -> int:
-        """How many entries there are."""
+        """Number of entries."""
         return self._entries
 
     def walk(self, first: int = 0, *, values: bool = True) -> Iterator[Entry]:
-        """The entries from a number on; where values are not asked for, these are empty.
+        """The entries from a number on; values are empty unless requested.
 
         Raises:
             ShardError: the pages that follow cannot be read.
@@ -80,7 +80,7 @@ class Snapshot:
         return chain.from_iterable(self._chunks(first, values=values))
 
     def get(self, key: bytes) -> bytes | memoryview | None:
-        """The value of a key; None where there is none."""
+        """The value of a key; None if there is none."""
         try:
             value: Any = self._transaction.get(key) if key else None
         except Exception as e:
@@ -88,7 +88,7 @@ class Snapshot:
         return bytes(value) if value is not None and len(value) <= _BESIDE_BYTES else value
 
     def keys_from(self, key: bytes) -> Iterator[bytes]:
-        """The first key that is not before this one, and all that follow."""
+        """All keys from the first one that is not before this one."""
         try:
             cursor = self._transaction.cursor()
             if cursor.set_range(key):
@@ -97,9 +97,9 @@ class Snapshot:
             self._refuse(e)
 
     def check_unchanged(self) -> None:
-        """Raise an OSError where a writer has committed since, and may have overwritten what was read."""
+        """Raise an OSError if a writer has committed since and may have overwritten pages that were read."""
         if not self._environment.locked and self._opened.info()["last_txnid"] != self.transaction:
-            raise OSError(f"{self.path}: changed while it is read; run again when its writer is done")
+            raise OSError(f"{self.path}: changed while it was read; run again when its writer has finished")
 
     def _chunks(self, first: int, *, values: bool) -> Iterator[list[Entry]]:
         if first >= self._entries:
@@ -122,16 +122,16 @@ class Snapshot:
             yield chunk
 
     def _refuse(self, failure: Exception) -> NoReturn:
-        """Raise what a failure of lmdb means: a commit, a fault of the machine, or damage."""
+        """Raise the error for a failure of lmdb: a commit, a fault of the machine, or damage."""
         self.check_unchanged()
         if isinstance(failure, _MACHINE):
             raise OSError(f"{self.path}: {failure}") from failure
         if of_machine(failure):
             raise failure
-        raise ShardError.of(failure, "its pages cannot be read on") from failure
+        raise ShardError.of(failure, "its further pages cannot be read") from failure
 
     def _cursor_at(self, entry: int) -> lmdb.Cursor[Any]:
-        """A cursor at an entry that is there."""
+        """A cursor at an existing entry."""
         number, further = divmod(entry, _MARK_ENTRIES)
         cursor = self._transaction.cursor()
         cursor.first()
@@ -172,19 +172,19 @@ class Snapshot:
 #: By device and inode.
 _environments: WeakValueDictionary[tuple[int, int], _Environment] = WeakValueDictionary()
 _lock = threading.Lock()
-#: Keys of the database that was gone far into last, one every few thousand entries. They outlive its closing.
+#: Keys of the database last read far into, one every few thousand entries. They remain after it is closed.
 _marks: dict[tuple[object, ...], list[bytes]] = {}
 
 
 def opened(path: str, database: str | None = None) -> Snapshot:
-    """What is there now at a path, in the main database or a named one.
+    """The current snapshot of the file at a path, of its main database or a named one.
 
-    A file that was replaced is opened anew. lmdb refuses to open one twice, so that one which was written to
-    stays open for as long as somebody reads it. What nobody reads is closed: to open it again takes .08 ms.
+    A replaced file is opened again. lmdb refuses to open a file twice, so a modified file stays open as long
+    as it is read. Unused files are closed: opening one again takes .08 ms.
 
     Raises:
         OSError: it cannot be opened, or its entries cannot be records.
-        ShardError: lmdb trips over what it states.
+        ShardError: lmdb fails on its contents.
     """
     with _lock:
         found = data_file(path).stat()
@@ -202,7 +202,7 @@ def opened(path: str, database: str | None = None) -> Snapshot:
 
 
 def _opened_now(path: str) -> _Environment:
-    """One that nobody reads. Where another thread is just closing it, lmdb takes it for open."""
+    """Open a file that is not in use. If another thread is just closing it, lmdb still reports it as open."""
     for _ in range(_CLOSING_TRIES):
         try:
             return _Environment(path)

@@ -1,4 +1,4 @@
-"""The features of a tf.train.Example or SequenceExample, read by hand: no TensorFlow is needed.
+"""The features of a tf.train.Example or SequenceExample, parsed without TensorFlow.
 
 As in TensorFlow's core/example/example.proto and feature.proto. Field 1 of both messages is Features, whose
 field 1 is a map; an entry is a name (1) and a Feature (2), which is a bytes_list (1), a float_list (2) or an
@@ -27,7 +27,7 @@ Value = bytes | float
 
 
 class Feature(NamedTuple):
-    """A name, and where what it stands for lies."""
+    """A name, and the position of its value."""
 
     name: bytes
     spans: list[_Span]  # one Feature; of a feature list any number
@@ -38,7 +38,7 @@ class Message:
     """An Example or SequenceExample.
 
     Raises:
-        RecordError: from any method, where the bytes are none.
+        RecordError: from any method, if the bytes are not such a message.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -46,7 +46,7 @@ class Message:
         self._left = _MAX_FIELDS
 
     def features(self) -> Iterator[Feature]:
-        """All that it has, in the order of its bytes."""
+        """All its features, in byte order."""
         for number, part in self._fields((0, len(self._data)), 1, 2):
             for _, entry in self._fields(part, 1):
                 parts = dict(self._fields(entry, 1, 2))
@@ -55,7 +55,7 @@ class Message:
                     yield Feature(self._data[slice(*parts.get(1, (0, 0)))], spans, number == 2)
 
     def values(self, span: _Span, most: int = _MAX_VALUES) -> tuple[int, list[Value]]:
-        """Kind and first values of a Feature; 0 of one that has none."""
+        """Kind and first values of a Feature; 0 if it has none."""
         for kind, values in self._fields(span, BYTES, FLOATS, INTS):
             found: list[Value] = []
             for _, (start, stop) in self._fields(values, 1):  # numbers are packed
@@ -75,7 +75,7 @@ class Message:
         return 0, []
 
     def _fields(self, message: _Span, *wanted: int) -> Iterator[tuple[int, _Span]]:
-        """Number and value of the wanted fields that have a length: bytes, messages, packed numbers."""
+        """Number and value of the wanted fields with a length: bytes, messages, packed numbers."""
         start, stop = message
         while start < stop:
             self._left -= 1

@@ -1,6 +1,6 @@
-"""From inputs, as people name them, to files: directories, globs, brace patterns and long lists.
+"""From inputs to files: directories, globs, brace patterns and long lists.
 
-Few requests, many at a time: of a store, what lies in one directory is listed once and matched here.
+Few requests, many in parallel: a directory of a store is listed once, and patterns are matched here.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from mmray.unread import SYSTEM, Tally, kind_of_file
 
 INDEX_SUFFIX = ".mmidx"  # of an index beside its shard (see mmray.sources.index)
 _BESIDE = (INDEX_SUFFIX, "lock.mdb", ".captions.tsv", ".crc", "/_SUCCESS")  # files that belong to shards
-_KINDS = 5  # of files that are no shards, which are named where there is no shard
+_KINDS = 5  # other files, which are named if there is no shard
 _LMDB_DATA = "data.mdb"  # of an LMDB that is a directory, which is then the shard
-_ASKED = 4  # names in a directory of a store that are asked for one by one; for more it is listed
-_WEB = ("http:", "https:")  # whose listings, if there are any, tell no sizes
+_ASKED = 4  # up to so many names in a directory of a store are requested one by one; for more it is listed
+_WEB = ("http:", "https:")  # whose listings, if any, have no sizes
 
 
 @dataclass(frozen=True)
 class Expanded:
     """What the inputs name."""
 
-    found: list[Found]  # shards, in the order of the inputs; one may be named more than once
-    unread: Tally  # files in the directories that are none
+    found: list[Found]  # shards, in the order of the inputs; may contain duplicates
+    unread: Tally  # files in the directories that are not shards
 
 
 def expand(inputs: Sequence[str]) -> Expanded:
     """What the inputs name.
 
     Raises:
-        InputError: names the input, or the name in a pattern, that leads to nothing.
+        InputError: names the input, or the name in a pattern, that does not exist.
     """
     patterns = [patterns_of(text) for text in inputs]
     every = [pattern for each in patterns for pattern in each]
@@ -68,7 +68,7 @@ def expand(inputs: Sequence[str]) -> Expanded:
                 tables = any(one.hint in MANIFESTS for one in named)
                 others += [one.place.path for one in below if one.place.path not in kept and not one.state]
                 for path in others:
-                    # A folder's reader counts its own; what a manifest names is known when it is read.
+                    # A folder's reader counts its own files; files of a manifest are known when it is read.
                     if _directory(path) not in kept and not (tables and is_medium(path)):
                         kind = SYSTEM if of_system(path) else kind_of_file(path)
                         unread.add(kind, replace(pattern.place, path=path).url)
@@ -78,18 +78,18 @@ def expand(inputs: Sequence[str]) -> Expanded:
 
 
 def _nothing_in(text: str, unread: Tally) -> str:
-    """What to say of an input without a shard: what is there instead, the first of each kind by its bytes."""
+    """The error for an input without a shard: its other files, with an example of each kind."""
     said = []
     for kind, count in unread.most_common()[:_KINDS]:
         with suppress(OSError), Location.parse(count.example).open_input() as file:
             kind = f"{kind} ({what_is(bytes(file.read(HEAD_BYTES)))})"
         said.append(f"{kind}: {count.number}, as {count.example}")
-    there = f"; what is there: {'; '.join(said)}" if said else ""
-    return f"{text}: no shards ({', '.join(SUFFIXES)}) nor loose media there; check --input{there}"
+    there = f"; found: {'; '.join(said)}" if said else ""
+    return f"{text}: no shards ({', '.join(SUFFIXES)}) and no loose media files; check --input{there}"
 
 
 def infos_of(places: Sequence[Location]) -> dict[str, pafs.FileInfo]:
-    """Type, size and time of files, by URL; a type of NotFound where there is nothing."""
+    """Type, size and time of files, by URL; the type is NotFound if there is nothing."""
     return {url: info for url, (info, _) in _ask(places).items()}
 
 
@@ -105,15 +105,15 @@ class _Folder(NamedTuple):
 
 
 def _folder_of(pattern: Pattern, asked: Mapping[str, tuple[pafs.FileInfo, bool]]) -> _Folder | None:
-    """The directory whose files a pattern takes from; None for a file."""
+    """The directory in which a pattern matches; None for a file."""
     place = pattern.place
     if not pattern.is_glob:
         there = asked[place.url][0].type == pafs.FileType.Directory
         return _Folder(place, recursive=True) if there else None
-    parts = place.path.split("/")  # a path of http begins with its scheme, which pathlib would spoil
+    parts = place.path.split("/")  # an http path begins with its scheme, which pathlib would break
     fixed = next(i for i, part in enumerate(parts) if i >= pattern.literal and glob.has_magic(part))
     base = replace(place, path="/".join(parts[:fixed]) or "/")
-    # An LMDB is a directory, so its data lie one level deeper; LMDBs are on local disks only.
+    # An LMDB is a directory, so its data are one level deeper; LMDBs are on local disks only.
     return _Folder(base, recursive=place.is_local or len(parts) > fixed + 1)
 
 
@@ -148,7 +148,7 @@ def _found(root: str, place: Location, info: pafs.FileInfo, hint: Kind | None, i
 
 
 def _matching(pattern: Pattern, below: Sequence[Found]) -> Iterator[Found]:
-    """Those that match a glob, on any filesystem."""
+    """The files that match a glob, on any filesystem."""
     parts = pattern.place.path.split("/")
     several = any(
         one.hint not in (*MANIFESTS, Kind("folder")) and pattern.matches(one.place.path.split("/"), parts)
@@ -156,7 +156,7 @@ def _matching(pattern: Pattern, below: Sequence[Found]) -> Iterator[Found]:
     )
     for found in below:
         names = found.place.path.split("/")
-        if several and found.hint in MANIFESTS:  # a table beside the shards
+        if several and found.hint in MANIFESTS:  # a table next to the shards
             continue
         if found.hint != Kind("folder") and pattern.matches(names, parts):
             yield replace(found, root=pattern.root or found.root)
@@ -181,7 +181,7 @@ def _named(pattern: Pattern, asked: tuple[pafs.FileInfo, bool], below: Sequence[
 
 
 def _ask(places: Sequence[Location]) -> dict[str, tuple[pafs.FileInfo, bool]]:
-    """What is at each place, by URL, and whether an index lies beside it."""
+    """The file at each place, by URL, and whether it has an index."""
     groups: dict[tuple[str, str, str], list[Location]] = defaultdict(list)
     for place in places:
         groups[place.prefix, place.query, "" if place.is_local else _directory(place.path)].append(place)
@@ -189,7 +189,7 @@ def _ask(places: Sequence[Location]) -> dict[str, tuple[pafs.FileInfo, bool]]:
     listed: list[list[Location]] = []
     for group in groups.values():
         if group[0].is_local:
-            single.append(group)  # a call for all of them
+            single.append(group)  # one call for all of them
         elif len(group) > _ASKED and not group[0].url.startswith(_WEB):
             listed.append(group)
         else:

@@ -14,16 +14,16 @@ from mmray.sources.examples import BYTES, FLOATS, INTS, KINDS, Feature, Message,
 from mmray.sources.options import EXTENSIONS, ReadOptions
 from mmray.unread import OF_TYPE, SEVERAL, Unread
 
-#: Features that count where none has the name of an extension.
+#: Feature names that are used if no feature has the name of an extension.
 NAMES: Mapping[str, tuple[str, ...]] = {
     "image": ("image/encoded", "image", "image/data"),
     "text": ("text", "caption", "image/caption"),
     "audio": ("audio/encoded", "audio"),
     "meta": ("meta", "json"),
 }
-KEYS = ("key", "__key__", "image/filename", "id", "image/image_id")  # the first that is there
-_KEY_BYTES = 1 << 10  # longer keys are cut: blocks are not bounded by them
-_SETS = 1024  # of names of features that are not read, which are remembered
+KEYS = ("key", "__key__", "image/filename", "id", "image/image_id")  # the first one present
+_KEY_BYTES = 1 << 10  # longer keys are truncated, to bound the size of blocks
+_SETS = 1024  # names of unread features that are cached
 
 
 class Examples:
@@ -44,16 +44,16 @@ class Examples:
             else (options.extensions.get(name, ()), built_in[name])
             for name in EXTENSIONS
         }
-        #: By the name of a feature, as bytes: the same as text, and the column that may take it.
+        #: By the name of a feature as bytes: its name as text, and the column that may take it.
         self._known: dict[bytes, tuple[str, str | None]] = {
             name.encode(): (name, None) for name in self._keys
         }
         for column, ranks in self._names.items():
             self._known |= {name.encode(): (name, column) for names in ranks for name in names}
-        self._said: dict[tuple[bytes, ...], list[dict[str, Any]] | None] = {}  # one for all rows alike
+        self._said: dict[tuple[bytes, ...], list[dict[str, Any]] | None] = {}  # one object for all equal rows
 
     def fill(self, record: dict[str, Any], data: bytes) -> None:
-        """Take key and payload, and what is beside them, out of a message.
+        """Read key, payload and other values from a message.
 
         Raises:
             RecordError: something is wrong with it.
@@ -97,7 +97,7 @@ class Examples:
         record["unread"] = self._unread(tuple(others), beside)
 
     def _choose(self, column: str, found: dict[str, list[bytes]], beside: list[Unread]) -> bytes | None:
-        """What goes into a column; takes the feature that it is of out of those that were found."""
+        """The value of a column; removes its feature from those that were found."""
         by_rank = ([name for name in names if name in found] for names in self._names[column])
         there = next(filter(None, by_rank), [])
         if not there:
@@ -123,7 +123,7 @@ class Examples:
     def _carry(
         self, message: Message, feature: Feature, small: dict[str, str | None], beside: list[Unread]
     ) -> None:
-        """One value as it is, several as a list in JSON, none as null."""
+        """One value unchanged, several as a JSON list, none as null."""
         name = self._carried[feature.name]
         values = [value for span in feature.spans for value in _short(*message.values(span))]
         if sum(len(value) if isinstance(value, bytes) else 8 for value in values) > CARRIED_BYTES:
@@ -132,7 +132,7 @@ class Examples:
             small[name] = as_text(values if len(values) > 1 else next(iter(values), None))
 
     def _unread(self, others: tuple[bytes, ...], beside: list[Unread]) -> list[dict[str, Any]] | None:
-        """What is said of a row; rows with the same features share it."""
+        """The `unread` of a row; shared by rows with the same features."""
         if others not in self._said:
             if len(self._said) >= _SETS:
                 self._said.clear()
@@ -143,7 +143,7 @@ class Examples:
 
 
 def _values_of(message: Message, feature: Feature, column: str | None) -> tuple[int, list[Value]]:
-    """Kind and values of a feature; of a feature list of words, the one text that they are."""
+    """Kind and values of a feature; for a feature list of words, one text."""
     if not feature.is_list:
         return message.values(feature.spans[0]) if column == "text" else message.values(feature.spans[0], 2)
     parts = [message.values(span) for span in feature.spans]
@@ -155,7 +155,7 @@ def _values_of(message: Message, feature: Feature, column: str | None) -> tuple[
 
 
 def _short(kind: int, values: list[Value]) -> list[Value]:
-    """Values with no more digits than 32-bit floats have."""
+    """Values with as many digits as 32-bit floats have."""
     return [float(str(np.float32(value))) for value in values] if kind == FLOATS else values
 
 

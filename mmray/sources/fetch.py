@@ -1,8 +1,8 @@
-"""Fetch by http and https what a manifest names: bounded in bytes and time, politely, from public addresses.
+"""Fetches a manifest's files by http and https: bounded in bytes and time, only from public addresses.
 
-By the standard library's client, which connects to the address that was checked, follows no redirect by
-itself and asks no proxy. What fails in a way that may pass is tried again, and then is a reject of its
-record, of a type of its own: of a million URLs some always fail, and `mmray retry` takes those up.
+Uses the standard library's client, which connects to the checked address, follows no redirects by itself and
+uses no proxy. Temporary failures are tried again; after that the record is rejected with a type of its own:
+of a million URLs some always fail, and `mmray retry` fetches those again.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _REDIRECTS = (301, 302, 303, 307, 308)
-_PASSING = (408, 425, 429, 500, 502, 503, 504)  # answers that may be others later
+_PASSING = (408, 425, 429, 500, 502, 503, 504)  # status codes that may be temporary
 _OF_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 _STEP_BYTES = 64 << 10
 _BACKOFF_S, _MAX_BACKOFF_S = 1.0, 15.0
-_ILL = 8  # failures of a host in a row; then it is tried once a URL, and for a short time
+_ILL = 8  # consecutive failures of a host; then each URL is tried once, with a short timeout
 _ILL_S = 10.0
 _SHOWN = 120
 _USER = re.compile(r"//[^/@]*@")
-_SAFE = "/%:@!$&'()*+,;=~-._?"  # what stays in a path or query as it is
+_SAFE = "/%:@!$&'()*+,;=~-._?"  # characters of a path or query that are not quoted
 
 
 class _MayPassError(Exception):
-    """A failure after which trying again may help."""
+    """A failure that may be temporary."""
 
     def __init__(self, kind: str, reason: str, wait_s: float | None = None) -> None:
         super().__init__(reason)
         self.kind = kind
-        self.wait_s = wait_s  # that the server asks for
+        self.wait_s = wait_s  # requested by the server
 
 
 class _Hosts:
-    """What this process knows of each host, for all its threads."""
+    """State of each host, shared by all threads of this process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -81,13 +81,12 @@ class Fetcher:
         self._cache = cache or shared(options.fetch.cache_bytes, cache_directory() / "fetched")
 
     def get(self, url: str) -> bytes:
-        """The body of a URL, from the cache or from where it leads.
+        """The body of a URL, from the cache or the server.
 
         Raises:
-            RecordError: "fetch-failed": the server says that there is none, or says so with another error;
-                "fetch-unavailable": it answered with an error that may pass, "fetch-unreachable": it did not
-                answer, both for as often as we tried; "fetch-refused": it is not where we may fetch from;
-                "member-too-large".
+            RecordError: "fetch-failed": the server answered with a permanent error; "fetch-unavailable": with
+                a temporary error, at every attempt; "fetch-unreachable": it did not answer any attempt;
+                "fetch-refused": fetching from there is not allowed; "member-too-large".
             OSError: this machine has no handle or memory left.
         """
         body = self._cache.get(url, self._max_bytes)
@@ -110,7 +109,7 @@ class Fetcher:
                 _hosts.failures.pop(host, None)
                 break
         assert body is not None
-        # Not a page that says so in words, which retry should ask for anew.
+        # Not an error page, which a retry should request again.
         if modality_of(body[:HEAD_BYTES]):
             self._cache.put(url, body)
         return body
@@ -154,7 +153,7 @@ class Fetcher:
         except HTTPException as e:
             if isinstance(e, ConnectionError):  # closed before its answer
                 raise _MayPassError("fetch-unreachable", str(e)) from e
-            raise _MayPassError("fetch-unavailable", f"no HTTP: {type(e).__name__}") from e
+            raise _MayPassError("fetch-unavailable", f"not HTTP: {type(e).__name__}") from e
         except OSError as e:
             if e.errno in _OF_MACHINE:
                 raise
@@ -169,8 +168,8 @@ class Fetcher:
         if status != 200:
             raise RecordError(f"{_short(url)}: HTTP {status} {response.reason[:_SHOWN]}", "fetch-failed")
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise RecordError(f"{_short(url)}: sent compressed, which was not asked for", "fetch-failed")
-        stated = response.length  # None: not told
+            raise RecordError(f"{_short(url)}: sent compressed, although not requested", "fetch-failed")
+        stated = response.length  # None: not stated
         if stated is not None and stated > self._max_bytes:
             self._refuse_size(url, f"{stated} bytes")
         body = bytearray()
@@ -188,19 +187,19 @@ class Fetcher:
 
 
 class _Connection(HTTPConnection):
-    """A connection to one of the addresses that were checked, whose reads end at a deadline."""
+    """A connection to one of the checked addresses, whose reads end at a deadline."""
 
-    sock: Any  # of the base class, which gives it no type
+    sock: Any  # of the base class, which has no type for it
 
     def pin(
         self, addresses: Sequence[tuple[int, str]], secure: bool, deadline: float, timeout_s: float
     ) -> socket.socket:
-        """Connect to the first that answers; whoever calls closes what it gives.
+        """Connect to the first address that answers; the caller closes the socket.
 
         Raises:
             OSError: none can be reached in time.
         """
-        self.auto_open = 0  # it never connects by itself, which would ask for the name anew
+        self.auto_open = 0  # it never connects by itself, which would resolve the name again
         self.default_port = 443 if secure else 80
         for family, address in addresses[:-1]:
             with suppress(OSError):
@@ -224,7 +223,7 @@ class _Connection(HTTPConnection):
 
 
 class _Wire:
-    """As much of a socket as the client needs."""
+    """The part of a socket's interface that the client needs."""
 
     def __init__(self, wire: socket.socket, deadline: float, timeout_s: float) -> None:
         self._reader = _Reader(wire, deadline, timeout_s)
@@ -235,11 +234,11 @@ class _Wire:
         return io.BufferedReader(self._reader)
 
     def close(self) -> None:
-        """Nothing: the client closes it before it has read the answer."""
+        """Does nothing: the client calls it before it has read the answer."""
 
 
 class _Reader(io.RawIOBase):
-    """Reads that wait until the deadline, however the bytes trickle."""
+    """Reads that end at the deadline, even if single bytes keep arriving."""
 
     def __init__(self, wire: socket.socket, deadline: float, timeout_s: float) -> None:
         self._wire = wire
@@ -270,23 +269,23 @@ def _parts(url: str) -> tuple[str, str, int, str]:
     """Scheme, host, port and target of a URL.
 
     Raises:
-        RecordError: it is none that is fetched.
+        RecordError: it is not a URL that is fetched.
     """
     try:
         parts = urlsplit(url.strip())
         scheme, host, port = parts.scheme.lower(), parts.hostname or "", parts.port
         host = host if host.isascii() else host.encode("idna").decode()
     except (ValueError, UnicodeError) as e:
-        raise RecordError(f"{_short(url)}: no URL: {e}", "fetch-refused") from e
+        raise RecordError(f"{_short(url)}: not a URL: {e}", "fetch-refused") from e
     if scheme not in ("http", "https") or not host or parts.username is not None:
-        reason = "http and https are fetched, without user and password"
+        reason = "only http and https are fetched, without user and password"
         raise RecordError(f"{_short(url)}: {reason}", "fetch-refused")
     target = quote(parts.path or "/", safe=_SAFE) + (parts.query and f"?{quote(parts.query, safe=_SAFE)}")
     return scheme, host, port or (443 if scheme == "https" else 80), target
 
 
 def _wait_s(response: HTTPResponse) -> float | None:
-    """Seconds of a Retry-After, which states them or a date."""
+    """Seconds of a Retry-After header, which has seconds or a date."""
     text = response.headers.get("Retry-After", "").strip()
     if text.isdigit():
         return float(text[:6])
@@ -297,6 +296,6 @@ def _wait_s(response: HTTPResponse) -> float | None:
 
 
 def _short(url: str) -> str:
-    """A URL as it fits into a reason; without its query, which may be a signature."""
+    """A URL shortened for a reason; without its query, which may be a signature."""
     text = _USER.sub("//", url.partition("?")[0])
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -1,6 +1,7 @@
-"""What was fetched, on this machine's disk: by URL, bounded, shared by all workers and runs.
+"""Cache of fetched files on this machine's disk: by URL, bounded, shared by all workers and runs.
 
-An entry is its digest and the bytes, written beside its place and moved there. The ones used last stay.
+An entry is a digest and the bytes, written to a temporary file and renamed. The least recently used are
+deleted.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from threading import Lock
 from mmray.put import TEMPORARY
 
 _DIGEST_BYTES = 16
-_SCAN_SHARE = 1 / 64  # of the bound, written by a process until it looks at all entries again
+_SCAN_SHARE = 1 / 64  # share of the bound that a process writes before it checks all entries again
 _KEPT_SHARE = 0.9
 _LARGEST_SHARE = 1 / 4
 
@@ -24,18 +25,18 @@ class Fetched:
     """A cache of bodies.
 
     Args:
-        most_bytes: of all entries; several processes may be over it for a while. 0: nothing is kept.
-        folder: where they lie.
+        most_bytes: of all entries; several processes may exceed it for a while. 0: no cache.
+        folder: of the entries.
     """
 
     def __init__(self, most_bytes: int, folder: Path) -> None:
         self._most = most_bytes
         self._folder = folder
-        self._written = most_bytes  # so that the first one written looks at what is there
+        self._written = most_bytes  # so that the first write checks the existing entries
         self._lock = Lock()
 
     def get(self, url: str, max_bytes: int) -> bytes | None:
-        """The body of a URL; None where it is not here, larger, or damaged."""
+        """The body of a URL; None if it is not cached, too large, or damaged."""
         path = self._path(url)
         if not self._most:
             return None
@@ -49,12 +50,12 @@ class Fetched:
                 path.unlink(missing_ok=True)
                 return None
             os.utime(path)
-        except OSError:  # gone, or of a cache that cannot be read: it is fetched
+        except OSError:  # gone, or the cache cannot be read: the URL is fetched
             return None
         return body
 
     def put(self, url: str, body: bytes) -> None:
-        """Keep a body, if the disk lets us: a full one costs the cache, not the record."""
+        """Store a body, if possible: a full disk affects the cache, not the record."""
         if len(body) > self._most * _LARGEST_SHARE:
             return
         path = self._path(url)
@@ -76,10 +77,10 @@ class Fetched:
                 self._shrink()
 
     def _shrink(self) -> None:
-        """Delete what was not used for longest, where there is too much."""
+        """Delete the least recently used entries if there are too many bytes."""
         entries = []
         for path in self._folder.glob("*/*"):
-            with suppress(OSError):  # another process deletes, too
+            with suppress(OSError):  # another process may delete, too
                 about = path.stat()
                 entries.append((about.st_mtime_ns, about.st_size, path))
         total = sum(size for _, size, _ in entries)

@@ -16,19 +16,19 @@ from mmray.sources.naming import Naming, extension_of, is_url
 from mmray.sources.unlisted import HEAD_BYTES, modality_of
 from mmray.unread import Unread
 
-KEY_CHARS = 1 << 10  # longer keys are cut: blocks are not bounded by them
+KEY_CHARS = 1 << 10  # longer keys are truncated, to bound the size of blocks
 _SHOWN = 80
 
 
 @dataclass(frozen=True)
 class Fields:
-    """What a row says, before any file is read."""
+    """Contents of a row, before any file is read."""
 
     key: str | None  # None: the row has none
     files: list[tuple[str, str, str]] = field(default_factory=list)  # role, name of the field, path or URL
     text: bytes | None = None
     text_name: str = ""  # of its field
-    meta: dict[str, Any] = field(default_factory=dict)  # what no other column takes
+    meta: dict[str, Any] = field(default_factory=dict)  # fields that no other column takes
 
     def meta_bytes(self, more: Mapping[str, Any] | None = None) -> bytes:
         """The metadata as a JSON member.
@@ -46,7 +46,7 @@ def fields_of(values: Mapping[str, Any], naming: Naming) -> Fields:
     """Sort the values of a row by their roles.
 
     Raises:
-        RecordError: a field that is picture, sound or caption by its name holds none.
+        RecordError: a field with the name of a picture, sound or caption has another value.
     """
     roles = naming.roles(values)
     files: list[tuple[str, str, str]] = []
@@ -59,7 +59,7 @@ def fields_of(values: Mapping[str, Any], naming: Naming) -> Fields:
                 continue
             files.append((role, name, path))
             if role == "file" and naming.kind_of(path) is None and not is_url(path):
-                files.pop()  # a file of another kind, or no path at all
+                files.pop()  # a file of another kind, or not a path
                 meta[name] = value
         elif role == "text":
             text, text_name = _text(name, value), name
@@ -77,7 +77,7 @@ def fields_of(values: Mapping[str, Any], naming: Naming) -> Fields:
 def load(
     fields: Fields, read: Callable[[str], bytes], naming: Naming
 ) -> tuple[dict[str, bytes], list[Unread]]:
-    """The payload of the files that a row names, by column of RECORDS, and those that are not read.
+    """The payload of a row's files, by column of RECORDS, and the files that are not read.
 
     Args:
         fields: of the row.
@@ -85,7 +85,7 @@ def load(
         naming: knows extensions.
 
     Raises:
-        RecordError: one of them cannot be had, or is no picture or sound.
+        RecordError: one of them cannot be read, or is neither a picture nor a sound.
     """
     found: dict[str, bytes] = {}
     unread: list[Unread] = []
@@ -100,24 +100,24 @@ def load(
         if column is None:
             raise RecordError(f"{name!r}: {path[:_SHOWN]}: neither a picture nor a sound", "media-unknown")
         if column in found:
-            raise RecordError(f"more than one {column}: {name!r} comes second", "repeated-member")
+            raise RecordError(f"more than one {column}: {name!r} is the second", "repeated-member")
         found[column] = data
     return found, unread
 
 
 def _path(name: str, value: object) -> str | None:
-    """The path or URL that a value is; None where it is empty."""
+    """The path or URL in a value; None if it is empty."""
     if isinstance(value, list):
         if len(value) > 1:
-            reason = f"{name!r} lists {len(value)} files; a record has one; give each a row of its own"
+            reason = f"{name!r} lists {len(value)} files, but a record has one; give each file its own row"
             raise RecordError(reason, "repeated-member")
         value = value[0] if value else None
-    if isinstance(value, dict):  # as Hugging Face writes a picture or a sound
+    if isinstance(value, dict):  # as Hugging Face stores a picture or a sound
         value = value.get("path")
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if not isinstance(value, str):
-        raise RecordError(f"{name!r} holds a {type(value).__name__}, not a path or URL", "field-type")
+        raise RecordError(f"{name!r} is a {type(value).__name__}, not a path or URL", "field-type")
     return value.strip()
 
 
@@ -127,12 +127,12 @@ def _text(name: str, value: object) -> bytes | None:
     if value is None or value == "" or value == []:
         return None
     if isinstance(value, dict | list):
-        raise RecordError(f"{name!r} holds a {type(value).__name__}, not a caption", "field-type")
+        raise RecordError(f"{name!r} is a {type(value).__name__}, not a caption", "field-type")
     return str(value).encode(errors="surrogatepass")
 
 
 def _object(name: str, value: object) -> dict[str, Any]:
-    """The metadata in a field of its own; under its name, where it is no object."""
+    """The metadata in a separate field; under the field's name if it is not an object."""
     if isinstance(value, str):
         try:
             parsed = json.loads(value)
@@ -143,7 +143,7 @@ def _object(name: str, value: object) -> dict[str, Any]:
 
 
 def _inline(url: str) -> bytes:
-    """The bytes of a "data:" URL (RFC 2397), where they are base64."""
+    """The bytes of a "data:" URL (RFC 2397), if they are base64."""
     head, _, data = url.partition(",")
     if not head.endswith(";base64"):
         raise RecordError("a data: URL that is not base64", "path-invalid")

@@ -1,7 +1,7 @@
-"""Files that a folder or a manifest leads to, read whole: those of the input, and no others unless allowed.
+"""Reads files named by a folder or a manifest: those inside the input, and no others unless allowed.
 
-A path is foreign text. What leaves the input (an absolute path, "..", a link) is refused, for it could be any
-file of the machine; so is what is no regular file, for a pipe never ends.
+A path is untrusted. Paths that leave the input (absolute, "..", a link) are refused, because they could be
+any file of the machine; so is anything but a regular file, because a pipe never ends.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mmray.errors import ChangedError, RecordError
 from mmray.sources.options import ReadOptions
 from mmray.storage import Location
 
-# What the system says of a path that cannot be one.
+# Errors of the system for invalid paths.
 _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EILSEQ)
 _HOW = os.O_RDONLY | sum(
     getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOFOLLOW", "O_CLOEXEC", "O_BINARY")
@@ -27,7 +27,7 @@ _SHOWN = 120  # characters of a path, in a reason
 
 
 class Listed(NamedTuple):
-    """What a file was when its folder was listed."""
+    """State of a file when its folder was listed."""
 
     size: int
     mtime_ns: int
@@ -37,7 +37,7 @@ class Files:
     """Reads files by their paths.
 
     Args:
-        base: the directory that relative paths begin at.
+        base: the directory of relative paths.
         root: of the input; equal to `base`, or above it.
         options: bounds.
     """
@@ -52,12 +52,12 @@ class Files:
         """All bytes of a file.
 
         Args:
-            path: relative or absolute; a URL of a store, where that is allowed.
-            listed: what it must be still.
+            path: relative or absolute; a URL of a store, if that is allowed.
+            listed: the state that it must still have.
 
         Raises:
-            RecordError: it is not there, too large, no file, or not in the input.
-            ChangedError: it is another than was listed.
+            RecordError: it is missing, too large, not a file, or not in the input.
+            ChangedError: it has changed since it was listed.
             OSError: the disk or the store fails.
         """
         if "://" in path:
@@ -68,7 +68,7 @@ class Files:
             try:
                 return self._local(path, listed)
             except RecordError as e:
-                if e.kind == "file-missing" and "\\" in path:  # of a manifest that was written on Windows
+                if e.kind == "file-missing" and "\\" in path:  # from a manifest written on Windows
                     return self._local(path.replace("\\", "/"), listed)
                 raise
         target = _normal(f"{self._base.path.rstrip('/')}/{path}")
@@ -78,12 +78,12 @@ class Files:
 
     def _local(self, path: str, listed: Listed | None) -> bytes:
         if "\0" in path:
-            raise RecordError(f"{_short(path)!r} is no path", "path-invalid")
+            raise RecordError(f"{_short(path)!r} is not a path", "path-invalid")
         real = os.path.realpath(os.path.join(self._base.path, path))  # noqa: PTH118  (pathlib drops "a/.")
         if not self._outside and not _within(real, self._root):
             _refuse_outside(path)
         try:
-            # Without blocking: whoever opens a pipe waits for its writer. No link: it was resolved.
+            # Without blocking: opening a pipe waits for its writer. No link: it was resolved.
             handle = os.open(real, _HOW)
         except (FileNotFoundError, NotADirectoryError) as e:
             raise RecordError(f"{_short(path)}: not found", "file-missing") from e
@@ -124,7 +124,7 @@ def _within(path: str, root: str) -> bool:
 
 
 def _normal(path: str) -> str:
-    """A path of a store without "." and ".."; a scheme at its head stays."""
+    """A path of a store without "." and ".."; a leading scheme stays."""
     scheme, mark, rest = path.rpartition("://")
     parts: list[str] = []
     for part in rest.split("/"):
@@ -136,7 +136,7 @@ def _normal(path: str) -> str:
 
 
 def _refuse_outside(path: str) -> NoReturn:
-    reason = f"{_short(path)} lies outside of the input; to follow it, set files.allow_outside=true"
+    reason = f"{_short(path)} is outside the input; to read it, set files.allow_outside=true"
     raise RecordError(reason, "path-outside")
 
 

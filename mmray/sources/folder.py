@@ -1,7 +1,7 @@
-"""A directory of loose files → Arrow blocks of RECORDS: files of one stem are a record.
+"""A directory of loose files → Arrow blocks of RECORDS: files with the same stem are a record.
 
-Rows are in the order of their keys. Its name is a field `folder` of each record's metadata, and so are the
-columns of the table that describes the files, where there is one (see `table`). Offsets are ordinals.
+Rows are in the order of their keys. Each record's metadata has the directory's name in a field `folder`, and
+the columns of the table that describes the files, if there is one (see `table`). Offsets are ordinals.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from mmray.storage import Location
 from mmray.unread import Unread, kind_of_file
 
 _THREADS = 4
-_APART = 10_000  # files of no record that are counted one by one
-_AHEAD_BYTES = 128 << 20  # of files that are loaded and not yet taken
+_APART = 10_000  # files of no record that are counted individually
+_AHEAD_BYTES = 128 << 20  # bytes of files that are loaded but not yet consumed
 
 
 class Entry(NamedTuple):
-    """A record of a folder: its files, and what the table says of them; or why it is none."""
+    """A record of a folder: its files and their row in the table, or its fault."""
 
     group: Group
     described: Described | None = None
@@ -58,15 +58,15 @@ def read_folder(
     """Yield the wanted rows of a directory as tables of RECORDS, in order; only their files are opened.
 
     Raises:
-        ChangedError: its files are not those that were listed.
-        OSError: it, or a file in it, cannot be read for a reason that may pass; anything wrong with a file's
+        ChangedError: its files differ from those that were listed.
+        OSError: it, or a file in it, cannot be read, perhaps temporarily; anything wrong with a file's
             content or name is a row with an error.
     """
     yield from to_blocks(_Records(shard, options).read(wanted), options)
 
 
 def count_rows(shard: Shard, options: ReadOptions) -> int:
-    """How many records a directory has.
+    """Number of records in a directory.
 
     Raises:
         OSError: it cannot be listed.
@@ -82,17 +82,17 @@ def root_of(shard: Shard, place: Location) -> Location:
 
 
 def check_unchanged(shard: Shard) -> None:
-    """Compare a folder with what it was when it was listed.
+    """Compare a folder with its state when it was listed.
 
     Raises:
-        ChangedError: it is another now.
+        ChangedError: it has changed.
         OSError: it is gone.
     """
     _files_of(shard)
 
 
 def look_at_folder(shard: Shard) -> dict[str, Listed]:
-    """The files of a folder now, its table among them.
+    """The current files of a folder, its table included.
 
     Raises:
         OSError: it cannot be listed.
@@ -120,10 +120,10 @@ class _Records:
         self._root = root_of(shard, self._place)
         self._files = Files(self._place, self._root, options)
         self._listed: dict[str, Listed] = {}
-        self._table_files = self._files  # where the table lies
+        self._table_files = self._files  # directory of the table
 
     def entries(self) -> list[Entry]:
-        """The records, in order: those with files, then those that the table alone knows.
+        """The records, in order: those with files, then those that are only in the table.
 
         Raises:
             ShardError: the table cannot be read.
@@ -153,13 +153,13 @@ class _Records:
             Entry(
                 Group(stem(base, column_of)[0], {}),
                 row,
-                ("file-missing", f"{base}: not found; {name} names it"),
+                ("file-missing", f"{base}: not found, but listed in {name}"),
             )
             for base, row in lost
         ]
 
     def _of_no_folder(self, table: Table) -> Iterator[tuple[str, Described]]:
-        """Rows of the table whose directory is no shard of its own."""
+        """Rows of the table whose directory is not a shard itself."""
         for folder, rows in table.rows.items():
             if not folder:
                 continue
@@ -205,7 +205,7 @@ class _Records:
             yield new_row(self._shard.id, row, self._key(entries[row]), row, 1) | {"end": end} | payload
 
     def _of_no_record(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
-        """Files of the directory that belong to none of its records; they are said with the first one."""
+        """Files of the directory that belong to no record; they are reported with the first record."""
         used = {name for entry in entries for name in entry.group.names.values()}
         others = (n for n in self._listed if n not in used and n.rpartition("/")[2] not in METADATA)
         return said([Unread(kind_of_file(name), name) for name in others][:_APART]) or []
@@ -215,7 +215,7 @@ class _Records:
         return folder + entry.group.key
 
     def _load(self, entry: Entry) -> dict[str, Any]:
-        """The payload of a record, or what is wrong with it."""
+        """The payload of a record, or its fault."""
         try:
             if entry.fault or entry.group.fault:
                 kind, reason = entry.fault or ("repeated-member", entry.group.fault)
@@ -242,7 +242,7 @@ class _Records:
         return {**loaded, "fields": carried or None, "unread": said(unread)}
 
     def _members(self, group: Group) -> tuple[dict[str, str], list[Unread], dict[str, str]]:
-        """The file of each column, those that are not read, and small ones to carry over, by name.
+        """The file of each column, files that are not read, and small ones to carry, by name.
 
         Raises:
             RecordError: two of one column.
@@ -251,7 +251,7 @@ class _Records:
         for extension, name in group.names.items():
             column = self._options.column_of.get(extension)
             if column in found:
-                raise RecordError(f"more than one {column}: {name!r} comes second", "repeated-member")
+                raise RecordError(f"more than one {column}: {name!r} is the second", "repeated-member")
             if column:
                 found[column] = name
         unread, small = [], {}
@@ -268,7 +268,7 @@ class _Records:
         return found, unread, small
 
     def _meta(self, member: bytes | None, fields: Fields) -> bytes:
-        """The JSON member with the folder's name and the table's columns; its own fields come first."""
+        """The JSON member with the folder's name and the table's columns; its own fields have priority."""
         more = {"folder": self._place.name}
         if member is None:
             return fields.meta_bytes(more)

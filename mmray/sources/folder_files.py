@@ -1,7 +1,8 @@
-"""Which directories of loose files are shards, what they were when they were listed, and what is a record.
+"""Directories of loose files as shards: their states when listed, and their records.
 
-Only where nothing below an input is a shard of another format. A shard is one directory's own files, so that
-a file that comes or goes changes one shard; files of one stem are a record, as members of a tar are.
+Used only if no file below an input is a shard of another format. A shard is the files directly in one
+directory, so that a new or deleted file changes one shard. Files with the same stem are a record, like
+members of a tar.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from mmray.sources.state import State
 from mmray.sources.table import read_table
 from mmray.storage import Location
 
-#: Pictures, sounds and films, whether they are read or not: a record must not lose one without a word.
+#: Pictures, sounds and videos, read or not: a record must not lose one silently.
 PICTURES = frozenset(
     (
         *EXTENSIONS["image"],
@@ -41,10 +42,10 @@ FILMS = frozenset(("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "wm
 MEDIA = PICTURES | SOUNDS | FILMS
 _BUILT_IN = {ext: column for column, exts in EXTENSIONS.items() for ext in exts}
 
-#: Texts about a folder, not of a record, by their lower-case stem.
+#: Text files about a folder, not of a record, by lower-case stem.
 _ABOUT = frozenset(("readme", "license", "licence", "copying", "notice", "changelog", "authors", "citation"))
 _HIDDEN_FOLDERS = ("__macosx", "@eadir")
-#: What Hugging Face's ImageFolder calls the table of a folder's files; the first that is there.
+#: Names of the table in Hugging Face's ImageFolder; the first one present is used.
 METADATA = ("metadata.csv", "metadata.jsonl")
 _DIGEST_BYTES = 16
 
@@ -54,11 +55,11 @@ class Group(NamedTuple):
 
     key: str  # their common stem
     names: dict[str, str]  # by lower-case extension
-    fault: str = ""  # why they are no record
+    fault: str = ""  # why they are not a record
 
 
 def is_own(name: str) -> bool:
-    """Whether a file is of the folder's data, by its name: not hidden, nor left by mmray or a system."""
+    """Whether a file belongs to the data, by its name: not hidden, and not written by mmray or the system."""
     return not name.startswith(".") and not name.endswith(".mmidx") and name.lower() not in ("thumbs.db",)
 
 
@@ -77,7 +78,7 @@ def _by_name(files: Iterable[pafs.FileInfo]) -> dict[str, Listed]:
 
 
 def state_of(files: Mapping[str, Listed]) -> State:
-    """What a directory is: the names, sizes and times of its files, and of the table that describes them.
+    """State of a directory: names, sizes and times of its files and of the table that describes them.
 
     The digest is of names and sizes, which a copy keeps; the version also of the times.
     """
@@ -91,22 +92,22 @@ def state_of(files: Mapping[str, Listed]) -> State:
 
 
 def is_medium(path: str) -> bool:
-    """Whether a file is a picture, a sound or a film, by its name."""
+    """Whether a file is a picture, a sound or a video, by its name."""
     return path.rpartition(".")[2].lower() in MEDIA
 
 
 def groups(names: Iterable[str], column_of: Mapping[str, str]) -> list[Group]:
     """The records among files, sorted by key.
 
-    The extension begins at the first dot of a name where that is a known one, else at the last: people's
-    stems have dots. A stem with neither picture, sound nor text is none.
+    The extension begins at the first dot of a name if that gives a known one, else at the last, because stems
+    may have dots. A stem without a picture, sound or text is not a record.
     """
     by_key: dict[str, dict[str, str]] = defaultdict(dict)
     faults: dict[str, str] = {}
     for name in sorted(names):
         key, extension = stem(name, column_of)
         if extension in by_key[key]:
-            faults[key] = f"{by_key[key][extension]!r} and {name!r} are one member but for case"
+            faults[key] = f"{by_key[key][extension]!r} and {name!r} differ only in case; rename one of them"
         by_key[key][extension] = name
     return [
         Group(key, by_key[key], faults.get(key, ""))
@@ -131,13 +132,13 @@ def _is_record(key: str, names: Mapping[str, str], column_of: Mapping[str, str])
 
 
 def folders_among(base: Location, files: Sequence[pafs.FileInfo]) -> list[tuple[Location, State]]:
-    """The directories at or below one whose own files are records, with their states.
+    """The directories at or below `base` whose own files are records, with their states.
 
-    None unless there is a picture, a sound or a film somewhere, or all files are texts and metadata.
+    Empty unless there is a picture, a sound or a video somewhere, or all files are texts and metadata.
 
     Args:
         base: a directory.
-        files: all that is at any depth below it.
+        files: all files below it, at any depth.
     """
     own: dict[str, list[pafs.FileInfo]] = defaultdict(list)
     for info in files:
@@ -159,13 +160,13 @@ def folders_among(base: Location, files: Sequence[pafs.FileInfo]) -> list[tuple[
 
 
 def _has_orphans(place: Location, own: Sequence[pafs.FileInfo], holding: Container[str]) -> bool:
-    """Whether a directory without records has a table with rows that no other directory answers for."""
+    """Whether a directory without records has a table with rows that belong to no other directory."""
     name = next((name for name in METADATA if any(info.base_name == name for info in own)), None)
     if name is None:
         return False
     try:
         rows = read_table(place / name)
-    except (ShardError, OSError):  # whoever reads the folder says so
+    except (ShardError, OSError):  # reported when the folder is read
         return True
     return bool(rows.faults) or any(f"{place.path}/{folder}" not in holding for folder in rows.rows)
 
@@ -180,7 +181,7 @@ def _above(folder: str, root: str) -> list[str]:
 
 
 def _with_table(files: Mapping[str, Listed], above: Iterable[Mapping[str, Listed]]) -> dict[str, Listed]:
-    """The files of a directory, and the table of them where that lies in one above: as "../metadata.csv"."""
+    """The files of a directory, and its table if that is in a parent: as "../metadata.csv"."""
     named = dict(files)
     if any(name in files for name in METADATA):
         return named
@@ -192,7 +193,7 @@ def _with_table(files: Mapping[str, Listed], above: Iterable[Mapping[str, Listed
 
 
 def look(place: Location, root: Location) -> dict[str, Listed]:
-    """The files of a shard, its table among them, as `folders_among` saw them.
+    """The files of a shard, its table included, as in `folders_among`.
 
     Raises:
         OSError: the directory cannot be listed.

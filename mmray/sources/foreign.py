@@ -1,4 +1,4 @@
-"""LMDBs as other programs lay them out; and which layout an environment has.
+"""Layouts of LMDBs written by other programs, and detection of an environment's layout.
 
 numbered  entries `image-000000001`, `label-000000001` and, of all, `num-samples`: readers of text in pictures
 datum     a record is one entry: Caffe's Datum, an encoded image or raw pixels, and a label
@@ -39,7 +39,7 @@ from mmray.unread import OF_TYPE, Unread
 
 AnyLayout = Literal["members", "msgpack", "images", "numbered", "datum", "lists"]
 
-_SAMPLE_ENTRIES = 64  # that tell the layout
+_SAMPLE_ENTRIES = 64  # entries that decide the layout
 
 
 class Datums(Layout):
@@ -50,7 +50,7 @@ class Datums(Layout):
         datum = datum_of(memoryview(value))
         if datum is None:
             what = named(bytes(value[:HEAD_BYTES])) or f"begins with {bytes(value[:8]).hex()!r}"
-            raise RecordError(f"no Datum: {what}", KIND)
+            raise RecordError(f"not a Datum: {what}", KIND)
         contents: Contents = {}
         media: list[Unread] = []
         image = _image_of(datum)
@@ -58,9 +58,9 @@ class Datums(Layout):
             self.check_size(f"the image of {text_of(key)!r}", len(image))
             contents["image"] = image
         elif self.whole:
-            raise RecordError("its pixels are floats, or of another number than it states", KIND)
+            raise RecordError("its pixels are floats, or their number is not as stated", KIND)
         else:
-            type = "float_data" if datum.has_floats else f"{len(datum.data)} bytes that are no image"
+            type = "float_data" if datum.has_floats else f"{len(datum.data)} bytes that are not an image"
             media.append(Unread(f"field data{OF_TYPE}{type}", "data", "image"))
         label = datum.label
         if self.whole and label is not None:
@@ -71,7 +71,7 @@ class Datums(Layout):
 
 
 class Lists(Layout):
-    """Each entry is a msgpack list, whose items `extensions` and `carry` name by their places, from 0."""
+    """Each entry is a msgpack list; `extensions` and `carry` name its items by position, from 0."""
 
     def _parse(self, key: bytes, value: Payload) -> Contents:
         self.check_size(f"the list of key {text_of(key)!r}", len(value), len(COLUMNS))
@@ -110,14 +110,14 @@ LAYOUTS: Mapping[AnyLayout, type[Layout]] = {
 
 
 def detect(snapshot: Snapshot, options: ReadOptions) -> AnyLayout:
-    """The layout of an environment, from its first entries. One of nothing but notes counts as members.
+    """The layout of an environment, from its first entries. An environment with only notes counts as members.
 
     Args:
         snapshot: its entries.
         options: which extensions there are.
 
     Raises:
-        InputError: pickles, or no layout that is known.
+        InputError: pickles, or an unknown layout.
     """
     column_of = options.column_of
     sample = list(islice((entry for entry in snapshot.walk() if not is_note(entry[0])), _SAMPLE_ENTRIES))
@@ -130,7 +130,7 @@ def detect(snapshot: Snapshot, options: ReadOptions) -> AnyLayout:
     head = bytes(value[:HEAD_BYTES])
     if is_pickle(head):
         raise InputError(
-            f"{snapshot.path}: key {name!r} holds a Python pickle, which could run any code and is never "
+            f"{snapshot.path}: key {name!r} has a Python pickle, which could run any code and is never "
             "loaded; rewrite the records as members, msgpack maps or images with a program that trusts them"
         )
     if _is_map(value, column_of):
@@ -161,7 +161,7 @@ def _is_map(value: Payload, column_of: Mapping[str, str]) -> bool:
 
 
 def _is_list(value: Payload) -> bool:
-    """Whether a value is a list with an image or a sound in it."""
+    """Whether a value is a list that contains an image or a sound."""
     try:
         heads = (
             bytes(one.content[:HEAD_BYTES]) for one in items(memoryview(value)) if one.content is not None
@@ -179,7 +179,7 @@ def _is_datum(value: Payload) -> bool:
 
 
 def _image_of(datum: Datum, *, look: bool = False) -> Payload | None:
-    """The encoded image of a Datum; None where there is none, or only a look at pixels is asked for."""
+    """The encoded image of a Datum; None if there is none, or if pixels are only checked."""
     if is_image(bytes(datum.data[:12])) and not datum.is_raw:
         return datum.data
     if datum.is_raw and not datum.encoded:

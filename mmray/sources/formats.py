@@ -1,6 +1,6 @@
-"""What a file is: by its first bytes; by its name where these do not tell (an empty file, damage).
+"""Detects the format of a file by its first bytes, or by its name if these do not decide.
 
-A name is only a hint. What a URL ends in says nothing: options of the store may follow the path.
+A name is only a hint. The end of a URL is not even that: options of the store may follow the path.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Compression = Literal["", "gzip", "bz2", "zstd"]
 
 @dataclass(frozen=True)
 class Kind:
-    """What a shard holds, and how it is packed."""
+    """The format and compression of a shard."""
 
     format: Format
-    compression: Compression = ""  # then it is read as a stream: no seeking, no splitting
+    compression: Compression = ""  # if set, it is read as a stream: no seeking, no splitting
 
     def __str__(self) -> str:
         return f"{_NAMES[self.format]}{self.compression and f' in {self.compression}'}"
@@ -61,7 +61,7 @@ _NAMES: dict[Format, str] = {
     "jsonl": "JSON Lines",
     "folder": "a folder of files",
 }
-#: What is read, in words; the help of --input says the same (`mmray.cli`).
+#: Readable formats in words, as in the help of --input (`mmray.cli`).
 READABLE = (
     "tars (plain, gzip, bzip2, zstd)",
     "LMDBs",
@@ -70,13 +70,13 @@ READABLE = (
     "folders of loose files",
 )
 _READ = f"{', '.join(READABLE[:-1])} and {READABLE[-1]} are read"
-_STREAMS: tuple[Format, ...] = ("webdataset", "tfrecord")  # that are read compressed, too
-#: Which piece of a data set it is, as TensorFlow Datasets name them: "….tfrecord-00000-of-00002".
+_STREAMS: tuple[Format, ...] = ("webdataset", "tfrecord")  # formats that are also read compressed
+#: The number of a shard, as in TensorFlow Datasets: "….tfrecord-00000-of-00002".
 _PIECE = re.compile(r"-\d{5}-of-\d{5}$")
-_NOTHING = Kind("lmdb")  # a hint that promises nothing: told by identity
+_NOTHING = Kind("lmdb")  # a hint without information; compared by identity
 _LOCK = "lock.mdb"  # of an LMDB that is a directory
 
-#: What is often taken for a shard, by its first bytes, and what to do about it.
+#: Other files that are often given as shards, by their first bytes, and the remedy.
 _OTHERS: dict[bytes, str] = {
     b"PK\x03\x04": "a zip archive; repack it as a tar",
     b"PK\x05\x06": "an empty zip archive",
@@ -88,9 +88,9 @@ _OTHERS: dict[bytes, str] = {
     b"ORC": "an ORC file; write it as Parquet",
     b"\x93NUMPY": "a NumPy array; write its records as a tar",
     b"SQLite format 3\x00": "an SQLite database; write its records as a tar",
-    b"version https://git-lfs.github.com/": "a pointer of Git LFS, not the file; fetch it by `git lfs pull`",
+    b"version https://git-lfs.github.com/": "a Git LFS pointer, not the file; run `git lfs pull`",
 }
-_ARROW = b"ARROW1\x00\x00"  # of an IPC file; a stream begins as many things do
+_ARROW = b"ARROW1\x00\x00"  # of an IPC file; the start of a stream is not specific
 _GZIP = b"\x1f\x8b\x08"
 _BZIP2 = re.compile(rb"BZh[1-9]1AY&SY")
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -100,7 +100,7 @@ _MDB_AT = (16, 24)  # of LMDB 0.9 and 1.0
 
 
 def by_name(path: str) -> Kind | None:
-    """What the end of a path promises; None where it promises no shard.
+    """The format that the end of a path suggests; None if it suggests no shard.
 
     Args:
         path: without a URL's options.
@@ -112,30 +112,30 @@ def by_name(path: str) -> Kind | None:
 
 
 def may_be_shard(path: str) -> bool:
-    """Whether only its bytes tell if a file is a shard: the name has no suffix but the number of a piece."""
+    """Whether only its bytes decide if a file is a shard: the name ends in a shard number only."""
     name = path.rpartition("/")[2]
     plain = _PIECE.sub("", name)
     return not name.startswith((".", "_")) and ("." not in plain or plain != name)
 
 
 def recognized(head: bytes) -> Kind | None:
-    """What a file is that promises nothing, if its first bytes are those of a shard that can be read."""
+    """The format of a file without a known suffix, if its first bytes are those of a readable shard."""
     kind, fault = by_bytes(head, _NOTHING)
     return None if fault or kind is _NOTHING else kind
 
 
 def by_bytes(head: bytes, hint: Kind) -> tuple[Kind, str]:
-    """What a file is, and why it cannot be read: "" where it can, as far as its first bytes tell.
+    """The format of a file, and why it cannot be read: "" if it can, judging by its first bytes.
 
     Args:
-        head: its first bytes; 64 KiB tell what a stream holds.
-        hint: what its name promises, for bytes that tell nothing.
+        head: its first bytes; 64 KiB show what a stream contains.
+        hint: format suggested by the name, used if the bytes do not decide.
     """
     compression = _compression(head)
     found = _plain(_decompressed(head, compression) if compression else head)
     if not compression:
         return (found, "") if isinstance(found, Kind) else (hint, found and f"is {found}; {_READ}")
-    # The first block of a stream may be larger than the head, and then does not tell.
+    # The first block of a stream may be larger than the head; then its content is unknown.
     if isinstance(found, Kind) and found.format in _STREAMS:
         return Kind(found.format, compression), ""
     if not found and hint.format in _STREAMS:
@@ -145,8 +145,10 @@ def by_bytes(head: bytes, hint: Kind) -> tuple[Kind, str]:
 
 
 def _plain(head: bytes) -> Kind | str:
-    """What uncompressed bytes are: a kind, something else in words, or "" where they do not tell."""
-    if _is_header(head[: tarfile.BLOCKSIZE]):  # first: a tar begins with a name, and that with anything
+    """What uncompressed bytes are: a format, something else in words, or "" if unknown."""
+    if _is_header(
+        head[: tarfile.BLOCKSIZE]
+    ):  # first, because a tar begins with a name, which may be any bytes
         return Kind("webdataset")
     if head.startswith((b"PAR1", b"PARE")):
         return Kind("parquet")
@@ -162,7 +164,7 @@ def _plain(head: bytes) -> Kind | str:
 
 
 def _is_header(block: bytes) -> bool:
-    """Whether a block has the checksum of a tar's header: all that those of before POSIX.1-1988 have."""
+    """Whether a block has the checksum of a tar's header; before POSIX.1-1988 headers had nothing else."""
     try:
         tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except (tarfile.HeaderError, ValueError):
@@ -180,7 +182,7 @@ def _compression(head: bytes) -> Compression:
 
 
 def _decompressed(head: bytes, compression: Compression) -> bytes:
-    """The first block of a stream; fewer bytes, or none, where it is damaged or its first block is large."""
+    """The first block of a stream; fewer bytes, or none, if it is damaged or its first block is large."""
     try:
         if compression == "gzip":
             return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, tarfile.BLOCKSIZE)

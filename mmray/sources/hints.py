@@ -1,4 +1,4 @@
-"""What to set where a table has what is missed, under another name: found by a look at its first values."""
+"""Hints on settings if a table has the missing modality under another name; looks at first values."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mmray.sources.formats import Format
 from mmray.sources.manifest import first_rows
 from mmray.sources.naming import NEAR, Naming, is_url
 
-_NAMES = 64  # of columns that are looked at
+_NAMES = 64  # number of columns that are examined
 _ROWS = 8
-_TEXT_CHARS = 2000  # of a path or URL, at most
+_TEXT_CHARS = 2000  # characters of a path or URL, at most
 
-_MANIFESTS = ("csv", "jsonl")  # whose paths are followed
-#: How to learn the names in a shard of each other format that has any.
+_MANIFESTS = ("csv", "jsonl")  # formats whose paths are followed
+#: How to read the names in a shard of each other format that has names.
 _NAMES_IN: Mapping[Format, str] = {
     "parquet": "mmray.sources.parquet:names_in",
     "arrow": "mmray.sources.arrow:names_in",
@@ -30,10 +30,10 @@ _WORDS = {"image": "pictures", "audio": "sound", "text": "text"}
 
 
 def hints(shards: Sequence[Shard], options: ReadOptions, missed: Collection[str]) -> list[str]:
-    """What of a table holds what no sampled record has, in lines like "column `img` holds pictures: set …".
+    """Lines such as "column `img` contains pictures: set …", for modalities that no sampled record has.
 
     Args:
-        shards: some that were sampled; one of each format is looked at.
+        shards: sampled ones; one of each format is examined.
         options: of the run.
         missed: columns of RECORDS.
     """
@@ -42,7 +42,7 @@ def hints(shards: Sequence[Shard], options: ReadOptions, missed: Collection[str]
     for shard in once.values():
         try:
             found += _of_shard(shard, options, missed)
-        except OSError:  # whoever reads the shard says so
+        except OSError:  # reported when the shard is read
             continue
     return found
 
@@ -58,7 +58,7 @@ def _of_shard(shard: Shard, options: ReadOptions, missed: Collection[str]) -> li
 
 
 def _samples(shard: Shard, options: ReadOptions) -> Iterator[tuple[str, list[bytes]]]:
-    """The first values of each column that are bytes or text, by its name."""
+    """The first values of each column of bytes or text, by name."""
     if shard.format in _MANIFESTS:
         rows = first_rows(shard)
         for name in islice(dict.fromkeys(name for row in rows for name in row), _NAMES):
@@ -76,19 +76,19 @@ def _samples(shard: Shard, options: ReadOptions) -> Iterator[tuple[str, list[byt
 
 
 def _holds(name: str, values: Sequence[bytes], followed: bool, naming: Naming) -> dict[str, str]:
-    """The column of RECORDS that one of a table could be, and what to say of it."""
+    """The column of RECORDS that a table's column could be, and the hint."""
     media = {medium for value in values if (medium := modality_of(value[:HEAD_BYTES]))}
     if len(media) == 1:
         column = media.pop()
-        return {column: f"holds {_WORDS[column]}: set `columns: {{{column}: {name}}}`"}
+        return {column: f"contains {_WORDS[column]}: set `columns: {{{column}: {name}}}`"}
     texts = [value.decode(errors="replace") for value in values if len(value) <= _TEXT_CHARS]
     for column in ("image", "audio"):
         if texts and all(naming.kind_of(text) == column for text in texts):
             what = "URLs" if is_url(texts[0]) else "paths"
             remedy = f"set `columns: {{{column}: {name}}}`"
             if not followed:
-                remedy = "they are not followed here; write the table as CSV or JSONL, where they are"
-            return {column: f"holds {what} of {_WORDS[column]}: {remedy}"}
+                remedy = "not followed in this format; write the table as CSV or JSONL, where they are"
+            return {column: f"contains {what} of {_WORDS[column]}: {remedy}"}
     if texts and name.lower() in (*NAMES["text"], *NEAR["text"]):
-        return {"text": f"holds text: set `columns: {{text: {name}}}`"}
+        return {"text": f"contains text: set `columns: {{text: {name}}}`"}
     return {}

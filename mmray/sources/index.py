@@ -1,6 +1,6 @@
-"""Where every few records of a shard begin, so that one large shard can be shared among several tasks.
+"""Indexes: where every few records of a shard begin, so that several tasks can share one large shard.
 
-An index is a small file beside its shard (`mmray index` writes it). Formats that tell it quickly need none.
+An index is a small file next to its shard (`mmray index` writes it). Formats with fast addressing need none.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from mmray.sources.parquet import read_integers
 from mmray.storage import Location
 
 _STRIDE = 64  # rows between anchors: 16 bytes each, so 250 kB for a million records
-_MAX_ANCHORS = 4 << 20  # into a quarter of a billion rows
-_MAX_BYTES = 128 << 20  # of an index: twice what so many anchors have before they are compressed
-_BLOCK_ROWS = 4096  # of addresses, which are small
+_MAX_ANCHORS = 4 << 20  # rows between anchors for a quarter of a billion rows
+_MAX_BYTES = 128 << 20  # bytes of an index: twice those of so many anchors, uncompressed
+_BLOCK_ROWS = 4096  # rows of a block of addresses, which are small
 _METADATA = b"mmray"
-_QUICK = ("csv", "jsonl", "folder")  # formats whose rows are found without what they name
+_QUICK = ("csv", "jsonl", "folder")  # formats whose rows are found without reading the files that they name
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,17 @@ class Index:
 
     shard_id: str
     rows: int  # of the whole shard
-    anchors: npt.NDArray[np.int64]  # [A, 2]: row, and the offset where it begins; both ascend
+    anchors: npt.NDArray[np.int64]  # [A, 2]: row, and the offset where it begins; both increase
     digest: str = ""  # of the shard's head and tail; "": not known
 
     def cut(self, gap: Missing, rows: Callable[[], int]) -> Iterator[Missing]:
         """Cut a gap at anchors.
 
-        The last piece ends where the gap does, so that whoever reads to the end of the shard still sees it.
+        The last piece ends where the gap does, so that its reader still sees the end of the shard.
 
         Args:
-            gap: what to cut.
-            rows: tells about how many rows the next piece is to have.
+            gap: to cut.
+            rows: gives the approximate number of rows of the next piece.
         """
         last = self.rows - 1 if gap.last is None else gap.last
         first, start = gap.first, gap.start
@@ -63,7 +63,7 @@ class Index:
         yield Missing(first, gap.last, start)
 
     def write(self, shard: Shard) -> Location:
-        """Put the index beside its shard."""
+        """Write the index next to its shard."""
         table = pa.table({"row": self.anchors[:, 0], "offset": self.anchors[:, 1]})
         about = json.dumps({"shard": self.shard_id, "rows": self.rows, "digest": self.digest}).encode()
         sink = pa.BufferOutputStream()
@@ -74,10 +74,10 @@ class Index:
 
     @classmethod
     def load(cls, shard: Shard) -> Index:
-        """Read the index beside a shard.
+        """Read the index of a shard.
 
         Raises:
-            InputError: it is unreadable, or was made for what the shard was before.
+            InputError: it is unreadable, or was made for an earlier content of the shard.
         """
         place = shard.open().beside(INDEX_SUFFIX)
         remedy = "run `mmray index` again, or delete it"
@@ -90,7 +90,7 @@ class Index:
             anchors = np.stack(columns, axis=1)
             shard_id, rows, digest = str(about["shard"]), int(about["rows"]), str(about.get("digest", ""))
             if not (np.diff(anchors, axis=0, prepend=-1) > 0).all():
-                raise ValueError("its anchors do not ascend")
+                raise ValueError("its anchors do not increase")
         except Exception as e:  # whatever pyarrow and json make of foreign bytes
             if of_machine(e):
                 raise
@@ -98,15 +98,15 @@ class Index:
         if shard_id.rpartition("@")[2] != shard.id.rpartition("@")[2]:
             raise InputError(f"{place}: was made for {shard_id}, but the shard is now {shard.id}; {remedy}")
         if digest and digest != (_digest(shard) or digest):
-            raise InputError(f"{place}: was made for another content of {shard_id}; {remedy}")
+            raise InputError(f"{place}: was made for an earlier content of {shard_id}; {remedy}")
         return cls(shard.id, rows, anchors, digest)
 
 
 def build_index(shard: Shard, options: ReadOptions) -> Index:
-    """Walk a shard for the addresses of its records; payload is passed over.
+    """Scan a shard for the addresses of its records; payload is skipped.
 
     Raises:
-        InputError: the shard cannot be read from its middle: compressed, or with members that lie apart.
+        InputError: the shard cannot be read from its middle: compressed, or with scattered members.
         OSError: it cannot be read at all.
     """
     if shard.compressed:
@@ -116,8 +116,8 @@ def build_index(shard: Shard, options: ReadOptions) -> Index:
         kinds = pc.struct_field(block["error"].combine_chunks(), "type")
         if pc.any(pc.equal(kinds, "interleaved-members")).as_py():
             raise InputError(
-                f"{shard.url}: members of its records lie apart, so it can only be read from its beginning; "
-                "rewrite it (`mmray convert` there and back does)"
+                f"{shard.url}: members of records are not neighbours, so it can only be read from the start; "
+                "rewrite it, for example with `mmray convert` to LMDB and back"
             )
         offsets.append(block["offset"].to_numpy())
         rows += block.num_rows
@@ -131,33 +131,33 @@ def _digest(shard: Shard) -> str:
 
 
 def index_of(shard: Shard, options: ReadOptions) -> Index | None:
-    """The index to split a shard with: the one beside it, or one made now where that is quick.
+    """The index to split a shard with: the one next to it, or one made now if that is fast.
 
     Raises:
-        InputError: the index beside it is of no use.
+        InputError: its index is unusable.
     """
     if options.interleaved == "regroup" and shard.format == "webdataset":
         return None
-    if shard.indexed and options.database is None:  # an index beside an LMDB is of its main database
+    if shard.indexed and options.database is None:  # an index of an LMDB is of its main database
         return Index.load(shard)
     if shard.format in _QUICK:
         with suppress(OSError, ShardError):
             return _of_some_rows(_quick_index(shard, options))
         return None
-    if shard.format != "lmdb":  # whose addresses cost little beside reading it
+    if shard.format != "lmdb":  # whose addresses cost little compared with reading it
         return None
-    with suppress(OSError):  # whoever reads the shard will name it
+    with suppress(OSError):  # reported when the shard is read
         return _of_some_rows(build_index(shard, options))
     return None
 
 
 def _of_some_rows(index: Index) -> Index | None:
-    """An index of nothing splits nothing."""
+    """An index without anchors, which splits nothing."""
     return index if index.rows else None
 
 
 def _quick_index(shard: Shard, options: ReadOptions) -> Index:
-    """An index of a manifest or a folder, whose rows are found without what they name."""
+    """An index of a manifest or a folder, whose rows are found without reading their files."""
     if shard.format == "folder":
         rows = count_rows(shard, options)
         every = np.arange(0, rows, _STRIDE)
@@ -168,18 +168,18 @@ def _quick_index(shard: Shard, options: ReadOptions) -> Index:
 
 
 def write_index(shard: Shard) -> Index:
-    """Make the index of a shard and put it beside it; one that is there and right stays.
+    """Make the index of a shard and write it next to the shard; a valid index is kept.
 
     Raises:
         InputError, OSError: as `build_index`.
     """
-    if shard.format in _QUICK:  # they need none
+    if shard.format in _QUICK:  # these formats need none
         try:
             return _quick_index(shard, ReadOptions())
         except ShardError as e:
             raise InputError(f"{shard.url}: {e.reason}") from e
     if shard.indexed:
-        with suppress(InputError):  # of what the shard was before
+        with suppress(InputError):  # of an earlier content of the shard
             return Index.load(shard)
     index = build_index(shard, ReadOptions())
     index.write(shard)

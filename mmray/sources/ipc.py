@@ -1,6 +1,6 @@
-"""The messages of an Arrow IPC stream or file, walked by their heads, before pyarrow makes room for any.
+"""Scans the heads of messages in an Arrow IPC stream or file before pyarrow allocates memory for any.
 
-A head states how many bytes follow and how many those become; pyarrow believes it. So it is read here first:
+A head states how many bytes follow and their size uncompressed; pyarrow trusts it. So it is read here first:
 "Serialization and Interprocess Communication" in Arrow's columnar format, Message.fbs and Schema.fbs. An IPC
 file is a stream after eight bytes, with a footer that is not needed.
 """
@@ -18,15 +18,15 @@ MAGIC = b"ARROW1\0\0"
 SCHEMA, DICTIONARY, BATCH = 1, 2, 3  # of the union MessageHeader
 _CONTINUES = b"\xff\xff\xff\xff"
 _HEAD_BYTES = 16 << 20  # of one message: names and types, and 16 bytes for each buffer
-_BODY_BYTES = 1 << 30  # of one message: it is held in memory
-_INFLATED_BYTES = 1 << 30  # that its buffers become
-_ROWS_PER_BYTE = 100  # of the file, at most; each is at least a row with an error
+_BODY_BYTES = 1 << 30  # bytes of one message, which is held in memory
+_INFLATED_BYTES = 1 << 30  # bytes of its buffers, uncompressed
+_ROWS_PER_BYTE = 100  # rows of the file, at most; each is at least a row with an error
 _MANY = 10_000_000
 
 
 @dataclass(frozen=True)
 class Message:
-    """One message: where it lies, and what its head says."""
+    """One message: its position, and the content of its head."""
 
     kind: int
     start: int
@@ -35,14 +35,14 @@ class Message:
 
 
 def messages(file: BinaryIO, size: int) -> Iterator[Message]:
-    """The messages of a stream or file, in order; bodies are passed over.
+    """The messages of a stream or file, in order; bodies are skipped.
 
     Args:
         file: seekable.
         size: its bytes.
 
     Raises:
-        ShardError: it breaks off or is damaged there, or the next message is too large.
+        ShardError: it is truncated or damaged there, or the next message is too large.
     """
     file.seek(0)
     at = len(MAGIC) if file.read(len(MAGIC)) == MAGIC else 0
@@ -54,13 +54,13 @@ def messages(file: BinaryIO, size: int) -> Iterator[Message]:
         else:  # of Arrow before 0.15
             length, begin = int.from_bytes(mark[:4], "little", signed=True), at + 4
         if len(mark) < 4 or (mark[:4] == _CONTINUES and len(mark) < 8):
-            raise ShardError(f"it breaks off at byte {size}, without its end mark", "shard-truncated")
+            raise ShardError(f"truncated at byte {size}, without its end mark", "shard-truncated")
         if length == 0:
             return
         if not 8 <= length <= _HEAD_BYTES:
             raise ShardError(f"no message at byte {at}: a head of {length} bytes")
         if begin + length > size:
-            raise ShardError(f"it breaks off at byte {size}, in the head of a message", "shard-truncated")
+            raise ShardError(f"truncated at byte {size}, in the head of a message", "shard-truncated")
         file.seek(begin)
         message = _read_head(file, file.read(length), at, begin + length, size)
         yield message
@@ -68,10 +68,10 @@ def messages(file: BinaryIO, size: int) -> Iterator[Message]:
 
 
 def _read_head(file: BinaryIO, head: bytes, at: int, body: int, size: int) -> Message:
-    """What a head says, checked.
+    """The checked content of a head.
 
     Args:
-        file: whose body is looked into, where it is compressed.
+        file: whose body is examined if it is compressed.
         head: of the message.
         at: where the message begins.
         body: where its body does.
@@ -91,18 +91,18 @@ def _read_head(file: BinaryIO, head: bytes, at: int, body: int, size: int) -> Me
         reason = f"the message at byte {at} has {body_bytes} bytes, more than {_BODY_BYTES}"
         raise ShardError(reason, "shard-unreadable")
     if body + body_bytes > size:
-        raise ShardError(f"it breaks off at byte {size}, in a message", "shard-truncated")
+        raise ShardError(f"truncated at byte {size}, in a message", "shard-truncated")
     if not 0 <= rows <= min(_ROWS_PER_BYTE * size, _MANY):
         raise ShardError(f"the message at byte {at} states {rows} rows")
     if any(start < 0 or length < 0 or start + length > body_bytes for start, length in spans):
-        raise ShardError(f"a buffer of the message at byte {at} lies outside of it")
+        raise ShardError(f"a buffer of the message at byte {at} is outside of it")
     if compressed:
         _check_inflated(file, spans, at, body)
     return Message(kind, at, body + body_bytes, rows)
 
 
 def _check_inflated(file: BinaryIO, spans: list[tuple[int, int]], at: int, body: int) -> None:
-    """Refuse a message whose buffers become too large: each begins with how many bytes it becomes."""
+    """Refuse a message whose buffers become too large: each begins with its uncompressed size."""
     total = 0
     for start, length in spans:
         if length < 8:

@@ -7,21 +7,21 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.types as pat
 
-#: Which types of columns each column of RECORDS takes, by what `kind_of` calls them.
+#: Kinds of columns that each column of RECORDS takes, named as by `kind_of`.
 FITS: Mapping[str, tuple[str, ...]] = {
     "image": ("bytes", "string", "embedded", "octets", "list"),
     "audio": ("bytes", "string", "embedded", "octets", "list", "samples"),
     "text": ("bytes", "string", "embedded", "list"),
     "meta": ("bytes", "string", "embedded", "samples", "nested"),
 }
-MAY_BE_MEDIA = ("bytes", "embedded", "octets", "list", "samples")  # whatever their name is
+MAY_BE_MEDIA = ("bytes", "embedded", "octets", "list", "samples")  # with any name
 _BYTES = (pat.is_binary, pat.is_large_binary, pat.is_binary_view, pat.is_fixed_size_binary)
 _STRINGS = (pat.is_string, pat.is_large_string, pat.is_string_view)
 _LISTS = (
     *(pat.is_list, pat.is_large_list, pat.is_fixed_size_list),
     *(pat.is_list_view, pat.is_large_list_view),
 )
-#: Sample types of `{array, sampling_rate}` and, of a WAV that holds them, format and bytes a sample.
+#: Sample types of `{array, sampling_rate}` and, for a WAV, format code and bytes a sample.
 SAMPLES: Mapping[pa.DataType, tuple[int, str]] = {
     pa.int16(): (1, "<i2"),
     **dict.fromkeys((pa.float16(), pa.float32(), pa.float64()), (3, "<f4")),
@@ -29,9 +29,9 @@ SAMPLES: Mapping[pa.DataType, tuple[int, str]] = {
 
 
 def kind_of(type: pa.DataType) -> str:
-    """What a column's type is good for.
+    """The kind of a column, by its type.
 
-    bytes, string   as they say; also of a dictionary, or of an extension type
+    bytes, string   also in a dictionary or an extension type
     embedded        a struct with `bytes`, as Hugging Face's datasets have images and sounds
     samples         a struct of `array` and `sampling_rate`, as they have decoded sounds
     octets          a list of 8-bit integers
@@ -68,7 +68,7 @@ def is_list(type: pa.DataType) -> bool:
 
 
 def has_lists(type: pa.DataType) -> bool:
-    """Whether there are lists in it, or maps, which are lists of pairs."""
+    """Whether it contains lists, or maps, which are lists of pairs."""
     if isinstance(type, pa.BaseExtensionType):
         return has_lists(type.storage_type)
     if pat.is_struct(type):

@@ -1,11 +1,11 @@
-"""How the entries of an LMDB make up records: which belong together, and what goes into which column.
+"""Layouts of an LMDB: which entries are a record, and which value goes into which column.
 
 members  a record is neighbouring entries `<key>.<extension>`, named as the members of a WebDataset tar
 msgpack  a record is one entry: a map of fields named by column or extension
-images   a record is one entry: an encoded image; captions lie beside the environment
+images   a record is one entry: an encoded image; captions are in a file next to the environment
 
-Others are in `foreign`. Entries named `__…__` are notes of whoever wrote the environment: they are passed
-over. Pickles are refused. What else lies in an entry, or beside it, is carried or said to be unread.
+Others are in `foreign`. Entries named `__…__` are notes of the writer and are skipped. Pickles are refused.
+Other contents are carried or reported as unread.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from mmray.sources.options import ReadOptions
 from mmray.sources.unlisted import HEAD_BYTES, modality_of
 from mmray.unread import NAMELESS, SYSTEM, Unread
 
-LayoutName = Literal["members", "msgpack", "images"]  # that are written, too
+LayoutName = Literal["members", "msgpack", "images"]  # layouts that are also written
 Payload = bytes | memoryview
-#: What a record holds: payload by column, and the values of `fields` and `unread` where there are any.
+#: Contents of a record: payload by column, and the values of `fields` and `unread` if any.
 Contents = dict[str, Any]
-#: The entries of one record: its key, the number of the first, the one past the last, and what they hold, or
-#: one value that nobody has looked at, or what is wrong with it.
+#: The entries of one record: its key, the number of the first, the one past the last, and their contents, or
+#: one unexamined value, or the fault.
 Found = tuple[bytes, int, int, "Contents | Payload | Fault"]
 
 _PICKLES = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
-SUFFIXES = 4096  # that are remembered
-_APART = 10_000  # entries in a row that belong to no record, which are counted one by one
+SUFFIXES = 4096  # extensions that are cached
+_APART = 10_000  # consecutive entries of no record that are counted individually
 
 
 class Fault(NamedTuple):
-    """What a RecordError is made of. One that is kept would keep the frames that it is raised in."""
+    """The arguments of a RecordError. Keeping the error itself would keep the frames of its traceback."""
 
     reason: str
     kind: str
 
 
 class Layout:
-    """How entries make up records.
+    """How entries form records.
 
     Args:
         snapshot: the entries.
@@ -63,21 +63,25 @@ class Layout:
         self._column_of = options.column_of
         self._carried = {name.lower(): name for name in options.carry}
         self._split_at = options.key_split
-        #: Entries of no record: they are said with the next one, or by whoever takes them from here.
+        #: Entries of no record: reported with the next record, or taken from here.
         self.apart: list[Unread] = []
-        self._plain: dict[tuple[str, ...], list[dict[str, Any]] | None] = {}  # one for all records alike
-        self._columns: dict[bytes, str | None] = {}  # by what follows after that dot of a plain name
-        self._tiny: dict[bytes, list[dict[str, Any]]] = {}  # what is said of small members, by the same
-        self._first: tuple[bytes, bytes] | None = None  # a key that lies apart, and its first name
+        self._plain: dict[
+            tuple[str, ...], list[dict[str, Any]] | None
+        ] = {}  # one object for all equal records
+        self._columns: dict[bytes, str | None] = {}  # by the part after that dot of a plain name
+        self._tiny: dict[bytes, list[dict[str, Any]]] = {}  # `unread` of small members, by the same
+        self._first: tuple[bytes, bytes] | None = (
+            None  # a key whose members are not neighbours, and its first name
+        )
 
     def group(self, first: int) -> Iterator[Found]:
-        """The records from an entry on: each entry is one, but for notes."""
+        """The records from an entry on: each entry is one, except notes."""
         for number, (name, value) in enumerate(self._snapshot.walk(first, values=self._payload), first):
             if not is_note(name):
                 yield name, number, number + 1, value if self._payload else {}
 
     def contents(self, found: Found) -> Contents:
-        """What a record holds, by column; nothing where no payload is asked for.
+        """Contents of a record, by column; empty if no payload is requested.
 
         Raises:
             RecordError: something is wrong with it.
@@ -94,11 +98,11 @@ class Layout:
         return self._parse(key, contents)
 
     def _parse(self, key: bytes, value: Payload) -> Contents:
-        """What the one entry of a record holds, by column."""
+        """Contents of a record's only entry, by column."""
         raise NotImplementedError
 
     def check_size(self, what: str, size: int, members: int = 1) -> None:
-        """Raise a RecordError where something is larger than so many members may be."""
+        """Raise a RecordError if something is larger than so many members may be."""
         if size > members * self._limit:
             raise RecordError(*too_large(what, size, members * self._limit))
 
@@ -109,14 +113,14 @@ class Layout:
             self.apart.append(Unread(SYSTEM if of_system(text) else NAMELESS, text))
 
     def take_apart(self, contents: Contents) -> None:
-        """What was passed over is said of this record."""
+        """Report the skipped entries with this record."""
         if self.apart and self._payload and not self.whole:
             said = listed(self.apart) or []
             contents["unread"] = (contents.get("unread") or []) + said
             self.apart = []
 
     def carry(self, contents: Contents, name: str, value: object) -> bool:
-        """Keep a small value of a record, if it is asked for by this name."""
+        """Keep a small value of a record if `carry` has its name."""
         carried = self._carried.get(name.lower())
         if carried is None or self.whole:
             return False
@@ -124,7 +128,7 @@ class Layout:
         return True
 
     def say(self, contents: Contents, what: str, names: Sequence[str], media: Sequence[Unread] = ()) -> None:
-        """Things of a record that are not read: plain ones by their names, and what could be a modality."""
+        """Contents of a record that are not read: plain ones by name, and possible modalities."""
         key = tuple(names)
         if key not in self._plain:
             if len(self._plain) >= SUFFIXES:
@@ -138,7 +142,7 @@ class Layout:
 
 
 class Images(Layout):
-    """Each entry is an encoded image; captions lie beside the environment."""
+    """Each entry is an encoded image; captions are in a file next to the environment."""
 
     def _parse(self, key: bytes, value: Payload) -> Contents:
         head = bytes(value[:12])
@@ -157,7 +161,7 @@ class Maps(Layout):
     """Each entry is a msgpack map."""
 
     def _parse(self, key: bytes, value: Payload) -> Contents:
-        # Fields that are each allowed may add up to more.
+        # The sum of allowed fields may still be too large.
         self.check_size(f"the map of key {text_of(key)!r}", len(value), len(COLUMNS))
         contents: Contents = {}
         others: list[str] = []
@@ -177,7 +181,9 @@ class Maps(Layout):
             self.check_size(f"field {one.name!r}", len(content))
             name = one.name if self.whole or column is None else column
             if name in contents:
-                raise RecordError(f"more than one {name} field: {one.name!r} comes second", "repeated-member")
+                raise RecordError(
+                    f"more than one {name} field: {one.name!r} is the second", "repeated-member"
+                )
             contents[name] = content
         if others or media:
             self.say(contents, "field", others, media)
@@ -200,7 +206,7 @@ class Maps(Layout):
 
 
 def _modality_of(one: Field) -> str | None:
-    """The modality that a field would be; one that is no string, and no bytes, is none."""
+    """The modality that a field could be; none unless it is a string or bytes."""
     if one.content is None:
         return None
     return modality_of(one.name.lower(), bytes(one.content[:HEAD_BYTES]))
@@ -212,7 +218,7 @@ def column_named(name: str, column_of: Mapping[str, str]) -> str | None:
 
 
 def is_pickle(value: Payload) -> bool:
-    """Whether a value begins as Python's pickles of protocols 2 to 5 do. No map with a field in it does."""
+    """Whether a value begins like a Python pickle of protocol 2 to 5. No map with a field does."""
     return bytes(value[:2]) in _PICKLES
 
 
@@ -222,6 +228,6 @@ def is_image(head: bytes) -> bool:
 
 
 def too_large(what: str, size: int, limit: int) -> Fault:
-    """That something is larger than it may be."""
+    """The error for something that is too large."""
     reason = f"{what} has {size} bytes, more than the {limit} that limits.member_bytes allows"
     return Fault(reason, "member-too-large")

@@ -1,7 +1,7 @@
 """Rows of a CSV or of JSON Lines, one by one, each with the bytes where it begins and ends.
 
-So that reading goes on at any row. A row that cannot be parsed is one line: what follows it is a row again,
-also where a quote that is never closed would take all that follows for its text.
+So reading can start at any row. A row that cannot be parsed is one line: the next line is a row again, even
+after a quote that is never closed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from mmray.errors import RecordError, ShardError, about_record
 
-LINE_BYTES = 1 << 20  # of a row: a byte of JSON may become thirty of objects
+LINE_BYTES = 1 << 20  # bytes of a row: a byte of JSON may need thirty as objects
 FIELDS = 1000  # of a CSV
 _HEAD_BYTES = 64 << 10
 _DELIMITERS = ",\t;|"
@@ -23,11 +23,11 @@ _STEP_BYTES = 1 << 20
 
 
 class Row(NamedTuple):
-    """One row, and where it lies."""
+    """One row, and its position."""
 
     start: int  # byte
     stop: int  # just past its line end
-    values: dict[str, Any]  # empty where there is a fault
+    values: dict[str, Any]  # empty if there is a fault
     fault: RecordError | None = None
 
 
@@ -44,8 +44,8 @@ class Rows:
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._file = file
-        self._at = 0  # the byte that is read next
-        self._counted = (0, 1)  # a byte, and the number of the line that it lies in
+        self._at = 0  # the next byte to read
+        self._counted = (0, 1)  # a byte, and the number of its line
         file.seek(0)
         head = file.read(_HEAD_BYTES)
         _check_encoding(head)
@@ -56,14 +56,14 @@ class Rows:
             self._read_names(name)
 
     def walk(self, start: int = 0) -> Iterator[Row]:
-        """The rows from a byte on, where one begins; from the first row, where it is 0."""
+        """The rows from a byte on, at which a row begins; 0: from the first row."""
         self._go(start or self._begin)
         parse = self._csv if self.delimiter else self._json
         while (row := parse()) is not None:
             yield row
 
     def line_at(self, byte: int) -> int:
-        """The number of the line that begins at a byte; reads what lies before it."""
+        """The number of the line that begins at a byte; reads the bytes before it."""
         at, line = self._counted if self._counted[0] <= byte else (0, 1)
         self._file.seek(at)
         while at < byte and (data := self._file.read(min(_STEP_BYTES, byte - at))):
@@ -86,10 +86,10 @@ class Rows:
         try:
             self.names = [name.strip() for name in self._fields()[0]]
         except (csv.Error, RecordError) as e:
-            raise ShardError(f"its first row is none of column names: {e}", "shard-unreadable") from e
+            raise ShardError(f"its first row does not have column names: {e}", "shard-unreadable") from e
         if not any(self.names) or len(self.names) > FIELDS or len({*self.names}) < len(self.names):
             what = "none" if not any(self.names) else f"more than {FIELDS}, or one twice"
-            raise ShardError(f"its first row has no use as column names: {what}", "shard-unreadable")
+            raise ShardError(f"its first row cannot be used as column names: {what}", "shard-unreadable")
         self._begin = self._at
 
     def _csv(self) -> Row | None:
@@ -106,7 +106,7 @@ class Rows:
             if blank:
                 continue
             if len(values) != len(self.names):
-                if self._at > first:  # a quote may have taken other rows in
+                if self._at > first:  # a quote may have swallowed other rows
                     self._go(first)
                 reason = f"{len(values)} fields, {len(self.names)} columns"
                 return Row(start, self._at, {}, self._malformed(start, reason))
@@ -143,16 +143,16 @@ class Rows:
                 text = _decoded(line)
                 with about_record("not JSON", "row-malformed"):
                     values = json.loads(text)
-                    if "\\u" in text:  # half a character, which no column of text can hold
+                    if "\\u" in text:  # half a character, which a text column cannot store
                         json.dumps(values, ensure_ascii=False).encode()
             except RecordError as e:
                 return Row(start, stop, {}, self._malformed(start, e.reason))
             if not isinstance(values, dict):
-                return Row(start, stop, {}, self._malformed(start, "no JSON object"))
+                return Row(start, stop, {}, self._malformed(start, "not a JSON object"))
             return Row(start, stop, values)
 
     def _first_line_end(self) -> int:
-        """Where the line that begins here ends; leaves the file here. Only a bounded part of it is held."""
+        """Where the line that begins here ends; keeps the file position. Memory is bounded."""
         at = self._at
         while part := self._file.readline(LINE_BYTES):
             at += len(part)
@@ -177,4 +177,4 @@ def _check_encoding(head: bytes) -> None:
     if not name and head[:512].count(0) > len(head[:512]) // 4:
         name = "UTF-16 or UTF-32"
     if name:
-        raise ShardError(f"text in {name}, which is not read; save it as UTF-8", "shard-unreadable")
+        raise ShardError(f"text in {name}, which is not supported; save it as UTF-8", "shard-unreadable")

@@ -1,4 +1,4 @@
-"""Links in a tar: where the member lies that one stands for."""
+"""Links in a tar: the position of a link's target."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from typing import NamedTuple
 
 from mmray.sources.tar import ByteFile, Damage, Other, walk
 
-_NAMES, _NAME_CHARS = 1_000_000, 128 << 20  # that are remembered of one tar
-_STEPS = 8  # from link to link
+_NAMES, _NAME_CHARS = 1_000_000, 128 << 20  # links that are stored for one tar
+_STEPS = 8  # links in a chain
 
 
 class Payload(NamedTuple):
-    """Where the bytes of a member are."""
+    """Position of a member's bytes."""
 
     offset: int
     size: int
 
 
 class Links:
-    """The members of a tar by name. They are looked up when the first link is met: most tars have none.
+    """The members of a tar by name. The tar is scanned when the first link occurs: most tars have none.
 
     Args:
-        file: that can be gone about in.
+        file: seekable.
         size: of it, in bytes.
     """
 
@@ -29,11 +29,11 @@ class Links:
         self._file = file
         self._size = size
         self._found: dict[str, Payload | str] | None = (
-            None  # where it lies, or the name of another link's target
+            None  # its position, or the name of another link's target
         )
 
     def find(self, target: str) -> Payload | None:
-        """Where a link's target lies; None where there is none of that name."""
+        """Position of a link's target; None if there is no such member."""
         if self._found is None:
             self._found = self._look()
         found: Payload | str | None = target

@@ -1,4 +1,4 @@
-"""Which shards the inputs name: each file once, however many names lead to it; its bytes tell its format."""
+"""Lists the shards of the inputs: each file once, even with several names; its bytes decide its format."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mmray.stores import Listed
 from mmray.unread import Tally, kind_of_file
 from mmray.urls import REQUESTS
 
-_DEFAULT = Kind("webdataset")  # a file that is named is read, whatever it is called
+_DEFAULT = Kind("webdataset")  # a file that is named is read, with any name
 _EXAMPLES = 3  # in a note
 # Files of a store: of more than so many only some are opened.
 _MANY = 10_000
@@ -39,12 +39,12 @@ class Listing:
     """The shards that some inputs name, sorted by id."""
 
     shards: list[Shard]
-    notes: list[str]  # what is worth saying about them, in lines of their own
-    unread: Tally = field(default_factory=Tally)  # files that lie among them and are none, by kind
+    notes: list[str]  # notes about them, a line each
+    unread: Tally = field(default_factory=Tally)  # files among them that are not shards, by kind
 
 
 def list_shards(inputs: Sequence[str]) -> list[Shard]:
-    """The shards of `take_listing` alone."""
+    """Only the shards of `take_listing`."""
     return take_listing(inputs).shards
 
 
@@ -53,13 +53,13 @@ def take_listing(inputs: Sequence[str], known: Iterable[Shard] = ()) -> Listing:
 
     Args:
         inputs: directories (searched recursively), files, LMDBs, globs, or brace patterns such as
-            ``data/train-{000000..000099}.tar``; paths or URLs. In a directory that also holds other shards,
-            Parquet files are taken for something else (tables of metadata).
-        known: what was listed earlier: a file that was not touched since is not opened again.
+            ``data/train-{000000..000099}.tar``; paths or URLs. In a directory that also has other shards,
+            Parquet files are assumed to be tables of metadata.
+        known: earlier listing: a file that was not touched since is not opened again.
 
     Raises:
-        InputError: an input that names nothing, two files that would get the same id, or an LMDB that is not
-            on a local disk.
+        InputError: an input without shards, two files with the same id, or an LMDB that is not on a local
+            disk.
         StoreError: a store does not answer.
     """
     before = {shard.url: shard for shard in known if shard.state}
@@ -98,11 +98,11 @@ def take_listing(inputs: Sequence[str], known: Iterable[Shard] = ()) -> Listing:
         if not seen.fault and seen.found.hint not in (None, seen.kind)
     ]
     notes = [
-        *_note(doubles, "further names of files, left out"),
-        *_note(others, "files that are read as what they are, not as what their names say"),
+        *_note(doubles, "further names of the same files, ignored"),
+        *_note(others, "files that are read by their content, not by their names"),
         *_note(
             [said for text in inputs if (said := shadowed(text))],
-            "paths that exist as they are written, so they are no patterns; name the others on their own",
+            "paths that exist literally, so they are not patterns; give the other files separately",
         ),
     ]
     return Listing([shards[id] for id in sorted(shards)], notes, expanded.unread)
@@ -110,14 +110,14 @@ def take_listing(inputs: Sequence[str], known: Iterable[Shard] = ()) -> Listing:
 
 @dataclass(frozen=True)
 class _Seen:
-    """A file, and what a look at it told."""
+    """A file, and what was found in it."""
 
     found: Found
-    key: tuple[object, ...]  # equal for two names of one file
+    key: tuple[object, ...]  # equal for all names of one file
     kind: Kind
     state: State | None = None  # None: it could not be opened
     fault: str = ""
-    is_shard: bool = True  # False: a file that lies among them, under a name that promises nothing
+    is_shard: bool = True  # False: another file among them, with a name without a known suffix
 
     @property
     def size(self) -> int:
@@ -125,16 +125,16 @@ class _Seen:
 
     @property
     def rank(self) -> tuple[object, ...]:
-        """Of a file's names the one that ranks first is kept: no link, short, from the outermost input."""
+        """Order of a file's names; the first is kept: not a link, short, from the outermost input."""
         path = self.found.place.path
         linked = self.found.place.is_local and os.path.realpath(path) != path
         return linked, len(path), path, len(self.found.root), self.found.place.url
 
 
 def _to_look_at(found: Sequence[Found]) -> Collection[int]:
-    """Positions of the files whose bytes are looked at, which takes three requests each.
+    """Positions of the files whose bytes are examined, which takes three requests each.
 
-    Of a great many on a store that have names of shards some tell whether all are what they are called.
+    Of many files on a store with names of shards, only a sample is examined.
     """
     named = [i for i, one in enumerate(found) if one.hint and not one.doubtful and not one.place.is_local]
     if len(named) <= _MANY:
@@ -143,7 +143,7 @@ def _to_look_at(found: Sequence[Found]) -> Collection[int]:
 
 
 def _listed(files: Sequence[Location]) -> dict[str, Listed]:
-    """Those files by URL, as their stores list them with versions, if they do."""
+    """The files by URL, with versions from the listings of their stores, if available."""
     groups: dict[tuple[str, str, str], list[Location]] = defaultdict(list)
     for file in files:
         groups[file.prefix, file.query, file.path.partition("/")[0]].append(file)
@@ -166,7 +166,7 @@ def _see(
     place, file = found.place, found.file
     earlier = known.get(place.url)
     hint = found.hint or _DEFAULT
-    if found.state:  # a folder of files: its listing tells all
+    if found.state:  # a folder of files: its listing is enough
         path = os.path.realpath(place.path) if place.is_local else _spelled(place.path)
         return _Seen(found, ("folder", place.filesystem.type_name, path), hint, found.state)
     key: tuple[object, ...] = (place.filesystem.type_name, _spelled(place.path), found.size, found.mtime_ns)
@@ -185,7 +185,7 @@ def _see(
     except OSError as e:
         if isinstance(e, StoreError) and not isinstance(e, RefusedError):
             raise  # an outage, not a file that cannot be opened
-        return _Seen(found, (*key, ""), hint)  # whoever reads it will say why
+        return _Seen(found, (*key, ""), hint)  # its reader reports why
     if found.doubtful:
         told = recognized(head)
         return _Seen(found, (*key, state.version), told or hint, state, is_shard=told is not None)
@@ -194,7 +194,7 @@ def _see(
 
 
 def _told(found: Found) -> State:
-    """What a store's listing tells of a file."""
+    """State of a file from a store's listing."""
     return State(found.size, trusted_mtime(found.mtime_ns))
 
 
@@ -203,7 +203,7 @@ def _is_known(earlier: Shard | None, now: State) -> bool:
 
 
 def _spelled(path: str) -> str:
-    """A path on a web server, whose name has several spellings, in one of them; any other as it is."""
+    """A path in one spelling if it is on a web server; any other unchanged."""
     parts = urlsplit(path)
     if parts.scheme not in _PORTS:
         return path
@@ -212,7 +212,7 @@ def _spelled(path: str) -> str:
 
 
 def _each_once(seen: Sequence[_Seen]) -> tuple[list[_Seen], list[str]]:
-    """One name of each file, in the order of the files; and of all others, what they are names of."""
+    """One name of each file, in the order of the files; and the files of all other names."""
     names: dict[tuple[object, ...], list[_Seen]] = {}
     for one in seen:
         names.setdefault(one.key, []).append(one)
@@ -230,12 +230,12 @@ def _double(name: str, kept: str) -> str:
 
 
 def _shards(seen: Sequence[_Seen]) -> Iterable[Shard]:
-    """Shards of files. An LMDB, whose size may stay, also has its last transaction in its id."""
+    """Shards of files. The id of an LMDB, whose size may not change, also has its last transaction."""
     lmdbs = [one.found.place for one in seen if one.kind.format == "lmdb"]
     for place in lmdbs:
         if not place.is_local:
             raise InputError(
-                f"{place}: an LMDB is read from a local disk only; copy it there, or convert it to tars "
+                f"{place}: an LMDB can only be read from a local disk; copy it to one, or convert it to tars "
                 "where it was made: mmray convert --to webdataset"
             )
     checked = iter(check_all([place.path for place in lmdbs]))
@@ -243,7 +243,7 @@ def _shards(seen: Sequence[_Seen]) -> Iterable[Shard]:
         found, kind, fault, transaction = one.found, one.kind, one.fault, ""
         if kind.format == "lmdb":
             number, wrong = next(checked)
-            one = _anew(one)  # a state from before a commit would not be that of the transaction
+            one = _anew(one)  # a state from before a commit would not match the transaction
             transaction = "" if wrong else f"t{number}"
             fault = fault or (wrong and f"{found.place}: {wrong}")
         name = found.place.path[len(found.root) :].lstrip("/") or "."  # the input itself, a folder of files
@@ -253,7 +253,7 @@ def _shards(seen: Sequence[_Seen]) -> Iterable[Shard]:
 
 
 def _anew(seen: _Seen) -> _Seen:
-    """The same, if nothing touched the file; else with its state now."""
+    """The same shard, if the file is untouched; else with its current state."""
     path = seen.found.file.path
     if seen.state is None or seen.state.is_surely(stat_file(path)[0]):
         return seen

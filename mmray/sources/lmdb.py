@@ -1,7 +1,7 @@
 """An LMDB → Arrow blocks of RECORDS, in bounded memory.
 
-Environments are on local disks, and mapped; how their records are laid out is told by the first entries (see
-`layouts` and `foreign`). Rows are in the order of the keys. Offsets and lengths are entries, notes of the
+Environments are on local disks and memory-mapped; the first entries decide the layout of records (see
+`layouts` and `foreign`). Rows are in the order of the keys. Offsets and lengths count entries, notes of the
 writer included.
 """
 
@@ -33,22 +33,22 @@ from mmray.sources.names import texts_of
 from mmray.sources.options import ReadOptions
 from mmray.sources.shards import Shard
 
-#: Of blocks that are made together, if they are small. Each row is two objects: with more rows the garbage
-#: collector would be set off, some of whose rounds go over all that the process has.
+#: Rows of small blocks that are made together. Each row is two objects: with more rows the garbage collector
+#: would start, and some of its rounds visit all objects of the process.
 _SHEET_ROWS, _SHEET_BYTES = 256, 1 << 20
-_LARGEST = (1 << 30) - 1  # bytes of a value, and of a block before it: a column's are counted in int32
+_LARGEST = (1 << 30) - 1  # bytes of a value, and of a block before it: a column's offsets are int32
 
 
 def read_lmdb(shard: Shard, options: ReadOptions, wanted: Sequence[Missing] = (WHOLE,)) -> Iterator[pa.Table]:
     """Yield the wanted rows of an LMDB as tables of RECORDS, or of VIEWS if the options say so, in order.
 
-    Goes at once to where each gap starts, and touches no payload that is not wanted. Where no payload is
-    asked for, values are not looked at: faults in them, their size included, are not found.
+    Seeks to the start of each gap, and reads no payload of other rows. If no payload is requested, values are
+    not examined: faults in them, their size included, are not found.
 
     Raises:
-        OSError: the environment cannot be opened, or is not what it was when it was listed; its layout is not
-            known, or its captions are not sorted. Anything wrong with one record is a row with an error, and
-            so is damage: one in the place of all that follows.
+        OSError: the environment cannot be opened, or has changed since it was listed; its layout is unknown,
+            or its captions are not sorted. Anything wrong with one record is a row with an error. So is
+            damage: one row in place of all that follow.
     """
     try:
         with open_layout(shard, options) as (snapshot, layout):
@@ -61,10 +61,10 @@ def read_lmdb(shard: Shard, options: ReadOptions, wanted: Sequence[Missing] = (W
 
 
 def layout_of(shard: Shard, options: ReadOptions | None = None) -> AnyLayout:
-    """How the records of an LMDB are laid out, from its first entries. An empty one counts as members.
+    """The layout of an LMDB, from its first entries. An empty one counts as members.
 
     Raises:
-        InputError: pickles, or no layout that is known; names what was seen.
+        InputError: pickles, or an unknown layout; names what was found.
         OSError: the environment cannot be opened, or is damaged.
     """
     options = options or ReadOptions()
@@ -78,13 +78,13 @@ def layout_of(shard: Shard, options: ReadOptions | None = None) -> AnyLayout:
 def open_layout(
     shard: Shard, options: ReadOptions, name: AnyLayout | None = None, *, whole: bool = False
 ) -> Iterator[tuple[Snapshot, Layout]]:
-    """What is in an LMDB, and how to read its records.
+    """A snapshot of an LMDB, and its layout.
 
     Args:
         shard: the LMDB.
         options: how to read it.
-        name: of its layout, where it need not be told from the first entries.
-        whole: as of `Layout`.
+        name: of its layout; None: decided by the first entries.
+        whole: as in `Layout`.
 
     Raises:
         InputError: as `layout_of`.
@@ -99,22 +99,22 @@ def open_layout(
 
 
 def _open(shard: Shard, options: ReadOptions) -> Snapshot:
-    state = re.search(r"@\d+(?:t(\d+))?$", shard.id)  # as listed; none of what a conversion reads back
+    state = re.search(r"@\d+(?:t(\d+))?$", shard.id)  # as listed; none when a conversion reads back
     if shard.fault or (state and not state[1]):
         _refuse(shard)
     snapshot = environment.opened(shard.open().path, options.database)
     if state and int(state[1]) != snapshot.transaction:
         raise OSError(
             f"{shard.url}: changed since the run was planned: transaction {snapshot.transaction}, was "
-            f"{state[1]}; run again when its writer is done"
+            f"{state[1]}; run again when its writer has finished"
         )
     return snapshot
 
 
 def _refuse(shard: Shard) -> NoReturn:
-    """Raise why one cannot be read that could not be when it was listed. A plan does not say why."""
+    """Raise why an LMDB that could not be read when it was listed cannot be read. A plan has no reason."""
     (checked,) = [Checked(0, shard.fault)] if shard.fault else check_all([shard.open().path])
-    fault = checked.fault or "could not be read when it was listed, and can be now; run again"
+    fault = checked.fault or "could not be read when it was listed, but can be now; run again"
     if is_damage(fault):
         raise ShardError(fault)
     raise OSError(fault if shard.fault else f"{shard.url}: {fault}")
@@ -123,7 +123,7 @@ def _refuse(shard: Shard) -> NoReturn:
 def _faults(
     shard: Shard, rows: range, offset: int, damage: ShardError, options: ReadOptions, *, end: bool
 ) -> pa.Table:
-    """Rows that are lost to damage at an entry. One stands for all where nobody knows how many they are."""
+    """Rows lost to damage at an entry. A single row represents an unknown number."""
     fields = {"end": end, "error": error("shard", damage.kind, damage.reason)}
     lost = [new_row(shard.id, row, "", offset, 0) | fields for row in rows]
     schema = VIEWS if options.views else RECORDS
@@ -132,14 +132,14 @@ def _faults(
 
 @dataclass
 class _Rows:
-    """Consecutive rows: where they are, what they hold and, by their place here, what is wrong with them."""
+    """Consecutive rows: their positions, contents and, by index, faults."""
 
     found: list[Found] = field(default_factory=list)
     contents: list[Contents] = field(default_factory=list)
     errors: dict[int, dict[str, str]] = field(default_factory=dict)
 
     def parse(self, found: Found, layout: Layout) -> Contents:
-        """What the next one holds."""
+        """Contents of the next row."""
         try:
             return layout.contents(found)
         except RecordError as e:
@@ -148,7 +148,7 @@ class _Rows:
 
 
 class _Reader:
-    """Goes over the records of an environment, and cuts them into blocks."""
+    """Iterates over the records of an environment, and cuts them into blocks."""
 
     def __init__(self, shard: Shard, snapshot: Snapshot, layout: Layout, options: ReadOptions) -> None:
         self._shard = shard
@@ -163,7 +163,7 @@ class _Reader:
         block_rows, block_bytes = self._options.block_rows, min(self._options.block_bytes, _LARGEST)
         sheet_bytes, sheet_rows = min(_SHEET_BYTES, block_bytes), self._sheet_rows
         records: Iterator[Found] = iter(())
-        row = -1  # nowhere yet
+        row = -1  # no position yet
         for gap in wanted:
             if row < 0 or gap.start:
                 records, row = self._layout.group(gap.start), gap.first if gap.start else 0
@@ -171,7 +171,7 @@ class _Reader:
             rows, size, full, end = _Rows(), 0, False, True
             stop, damage = gap.start, None
             try:
-                for found in records:  # one more than is needed, to know the last row of a shard
+                for found in records:  # one more than needed, to recognize the last row of a shard
                     if row > last:
                         records, end = chain([found], records), False
                         break
@@ -197,13 +197,13 @@ class _Reader:
                 yield from self._blocks(rows, row, end=end)
             if damage:
                 yield from self._lost(damage, max(row, gap.first), gap.last, stop)
-                records, row = iter(()), -1  # a later gap is looked for on its own
+                records, row = iter(()), -1  # a later gap is searched separately
         if row == 0:
             empty = empty_row(self._shard.id, "", len(self._snapshot))
             yield table({name: [value] for name, value in empty.items()}, self._schema)
 
     def _lost(self, damage: ShardError, first: int, last: int | None, offset: int) -> Iterator[pa.Table]:
-        """Rows from one on that are lost: as many as are known to be wanted, or one for all that follow."""
+        """Rows lost from one on: as many as are known to be wanted, or one for all that follow."""
         rows = range(first, first + 1 if last is None else last + 1)
         for at in range(0, len(rows), self._options.block_rows):
             some = rows[at : at + self._options.block_rows]

@@ -1,7 +1,7 @@
-"""Whether LMDBs are sound, found out by a process that may die of it: liblmdb aborts on some damaged files.
+"""Checks LMDBs for damage in a separate process, because liblmdb aborts on some damaged files.
 
-The module is also the script that this process runs, so it imports nothing but lmdb and the standard library.
-It follows the keys of all databases and asks for the sizes of their values, but touches none of these.
+The module is also the script of this process, so it imports only lmdb and the standard library. It iterates
+over the keys of all databases and requests the sizes of values, but does not read them.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from typing import NamedTuple
 import lmdb
 from lmdb.verify import VerifyError, verify
 
-_DATABASES = 1024  # named ones of an environment that are looked at
-_RECORD_BYTES = 48  # of what the main database holds for a named one: the MDB_db of LMDB's mdb.c
+_DATABASES = 1024  # named databases of an environment that are checked
+_RECORD_BYTES = 48  # size of the main database's entry for a named one: the MDB_db of LMDB's mdb.c
 _HEAD_BYTES = (16, 24)  # of the head of a page, of LMDB 0.9 and 1.0
-_NODE_BYTES = 570  # of a key, at most, and what else lies beside a value in its page, with some to spare
+_NODE_BYTES = 570  # bytes of a key, at most, and of other data in a value's page, with some to spare
 
-#: What lmdb says where a header or a page makes no sense.
+#: Errors of lmdb for an invalid header or page.
 _DAMAGE = (
     *(lmdb.InvalidError, lmdb.MapResizedError, lmdb.PageNotFoundError, lmdb.CorruptedError),
     *(lmdb.VersionMismatchError, lmdb.PanicError, lmdb.CursorFullError, lmdb.BadValsizeError),
 )
 _CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
-_REMEDY = "; copy it again"  # of damage, and of nothing else
+_REMEDY = "; copy it again"  # only after damage
 
 
 class Checked(NamedTuple):
-    """What was found out about one LMDB."""
+    """Result for one LMDB."""
 
     transaction: int  # the last that was committed
     fault: str = ""  # why it cannot be read
 
 
 def check_all(paths: Sequence[str]) -> list[Checked]:
-    """Look at LMDBs one after the other, in another process: .05 s to start it, and .4 us for each entry."""
+    """Check LMDBs one after the other, in another process: .05 s to start it, and .4 us for each entry."""
     found: list[Checked] = []
     while len(found) < len(paths):
         done = subprocess.run(
-            [sys.executable, "-P", __file__],  # -P: beside this script lies a module named lmdb, too
+            [sys.executable, "-P", __file__],  # -P: this script's directory also has a module named lmdb
             input=json.dumps(paths[len(found) :]),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -55,7 +55,7 @@ def check_all(paths: Sequence[str]) -> list[Checked]:
             check=False,
         )
         found += [Checked(*json.loads(line)) for line in done.stdout.splitlines()]
-        if len(found) < len(paths):  # it died of the next
+        if len(found) < len(paths):  # it died at the next one
             how = f"signal {-done.returncode}" if done.returncode < 0 else f"status {done.returncode}"
             how += _REMEDY * (-done.returncode in _CRASHES)
             found.append(Checked(0, _damage(paths[len(found)]) or f"reading it ended the process: {how}"))
@@ -63,15 +63,15 @@ def check_all(paths: Sequence[str]) -> list[Checked]:
 
 
 def is_damage(fault: str) -> bool:
-    """Whether a fault is of the bytes, and will stay: not of a writer who is busy, nor of the machine."""
+    """Whether a fault is permanent damage: not a busy writer, and not the machine."""
     return fault.endswith(_REMEDY)
 
 
 def open_environment(path: str) -> tuple[lmdb.Environment, bool]:
-    """Open an environment read-only; also whether a lock keeps writers from the pages that a reader sees.
+    """Open an environment read-only; also returns whether a lock protects the pages of a reader.
 
-    One does where there is a lock file that can be written to. None is made: whoever reads may lack the right
-    to, or have a copy that nobody writes to.
+    It does if there is a writable lock file. None is created: the reader may lack the permission, or read a
+    copy without writers.
     """
     place = Path(path)
     subdir = place.is_dir()
@@ -92,33 +92,33 @@ def named_databases(opened: lmdb.Environment) -> Iterator[bytes]:
         sizes = map(len, transaction.cursor().iternext(keys=False))
         keys = transaction.cursor().iternext(values=False)
         listed = map(bytes, compress(keys, map(_RECORD_BYTES.__eq__, sizes)))
-        # LMDB 1.0 ends names by zeros.
+        # LMDB 1.0 ends names with zeros.
         yield from islice((k.rstrip(b"\0") for k in listed if is_database(opened, k)), _DATABASES)
 
 
 def is_database(opened: lmdb.Environment, key: bytes) -> bool:
-    """Whether a key of the main database is the name of another."""
+    """Whether a key of the main database is the name of another database."""
     try:
         opened.open_db(key, create=False)
-    except lmdb.Error:  # an entry like any other, or one database too many
+    except lmdb.Error:  # an ordinary entry, or one database too many
         return False
     return True
 
 
 def _damage(path: str) -> str:
-    """The first fault of a file's pages. It is not opened as an LMDB, so that this cannot end a process."""
+    """The first fault of a file's pages. Does not open it as an LMDB, which could abort the process."""
     try:
         found: list[str] = verify(path)  # type: ignore[no-untyped-call]
     except VerifyError as e:
         found = [str(e)]
     except (OSError, MemoryError) as e:
         return f"{e or type(e).__name__}"
-    except Exception as e:  # it divides by what a page states, among others
+    except Exception as e:  # for example a division by a value from a page
         found = [f"{e} ({type(e).__name__})"]
     if not found:
         return ""
     short = "EOF" in found[0] or "end of the file" in found[0]
-    return f"{'breaks off' if short else 'damaged'}: {found[0]}{_REMEDY}"
+    return f"{'truncated' if short else 'damaged'}: {found[0]}{_REMEDY}"
 
 
 def _check(path: str) -> Checked:
@@ -126,7 +126,7 @@ def _check(path: str) -> Checked:
     with opened:
         begun = opened.info()
         size = data_file(path).stat().st_size
-        # A file that is too short may be sound all the same: LMDB does not write free pages at its end.
+        # A file that is too short may still be intact: LMDB does not write free pages at its end.
         fault = _damage(path) if size < (begun["last_pgno"] + 1) * opened.stat()["psize"] else ""
         try:
             if not fault and _look(opened, None, size):
@@ -135,30 +135,30 @@ def _check(path: str) -> Checked:
         except lmdb.CorruptedError as e:
             fault = f"damaged: {e}{_REMEDY}"
         if not locked and opened.info()["last_txnid"] != begun["last_txnid"]:
-            fault = "changed while it is read; run again when its writer is done"
+            fault = "changed while it was read; run again when its writer has finished"
     return Checked(begun["last_txnid"], fault)
 
 
 def _look(opened: lmdb.Environment, name: bytes | None, size: int) -> bool:
-    """Look at a database of an environment; whether it may list further ones."""
+    """Check a database of an environment; returns whether it may list further ones."""
     database = opened.open_db(name, create=False)
     if any(database.flags().values()):
-        return False  # keys in another order: who reads it refuses it
+        return False  # keys in another order: the reader refuses it
     with opened.begin() as transaction:
         stat = transaction.stat(database)
         keys = transaction.cursor(database).iternext(values=False)
         ascending = sum(starmap(lt, pairwise(islice(keys, stat["entries"] + 1))))
     entries = stat["entries"]
     if ascending != max(0, entries - 1):
-        raise lmdb.CorruptedError(f"{entries} entries, but {ascending + 1} keys in their order")
-    viewed = stat["overflow_pages"] > 0  # to copy small values is faster than to make buffers of them
-    with opened.begin(buffers=viewed) as transaction:  # type: ignore[call-overload]  # knows literals only
+        raise lmdb.CorruptedError(f"{entries} entries, but {ascending + 1} keys in order")
+    viewed = stat["overflow_pages"] > 0  # copying small values is faster than making buffers
+    with opened.begin(buffers=viewed) as transaction:  # type: ignore[call-overload]  # accepts only literals
         sizes = Counter(map(len, transaction.cursor(database).iternext(keys=False)))
     page_bytes, head_bytes = stat["psize"], _HEAD_BYTES[opened.lib_version()[0]]
     pages = {
         value_bytes: -(-(head_bytes + value_bytes) // page_bytes) * n for value_bytes, n in sizes.items()
     }
-    # A value may have pages of its own from a size on that depends on its key, which is not looked at.
+    # The size from which a value has its own pages depends on its key, which is not examined.
     least, most = (
         sum(taken for value_bytes, taken in pages.items() if value_bytes > above)
         for above in (page_bytes // 2, page_bytes // 2 - _NODE_BYTES)
@@ -169,7 +169,7 @@ def _look(opened: lmdb.Environment, name: bytes | None, size: int) -> bool:
 
 
 def main() -> None:
-    """Look at the LMDBs whose paths come in as a list in JSON; each is answered by a line."""
+    """Check the LMDBs whose paths are read as a JSON list; writes a line for each."""
     for path in json.load(sys.stdin):
         try:
             checked = _check(path)
@@ -177,7 +177,7 @@ def main() -> None:
             checked = Checked(0, _damage(path) or f"damaged: {e}{_REMEDY}")
         except (lmdb.Error, OSError, MemoryError) as e:
             checked = Checked(0, str(e).removeprefix(f"{path}: ") or type(e).__name__)
-        except Exception as e:  # lmdb computes with what pages state
+        except Exception as e:  # lmdb computes with values from pages
             checked = Checked(0, f"damaged: {e} ({type(e).__name__}){_REMEDY}")
         print(json.dumps(checked), flush=True)
 

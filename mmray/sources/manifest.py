@@ -1,7 +1,7 @@
 """A CSV or JSON Lines file whose rows name files and captions → Arrow blocks of RECORDS.
 
-The shard is the manifest: its offsets are bytes of it, and its state is compared. What it names is not part
-of that: a file that is put right can be retried.
+The shard is the manifest: offsets are bytes of it, and its state is compared. The files that it names are not
+part of that: a repaired file can be retried.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from mmray.sources.shards import Shard
 from mmray.storage import Location
 
 _BUFFER_BYTES = 1 << 20
-_THREADS = 8  # that read or fetch; of each host as many as fetch.connections_per_host says
-_AHEAD_BYTES = 128 << 20  # of files that are loaded and not yet taken
-_GUESS_BYTES = 2 << 20  # that a file may take, before anything is known of it
+_THREADS = 8  # threads that read or fetch; for each host, fetch.connections_per_host
+_AHEAD_BYTES = 128 << 20  # bytes of files that are loaded but not yet consumed
+_GUESS_BYTES = 2 << 20  # assumed bytes of a file before its size is known
 _HEAD_ROWS = 64
 
 
@@ -40,10 +40,10 @@ def read_manifest(
 ) -> Iterator[pa.Table]:
     """Yield the wanted rows of a CSV or JSONL as tables of RECORDS, in order.
 
-    The walk goes to the byte where each gap starts. Where no payload is asked for, no file is opened.
+    Reading seeks to the byte where each gap starts. If no payload is requested, no file is opened.
 
     Raises:
-        OSError: the shard, or a file that it names, cannot be read for a reason that may pass; anything wrong
+        OSError: the shard, or a file that it names, cannot be read, perhaps temporarily; anything wrong
             *inside* the shard is a row with an error.
     """
     place = shard.open()
@@ -52,7 +52,7 @@ def read_manifest(
 
 
 def first_rows(shard: Shard) -> list[dict[str, Any]]:
-    """What the first rows say; nothing where they cannot be read.
+    """The first rows; empty if they cannot be read.
 
     Raises:
         OSError: the shard cannot be opened or read.
@@ -76,11 +76,11 @@ def _names(rows: Rows) -> dict[str, None]:
 
 
 def starts(shard: Shard) -> Iterator[int]:
-    """Where each row begins, without its being looked at.
+    """Where each row begins, without reading its files.
 
     Raises:
         OSError: the shard cannot be read.
-        ShardError: it has no rows that can be told apart.
+        ShardError: its rows cannot be separated.
     """
     place = shard.open()
     with place.open_input() as raw, io.BufferedReader(raw, _BUFFER_BYTES) as file:
@@ -89,14 +89,14 @@ def starts(shard: Shard) -> Iterator[int]:
 
 @dataclass
 class _Draft:
-    """A row that is being made."""
+    """A row under construction."""
 
     row: dict[str, Any]
     fields: Fields | None = None
 
 
 class _Records:
-    """Makes rows of RECORDS of a manifest's rows."""
+    """Makes rows of RECORDS from a manifest's rows."""
 
     def __init__(self, shard: Shard, place: Location, options: ReadOptions) -> None:
         self._shard = shard
@@ -121,10 +121,10 @@ class _Records:
             yield draft.row | payload
 
     def _columns_fault(self, rows: Rows) -> dict[str, str] | None:
-        """Why no row can have anything, by the names of the first ones."""
+        """Why no row can have a modality, judging by the names in the first ones."""
         names = _names(rows)
         if not names:
-            return None  # no rows, or none that can be parsed: each says so
+            return None  # no rows, or none that can be parsed: each is reported
         seen = ", ".join(names)
         lower = {name.strip().lower() for name in names}
         for column, configured in self._options.columns.items():
@@ -135,7 +135,7 @@ class _Records:
         if roles & {*MODALITIES, "file"}:
             return None
         is_data = any(is_url(name) or extension_of(name) in self._options.column_of for name in rows.names)
-        remedy = "its first line is no line of column names: add one" if is_data else "name one in `columns`"
+        remedy = "its first line has no column names: add such a line" if is_data else "name one in `columns`"
         reason = f"no image, text or audio among the columns {seen}; {remedy}"
         return error("read", "columns-missing", reason)
 
@@ -172,7 +172,7 @@ class _Records:
         return _GUESS_BYTES * len(draft.fields.files) if draft.fields else 0
 
     def _load(self, draft: _Draft) -> dict[str, Any]:
-        """The payload of a row, or what is wrong with it."""
+        """The payload of a row, or its fault."""
         if draft.fields is None or draft.row["error"] or not self._options.payload:
             return {}
         try:

@@ -1,4 +1,4 @@
-"""Whether a CSV or JSONL that lies in a directory is a manifest: a table of files and captions."""
+"""Whether a CSV or JSONL in a directory is a manifest: a table of files and captions."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def is_manifest(place: Location, *, among_files: bool) -> bool:
     """Whether the first rows of a file name pictures or sounds.
 
     Args:
-        place: the file; one that cannot be opened is none.
-        among_files: whether loose files lie in its directory too: then the table of a folder is none, either.
+        place: the file; one that cannot be opened is not a manifest.
+        among_files: whether its directory has loose files; then the table of a folder is not a manifest.
     """
     try:
         with place.open_input() as file:

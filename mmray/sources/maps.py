@@ -1,7 +1,7 @@
-"""One msgpack map → the fields of a record. Nothing is built of bytes that no field of a record asks for.
+"""One msgpack map → the fields of a record. Builds no objects for values that are not used.
 
-One byte of msgpack may stand for a Python object of sixty, so that what is neither a string nor bytes is
-passed over, or read where it has at most a megabyte. Extension types, timestamps among them, are refused.
+One byte of msgpack may become a Python object of sixty bytes. So values that are neither strings nor bytes
+are skipped, or read if they have at most a megabyte. Extension types, including timestamps, are refused.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import msgpack
 
 from mmray.errors import RecordError, of_machine
 
-KIND = "lmdb-layout"  # of every fault here: the value is not such a map
+KIND = "lmdb-layout"  # type of every fault here: the value is not such a map
 _MAX_FIELDS = 1024
-_NESTED_BYTES = 1 << 20  # of a field that is neither a string nor bytes
+_NESTED_BYTES = 1 << 20  # bytes of a field that is neither a string nor bytes
 _NIL = 0xC0
 #: Bytes of the length that follows the type (msgpack's spec, "str", "bin" and "map format family").
 _LENGTH_BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
@@ -25,11 +25,11 @@ _LIST_LENGTH_BYTES = {**dict.fromkeys(range(0x90, 0xA0), 0), 0xDC: 2, 0xDD: 4}
 
 
 class Field(NamedTuple):
-    """A name and what it holds."""
+    """A name and its value."""
 
     name: str
-    content: memoryview | None  # of a string or bytes, where it lies; None: it is something else
-    packed: memoryview  # as it lies in the map, with its type
+    content: memoryview | None  # a string or bytes, as a view; None: it is something else
+    packed: memoryview  # its bytes in the map, with their type
 
     @property
     def is_nil(self) -> bool:
@@ -48,7 +48,7 @@ class Field(NamedTuple):
         """A map, list, number or boolean as JSON.
 
         Raises:
-            RecordError: it holds what JSON does not know: bytes, extension types, infinite numbers.
+            RecordError: it has values that JSON lacks: bytes, extension types, infinite numbers.
         """
         try:
             value = msgpack.unpackb(self.packed)
@@ -63,7 +63,7 @@ def fields(value: memoryview) -> Iterator[Field]:
     """The fields of a map, in order.
 
     Raises:
-        RecordError: the value is no map, breaks off, or goes on after its map.
+        RecordError: the value is not a map, is truncated, or has bytes after its map.
     """
     count, at = _head(value, _MAP_LENGTH_BYTES, "map")
     for _ in range(count):
@@ -85,7 +85,7 @@ def items(value: memoryview) -> Iterator[Field]:
     """The items of a list, in order; their names are their places, from 0.
 
     Raises:
-        RecordError: the value is no list, breaks off, or goes on after its list.
+        RecordError: the value is not a list, is truncated, or has bytes after its list.
     """
     count, at = _head(value, _LIST_LENGTH_BYTES, "list")
     for place in range(count):
@@ -98,7 +98,7 @@ def items(value: memoryview) -> Iterator[Field]:
 
 
 def _head(value: memoryview, length_bytes: Mapping[int, int], what: str) -> tuple[int, int]:
-    """How many fields or items there are, and where the first begins."""
+    """Number of fields or items, and where the first begins."""
     width = length_bytes.get(value[0]) if value else None
     if width is None:
         raise RecordError(f"not a msgpack {what}: begins with {bytes(value[:8]).hex()!r}", KIND)
@@ -114,9 +114,9 @@ def _check_end(value: memoryview, at: int, what: str) -> None:
 
 
 def _string(value: memoryview, at: int) -> tuple[memoryview | None, int]:
-    """What a string, or bytes, holds, and where it ends; None and its own place for another type."""
+    """Content of a string or bytes, and where it ends; None and its start for another type."""
     if at >= len(value):
-        raise RecordError(f"the map breaks off at byte {at}", KIND)
+        raise RecordError(f"the map is truncated at byte {at}", KIND)
     code, begin = value[at], at + 1
     if 0xA0 <= code <= 0xBF:
         end = begin + (code & 0x1F)
@@ -126,21 +126,21 @@ def _string(value: memoryview, at: int) -> tuple[memoryview | None, int]:
     else:
         return None, at
     if end > len(value):
-        raise RecordError(f"the map breaks off in the field at byte {at}", KIND)
+        raise RecordError(f"the map is truncated in the field at byte {at}", KIND)
     return value[begin:end], end
 
 
 def _nested_bytes(value: memoryview, name: str) -> int:
-    """Bytes that something of another type takes."""
+    """Length in bytes of a value of another type."""
     unpacker = msgpack.Unpacker()
     unpacker.feed(value)
     try:
         unpacker.skip()
     except msgpack.OutOfData as e:
-        reason = f"field {name!r} breaks off, or is nested and over {_NESTED_BYTES} bytes"
+        reason = f"field {name!r} is truncated, or is nested and over {_NESTED_BYTES} bytes"
         raise RecordError(reason, KIND) from e
     except Exception as e:
         if of_machine(e):
             raise
-        raise RecordError(f"field {name!r} is no msgpack: {e or type(e).__name__}", KIND) from e
+        raise RecordError(f"field {name!r} is not msgpack: {e or type(e).__name__}", KIND) from e
     return int(unpacker.tell())

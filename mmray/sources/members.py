@@ -11,8 +11,8 @@ from mmray.sources.names import encoded, of_system, split_name, text_of
 from mmray.sources.unlisted import HEAD_BYTES, unlisted
 from mmray.unread import Unread
 
-_UNKNOWN = "unknown"  # column of an extension that was not met before
-_TINY_BYTES = 16  # a member of at most so many is no image, nor a sound
+_UNKNOWN = "unknown"  # column of an extension that did not occur before
+_TINY_BYTES = 16  # a member of at most so many bytes is neither an image nor a sound
 
 
 class Members(Layout):
@@ -29,7 +29,7 @@ class Members(Layout):
         for number, (name, value) in enumerate(entries, first):
             stem, _, suffix = name.rpartition(b".") if last else name.partition(b".")
             column = columns.get(suffix, _UNKNOWN)
-            # Whether it cannot just be split at that dot; nothing is in b"/", too.
+            # Whether it cannot simply be split at that dot; the empty name is in b"/", too.
             odd = column is _UNKNOWN or (
                 stem != key and (stem[-1:] in b"/" or stem[:2] == b"__" or (last and b"._" in name))
             )
@@ -45,22 +45,22 @@ class Members(Layout):
                 key, begin, members, fault = stem, number, {}, None
                 if before and before.startswith(stem + b".") and self._first_name(stem) != name:
                     between = (
-                        f"entries whose names begin with {text_of(stem)}.… lie between them; rename those"
+                        f"entries whose names begin with {text_of(stem)}.… are between them; rename those"
                     )
-                    fault = Fault(f"members of this key lie apart: {between}", "interleaved-members")
+                    fault = Fault(f"members of this key are not neighbours: {between}", "interleaved-members")
             stop = number + 1
-            if self.apart:  # it lies before the record, or among its entries
+            if self.apart:  # it is before the record, or among its entries
                 self.take_apart(members)
             if column is not None:
                 if column in members:
-                    reason = f"more than one {column} member: {text_of(name)} comes second"
+                    reason = f"more than one {column} member: {text_of(name)} is the second"
                     fault = fault or Fault(reason, "repeated-member")
                 elif len(value) > limit:
                     fault = fault or too_large(f"member {text_of(name)!r}", len(value), limit)
                 members[column] = value
             elif payload:
                 self._add_unlisted(members, name, suffix, value)
-            before = name if odd or last else b""  # no other can lie among the entries of another's record
+            before = name if odd or last else b""  # no other key can be among the entries of a record
         if key is not None:
             self.take_apart(members)
             yield key, begin, stop, fault or members
@@ -73,11 +73,11 @@ class Members(Layout):
         extension = split_name(name, self._split_at)[1]
         if len(value) <= CARRIED_BYTES and self.carry(members, extension, _stripped(value)):
             return
-        # One as small as this is no picture and no sound, whatever it begins with: what is said of it must
-        # not depend on which of its kind was met first.
+        # Such a small member is neither a picture nor a sound: its report must not depend on which one of its
+        # kind occurred first.
         head = bytes(value[:HEAD_BYTES]) if len(value) > _TINY_BYTES else None
         thing = unlisted(text_of(name), extension, head, self._column_of)
-        if thing.modality is None:  # then one for all records alike
+        if thing.modality is None:  # then one object for all equal records
             if len(self._tiny) >= SUFFIXES:
                 self._tiny.clear()
             thing = Unread(thing.kind, f".{text_of(encoded(extension))}")
@@ -87,7 +87,7 @@ class Members(Layout):
         members["unread"] = members["unread"] + said if "unread" in members else said
 
     def _split(self, name: bytes) -> tuple[bytes, str | None]:
-        """Key and column: _UNKNOWN for what belongs to no record, None where no column takes it."""
+        """Key and column: _UNKNOWN for entries of no record, None if no column takes it."""
         key, extension = split_name(name, self._split_at)
         if not extension or of_system(text_of(name)):
             return key, _UNKNOWN
@@ -100,7 +100,7 @@ class Members(Layout):
         return key, column
 
     def _first_name(self, key: bytes) -> bytes:
-        """The first of the names with a key."""
+        """The first name with a key."""
         if self._first is None or self._first[0] != key:
             names = self._snapshot.keys_from(key + b".")
             parts = ((name, *split_name(name, self._split_at)) for name in names)

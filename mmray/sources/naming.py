@@ -1,7 +1,7 @@
-"""Which field of a row holds which modality: by configured names, then known ones, then near ones.
+"""Which field of a row has which modality: by configured names, then known ones, then similar ones.
 
-Columns of Parquet and features of TFRecords are taken by known names only. In a CSV, a JSONL or the table of
-a folder near names count as well, because their values are paths and URLs, which tell what they lead to.
+Columns of Parquet and features of TFRecords are found by known names only. In a CSV, a JSONL or the table of
+a folder similar names are also used, because the values are paths and URLs, whose extensions show their kind.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from mmray.sources.columns import KEYS, NAMES
 from mmray.sources.folder_files import FILMS, PICTURES, SOUNDS
 from mmray.sources.options import EXTENSIONS, ReadOptions
 
-#: Names that people give; of those that a row has, the first counts. What lies on a disk comes before URLs.
+#: Common names; the first one that a row has is used. Files come before URLs.
 NEAR: Mapping[str, tuple[str, ...]] = {
     "image": (
         *("image_path", "img_path", "image_file", "image_file_name", "image_filename", "img_file", "img"),
@@ -25,17 +25,17 @@ NEAR: Mapping[str, tuple[str, ...]] = {
     ),
     "text": ("title", "captions", "sentence", "transcription", "transcript", "description", "alt_text"),
 }
-#: Names of a file of any kind, where no field is picture or sound by its name.
+#: Names of a file of any kind, used if no field is a picture or sound by its name.
 ANY_FILE = ("file_name", "filename", "file", "file_path", "filepath", "path", "url", "uri")
 
-_MANY = 256  # sets of names that are remembered: rows of a JSONL may each have others
+_MANY = 256  # sets of names that are cached: rows of a JSONL may differ
 
-#: Columns of RECORDS, "key", or "file" for what its extension or its bytes make a picture or a sound.
+#: Columns of RECORDS, "key", or "file" for a picture or sound by its extension or bytes.
 Roles = Mapping[str, str]
 
 
 class Naming:
-    """Says of the names of a row's fields what each is."""
+    """Finds the role of each field of a row by its name."""
 
     def __init__(self, options: ReadOptions) -> None:
         self._options = options
@@ -83,7 +83,7 @@ class Naming:
 
 
 def extension_of(path: str) -> str:
-    """Lower-case extension of a path or URL, without its dot; options of a URL are passed over."""
+    """Lower-case extension of a path or URL, without its dot; options of a URL are ignored."""
     name = path
     if is_url(path):
         try:

@@ -1,4 +1,4 @@
-"""Records of an LMDB that are entries `<prefix>-<number>`, as those who read text in pictures write them."""
+"""Records of an LMDB that are entries `<prefix>-<number>`, as in data sets for text recognition."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from mmray.unread import Unread
 
 _PREFIXES: Mapping[str, str] = {"img": "image", "label": "text", "caption": "text", "text": "text"}
 _COUNTS = (b"num-samples", b"num_samples")
-_STEPS = 256  # prefixes, and keys between them, that are looked at
+_STEPS = 256  # prefixes, and keys between them, that are examined
 
 
 class Numbered(Layout):
-    """Entries `<prefix>-<number>` of one number are a record; it lies where the first of them does.
+    """Entries `<prefix>-<number>` with the same number are a record, at the position of the first one.
 
-    What a prefix stands for is told by its name. A label whose image or sound is not there is an error, for
-    it was made of one; and so is a number of samples that is larger than what is there.
+    The name of a prefix decides its column. A label without its image or sound is an error, because it was
+    made for one; so is a number of samples larger than the number of entries.
     """
 
     def __init__(self, snapshot: Snapshot, options: ReadOptions, captions: Captions, *, whole: bool) -> None:
@@ -68,7 +68,7 @@ class Numbered(Layout):
         column = self._prefixes[prefix]
         if column not in ("image", "audio") and main in ("image", "audio"):
             lost = text_of(b"%b-%b" % (next(iter(self._prefixes)), digits))
-            return Fault(f"{lost} is not there, but {text_of(prefix)}-{text_of(digits)} is", "lmdb-missing")
+            return Fault(f"{lost} is missing, but {text_of(prefix)}-{text_of(digits)} exists", "lmdb-missing")
         contents: Contents = {}
         if not self._payload:
             return contents
@@ -89,7 +89,7 @@ class Numbered(Layout):
             if column is not None or self.whole:
                 place = column or text
                 if place in contents:
-                    return Fault(f"more than one {place}: {text_of(name)} comes second", "repeated-member")
+                    return Fault(f"more than one {place}: {text_of(name)} is the second", "repeated-member")
                 contents[place] = entry
             elif len(entry) > CARRIED_BYTES or not self.carry(contents, text, bytes(entry).strip()):
                 modality = modality_of(text.lower(), bytes(entry[:HEAD_BYTES]))
@@ -101,7 +101,7 @@ class Numbered(Layout):
         return contents
 
     def _check_count(self) -> None:
-        """Raise a ShardError where there are fewer records than the environment says."""
+        """Raise a ShardError if there are fewer records than the environment states."""
         stated = next((v for name in _COUNTS if (v := self._snapshot.get(name)) is not None), None)
         if stated is None or not bytes(stated[:20]).strip().isdigit():
             return
@@ -112,12 +112,12 @@ class Numbered(Layout):
             for prefix, _, digits in parts
         )
         if int(bytes(stated[:20])) > there:
-            reason = f"num-samples says {int(bytes(stated[:20]))} records, of which {there} are there"
+            reason = f"num-samples says {int(bytes(stated[:20]))} records, but there are {there}"
             raise ShardError(reason, "shard-truncated")
 
 
 def prefixes_of(snapshot: Snapshot) -> list[bytes]:
-    """What stands before the numbers in an environment's keys; all keys of a kind are passed over at once."""
+    """The prefixes of numbers in an environment's keys; all keys of a prefix are skipped at once."""
     found: list[bytes] = []
     key = b""
     for _ in range(_STEPS):
@@ -136,7 +136,7 @@ def prefixes_of(snapshot: Snapshot) -> list[bytes]:
 
 
 def is_numbered(snapshot: Snapshot, names: Sequence[bytes], column_of: Mapping[str, str]) -> bool:
-    """Whether there are entries of two kinds with one number, or a number of samples beside one kind."""
+    """Whether there are entries of two kinds with the same number, or one kind and a number of samples."""
     if not any(prefix and number.isdigit() for prefix, _, number in (n.rpartition(b"-") for n in names)):
         return False
     known = [prefix for prefix in prefixes_of(snapshot) if _column_of_prefix(prefix, column_of)]

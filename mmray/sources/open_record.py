@@ -19,7 +19,7 @@ class OpenRecord:
 
     fields: dict[str, Any]  # a row of RECORDS
     extensions: set[str] = field(default_factory=set)  # of all its members
-    columns: set[str] = field(default_factory=set)  # that have a member
+    columns: set[str] = field(default_factory=set)  # columns that have a member
     unread: list[Unread] = field(default_factory=list)
     size: int = 0  # bytes of payload that were read
 
@@ -33,7 +33,7 @@ class OpenRecord:
         self.fields["fields"] = (self.fields["fields"] or {}) | {name: text}
 
     def fail(self, kind: str, reason: str, stage: Stage = "read") -> None:
-        """Make it a row with an error, without payload; the first reason stays, or damage of the shard."""
+        """Make it a row with an error, without payload; the first reason is kept, or damage of the shard."""
         earlier = self.fields["error"]
         if not earlier or (stage == "shard" and earlier["stage"] != "shard"):
             self.fields["error"] = error(stage, kind, reason)

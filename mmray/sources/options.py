@@ -1,4 +1,4 @@
-"""How shards are read, whatever their format."""
+"""How shards of any format are read."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ EXTENSIONS: Mapping[str, tuple[str, ...]] = {
 
 
 class FileOptions(BaseModel):
-    """Which files a folder or a manifest may lead to."""
+    """Which files a folder or a manifest may name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    allow_outside: bool = False  # of the input: absolute paths, "..", links, and URLs of stores
+    allow_outside: bool = False  # outside the input: absolute paths, "..", links, and URLs of stores
 
 
 class FetchOptions(BaseModel):
-    """How what a manifest names by http and https is fetched."""
+    """How http and https files of a manifest are fetched."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,7 +48,7 @@ class FetchOptions(BaseModel):
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How a shard is cut into blocks, and what a record may hold."""
+    """How a shard is cut into blocks, and limits of a record."""
 
     extensions: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: EXTENSIONS)
     #: Columns or features (lower-case) that are image, text, audio, meta or key; before built-in names.
@@ -59,15 +59,15 @@ class ReadOptions:
     block_rows: int = 64
     block_bytes: int = 32 << 20
     interleaved: Interleaved = (
-        "strict"  # members of a record that lie apart: reject them, or bring them together
+        "strict"  # members of a record that are not neighbours: reject, or regroup them
     )
-    regroup_rows: int = 256  # records that are open at once while members are brought together
+    regroup_rows: int = 256  # records that are open at once while members are regrouped
     key_split: KeySplit = "first"  # dot of a file name that ends the key; webdataset takes the first
     captions: Captions = "first"  # of several in one column or feature; join: all, with spaces between them
     carry: tuple[str, ...] = ()  # names of small members, columns or features to keep as `fields`
     database: str | None = None  # of an LMDB, by its name; None: the main one
     payload: bool = True  # False: addresses and errors only, to count or to index records
-    #: Large payload of an LMDB stays in its mapped file, and columns view it (see mmray.schema.VIEWS).
+    #: Large payload of an LMDB stays in its memory-mapped file, and columns view it (see mmray.schema.VIEWS).
     views: bool = False
 
     @property

@@ -1,8 +1,8 @@
-"""What the pages of a Parquet file state, looked at before Arrow makes room for it.
+"""Checks page headers of a Parquet file before Arrow allocates memory for the pages.
 
-A page of 33 KB may state that it becomes a gigabyte, and does. Its header is read here as the bytes pass on
-their way to Arrow, and what is beyond the bounds never gets there. Footers are read here too: Arrow ends the
-process where one that is damaged is asked for the sizes of columns.
+A page of 33 KB may decompress to a gigabyte. Headers are parsed here while the bytes are read for Arrow, and
+pages beyond the bounds are refused. Footers are parsed here too, because Arrow aborts the process when it
+reads column sizes from a damaged one.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from mmray.errors import RecordError, ShardError
 from mmray.sources.thrift import Compact, Shape
 
 _HEADER_BYTES = 16 << 20  # Arrow's own bound
-_INFLATION = 4  # what compression, in earnest, may gain without counting
-_VALUE_BYTES = 16  # that Arrow holds of each value of a dictionary besides its bytes
+_INFLATION = 4  # compression ratio of normal data, which is not counted
+_VALUE_BYTES = 16  # bytes of Arrow's overhead for each value of a dictionary
 
 # Fields by their numbers in apache/parquet-format's parquet.thrift.
 _GROUPS, _COLUMNS, _META = 4, 1, 3
@@ -27,12 +27,12 @@ _PAGE: Shape = {
     _PAGE_COMPRESSED: int,
     **{kind: {_VALUES: int} for kind in (_DATA, _DICTIONARY, _DATA_2)},
 }
-#: Of a list, which has as many values as pages state: runs of equal ones take no room in the file.
+#: Values of a list, as stated in pages: runs of equal values take no space in the file.
 _LIST_VALUES, _VALUES_PER_BYTE = 4 << 20, 16
 
 
 class Chunk(NamedTuple):
-    """Where the pages of one column of a row group lie."""
+    """Position of the pages of one column of a row group."""
 
     start: int
     size: int
@@ -48,7 +48,7 @@ def chunks(footer: bytes) -> list[list[Chunk]]:
         groups = Compact(footer).struct(_FOOTER)[_GROUPS]
         return [[_chunk(column[_META]) for column in group[_COLUMNS]] for group in groups]
     except (EOFError, ValueError, KeyError) as e:
-        raise ShardError.of(e, "its footer does not say where columns lie") from e
+        raise ShardError.of(e, "its footer does not have the positions of columns") from e
 
 
 def _chunk(meta: Mapping[int, int]) -> Chunk:
@@ -57,14 +57,14 @@ def _chunk(meta: Mapping[int, int]) -> Chunk:
 
 
 class Gate:
-    """Lets the bytes of one row group pass, in their order, as long as their pages keep to the bounds.
+    """Checks the bytes of one row group, in order, against the bounds of pages.
 
     Args:
-        columns: where its columns lie.
-        inflated_bytes: that the largest pages of all columns together may have beyond four times what they
-            have as they are stored.
-        lists: the columns that hold lists, by their places.
-        list_values: that one row of such a column may have, and some.
+        columns: positions of its columns.
+        inflated_bytes: that the largest pages of all columns together may have beyond four times their stored
+            size.
+        lists: indices of the columns with lists.
+        list_values: approximate maximum of values in one row of such a column.
     """
 
     def __init__(
@@ -78,18 +78,18 @@ class Gate:
         self._most = inflated_bytes
         self._lists = [self._columns[place] for place in lists]
         self._list_values = list_values + _LIST_VALUES
-        self.largest = 0  # bytes of the largest page that has passed, its dictionary's bookkeeping included
+        self.largest = 0  # bytes of the largest page so far, overhead of its dictionary included
 
     def begin_row(self) -> None:
-        """The pages that pass from now on are those of the next row, and some that follow."""
+        """From now on, pages of the next row and some later rows are read."""
         for column in self._lists:
             column.values = column.stored = 0
 
     def see(self, position: int, data: bytes) -> None:
-        """Look at bytes that were read.
+        """Check bytes that were read.
 
         Raises:
-            ShardError: they are no pages, or are not read in their order.
+            ShardError: they are not pages, or are not read in order.
             RecordError: a page would become too large.
         """
         for column in self._columns:
@@ -123,11 +123,11 @@ class _Column:
     def __init__(self, chunk: Chunk) -> None:
         self._next, self._stop = chunk.start, chunk.start + chunk.size  # the next header; the end
         self._begun = b""  # of a header
-        self.values = self.stored = 0  # of the pages that passed since a row began
-        self.inflated = [0, 0]  # by the largest data page, and by the dictionary
+        self.values = self.stored = 0  # values of the pages read since a row began
+        self.inflated = [0, 0]  # bytes of the largest data page, and of the dictionary
 
     def pages(self, position: int, data: bytes) -> Iterator[dict[int, Any]]:
-        """The headers of the pages that begin in bytes which were read at a position."""
+        """The headers of the pages that begin in bytes read at a position."""
         end = position + len(data)
         while self._next < self._stop and (wanted := self._next + len(self._begun)) < end:
             if position > wanted:
@@ -135,7 +135,7 @@ class _Column:
                     raise ShardError(f"byte {position} is read, but no page begins at byte {self._next}")
                 return
             begin = wanted - position
-            if self._begun:  # else without a copy
+            if self._begun:  # otherwise without a copy
                 data, position, begin = self._begun + data[begin:], self._next, 0
             header = Compact(data, begin)
             try:

@@ -1,4 +1,4 @@
-"""Many small questions to disks and stores at once: each mostly waits."""
+"""Many small requests to disks and stores in parallel: each mostly waits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 def in_parallel(ask: Callable[[T], R], items: Sequence[T], threads: int = THREADS) -> Iterator[R]:
-    """The answer about each item, in order. What one raises is raised here, and the rest is not asked."""
+    """The result for each item, in order. The first exception is raised, and the rest is cancelled."""
     size = max(1, min(_BATCH, len(items) // (4 * threads)))
     batches = [items[i : i + size] for i in range(0, len(items), size)]
     pool = ThreadPoolExecutor(threads)

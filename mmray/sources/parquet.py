@@ -1,8 +1,8 @@
 """A Parquet file of records → Arrow blocks of RECORDS, row group by row group.
 
-Columns are plain, or structs and lists as Hugging Face's datasets have them (see `cells`); a path is never
-followed. Pages are decoded whole, and a dictionary is one page: their size, not that of rows, bounds the
-memory (see `pages`).
+Columns are plain, or structs and lists as Hugging Face's datasets have them (see `cells`); paths are not
+followed. Pages are decoded as a whole, and a dictionary is one page: their size, not that of rows, determines
+the memory (see `pages`).
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from mmray.sources.shards import Shard
 from mmray.sources.stream import Watched
 
 _GROUP_BYTES = 128 << 20  # a row group up to this size is read at once
-_BUFFER_BYTES = 1 << 20  # of each column, while a larger one is read
-_LIST_BUFFER_BYTES = 1 << 16  # with lists among them: how many values a page states is seen as it is read
-_SAMPLED_ROWS = 8  # that tell what a column of an unknown name holds
+_BUFFER_BYTES = 1 << 20  # buffer of each column while a larger one is read
+_LIST_BUFFER_BYTES = 1 << 16  # buffer with lists: the number of values in a page is checked as it is read
+_SAMPLED_ROWS = 8  # rows that are examined for a column with an unknown name
 _TAIL_BYTES = 8  # the size of the footer, and the end mark
 _FOOTER_BYTES = 64 << 20
-_FOOTER_ITEMS = 100_000  # of one list in it: Arrow makes room of some 400 bytes for each that is stated
-_ROWS_PER_BYTE = 100  # of the file, at most; each is at least a row with an error
-_INFLATED_BYTES = 128 << 20  # of the largest pages of a row group, beyond what compression gains in earnest
+_FOOTER_ITEMS = 100_000  # values of one list: Arrow allocates about 400 bytes for each stated value
+_ROWS_PER_BYTE = 100  # rows of the file, at most; each is at least a row with an error
+_INFLATED_BYTES = 128 << 20  # bytes of the largest pages of a row group, beyond normal compression
 
 
 def read_parquet(
@@ -47,8 +47,8 @@ def read_parquet(
 ) -> Iterator[pa.Table]:
     """Yield the wanted rows of a Parquet file as tables of RECORDS, in order.
 
-    Row groups that hold nothing wanted are not read. Where no payload is asked for, only keys are read: rows
-    are quickly counted, and what is wrong with the payload is not seen.
+    Row groups without wanted rows are not read. If no payload is requested, only keys are read: counting rows
+    is fast, and faults of the payload are not found.
 
     Raises:
         OSError: the shard cannot be opened or read; anything wrong *inside* it is a row with an error.
@@ -59,7 +59,7 @@ def read_parquet(
 
 
 def names_in(shard: Shard) -> list[str]:
-    """Names of its columns; none where they cannot be read.
+    """Names of its columns; none if they cannot be read.
 
     Raises:
         OSError: the shard cannot be opened or read.
@@ -75,7 +75,7 @@ def names_in(shard: Shard) -> list[str]:
 def read_integers(
     data: bytes, names: Sequence[str], max_rows: int
 ) -> tuple[Mapping[bytes, bytes], list[npt.NDArray[np.int64]]]:
-    """Columns of int64 of a small file, and its metadata, which are refused before they are too large.
+    """Columns of int64 of a small file, and its metadata; files that are too large are refused.
 
     Raises:
         ShardError, RecordError, ValueError: it is damaged, has no such columns, or too much in them.
@@ -129,7 +129,7 @@ class _Records:
                     break
 
     def _footer(self) -> tuple[pq.FileMetaData, pa.Schema, list[list[Chunk]]]:
-        """What the footer states, its schema, and where the columns of each row group lie.
+        """The footer, its schema, and the positions of the columns of each row group.
 
         Raises:
             ShardError: it cannot be read, or its numbers make no sense.
@@ -153,10 +153,10 @@ class _Records:
     def _values(
         self, footer: pq.FileMetaData, group: int, chunks: list[Chunk], columns: Columns
     ) -> Iterator[Values | dict[str, Any]]:
-        """The values of each row of a row group; after the last, without end, a fault in their place.
+        """The values of each row of a row group; after the last row, faults without end.
 
-        Rows are decoded one by one, for 7 µs a row: so a batch is never larger than one, keys included, and
-        no row is lost with a damaged one that follows it.
+        Rows are decoded one by one, at 7 µs a row: so a batch is never larger than a row, and a damaged row
+        does not affect the rows before it.
         """
         fault = columns.fault
         if columns.paths and not fault:
@@ -170,7 +170,7 @@ class _Records:
         yield from repeat({"error": fault})
 
     def _head(self, footer: pq.FileMetaData, chunks: list[list[Chunk]], columns: Columns, name: str) -> bytes:
-        """The first bytes of the first value of a column that is among the first rows of the file."""
+        """The first bytes of the first value of a column, in the first rows of the file."""
         group = next((i for i in range(footer.num_row_groups) if footer.row_group(i).num_rows), None)
         if group is None:
             return b""
@@ -179,7 +179,7 @@ class _Records:
             batches = self._batches(footer, group, chunks[group], [name], columns.has_lists)
             heads = (head_of(batch.column(0)[0]) for batch in islice(batches, rows))
             return next(filter(None, heads), b"")
-        except (ShardError, RecordError):  # whoever reads the column meets it again
+        except (ShardError, RecordError):  # reported when the column is read
             return b""
 
     def _batches(
@@ -191,7 +191,7 @@ class _Records:
             ShardError: the next ones cannot be read.
             RecordError: a page of theirs would become too large.
         """
-        # One of usual size is read in one request for each column, a larger one as a stream.
+        # A row group of normal size is read with one request for each column, a larger one as a stream.
         large = sum(chunk.size for chunk in chunks) > _GROUP_BYTES
         lists = {j for j in range(len(chunks)) if footer.schema.column(j).max_repetition_level}
         most = max(_INFLATED_BYTES, 2 * self._options.member_bytes)
@@ -215,15 +215,15 @@ class _Records:
             except Exception as e:
                 raise self._blame(e, "a page cannot be read") from e
             if not batch:  # none, or one without rows
-                raise ShardError("it has fewer rows than the footer says")
+                raise ShardError("it has fewer rows than the footer states")
             yield batch
 
     def _blame(self, failure: Exception, what: str) -> Exception:
-        """What to raise where pyarrow failed: what the file itself raised, the machine's fault, or damage."""
+        """The error to raise after a failure of pyarrow: the file's own, the machine's fault, or damage."""
         self._source.check()
         if not of_machine(failure):
             return ShardError.of(failure, what)
-        # Arrow asks for much more than a page has where numbers within it lie, as of a delta encoding.
+        # Arrow requests far too much memory if numbers in a page are wrong, as in a delta encoding.
         asked = re.search(r"of size (\d+) failed", str(failure))
         most = 4 * self._source.gate.largest + _BUFFER_BYTES if self._source.gate else math.inf
         return ShardError.of(failure, what) if asked and int(asked[1]) > most else failure
@@ -233,12 +233,12 @@ class _Records:
 
 
 class _Watched(Watched):
-    """A file that is gone about in, too, and whose pages are looked at as they pass."""
+    """A seekable file whose pages are checked as they are read."""
 
     def __init__(self, raw: pa.NativeFile | io.BytesIO) -> None:
         super().__init__(raw)
         self.size = int(raw.seek(0, io.SEEK_END))
-        self.gate: Gate | None = None  # of the row group that is read
+        self.gate: Gate | None = None  # of the current row group
         self._file = raw
 
     def tell(self) -> int:
@@ -248,7 +248,8 @@ class _Watched(Watched):
         return int(self._file.seek(position, whence))
 
     def read(self, size: int = -1, /) -> bytes:
-        # A damaged file makes pyarrow ask for more than there is, and room is made for what is asked for.
+        # With a damaged file pyarrow may request more bytes than exist, and a buffer of that size is
+        # allocated.
         start = self.tell()
         data = super().read(min(size, max(0, self.size - start)))
         if self.gate:
@@ -277,7 +278,7 @@ class _Watched(Watched):
 
 
 def _next(gaps: deque[Missing], row: int) -> float:
-    """The first wanted row from `row` on, infinite if there is none. Forgets the gaps before it."""
+    """The first wanted row from `row` on, infinite if there is none. Drops the gaps before it."""
     while gaps and gaps[0].last is not None and gaps[0].last < row:
         gaps.popleft()
     return max(row, gaps[0].first) if gaps else math.inf

@@ -1,4 +1,4 @@
-"""What an input stands for: a path, a glob, a brace pattern. A path that exists is that path in any case."""
+"""Parses an input: a path, a glob, a brace pattern. A path that exists is always taken literally."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from braceexpand import braceexpand
 from mmray.errors import InputError, UsageError
 from mmray.storage import Location
 
-_MAGIC = re.compile(r"[*?\[\]{}\\]")  # of globs and of brace patterns
-_SURELY = re.compile(r"\*|\{\d+\.\.\d+\}")  # what names of files on a store do not have
+_MAGIC = re.compile(r"[*?\[\]{}\\]")  # characters of globs and of brace patterns
+_SURELY = re.compile(r"\*|\{\d+\.\.\d+\}")  # patterns that do not occur in names of files on a store
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """One name, without braces, that an input stands for."""
+    """One name, without braces, from an input."""
 
     text: str
     place: Location
-    root: str | None  # where the braces tell it
-    literal: int = 0  # so many parts of the path exist as they are written, wildcards and all
+    root: str | None  # if the braces determine it
+    literal: int = 0  # so many parts of the path exist literally, wildcards included
 
     @property
     def is_glob(self) -> bool:
@@ -39,7 +39,7 @@ class Pattern:
 
 
 def patterns_of(text: str) -> list[Pattern]:
-    """What one input stands for: a path that exists wins over the pattern that it would be.
+    """The names of one input: an existing path takes precedence over a pattern.
 
     Raises:
         InputError: unbalanced braces.
@@ -53,14 +53,14 @@ def patterns_of(text: str) -> list[Pattern]:
         raise InputError(f"{text}: unbalanced braces in the pattern") from e
     root = None
     if len(names) > 1:
-        # Any name in the place of the first brace lies in the directory that all the patterns share.
+        # Any name at the first brace is in the common directory of all the patterns.
         fixed = f"{text[: text.index('{')]}_{Location.parse(names[0]).query}"
         root = _directory(Location.parse(fixed).path)
     return [_pattern(name, root, several=len(names) > 1) for name in names]
 
 
 def shadowed(text: str) -> str:
-    """What to say of a local input that exists as it is written, and as a pattern would match others, too."""
+    """A note on a local input that exists literally but as a pattern would also match others."""
     if "://" in text:
         return ""
     whole, literal = _as_written(text)
@@ -78,13 +78,13 @@ def shadowed(text: str) -> str:
 
 def _pattern(name: str, root: str | None, *, several: bool) -> Pattern:
     place = Location.parse(name)
-    # Of a store each would be a request; one whole pattern was asked for already.
+    # On a store each would be a request; one whole pattern was requested already.
     literal = _literal_parts(place) if several and place.is_local else 0
     return Pattern(name, place, root, literal)
 
 
 def _as_written(text: str) -> tuple[Location | None, int]:
-    """Where an input leads without any pattern, and how many parts of that path exist."""
+    """The path of an input taken literally, and how many parts of it exist."""
     if not _MAGIC.search(text):
         return None, 0
     try:
@@ -95,9 +95,9 @@ def _as_written(text: str) -> tuple[Location | None, int]:
 
 
 def _literal_parts(place: Location) -> int:
-    """How many parts of a path, up to the last that looks like a pattern, exist as they are written; or 0.
+    """How many parts of a path, up to the last that looks like a pattern, exist literally; or 0.
 
-    Of a store each is a request, so a part with a star or a range of numbers is not asked for there.
+    On a store each is a request, so parts with a star or a range of numbers are not requested there.
     """
     parts = place.path.split("/")
     magic = [i + 1 for i, part in enumerate(parts) if _MAGIC.search(part)]

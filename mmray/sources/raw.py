@@ -1,6 +1,7 @@
-"""Records with all their members, known or not, one at a time: what a conversion carries over.
+"""Records with all their members, known or not, one at a time, for conversions.
 
-Which members are a record is told as the readers tell it. What they reject is lost here too, by name.
+Members are grouped into records like in the readers. Records that those reject are lost here, too, and are
+listed.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from mmray.sources.tar import ALL_BYTES, Damage, Member, Other, walk
 from mmray.sources.webdataset import opened_tar
 from mmray.unread import DANGLING, NAMELESS, PACKED_LINK, SPECIAL, SYSTEM, Unread
 
-MEMBER_BYTES = 1 << 30  # of one member; records are held in memory
+MEMBER_BYTES = 1 << 30  # bytes of one member; records are held in memory
 
-#: Extensions of what is stored without one, by what it is; of anything else by the column.
+#: Extensions for values stored without one, by their kind; for others by the column.
 _EXTENSIONS = {
     "a PNG picture": "png",
     "a WebP picture": "webp",
@@ -51,7 +52,7 @@ class Record:
     """One record, whole."""
 
     key: bytes
-    members: dict[str, bytes]  # payload by extension, as it is written
+    members: dict[str, bytes]  # payload by extension, unchanged
 
     @property
     def size(self) -> int:
@@ -59,7 +60,7 @@ class Record:
         return sum(map(len, self.members.values()))
 
     def digest(self) -> bytes:
-        """SHA-256 over key and members, whatever the order of these."""
+        """SHA-256 of key and members, independent of the order of members."""
         total = hashlib.sha256()
         for part in (self.key, *(p for e, data in sorted(self.members.items()) for p in (encoded(e), data))):
             total.update(len(part).to_bytes(8, "big"))
@@ -69,32 +70,32 @@ class Record:
 
 @dataclass(frozen=True)
 class Lost:
-    """A record that cannot be carried over."""
+    """A record that cannot be converted."""
 
     key: str
     reason: str
 
 
 def read_raw(shard: Shard, layout: AnyLayout | None = None) -> Iterator[Record | Lost | Unread]:
-    """The records of a tar or an LMDB, in order, and between them what belongs to none.
+    """The records of a tar or an LMDB, in order, and members of no record between them.
 
     Args:
         shard: one of these formats.
-        layout: of the LMDB, where it need not be told from its first entries.
+        layout: of the LMDB; None: decided by its first entries.
 
     Raises:
-        InputError: another format, or an LMDB whose layout is not known.
+        InputError: another format, or an LMDB with an unknown layout.
         OSError: the shard cannot be opened or read.
     """
     if shard.format == "webdataset":
         return _of_tar(shard)
     if shard.format != "lmdb":
-        raise InputError(f"{shard.url}: a {shard.format} cannot be converted, only tars and LMDBs")
+        raise InputError(f"{shard.url}: a {shard.format} cannot be converted; give tars or LMDBs")
     return _of_lmdb(shard, layout)
 
 
 def extension_of(column: str, data: bytes | memoryview) -> str:
-    """Extension for payload of a column of RECORDS, by how it begins."""
+    """Extension for payload of a column of RECORDS, by its first bytes."""
     known = named(bytes(data[:HEAD_BYTES])) if column in ("image", "audio") else ""
     return _EXTENSIONS.get(known, _OF_COLUMNS[column])
 
@@ -105,7 +106,7 @@ class _Open:
 
     key: bytes
     members: dict[str, bytes] = field(default_factory=dict)
-    fault: str | None = None  # why it cannot be carried over; the first reason stays
+    fault: str | None = None  # why it cannot be converted; the first reason is kept
 
     def add(self, extension: str, data: bytes | memoryview | None, size: int) -> None:
         if extension in self.members:
@@ -121,7 +122,7 @@ class _Open:
 
 def _of_tar(shard: Shard) -> Iterator[Record | Lost | Unread]:
     open_record: _Open | None = None
-    after: str | None = None  # damage that the next record may have lost members to
+    after: str | None = None  # damage in which the next record may have lost members
     with opened_tar(shard) as file:
         size = None if shard.compressed else shard.size
         links = Links(file, size) if size is not None else None
@@ -179,5 +180,5 @@ def _of_lmdb(shard: Shard, layout: AnyLayout | None) -> Iterator[Record | Lost |
                 yield record.close()
                 yield from opened.apart
                 opened.apart = []
-    except ShardError as e:  # part of a database would pass for the whole
+    except ShardError as e:  # part of a database would be taken for the whole
         raise OSError(f"{shard.url}: {e.reason}") from e

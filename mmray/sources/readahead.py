@@ -1,4 +1,4 @@
-"""Read the next blocks while this one is worked on."""
+"""Read the next blocks while this one is processed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 def readahead(items: Iterable[T], depth: int = 1) -> Iterator[T]:
-    """Iterate in a thread of its own, at most `depth` items ahead of the consumer, and one in the making.
+    """Iterate in a separate thread, at most `depth` items ahead of the consumer, and one being made.
 
-    An exception of the iterable is raised where the consumer meets it. A consumer that stops early lets the
-    thread go.
+    An exception of the iterable is raised at its place in the consumer. If the consumer stops early, the
+    thread ends.
     """
     iterator = iter(items)
     end: Any = object()

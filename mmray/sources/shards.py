@@ -1,4 +1,4 @@
-"""A shard: what it is called, where it lies, how it is packed. Its id comes from path and size alone."""
+"""A shard: its name, place and format. Its id depends only on path and size."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Shard:
     url: str  # what Location.parse opens
     size: int  # bytes
     format: Format = "webdataset"
-    compression: Compression = ""  # where there is one, it is read as a stream: no seeking, no splitting
-    state: State | None = None  # what it was when it was listed; None: not known, so nothing is compared
-    indexed: bool = False  # whether an index lies beside it
-    fault: str = ""  # why this one is not read: of no format that is, or an LMDB that is damaged, or changes
+    compression: Compression = ""  # if set, it is read as a stream: no seeking, no splitting
+    state: State | None = None  # state when it was listed; None: not known, so nothing is compared
+    indexed: bool = False  # whether it has an index
+    fault: str = ""  # why it is not read: an unsupported format, or an LMDB that is damaged or changing
 
     @property
     def name(self) -> str:
-        """The relative path alone, for people."""
+        """Readable name: the relative path."""
         return self.id.rpartition("@")[0]
 
     @property
@@ -36,12 +36,12 @@ class Shard:
 
     @property
     def file(self) -> Location:
-        """The file that holds its bytes: of an LMDB that is a directory, one in it."""
+        """The file with its bytes: for an LMDB directory, one in it."""
         place = Location.parse(self.url)
         return Location.parse(data_file(place.path)) if self.format == "lmdb" and place.is_local else place
 
     def to_list(self) -> list[Any]:
-        """As plan.json holds it: a run may have a million."""
+        """Compact form for plan.json: a run may have a million shards."""
         state = self.state.to_text() if self.state and not self.fault else None
         return [self.id, self.url, self.size, self.format, self.compression, state]
 
@@ -50,7 +50,7 @@ class Shard:
         """Reverse of `to_list`, also of what earlier versions wrote: four values, without a state.
 
         Raises:
-            OutputError: the list is none of these.
+            OutputError: the list has another form.
         """
         try:
             id, url, size, format, *rest = values
@@ -60,9 +60,9 @@ class Shard:
             compression, state = rest
             return cls(id, url, size, format, compression, State.from_text(size, state) if state else None)
         except (TypeError, ValueError, AttributeError) as e:
-            reason = f"plan.json lists a shard as {values}, which this version of mmray does not know"
+            reason = f"plan.json lists a shard as {values}, which this version of mmray cannot read"
             raise OutputError(f"{reason}; choose another --output") from e
 
     def open(self) -> Location:
-        """Its place; of a store, where only this version of it is opened for reading."""
+        """Its place; on a store, opened for reading only in this version."""
         return replace(Location.parse(self.url), version=self.state.version if self.state else "")

@@ -1,8 +1,8 @@
-"""Whether a file is still what it was when it was listed, by more than its name and size.
+"""Detects whether a file has changed since it was listed, by more than its name and size.
 
-Of a store that is its ETag; of any other file size, time of writing and a digest of head and tail. While
-nothing touched a local file, which its inode tells, head and tail are not read again. What this does not see:
-other bytes in the middle of a file that got its old time back.
+On a store by its ETag; for other files by size, time of writing and a digest of head and tail. If a local
+file is untouched according to its inode, head and tail are not read again. Not detected: other bytes in the
+middle of a file whose old time was restored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mmray.storage import Location
 
 _END_BYTES = 64 << 10  # of head and of tail
 _DIGEST_BYTES = 16
-# A store tells times in seconds: one as young as this may be that of the next content, too.
+# A store has times in seconds: a younger file may change again without a new time.
 _SETTLED_S = 5
 _SECOND_NS = 1_000_000_000
 _NONE = "-"
@@ -26,16 +26,16 @@ _NONE = "-"
 
 @dataclass(frozen=True)
 class State:
-    """What a file was at some time. Two of the same file are compared by `difference`."""
+    """State of a file at some time. Two states of the same file are compared by `difference`."""
 
     size: int  # bytes
-    mtime_ns: int = 0  # 0: not known, or too young to tell anything
-    stamp: str = ""  # of a local file: inode and when anything about it last changed; equal: nothing did
-    version: str = ""  # of a store: ETag, or what it has in its place
+    mtime_ns: int = 0  # 0: not known, or too young to be useful
+    stamp: str = ""  # of a local file: inode and time of its last change of any kind
+    version: str = ""  # of a store: ETag, or its equivalent
     digest: str = ""  # of head and tail; "": not read
 
     def to_text(self) -> str:
-        """All but the size, in one short line: a run may have a million shards."""
+        """Everything except the size, in one short line: a run may have a million shards."""
         return f"{self.mtime_ns} {self.stamp or _NONE} {self.digest or _NONE} {self.version}"
 
     @classmethod
@@ -43,22 +43,22 @@ class State:
         """Reverse of `to_text`.
 
         Raises:
-            ValueError: the text is none of `to_text`.
+            ValueError: the text is not from `to_text`.
         """
         mtime_ns, stamp, digest, version = text.split(" ", 3)
         return cls(size, int(mtime_ns), stamp.strip(_NONE), version, digest.strip(_NONE))
 
     def is_surely(self, now: State) -> bool:
-        """Whether nothing was done to the file since, by what costs nothing to know."""
+        """Whether the file is certainly untouched, by information that costs nothing."""
         then = self.size, self.mtime_ns, self.stamp
         return bool((self.stamp or self.mtime_ns) and then == (now.size, now.mtime_ns, now.stamp))
 
     def difference(self, now: State, *, moved: bool = False) -> str:
-        """How the file's content changed, in words; "" if, as far as is known, it did not.
+        """How the file's content changed, in words; "" if no change is known.
 
         Args:
             now: its state now, with version and digest.
-            moved: whether the file may have been copied in a way that keeps neither times nor versions.
+            moved: whether the file may have been copied without keeping times or versions.
         """
         if self.size != now.size:
             return f"{now.size} bytes, was {self.size}"
@@ -77,10 +77,10 @@ class State:
 
 
 def stat_file(path: str) -> tuple[State, tuple[int, int]]:
-    """State of a local file without its digest, and what tells it from all others: device and inode.
+    """State of a local file without its digest, and its identity: device and inode.
 
     Raises:
-        OSError: it is not there.
+        OSError: it does not exist.
     """
     found = Path(path).stat()
     stamp = f"{found.st_ino:x}.{found.st_ctime_ns:x}"
@@ -110,23 +110,23 @@ def look(place: Location, mtime_ns: int = 0) -> tuple[State, bytes]:
 
 
 def trusted_mtime(mtime_ns: int) -> int:
-    """A time that a store tells; 0 while another content may still get the same."""
+    """A time from a store; 0 while another content may still get the same time."""
     return mtime_ns if mtime_ns < (time() - _SETTLED_S) * _SECOND_NS else 0
 
 
 class Watch:
-    """Compares a file, as it is read, with what it was when it was listed."""
+    """Compares a file while it is read with its state when it was listed."""
 
     def __init__(self, place: Location, state: State) -> None:
         self._place = place
         self._state = state
-        self._seen = state  # what it was when it was compared last
+        self._seen = state  # state at the last comparison
 
     def check(self) -> None:
-        """Compare once more: of a local file that nobody touched, for the price of a stat.
+        """Compare again; for an untouched local file this takes one stat call.
 
         Raises:
-            ChangedError: it is another file now.
+            ChangedError: the file has changed.
             OSError: it is gone.
         """
         if self._place.is_local:
@@ -148,7 +148,7 @@ def _digest(head: bytes, tail: bytes) -> str:
 
 
 def _same_time(then: int, now: int) -> bool:
-    """Whether two times may be one: some copies keep the second only, some stores tell none."""
+    """Whether two times may be equal: some copies keep only seconds, some stores have none."""
     if not then or not now:
         return True
     if then % _SECOND_NS == 0 or now % _SECOND_NS == 0:

@@ -1,7 +1,7 @@
-"""A compressed shard as a file that the tar walk can read: forward only, with a short memory.
+"""A compressed shard as a file for the tar reader: forward only, with a short buffer.
 
-Decompressed bytes that are passed over are read and dropped; the walk's steps back (after names, after a
-damaged header) stay within what is kept.
+Skipped bytes are decompressed and dropped; the tar reader's steps back (after names, after a damaged header)
+stay within the buffer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from mmray.errors import of_machine
 
-_KEPT = 1 << 20  # more than the long names before one header, which is as far as the walk steps back
+_KEPT = 1 << 20  # more than the long names before one header, the largest step back
 _STEP = 1 << 20
 
 
@@ -24,7 +24,7 @@ class Readable(Protocol):
 
 
 class Watched(io.RawIOBase):
-    """Passes reads on, and remembers if one failed: that counts, and not what a library makes of it."""
+    """Passes reads on, and stores an error: it is raised instead of a library's version of it."""
 
     def __init__(self, raw: Readable) -> None:
         self._raw = raw
@@ -41,7 +41,7 @@ class Watched(io.RawIOBase):
             raise
 
     def check(self) -> None:
-        """Raise what reading raised, if it did."""
+        """Raise the stored error of reading, if any."""
         if self._failure is not None:
             raise self._failure
 
@@ -49,8 +49,8 @@ class Watched(io.RawIOBase):
 class DecompressedFile:
     """The decompressed bytes of a gzip, bzip2 or zstd stream.
 
-    Where the compressed bytes are damaged the file ends, and `fault` says why. However much they stand for,
-    2 MiB of it are held, and zstd's window: Arrow takes none over 128 MiB.
+    If the compressed bytes are damaged, the file ends there and `fault` says why. Memory is 2 MiB and zstd's
+    window, which Arrow limits to 128 MiB.
 
     Args:
         raw: the compressed file.
@@ -64,7 +64,7 @@ class DecompressedFile:
         self._raw = Watched(raw)
         self._stream = pa.CompressedInputStream(pa.PythonFile(self._raw, mode="r"), compression)
         self._kept = bytearray()
-        self._start = 0  # offset of the first kept byte
+        self._start = 0  # offset of the first buffered byte
         self._position = 0
         self._ended = False
         self.fault: str | None = None
@@ -74,10 +74,10 @@ class DecompressedFile:
         return self._position
 
     def seek(self, position: int, /) -> None:
-        """Go on at a later byte, or at one of the last kept ones.
+        """Seek forward, or back to a buffered byte.
 
         Raises:
-            ValueError: that byte is gone.
+            ValueError: that byte is no longer buffered.
         """
         if position < self._start:
             raise ValueError(f"byte {position} of a stream is gone; bytes from {self._start} on are kept")
@@ -112,7 +112,7 @@ class DecompressedFile:
         self._kept += data
 
     def _drop(self, position: int) -> None:
-        """Forget what lies more than `_KEPT` bytes before a position; seldom, since it moves the rest."""
+        """Drop bytes more than `_KEPT` before a position; rarely, because the rest is moved."""
         excess = position - _KEPT - self._start
         if excess > _KEPT:
             del self._kept[:excess]

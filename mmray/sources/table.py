@@ -1,7 +1,7 @@
 """The table that describes the files of a folder: `metadata.csv` or `metadata.jsonl`.
 
-As Hugging Face's ImageFolder and AudioFolder have it: its column `file_name` is the path of a file, from
-where the table lies; the other columns are its caption and its metadata.
+As in Hugging Face's ImageFolder and AudioFolder: its column `file_name` is the path of a file, relative to
+the table; the other columns are its caption and its metadata.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ _FILE = "file_name"
 
 @dataclass(frozen=True)
 class Described:
-    """What a table says of one file."""
+    """A table's row for one file."""
 
-    values: Mapping[str, Any]  # of its row, without the file's name
+    values: Mapping[str, Any]  # values of its row, without the file's name
     fault: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows by the directory and the name of their file, both from where the table lies."""
+    """Rows by the directory, relative to the table, and the name of their file."""
 
     rows: Mapping[str, Mapping[str, Described]]
     faults: tuple[tuple[int, str], ...] = ()  # byte, and what is wrong with the row there
 
 
 def read_table(place: Location) -> Table:
-    """Read a table whole.
+    """Read a whole table.
 
     Raises:
         ShardError: it is too large, or has no column `file_name`.

@@ -1,7 +1,7 @@
-"""Members of a tar, one after the other, in bounded memory, with what is damaged named instead of raised.
+"""Members of a tar, one after the other, in bounded memory; damage is yielded instead of raised.
 
-Python's `tarfile` ends in silence at a damaged header in mid-archive, and takes a tar that breaks off between
-two members for complete; both would lose records without a word. So the walk is our own.
+Python's `tarfile` stops silently at a damaged header inside an archive, and takes a tar that is truncated
+between two members for complete; both would lose records silently. So we read tars ourselves.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ ALL_BYTES = sys.maxsize  # of a payload
 
 _BLOCK = tarfile.BLOCKSIZE
 _MAX_NAME_BYTES = 1 << 16  # of a long-name or pax header: names, not data
-_MAX_NAMES = 8  # such headers before one member; a resync reads them anew from each block on
+_MAX_NAMES = 8  # such headers before one member; a resync reads them again from each block on
 _ZEROS = bytes(_BLOCK)
-_MAGIC = 257  # where a header has it
-_STEP_BYTES = 1 << 18  # that are looked at together for a header; less than a stream keeps to step back
+_MAGIC = 257  # offset in a header
+_STEP_BYTES = 1 << 18  # bytes that are searched at once for a header; less than a stream buffers
 _SEARCH_BYTES = 1 << 30  # of a compressed tar: a megabyte of one may hold 32 GB without a header
-_SPARSE_FLAG_AT = (482, 504)  # of the header, and of the blocks that go on with its map
+_SPARSE_FLAG_AT = (482, 504)  # of the header, and of the blocks that continue its map
 _NAME_TYPES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)
 
 
 class ByteFile(Protocol):
-    """What the walk needs of a file: pyarrow's and Python's binary files both have it."""
+    """Interface of a file for the reader: pyarrow's and Python's binary files both have it."""
 
     def read(self, size: int, /) -> bytes: ...
     def seek(self, position: int, /) -> object: ...
@@ -44,21 +44,19 @@ class Member:
     offset: int  # of its first header
     end: int  # just past its padded payload
     size: int  # bytes of payload
-    data: (
-        bytes | None
-    )  # its first ones, as many as wanted; None of none, or where there are more than allowed
+    data: bytes | None  # its first bytes, as many as wanted; None if none, or if it is too large
     payload: int = 0  # where it begins
-    is_sparse: bool = False  # of a sparse file: its holes are left out, so this is not what the file held
+    is_sparse: bool = False  # of a sparse file: its holes are left out, so this is not the file's content
 
 
 @dataclass(frozen=True)
 class Other:
-    """What is neither a regular file nor a directory: a link, a device, a pipe."""
+    """Neither a regular file nor a directory: a link, a device, a pipe."""
 
     name: str
     offset: int
     end: int
-    #: Name of the member that a link stands for; "" of one that leads out of the tar; None: it is no link.
+    #: Name of a link's target; "" if it is outside the tar; None: it is not a link.
     target: str | None
 
 
@@ -70,20 +68,20 @@ class Damage:
     end: int
     kind: str  # "shard-truncated" or "shard-damaged"
     reason: str
-    name: str | None = None  # of the member that breaks off, where its header is whole
+    name: str | None = None  # of the truncated member, if its header is complete
 
 
 def walk(
     file: ByteFile, size: int | None, *, start: int = 0, max_bytes: int, wanted: Callable[[str], int]
 ) -> Iterator[Member | Other | Damage]:
-    """Yield what is in a tar, but for directories, from a header at `start` to the end.
+    """Yield the contents of a tar, except directories, from a header at `start` to the end.
 
     Args:
-        file: a seekable file; where it ends early it may say why, as `fault`.
-        size: its size in bytes; None where only reading on will tell (a compressed stream).
+        file: a seekable file; if it ends early, its `fault` may say why.
+        size: its size in bytes; None if unknown (a compressed stream).
         start: offset of the first header to read.
-        max_bytes: payloads larger than this are passed over (`data` is None).
-        wanted: told a member's name, how many bytes of its payload to read: none, some, or `ALL_BYTES`.
+        max_bytes: payloads larger than this are skipped (`data` is None).
+        wanted: from a member's name to how many bytes of its payload to read: none, some, or `ALL_BYTES`.
     """
     offset = start
     limit = sys.maxsize if size is None else size
@@ -93,7 +91,7 @@ def walk(
             info, payload = _header(file, offset)
         except EOFError:
             end = max(begin, file.tell()) if size is None else size
-            reason = f"the tar breaks off at byte {end}, without its end mark"
+            reason = f"the tar is truncated at byte {end}, without its end mark"
             yield Damage(begin, end, "shard-truncated", _fault(file) or reason)
             return
         except tarfile.HeaderError as e:
@@ -105,7 +103,7 @@ def walk(
             stop = limit if size is not None else payload + _SEARCH_BYTES
             found = _resync(file, payload + _BLOCK, stop)
             if found is None and size is None and file.tell() >= stop:
-                reason = f"no header within {_SEARCH_BYTES} bytes of byte {begin}: it is not read on"
+                reason = f"no header within {_SEARCH_BYTES} bytes of byte {begin}: reading stops here"
             elif found is None and ends and not _fault(file):
                 return
             offset = found if found is not None else file.tell() if size is None else size
@@ -130,7 +128,7 @@ def walk(
             data = file.read(min(info.size, some))
             end = payload + (len(data) if len(data) < some else info.size)
         if end < payload + info.size:
-            reason = f"the tar breaks off at byte {end}, within {info.name!r}"
+            reason = f"the tar is truncated at byte {end}, within {info.name!r}"
             end = end if size is None else size
             yield Damage(begin, end, "shard-truncated", _fault(file) or reason, info.name)
             return
@@ -160,7 +158,7 @@ def _header(file: ByteFile, offset: int) -> tuple[Header | None, int]:
             raise tarfile.HeaderError(f"{info.name!r} has a negative size")
         offset += _BLOCK
         if info.type not in _NAME_TYPES:
-            # Of a sparse file "path" is made up by tar.
+            # For a sparse file, tar invents "path".
             info.name = overrides.get("GNU.sparse.name", overrides.get("path", info.name))
             info.linkname = overrides.get("linkpath", info.linkname)
             info.size = int(overrides.get("size", info.size))
@@ -182,7 +180,7 @@ def _header(file: ByteFile, offset: int) -> tuple[Header | None, int]:
 
 
 def _past_sparse_map(file: ByteFile, block: bytes, info: Header, offset: int) -> int:
-    """Where the payload begins: of GNU's sparse files, after blocks that go on with the map of their holes.
+    """Where the payload begins: in GNU's sparse files, after blocks that continue the map of their holes.
 
     As in GNU tar's manual, "Storing Sparse Files": a flag in each block says whether another follows.
     """
@@ -211,12 +209,12 @@ def _fault(file: ByteFile) -> str | None:
 
 
 def _padded(size: int) -> int:
-    """Bytes that a payload takes in the tar: whole blocks."""
+    """Bytes of a payload in the tar: whole blocks."""
     return -(-size // _BLOCK) * _BLOCK
 
 
 def _is_end_mark(file: ByteFile, offset: int) -> bool:
-    """Whether the zeros at `offset` go on for a second block, or to the end of the file."""
+    """Whether the zeros at `offset` continue for a second block, or to the end of the file."""
     file.seek(offset + _BLOCK)
     return not file.read(_BLOCK).strip(b"\0")
 
@@ -225,7 +223,7 @@ def _resync(file: ByteFile, start: int, stop: int) -> int | None:
     """Offset of the next block that is a header with a valid checksum and the ustar magic.
 
     Returns:
-        None if there is none up to the end, where the file then is, or that begins before `stop`.
+        None if there is none up to the end, where the file then is, or none before `stop`.
     """
     offset = start
     while True:
@@ -245,6 +243,6 @@ def _resync(file: ByteFile, start: int, stop: int) -> int | None:
 def _is_header(block: bytes) -> bool:
     try:
         parse_header(block)
-    except tarfile.HeaderError:  # also of one that breaks off
+    except tarfile.HeaderError:  # also of a truncated one
         return False
     return True

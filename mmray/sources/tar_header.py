@@ -26,7 +26,7 @@ def pax_records(data: bytes) -> dict[str, str]:
 
 @dataclass(slots=True)
 class Header:
-    """What a header says, as far as it matters here."""
+    """The parts of a header that are needed here."""
 
     name: str
     size: int
@@ -36,18 +36,18 @@ class Header:
 
 
 def parse_header(block: bytes) -> Header:
-    """A header, as the standard library's `TarInfo.frombuf` reads it, but for owners, rights and times.
+    """A header, as parsed by the standard library's `TarInfo.frombuf`, without owners, permissions and times.
 
-    That takes three quarters of its time, and half of that of reading small members.
+    Those take three quarters of its time, which is half of the time to read small members.
 
     Raises:
-        tarfile.HeaderError: it is none.
+        tarfile.HeaderError: it is not a header.
     """
     if len(block) != tarfile.BLOCKSIZE:
         raise tarfile.HeaderError("truncated header")
     stated, others = _number(block[148:156]), block[:148] + block[156:]
     if (total := 256 + sum(others)) != stated and total - 256 * sum(b > 127 for b in others) != stated:
-        raise tarfile.HeaderError("bad checksum")  # as signed bytes neither, which old tars added up
+        raise tarfile.HeaderError("bad checksum")  # not as signed bytes either, which old tars summed
     name, type = _string(block[:100]), block[156:157]
     if type == tarfile.AREGTYPE and name.endswith("/"):  # as before POSIX
         type = tarfile.DIRTYPE
@@ -63,7 +63,7 @@ def _string(field: bytes) -> str:
 
 
 def _number(field: bytes) -> int:
-    """Octal digits, or in base 256 where the first byte says so (GNU tar's manual, "Basic Tar Format")."""
+    """Octal digits, or base 256 if the first byte says so (GNU tar's manual, "Basic Tar Format")."""
     if field[0] in (0o200, 0o377):
         number = int.from_bytes(field[1:], "big")
         return number if field[0] == 0o200 else number - 256 ** (len(field) - 1)

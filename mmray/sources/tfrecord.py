@@ -1,8 +1,8 @@
 """A TFRecord of tf.train.Example or SequenceExample messages → Arrow blocks of RECORDS, streaming.
 
-Frames and messages are read by hand, so that no TensorFlow is needed, and in bounded memory. A TFRecord has
-no end mark: one that breaks off between two records cannot be told from a whole one. A compressed one is a
-stream: offsets are of the bytes in it, and a gap is gone to from its beginning.
+Frames and messages are parsed without TensorFlow, in bounded memory. A TFRecord has no end mark: a file
+truncated between two records looks complete. A compressed file is a stream: offsets are of its decompressed
+bytes, and a gap is reached by reading from the beginning.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mmray.sources.stream import DecompressedFile
 _HEAD = struct.Struct("<QI")  # length of the data, masked CRC of these eight bytes
 _TAIL = struct.Struct("<I")  # masked CRC of the data
 _BUFFER_BYTES = 1 << 20  # one request to an object store serves many small records
-_NAMING_BYTES = 64 << 20  # of a record whose names are looked at
+_NAMING_BYTES = 64 << 20  # bytes of a record whose names are read
 
 _File = io.BufferedReader | DecompressedFile
 
@@ -39,8 +39,8 @@ def read_tfrecord(
 ) -> Iterator[pa.Table]:
     """Yield the wanted rows of a TFRecord as tables of RECORDS, in order.
 
-    The walk goes to the byte where each gap starts, and passes over the data of what is not wanted. Where no
-    payload is asked for, wanted records are read all the same: keys and checksums lie within them.
+    Reading seeks to the byte where each gap starts, and skips the data of other records. Without payload,
+    wanted records are read anyway: keys and checksums are inside them.
 
     Raises:
         OSError: the shard cannot be opened or read; anything wrong *inside* it is a row with an error.
@@ -56,12 +56,12 @@ def read_tfrecord(
 
 
 class _Records:
-    """Walks the frames of one shard and makes rows of them."""
+    """Reads the frames of one shard and makes rows from them."""
 
     def __init__(self, shard: Shard, options: ReadOptions) -> None:
         self._shard_id = shard.id
         self._examples = Examples(options)
-        self._most = len(EXTENSIONS) * options.member_bytes  # more than all columns of a record may hold
+        self._most = len(EXTENSIONS) * options.member_bytes  # more than all columns of a record together
         self._max_bytes = options.member_bytes
 
     def read(self, file: _File, size: int | None, wanted: Sequence[Missing]) -> Iterator[dict[str, Any]]:
@@ -69,7 +69,7 @@ class _Records:
 
         Args:
             file: plain, or a stream.
-            size: of the file, in bytes; None of a stream, whose end is not known.
+            size: of the file, in bytes; None for a stream, whose end is unknown.
             wanted: gaps.
         """
         row = offset = 0
@@ -84,7 +84,7 @@ class _Records:
                     if row >= gap.first:
                         self._fill(record, file, data_bytes)
                 except ShardError as e:
-                    # Up to the end of the shard, where no more is found out.
+                    # Up to the end of the shard: no more is known.
                     size = max(offset, file.tell()) if size is None else size
                     record["length"] = size - offset
                     record["error"] = error("shard", e.kind, e.reason)
@@ -99,10 +99,10 @@ class _Records:
             yield empty_row(self._shard_id, "0", 0)
 
     def _fill(self, record: dict[str, Any], file: _File, data_bytes: int) -> None:
-        """Read the Example that the file is at, and take key and payload out of it.
+        """Read the next Example, and take key and payload from it.
 
         Raises:
-            ShardError: the file breaks off in it, after all.
+            ShardError: the file is truncated in it, after all.
             RecordError: something is wrong with it.
         """
         if data_bytes > self._most:
@@ -110,14 +110,14 @@ class _Records:
             raise RecordError(f"{what} limits.member_bytes={self._max_bytes}", "member-too-large")
         data, tail = file.read(data_bytes), file.read(_TAIL.size)
         if len(tail) < _TAIL.size:
-            raise _broken_off(file, "the file became shorter: it breaks off in this record")
+            raise _broken_off(file, "the file became shorter: it is truncated in this record")
         if _TAIL.pack(masked_crc(data)) != tail:
-            raise RecordError("the data does not have its checksum", "record-damaged")
+            raise RecordError("the data does not match its checksum", "record-damaged")
         self._examples.fill(record, data)
 
 
 def _ends(file: _File, offset: int, size: int | None) -> bool:
-    """Whether there is nothing more at an offset; damage of a stream is something, and so is a cut."""
+    """Whether the file ends at an offset, without damage and truncation."""
     if size is not None or not isinstance(file, DecompressedFile):
         return size is not None and offset >= size
     file.seek(offset)
@@ -136,22 +136,22 @@ def _frame(file: _File, offset: int, size: int | None) -> int:
     details" in TensorFlow's guide "TFRecord and tf.train.Example").
 
     Raises:
-        ShardError: it is damaged or breaks off, so that no frame after it can be found.
+        ShardError: it is damaged or truncated, so that no later frame can be found.
     """
     file.seek(offset)
     head = file.read(_HEAD.size)
     if len(head) < _HEAD.size:
         end = file.tell()
-        raise _broken_off(file, f"the file breaks off at byte {end}, in the head of a record")
+        raise _broken_off(file, f"the file is truncated at byte {end}, in the head of a record")
     data_bytes, crc = _HEAD.unpack(head)
     if crc != masked_crc(head[:8]):
         if offset == 0 and (what := named(head)):
-            raise ShardError(f"no TFRecord that is read, but {what}", "shard-unreadable")
-        reason = f"the length at byte {offset} does not have its checksum: what follows cannot be found"
+            raise ShardError(f"not a supported TFRecord, but {what}", "shard-unreadable")
+        reason = f"the length at byte {offset} does not match its checksum: later records cannot be found"
         raise ShardError(reason, "shard-damaged")
     end = offset + _HEAD.size + data_bytes + _TAIL.size
     if size is not None and end > size:
-        reason = f"the file breaks off at byte {size}, in a record that ends at byte {end}"
+        reason = f"the file is truncated at byte {size}, in a record that ends at byte {end}"
         raise ShardError(reason, "shard-truncated")
     return int(data_bytes)
 

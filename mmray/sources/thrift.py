@@ -1,6 +1,6 @@
-"""Integers out of structs in Thrift's compact protocol, in which Parquet files say what is in them.
+"""Reads integers from structs in Thrift's compact protocol, which Parquet uses for its metadata.
 
-As in thrift's doc/specs/thrift-compact-protocol.md. Only the fields that are asked for are kept.
+As in thrift's doc/specs/thrift-compact-protocol.md. Only the requested fields are kept.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-#: Which fields of a struct are wanted, by number: an integer (int), a struct (its own shape), or a list of
-#: structs (a list of one shape).
+#: Requested fields of a struct, by number: an integer (int), a struct (its own shape), or a list of structs
+#: (a list of one shape).
 Shape: TypeAlias = "Mapping[int, type[int] | Shape | list[Shape]]"
 
 _STOP, _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT, _UUID = (
@@ -25,7 +25,7 @@ _STOP, _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT, _UUID
     12,
     13,
 )
-_INTEGERS = (4, 5, 6)  # of 16, 32 and 64 bits, written alike
+_INTEGERS = (4, 5, 6)  # of 16, 32 and 64 bits, with the same encoding
 _FIXED_BYTES = {_BYTE: 1, _DOUBLE: 8, _UUID: 16}
 _DEPTH = 32
 
@@ -34,8 +34,8 @@ class Compact:
     """Reads structs from bytes.
 
     Raises:
-        EOFError: from any method, where the bytes end too early.
-        ValueError: where they are no such protocol.
+        EOFError: from any method, if the bytes end too early.
+        ValueError: if they do not follow the protocol.
     """
 
     def __init__(self, data: bytes | memoryview, at: int = 0) -> None:
@@ -43,7 +43,7 @@ class Compact:
         self.at = at  # the next byte
 
     def struct(self, shape: Shape, depth: int = _DEPTH) -> dict[int, Any]:
-        """The wanted fields of a struct, by number; those of another type than is wanted are left out."""
+        """The requested fields of a struct, by number; fields of another type are left out."""
         found: dict[int, Any] = {}
         number = 0
         while head := self._byte():
@@ -57,7 +57,7 @@ class Compact:
             elif isinstance(wanted, list) and kind == _LIST:
                 count, kind = self._list_head()
                 if kind != _STRUCT:
-                    raise ValueError("a list of something else than structs")
+                    raise ValueError("a list whose elements are not structs")
                 found[number] = [self.struct(wanted[0], _deeper(depth)) for _ in range(count)]
             elif kind not in (_TRUE, _FALSE):  # which have no bytes of their own
                 self._skip(kind, depth)

@@ -1,4 +1,4 @@
-"""Shards are read, and counted as done, only as long as they are what they were when they were listed."""
+"""Reads shards, and counts them as done, only while they are unchanged since they were listed."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from mmray.storage import Location
 def while_unchanged(
     shard: Shard, blocks: Iterator[pa.Table], wanted: Sequence[Missing]
 ) -> Iterator[pa.Table]:
-    """The blocks of a shard; none that was read after it changed, as far as can be known.
+    """The blocks of a shard; none that was read after a detectable change.
 
-    A local file is compared before it is opened and before each block is given out. An object of a store is
-    compared by whoever opens it, and before its last block is given out. An LMDB has its own ways while it is
-    read: it is compared once it is open.
+    A local file is compared before it is opened and before each block is yielded. An object of a store is
+    compared when it is opened, and before its last block is yielded. An LMDB is compared after opening; later
+    changes are detected by its reader.
 
     Raises:
-        ChangedError: the shard is not what it was when it was listed.
-        OSError: what the reader of the blocks raises; the shard is of no format that is read.
+        ChangedError: the shard has changed since it was listed.
+        OSError: from the reader of the blocks; or the format of the shard is not supported.
     """
-    if shard.fault and shard.format != "lmdb":  # whose reader tells damage from what may pass
+    if shard.fault and shard.format != "lmdb":  # whose reader distinguishes damage from temporary errors
         raise OSError(shard.fault)
     if shard.state is None:
         yield from blocks
@@ -52,7 +52,7 @@ def while_unchanged(
 
 
 def _while_listed(shard: Shard, blocks: Iterator[pa.Table], wanted: Sequence[Missing]) -> Iterator[pa.Table]:
-    """The blocks of a folder, compared once more before the last: each file is when it is read."""
+    """The blocks of a folder, compared again before the last; each file is compared when it is read."""
     for block in blocks:
         if _is_last(block, wanted):
             check_unchanged(shard)
@@ -65,9 +65,9 @@ def _is_last(block: pa.Table, wanted: Sequence[Missing]) -> bool:
 
 
 def changes(shards: Iterable[Shard]) -> dict[str, str]:
-    """What changed since the shards were listed: their ids, and how.
+    """Shards that changed since they were listed: their ids, and how.
 
-    One that is gone, or that this machine may not open, did not change as far as is known.
+    A shard that is gone, or that this machine may not open, does not count as changed.
 
     A file that was not touched is not opened.
 

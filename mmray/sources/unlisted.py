@@ -1,4 +1,4 @@
-"""What a member is that no extension takes: a kind to count by, and the modality that it would be."""
+"""Classifies a member with an unused extension: a kind for counting, and its possible modality."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from mmray import magic
 from mmray.schema import MODALITIES
 from mmray.unread import DOTTED, Unread
 
-HEAD_BYTES = 64  # that tell what something is
+HEAD_BYTES = 64  # first bytes that show the kind of a member
 
-#: Extensions of media that Python's table lacks, or names otherwise.
+#: Extensions of media that Python's table lacks, or has under another type.
 _EXTENSIONS = {
     **dict.fromkeys(("avif", "heic", "heif", "hif", "jfif", "jp2", "jxl", "tif", "tiff", "dng"), "image"),
     **dict.fromkeys(("aac", "m4a", "m4b", "mka", "oga", "opus", "weba", "amr", "caf", "wma", "aif"), "audio"),
     **dict.fromkeys(("text", "cap", "captions", "prompt"), "text"),
 }
-_WORDS = re.compile(r"[a-z][a-z_-]*")  # parts of an extension that somebody chose, such as "left.jpg"
+_WORDS = re.compile(r"[a-z][a-z_-]*")  # parts of a custom extension, such as "left.jpg"
 
 
 def unlisted(name: str, extension: str, head: bytes | None, known: Collection[str]) -> Unread:
@@ -31,7 +31,7 @@ def unlisted(name: str, extension: str, head: bytes | None, known: Collection[st
         head: its first bytes, if they are known.
         known: extensions that are read.
     """
-    if not extension.isascii():  # bytes of names that are not UTF-8, in Python's own way
+    if not extension.isascii():  # bytes of names that are not UTF-8, as Python escapes them
         extension = extension.encode("utf-8", "backslashreplace").decode()
     rest, _, last = extension.rpartition(".")
     if rest and last in known and not all(_WORDS.fullmatch(part) for part in rest.split(".")):
@@ -40,7 +40,7 @@ def unlisted(name: str, extension: str, head: bytes | None, known: Collection[st
 
 
 def modality_of(extension: str, head: bytes | None = None) -> str | None:
-    """The modality that something would be, as far as its extension and first bytes tell."""
+    """The possible modality of a member, by its extension and first bytes."""
     if extension and (modality := _modality_by_extension(extension)):
         return modality
     return magic.modality_of(head) if head else None

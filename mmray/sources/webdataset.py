@@ -1,9 +1,9 @@
 """A WebDataset shard → Arrow blocks of RECORDS, streaming, in bounded memory.
 
-Names are read as the webdataset package reads them: everything up to the first dot of the file name is the
-key, the rest is the extension, and neighbouring members of one key are a record. What that package takes
-without a word (members of a record that lie apart, a tar that breaks off) is a row with an error here; a link
-is read as what it stands for, and what no column takes is said in `unread`.
+Names are parsed like in the webdataset package: everything up to the first dot of the file name is the key,
+the rest is the extension, and neighbouring members of one key are a record. What that package accepts
+silently (members of a record that are not neighbours, a truncated tar) is a row with an error here. A link is
+replaced by its target, and members that no column takes are reported in `unread`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from mmray.sources.tar import ALL_BYTES, ByteFile, Damage, Member, Other, walk
 from mmray.sources.unlisted import HEAD_BYTES, modality_of, unlisted
 from mmray.unread import DANGLING, NAMELESS, PACKED_LINK, SPECIAL, SYSTEM, Unread
 
-_RECENT_KEYS, _RECENT_CHARS = 10_000, 4 << 20  # how far back a key is remembered; bounds the memory
+_RECENT_KEYS, _RECENT_CHARS = 10_000, 4 << 20  # how many earlier keys are stored; bounds the memory
 _MEMBERS = 1024  # of one record, of any extension
-_APART = 10_000  # members in a row that belong to no record, which are counted one by one
-_REGROUP_BYTES = 256 << 20  # of records that are open at once while members are brought together
+_APART = 10_000  # consecutive members of no record that are counted individually
+_REGROUP_BYTES = 256 << 20  # bytes of records that are open at once while members are regrouped
 _BUFFER_BYTES = 1 << 20  # one request to an object store serves many small members
 
 
@@ -40,9 +40,8 @@ def read_webdataset(
 ) -> Iterator[pa.Table]:
     """Yield the wanted rows of a tar, compressed or not, as tables of RECORDS, in order.
 
-    The walk goes to the byte where each gap starts, and passes over the payload of what is not wanted. A tar
-    whose members are brought together is walked from its beginning: where a record starts does not say which
-    members of earlier ones still follow.
+    Reading seeks to the byte where each gap starts, and skips the payload of other records. With regrouping,
+    a tar is read from its beginning, because members of earlier records may follow the start of a later one.
 
     Raises:
         OSError: the shard cannot be opened or read; anything wrong *inside* it is a row with an error.
@@ -53,7 +52,7 @@ def read_webdataset(
 
 @contextmanager
 def opened_tar(shard: Shard) -> Iterator[ByteFile]:
-    """The bytes of a tar, decompressed where they are not plain."""
+    """The bytes of a tar, decompressed if necessary."""
     place = shard.open()
     with place.open_input() as raw:
         if shard.compressed:
@@ -81,12 +80,12 @@ class _Records:
         self._wanted: Sequence[Missing] = ()
         self._open: OrderedDict[str, OpenRecord] = OrderedDict()
         self._open_bytes = 0
-        self._row = self._closed = -1  # the last row that was begun, and the last that is complete
+        self._row = self._closed = -1  # the last row that was started, and the last that is complete
         self._recent: OrderedDict[str, tuple[int, set[str]]] = OrderedDict()
         self._recent_chars = 0
         self._after_damage: Damage | None = None
-        self._apart: list[Unread] = []  # what belongs to no record: it is said with the next one
-        self._links: Links | None = None  # None in a compressed tar, where nobody can go back
+        self._apart: list[Unread] = []  # members of no record: reported with the next one
+        self._links: Links | None = None  # None in a compressed tar, which has no random access
 
     def read(self, file: ByteFile, shard: Shard, wanted: Sequence[Missing]) -> Iterator[dict[str, Any]]:
         if self._window > 1:
@@ -114,7 +113,7 @@ class _Records:
                 yield from self._add(part)
             if last is not None and self._closed >= last:
                 return
-        if self._open:  # the record that was begun last is
+        if self._open:  # the last started record is
             last_one = next(reversed(self._open.values()))
             last_one.fields["end"] = True
             last_one.unread += self._apart
@@ -124,7 +123,7 @@ class _Records:
             yield empty_row(self._shard_id, "", shard.size) | {"unread": said(self._apart)}
 
     def _is_wanted(self, name: str) -> int:
-        """How much of a member's payload is worth reading. Told by the walk before `_add` sees the member."""
+        """How many bytes of a member's payload to read. Called before `_add`."""
         key, extension = split(name, self._split_at)
         if not self._payload or not self._row_is_wanted(
             self._open[key].row if key in self._open else self._row + 1
@@ -138,7 +137,7 @@ class _Records:
         return any(m.first <= row and (m.last is None or row <= m.last) for m in self._wanted)
 
     def _add_other(self, other: Other, file: ByteFile) -> Iterator[dict[str, Any]]:
-        """A link, which stands for a member; or what nobody can read."""
+        """A link, which is replaced by its target; or something that cannot be read."""
         key, extension = split(other.name, self._split_at)
         if other.target is None or not extension or of_system(other.name):
             self._pass_over(other.name, SPECIAL if other.target is None else NAMELESS)
@@ -158,20 +157,20 @@ class _Records:
         self._open[key].unread.append(Unread(kind, other.name, modality))
 
     def _pass_over(self, name: str, kind: str = NAMELESS) -> None:
-        """A member that belongs to no record: it is said with the next one."""
+        """A member that belongs to no record: it is reported with the next one."""
         if not is_meta(name) and len(self._apart) < _APART:
             self._apart.append(Unread(SYSTEM if of_system(name) else kind, name))
 
     def _open_record(self, part: Member | Other, key: str) -> Iterator[dict[str, Any]]:
-        """Open the record that a member belongs to, if it is not, which may close others."""
+        """Open the record of a member if necessary, which may close others."""
         if key not in self._open:
             yield from self._make_room()
             self._begin(key, part.offset)
         elif self._window == 1:
-            self._after_damage = None  # the record goes on, so the damage lay within it
+            self._after_damage = None  # the record continues, so the damage was inside it
         opened = self._open[key]
         opened.fields["length"] = part.end - opened.fields["offset"]
-        opened.unread += self._apart  # it lies within the record's bytes now
+        opened.unread += self._apart  # it is inside the record's bytes now
         self._apart = []
 
     def _add(self, member: Member) -> Iterator[dict[str, Any]]:
@@ -184,14 +183,14 @@ class _Records:
         column = self._column_of.get(extension)
         repeated = extension in opened.extensions
         if len(opened.extensions) >= _MEMBERS and not repeated:
-            opened.fail("too-many-members", f"more than {_MEMBERS} members, at last {member.name[:100]!r}")
+            opened.fail("too-many-members", f"more than {_MEMBERS} members, the last {member.name[:100]!r}")
             return
         opened.extensions.add(extension)
         if column is None:
             self._add_unlisted(opened, member, extension)
             return
         if repeated or column in opened.columns:
-            opened.fail("repeated-member", f"more than one {column} member: {member.name!r} comes second")
+            opened.fail("repeated-member", f"more than one {column} member: {member.name!r} is the second")
             return
         opened.columns.add(column)
         if member.is_sparse:
@@ -220,16 +219,16 @@ class _Records:
             yield from self._close()
 
     def _add_damage(self, damage: Damage) -> Iterator[dict[str, Any]]:
-        """The records that the damage may lie in are lost, and so may members of the next one be."""
+        """The records that may contain the damage are lost, and the next one may lack members."""
         key = split(damage.name, self._split_at)[0] if damage.name else None
         if not self._open and key is None and self._row >= 0:
             self._after_damage = damage
-            return  # the walk began here: the damage belongs to the row before it, which is done
+            return  # reading began here: the damage belongs to the previous row, which is done
         if not self._open or (key is not None and key not in self._open):
             yield from self._make_room()
             self._begin(key or "", damage.offset)
-        # A damaged range counts to the record after it, so that a walk which begins there meets it again and
-        # knows that the record may lack members.
+        # A damaged range belongs to the record after it, so that a reader which begins there sees it again
+        # and knows that the record may lack members.
         end = damage.offset if damage.kind == "shard-damaged" else damage.end
         for opened in [self._open[key]] if key is not None else self._open.values():
             opened.fields["length"] = end - opened.fields["offset"]
@@ -272,7 +271,7 @@ class _Records:
             self._recent_chars -= _chars(key, self._recent.pop(key)[1])
 
     def _lie_apart(self, row: int, extensions: set[str]) -> str:
-        what = f"members of this key lie apart: row {row} holds {', '.join(sorted(extensions))}"
+        what = f"members of this key are not neighbours: row {row} has {', '.join(sorted(extensions))}"
         if self._window > 1:
             return f"{what}, more than {self._window} records before; raise regroup_rows"
         return f"{what}; set interleaved=regroup, or rewrite the shard so that they are neighbours"

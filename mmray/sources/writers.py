@@ -1,4 +1,4 @@
-"""Records → the file of one LMDB or tar. What cannot be carried over is a RecordError, and not written."""
+"""Records → one LMDB or tar. A record that cannot be converted raises a RecordError and is not written."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _VALUE_BYTES = (1 << 32) - 1  # LMDB's limit
 _BATCH_BYTES = 64 << 20  # of one transaction
 
 
-#: Writes a record, whose key is not that of another, and returns it as it will be read back. Raises a
-#: RecordError where it cannot be carried over, an InputError where no record like it can be.
+#: Writes a record, whose key must be unique, and returns it as it will be read back. Raises a RecordError if
+#: the record cannot be converted, an InputError if no record of its kind can be.
 Writer = Callable[[Record], Record]
 
 
 class LmdbWriter:
-    """Writes entries of one layout, a batch a transaction, and makes the map larger where it is full."""
+    """Writes entries of one layout, a batch in each transaction, and enlarges the map if it is full."""
 
     def __init__(self, environment: Any, layout: LayoutName) -> None:  # noqa: ANN401  (lmdb.Environment is final)
         self._environment = environment
@@ -63,7 +63,7 @@ class LmdbWriter:
         return record
 
     def commit(self) -> None:
-        """Write what was added."""
+        """Write the added entries."""
         while self._batch:
             try:
                 with self._environment.begin(write=True) as transaction:
@@ -82,7 +82,7 @@ class LmdbWriter:
 
 @contextmanager
 def open_tar(path: Path) -> Iterator[Writer]:
-    """A tar that is whole, and on the disk, when the context is left."""
+    """A tar that is complete and flushed to disk at the end of the context."""
     with path.open("wb") as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
             yield partial(_add_to_tar, tar)
@@ -90,13 +90,13 @@ def open_tar(path: Path) -> Iterator[Writer]:
 
 
 def _add_to_tar(tar: tarfile.TarFile, record: Record) -> Record:
-    """Write members one after the other, with nothing in their headers but names and sizes."""
+    """Write members one after the other, with only names and sizes in their headers."""
     try:
         named = {name.decode(): data for name, data in _names(record).items()}
     except UnicodeDecodeError as e:
-        raise RecordError("a name that is not UTF-8, which readers of tars show otherwise", _KIND) from e
+        raise RecordError("a name that is not UTF-8, which readers of tars show differently", _KIND) from e
     if any("\0" in name for name in named):
-        raise RecordError("a zero byte in its name, where a tar ends it", _KIND)
+        raise RecordError("a zero byte in its name, where a tar would end the name", _KIND)
     for name, data in named.items():
         info = tarfile.TarInfo(name)
         info.size = len(data)
@@ -106,12 +106,12 @@ def _add_to_tar(tar: tarfile.TarFile, record: Record) -> Record:
 
 @contextmanager
 def open_lmdb(path: Path, layout: LayoutName, size: int) -> Iterator[Writer]:
-    """An LMDB of one file, and captions beside it for images, on the disk when the context is left.
+    """An LMDB of one file, with a captions file for images, flushed to disk at the end of the context.
 
     Args:
         path: of the file.
         layout: of its records.
-        size: bytes that it may take, at a guess.
+        size: estimated bytes.
     """
     draft = path.with_name(f"{path.name}-draft")
     draft.unlink(missing_ok=True)
@@ -122,7 +122,7 @@ def open_lmdb(path: Path, layout: LayoutName, size: int) -> Iterator[Writer]:
             writer = LmdbWriter(environment, layout)
             yield writer.add
             writer.commit()
-            # Pages in the order of the keys, without those that became free on the way.
+            # Pages in the order of the keys, without free ones.
             environment.copy(str(path), compact=True)
         with path.open("rb+") as file:
             _flush(file)
@@ -143,7 +143,7 @@ def _names(record: Record) -> dict[bytes, bytes]:
     for extension, data in record.members.items():
         name = b"%b.%b" % (record.key, encoded(extension))
         if not extension or split_name(name) != (record.key, extension.lower()):
-            raise RecordError(f"a member named {text_of(name)!r} would not be one of this key", _KIND)
+            raise RecordError(f"a member named {text_of(name)!r} would belong to another key", _KIND)
         entries[name] = data
     return entries
 
@@ -151,7 +151,7 @@ def _names(record: Record) -> dict[bytes, bytes]:
 def _map(record: Record) -> dict[bytes, bytes]:
     """One map of all members."""
     if is_note(record.key):
-        raise RecordError("a key like this is passed over by readers", _KIND)
+        raise RecordError("a key like this is skipped by readers", _KIND)
     if named := [extension for extension in record.members if extension in COLUMNS]:
         raise RecordError(f"member .{named[0]} would be taken for the column of that name", _KIND)
     try:
@@ -161,14 +161,14 @@ def _map(record: Record) -> dict[bytes, bytes]:
 
 
 def _image(record: Record) -> tuple[dict[bytes, bytes], Record]:
-    """The image alone, and the record as it and its caption will be read."""
+    """Only the image, and the record as it and its caption will be read back."""
     column_of = ReadOptions().column_of
     columns = {extension: column_of.get(extension.lower()) for extension in record.members}
     key, found = text_of(record.key), list(columns.values())
     for extension, column in columns.items():
         if column not in ("image", "text") or found.count(column) > 1:
             raise InputError(
-                f"record {key!r}: member .{extension} cannot be converted: --layout images holds an image "
+                f"record {key!r}: member .{extension} cannot be converted: --layout images has an image "
                 "and a text for each record; choose --layout members or msgpack"
             )
     members = {column: record.members[extension] for extension, column in columns.items()}
@@ -176,8 +176,10 @@ def _image(record: Record) -> tuple[dict[bytes, bytes], Record]:
         raise RecordError("no image", _KIND)
     image, text = members["image"], members.get("text")
     if not is_image(image[:12]):
-        raise RecordError("its image is no JPEG, PNG, GIF, BMP or WebP", _KIND)
+        raise RecordError("its image is not a JPEG, PNG, GIF, BMP or WebP", _KIND)
     if is_note(record.key) or b"\t" in record.key or b"\n" in record.key or (text and b"\n" in text):
-        raise RecordError("line breaks in a caption, tabs in a key or __notes__ have no place there", _KIND)
+        raise RecordError(
+            "line breaks in a caption, tabs in a key and __notes__ cannot be stored there", _KIND
+        )
     carried = {extension_of("image", image): image} | ({} if text is None else {"txt": text})
     return {record.key: image}, Record(record.key, carried)

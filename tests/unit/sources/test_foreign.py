@@ -81,7 +81,7 @@ def test_a_missing_image_is_said_in_the_place_of_its_record(path):
         ("4", None),
         ("3", "lmdb-missing"),
     ]
-    assert "image-000000003 is not there" in rows[3]["error"]["reason"]
+    assert "image-000000003 is missing" in rows[3]["error"]["reason"]
     assert in_any_part(path, rows) == [row | {"end": row["end"]} for row in rows]
 
 
@@ -89,7 +89,7 @@ def test_fewer_records_than_there_should_be_are_damage_of_the_shard(path):
     entries = numbered(4, image=PNG, label=b"x") | {"num-samples": b"6"}
     rows = read_rows(write_lmdb(path, entries.items()))
     assert [fault(row) for row in rows] == [None] * 4 + ["shard-truncated"]
-    assert "num-samples says 6 records, of which 4 are there" in rows[4]["error"]["reason"]
+    assert "num-samples says 6 records, but there are 4" in rows[4]["error"]["reason"]
     assert [row["end"] for row in rows] == [False] * 4 + [True]
     assert read_rows(path, Missing(4, None, rows[4]["offset"])) == rows[4:]
     with pytest.raises(OSError, match="num-samples says 6"):

@@ -121,7 +121,7 @@ def test_a_shard_is_read_as_what_it_is_and_that_is_said_once(tmp_path):
         "e.tar": ["a"],
     }
     (note,) = listing.notes
-    assert note.startswith("files that are read as what they are, not as what their names say (6): ")
+    assert note.startswith("files that are read by their content, not by their names (6): ")
     assert "a.tar is a tar in gzip" in note
 
 

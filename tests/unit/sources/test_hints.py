@@ -41,17 +41,17 @@ def hint_of(path, *missed):
             "img",
             pa.array([{"bytes": PNG, "path": None}], EMBEDDED),
             "image",
-            "holds pictures: set `columns: {image: img}`",
+            "contains pictures: set `columns: {image: img}`",
         ),
-        ("Photo", [PNG], "image", "holds pictures: set `columns: {image: Photo}`"),
-        ("sound", [clip()], "audio", "holds sound: set `columns: {audio: sound}`"),
+        ("Photo", [PNG], "image", "contains pictures: set `columns: {image: Photo}`"),
+        ("sound", [clip()], "audio", "contains sound: set `columns: {audio: sound}`"),
         (
             "url",
             ["https://example.org/1.jpg?x=1"],
             "image",
-            "holds URLs of pictures: they are not followed here",
+            "contains URLs of pictures: not followed in this format",
         ),
-        ("title", ["BMW by the road"], "text", "holds text: set `columns: {text: title}`"),
+        ("title", ["BMW by the road"], "text", "contains text: set `columns: {text: title}`"),
     ],
 )
 def test_a_column_under_another_name_is_named_with_its_remedy(parquet, column, values, missed, hint):
@@ -84,7 +84,7 @@ def test_features_of_a_tfrecord(tmp_path):
     path = tmp_path / "a.tfrecord"
     path.write_bytes(tfrecord([example({"data": PNG, "words": b"a cat"})]))
     assert hint_of(path, "image", "text") == [
-        "column `data` of a.tfrecord holds pictures: set `columns: {image: data}`"
+        "column `data` of a.tfrecord contains pictures: set `columns: {image: data}`"
     ]
     rows = read_rows(path, columns={"image": ("data",), "text": ("words",)})
     assert columns(rows, "image", "text") == [(PNG, b"a cat")]
@@ -93,13 +93,13 @@ def test_features_of_a_tfrecord(tmp_path):
 def test_fields_of_a_manifest(tmp_path):
     (tmp_path / "a.csv").write_text("thing,label\nx/1.png,7\n")
     assert hint_of(tmp_path / "a.csv", "image") == [
-        "column `thing` of a.csv holds paths of pictures: set `columns: {image: thing}`"
+        "column `thing` of a.csv contains paths of pictures: set `columns: {image: thing}`"
     ]
 
 
 def test_the_survey_says_so(parquet, tmp_path):
     with pytest.raises(
-        InputError, match=r"none of 1 sampled .* column `img` of a.parquet holds pictures: set"
+        InputError, match=r"none of 1 sampled .* column `img` of a.parquet contains pictures: set"
     ):
         survey(make_config(parquet(img=[PNG]), tmp_path / "out", modalities=["image"]))
     found = survey(make_config(parquet(img=[PNG], text=["a cat"]), tmp_path / "out"))

@@ -37,7 +37,7 @@ def test_inputs_that_overlap_give_each_file_once(data, inputs):
     listing = take_listing(inputs)
     assert [shard.name for shard in listing.shards] == ["b.tar", "sub/a.tar"]
     (note,) = listing.notes
-    assert note.startswith("further names of files, left out (")
+    assert note.startswith("further names of the same files, ignored (")
 
 
 def test_a_file_has_the_name_that_is_no_link(data):
@@ -54,7 +54,7 @@ def test_two_hard_links_are_one_file(data):
     os.link(data / "b.tar", data / "sub/b-again.tar")
     listing = take_listing(["in"])
     assert [shard.name for shard in listing.shards] == ["b.tar", "sub/a.tar"]
-    assert listing.notes == [f"further names of files, left out (1): {data}/sub/b-again.tar is {data}/b.tar"]
+    assert listing.notes == [f"further names of the same files, ignored (1): {data}/sub/b-again.tar is {data}/b.tar"]
 
 
 def test_a_copy_is_another_file(data):

@@ -80,7 +80,7 @@ def test_a_configured_column_that_is_not_there_is_named(write):
 
 def test_a_table_without_a_line_of_names_is_told_so(write):
     (row,) = read_rows(write("media/1.png,a cat\nmedia/2.png,a dog\n"))
-    assert "add one" in row["error"]["reason"]
+    assert "add such a line" in row["error"]["reason"]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "|", "\t"])
@@ -130,7 +130,7 @@ def test_json_lines(write):
         ("media/1.png/x,x", "file-missing", "not found"),
         ("media,x", "path-invalid", "not a regular file"),
         ("pipe.png,x", "path-invalid", "pipe.png"),
-        ("media/\0.png,x", "path-invalid", "no path"),
+        ("media/\0.png,x", "path-invalid", "is not a path"),
         ("x" * 5000 + ".png,x", "path-invalid", "too long"),
         ("/etc/passwd,x", "path-outside", "files.allow_outside"),
         ("../out.png,x", "path-outside", "files.allow_outside"),

@@ -77,7 +77,7 @@ def test_paths_are_not_followed(write, tmp_path):
         (None, None, "parquet-path"),
         (b"B", b"y", None),
     ]
-    assert "'image' holds a path" in rows[0]["error"]["reason"]
+    assert "'image' is a path" in rows[0]["error"]["reason"]
 
 
 @pytest.mark.parametrize(

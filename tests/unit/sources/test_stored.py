@@ -126,7 +126,7 @@ def test_one_store_by_two_spellings_is_one(stored):
     other = stored.url("in").replace("127.0.0.1", "localhost")
     listing = take_listing([stored.url("in/"), other])
     assert len(listing.shards) == len(NAMES)
-    assert "further names of files, left out (40)" in listing.notes[0]
+    assert "further names of the same files, ignored (40)" in listing.notes[0]
 
 
 def test_what_changed_is_not_opened(stored):

@@ -29,7 +29,7 @@ def test_members_of_a_record_that_lie_apart_are_found(write):
     path = write([("a.jpg", b"1"), ("b.txt", b"2"), ("a.txt", b"3"), ("c.txt", b"4")])
     rows = read_rows(path)
     assert [fault(row) for row in rows] == [None, None, "interleaved-members", None]
-    assert "row 0 holds jpg" in rows[2]["error"]["reason"]
+    assert "row 0 has jpg" in rows[2]["error"]["reason"]
     # Read alone, only a walk from the start of the shard can tell.
     assert read_rows(path, Missing(2, 2, 0)) == rows[2:3]
 
