@@ -5,8 +5,8 @@
     predict = mmray.Predictor("bundles/stamps")
     predict([{"image": open("cat.jpg", "rb").read(), "text": "a cat on a sofa"}])
 
-The names below are loaded when they are used first, so that this import costs nothing. `docs/python.md` shows
-them in five short programs.
+The names below are imported at first use, so that this import is fast. `docs/python.md` shows them in five
+short programs.
 """
 
 from typing import TYPE_CHECKING

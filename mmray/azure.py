@@ -1,8 +1,8 @@
 """Azure's blobs: read through pyarrow, written by Azure's own client.
 
-pyarrow shows an empty blob from the moment that it opens one for writing, and moves none without a
-hierarchical namespace; a block list that Azure's client commits replaces a blob in one step. Both get the
-same account from the environment, by the names that Azure's tools and adlfs use:
+pyarrow creates an empty blob when it opens one for writing, and cannot move blobs without a hierarchical
+namespace; Azure's client replaces a blob in one step with a block list. Both get the same account from the
+environment, by the names that Azure's tools and adlfs use:
 
     AZURE_STORAGE_CONNECTION_STRING, or
     AZURE_STORAGE_ACCOUNT_NAME (AZURE_STORAGE_ACCOUNT) with
@@ -30,8 +30,8 @@ SCHEMES = ("az", "abfs", "abfss")
 TYPE_NAME = "abfs"  # of pyarrow's filesystem
 _SUFFIX = "core.windows.net"
 _OPTIONS = ("blob_storage_authority", "dfs_storage_authority", "enable_tls", "credential_kind")
-_PIECE_BYTES = 8 << 20  # of an upload; a blob has 50,000 pieces at most: 390 GiB
-_DEVELOPMENT = (  # what "UseDevelopmentStorage=true" stands for; the key is public
+_PIECE_BYTES = 8 << 20  # bytes of a piece; a blob has at most 50,000 pieces: 390 GiB
+_DEVELOPMENT = (  # meaning of "UseDevelopmentStorage=true"; the key is public
     "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey=Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50"
     "uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==;BlobEndpoint=http://127.0.0.1:10000/devstoreaccount1"
 )
@@ -39,14 +39,14 @@ _DEVELOPMENT = (  # what "UseDevelopmentStorage=true" stands for; the key is pub
 
 @dataclass(frozen=True)
 class Account:
-    """A storage account, and how to prove who asks."""
+    """A storage account, and its credentials."""
 
     name: str
     key: str = ""
     sas: str = ""
     scheme: str = "https"
     blob_authority: str = (
-        f".blob.{_SUFFIX}"  # as pyarrow takes it: with a dot at its head the name comes before
+        f".blob.{_SUFFIX}"  # as pyarrow takes it: with a leading dot the account name is put before it
     )
     dfs_authority: str = f".dfs.{_SUFFIX}"
     anonymous: bool = False
@@ -90,7 +90,7 @@ class Account:
 
 
 def split(authority: str) -> tuple[str, str, str]:
-    """Container, account and domain in what stands between ``://`` and the next ``/``; "" for what does not.
+    """Container, account and domain between ``://`` and the next ``/``; "" for a missing one.
 
     Forms: ``container``, ``container@account.dfs.core.windows.net``, ``account.blob.core.windows.net``.
     """
@@ -112,10 +112,14 @@ def account_of(url: str) -> Account:
     if unknown := sorted(options.keys() - set(_OPTIONS)):
         raise UsageError(f"{url}: Unexpected query parameter {unknown[0]!r}; there are {', '.join(_OPTIONS)}")
     if options.get("credential_kind", "anonymous") != "anonymous":
-        raise UsageError(f"{url}: credential_kind may be anonymous; other credentials are the environment's")
+        raise UsageError(
+            f"{url}: credential_kind may only be anonymous; other credentials come from the environment"
+        )
     _, name, suffix = split(parts.netloc)
     account = _of_environment()
-    if name and (account is None or account.name != name):  # what the environment holds is another account's
+    if name and (
+        account is None or account.name != name
+    ):  # the environment's credentials are for another account
         account = Account(name)
     if account is None:
         raise UsageError(
@@ -189,17 +193,17 @@ def _container(account: Account, name: str) -> ContainerClient:
         credential=credential,
         max_single_put_size=_PIECE_BYTES,
         max_block_size=_PIECE_BYTES,
-        retry_total=0,  # mmray.remote tries again
+        retry_total=0,  # mmray.remote retries
         connection_timeout=10,
         read_timeout=60,
     )
 
 
 def upload(container: ContainerClient, name: str, data: pa.Buffer, *, replaces: bool) -> None:
-    """Make a blob appear whole, in one step.
+    """Create a blob in one step.
 
     Raises:
-        FileExistsError: there is one already, and it is not to be replaced.
+        FileExistsError: it exists and must not be replaced.
         FileNotFoundError: there is no such container.
     """
     from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError

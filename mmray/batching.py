@@ -1,8 +1,8 @@
-"""TENSORS rows → the arrays that a graph takes, with modalities *packed*.
+"""TENSORS rows → the input arrays of a graph, with modalities *packed*.
 
-Each modality has its own batch dimension and an index that says which record each of its rows belongs to, so
-a record without a modality costs a CPU nothing and a clip may have any number of patches. For a device, which
-must see few shapes, the same arrays are padded: `blank` makes them and `fill` fills them (`mmray.shapes`).
+Each modality has its own batch dimension and an index with the record of each of its rows. So a record
+without a modality costs a CPU nothing, and a clip may have any number of patches. For a device, which needs
+few shapes, the same arrays are padded: `blank` makes them and `fill` fills them (`mmray.shapes`).
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ INPUTS: Mapping[Modality, tuple[str, ...]] = {
     "text": ("input_ids", "attention_mask", "text_row"),
     "audio": ("log_mel", "log_mel_row"),
 }
-#: Records of one inference on a CPU where nobody says how many. It matters little once texts of a batch are
-#: of one length: 32 stamps took 1.03 times as long each as 8.
+#: Default number of records of one inference on a CPU. It matters little if texts of a batch have one length:
+#: 32 stamps took 1.03 times as long each as 8.
 CPU_ROWS = 8
-#: What a batch costs a CPU beside its records, as so many text tokens (docs/log.md).
+#: Overhead of a batch on a CPU, in text tokens (docs/log.md).
 BATCH_TOKENS = 16
 
 
 def batches(tensors: pa.Table, batch_rows: int) -> Iterator[npt.NDArray[np.int64]]:
     """Indices of the rows without an error, in batches for a CPU of at most `batch_rows`, each row once.
 
-    Rows of similar text length come together, and a batch ends where its padding would cost more than a
-    batch. Rows without text pad nothing.
+    Rows of similar text length are batched together, and a batch ends where its padding would cost more than
+    another batch. Rows without text need no padding.
 
     Args:
         tensors: rows of TENSORS.
-        batch_rows: most rows of a batch.
+        batch_rows: maximum rows of a batch.
     """
     rows = np.flatnonzero(pc.is_null(tensors["error"]).to_numpy(zero_copy_only=False))
     lengths = pc.fill_null(pc.list_value_length(tensors["input_ids"]), 0).to_numpy()[rows]
     order = np.argsort(lengths, kind="stable")
     starts = []
-    texts = tokens = 0  # of the batch that is being made
+    texts = tokens = 0  # of the current batch
     for i, length in enumerate(lengths[order].tolist()):
         if texts * length - tokens > BATCH_TOKENS:
             starts.append(i)
@@ -66,16 +66,16 @@ def pack(
     take: Collection[Modality] | None = None,
     seen: Collection[Modality] | None = None,
 ) -> Feeds:
-    """Arrays of one batch, without padding but that of texts to the longest of them.
+    """Arrays of one batch, without padding except of texts to the longest one.
 
     Args:
         tensors: B rows of TENSORS, without errors.
         spec: what the graph takes.
         take: modalities whose arrays are made; None: all of the spec's.
-        seen: modalities that count as present where they are there; None: all of the spec's.
+        seen: modalities that may count as present; None: all of the spec's.
 
     Returns:
-        For M modalities: ``present`` bool [B, M]; where the spec has them ``pixels`` uint8 [Ni, H, W, 3] and
+        For M modalities: ``present`` bool [B, M]; if the spec has them ``pixels`` uint8 [Ni, H, W, 3] and
         ``pixels_row`` int64 [Ni]; ``input_ids`` and ``attention_mask`` int32 [Nt, T] and ``text_row`` int64
         [Nt]; ``log_mel`` float16 [Np, F, K] and ``log_mel_row`` int64 [Np], several patches a record.
     """
@@ -88,12 +88,12 @@ def pack(
 
 
 def full_batch(feeds: Feeds, rows: int, only: Modality | None = None) -> Feeds:
-    """A batch as full as a job's, for timing: the records that have most modalities, again and again.
+    """A batch as full as a job's, for timing: the records with the most modalities, repeated.
 
     Args:
         feeds: a batch as `pack` makes it, of at least one record.
-        rows: records of the new one.
-        only: the modality that its records have, and nothing else; None: whatever they have.
+        rows: records of the new batch.
+        only: the only modality that its records have; None: all that they have.
 
     Returns:
         Arrays as `pack` makes them.
@@ -121,13 +121,13 @@ def blank(
     takes: Collection[Modality] | None = None,
     carried: Mapping[str, int] | None = None,
 ) -> Feeds:
-    """Arrays of a padded batch that holds nothing but padding, to be filled by `fill`.
+    """Arrays of a padded batch with only padding, to be filled by `fill`.
 
     Args:
         spec: what the graph takes.
         shape: of the batch.
         takes: modalities that have arrays; None: all of the spec's.
-        carried: width by name of what an earlier stage hands on, float32.
+        carried: width by name of values that an earlier stage passes on, float32.
 
     Returns:
         As `pack`, with B = `shape.rows` + 1: the last record is the dummy.
@@ -141,7 +141,7 @@ def blank(
     if "text" in taken:
         feeds["input_ids"] = np.zeros((shape.texts, shape.tokens), np.int32)
         feeds["attention_mask"] = np.zeros((shape.texts, shape.tokens), np.int32)
-        feeds["attention_mask"][:, 0] = 1  # a mask of nothing but zeros divides by zero
+        feeds["attention_mask"][:, 0] = 1  # a mask of only zeros would divide by zero
         feeds["text_row"] = np.full(shape.texts, shape.rows, np.int64)
     if "audio" in taken and (audio := spec.audio):
         feeds["log_mel"] = np.zeros((shape.patches, audio.patch_frames, audio.mel_bins), np.float16)
@@ -158,19 +158,19 @@ def fill(
     spec: PreprocessSpec,
     seen: Collection[Modality] | None = None,
 ) -> Shape:
-    """Lay rows of a table into the arrays of a padded batch, in place, whatever was in them before.
+    """Copy rows of a table into the arrays of a padded batch, in place, replacing their content.
 
-    Padding belongs to the dummy record, so it may hold old values.
+    Padding belongs to the dummy record, so it may keep old values.
 
     Args:
         feeds: as `blank` made them.
         tensors: TENSORS.
-        rows: indices of n rows of it, without errors; no more than the shape has room for.
+        rows: indices of n rows of it, without errors; at most as many as fit into the shape.
         spec: what the graph takes.
-        seen: modalities that count as present where they are there; None: all of the spec's.
+        seen: modalities that may count as present; None: all of the spec's.
 
     Returns:
-        What of the shape is used; `tokens` are those of all texts together.
+        The used part of the shape; `tokens` are those of all texts together.
     """
     dummy = len(feeds["present"]) - 1
     names = [TENSOR_OF[m] for m in spec.modalities]
@@ -205,12 +205,12 @@ def fill(
 
 
 def padded(tensors: pa.Table, spec: PreprocessSpec, shape: Shape | None = None) -> Feeds:
-    """All rows of a table as one padded batch, in arrays of its own.
+    """All rows of a table as one padded batch, in new arrays.
 
     Args:
         tensors: rows of TENSORS without errors, at least one.
         spec: what the graph takes.
-        shape: of the batch; None: the smallest of a ladder that has batches of so many rows.
+        shape: of the batch; None: the smallest of a ladder with batches of so many rows.
     """
     rows = np.arange(tensors.num_rows)
     if shape is None:
@@ -251,7 +251,7 @@ def _flags(
 
 
 def _with_dummies(rows: npt.NDArray[np.int64], places: int, dummy: int) -> npt.NDArray[np.int64]:
-    """Records of the places of a modality: these, and behind them the dummy."""
+    """Records of a modality's places: the given ones, then the dummy."""
     return np.concatenate([rows, np.full(places - len(rows), dummy, np.int64)])
 
 
@@ -272,7 +272,7 @@ def _pack_text(rows: npt.NDArray[np.int64], values: pa.ChunkedArray) -> Feeds:
 
 
 def _fill_texts(values: pa.ChunkedArray, ids: npt.NDArray[np.generic], mask: npt.NDArray[np.generic]) -> int:
-    """Lay texts into the first rows of both arrays [Nt, T]; the others become blank texts. Returns tokens."""
+    """Copy texts into the first rows of both arrays [Nt, T]; the others become blank. Returns tokens."""
     lengths = pc.list_value_length(values).to_numpy().astype(np.int64)
     is_token = np.zeros(ids.shape, np.bool_)
     is_token[: len(lengths)] = np.arange(ids.shape[1]) < lengths[:, None]

@@ -1,8 +1,8 @@
-"""The stages of a model: one for an ordinary variant; for a cascade several, of which the early ones let go.
+"""The stages of a model: one for an ordinary variant; several for a cascade, with early exits.
 
-A stage answers from the modalities that were looked at so far. A record leaves with that answer where its
-*calibrated* confidence reaches the threshold for its set of modalities: the largest probability after the
-logits were divided by a temperature (Guo et al. 2017, "On Calibration of Modern Neural Networks").
+A stage answers from the modalities seen so far. A record exits with that answer if its *calibrated*
+confidence reaches the threshold for its set of modalities. The confidence is the largest probability after
+dividing the logits by a temperature (Guo et al. 2017, "On Calibration of Modern Neural Networks").
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mmray.loading import open_engine
 from mmray.schema import Modality, set_name
 from mmray.shapes import Ladder
 
-#: Before the name of a tensor that a stage hands on, or takes from an earlier one.
+#: Prefix of a tensor that a stage passes on, or takes from an earlier one.
 CARRIED = "carried/"
 
 _SHARES = 1 << 32  # of crc32
@@ -30,7 +30,7 @@ _SHARES = 1 << 32  # of crc32
 
 @dataclass(frozen=True)
 class Stage:
-    """A loaded graph, what it looks at, and who leaves after it."""
+    """A loaded graph, its modalities, and its exits."""
 
     engine: Engine
     takes: tuple[Modality, ...]  # its own modalities
@@ -40,14 +40,14 @@ class Stage:
     def leaving(
         self, logits: npt.NDArray[np.generic], present: npt.NDArray[np.bool_]
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
-        """Who leaves, and with what confidence.
+        """Which records exit, and their confidence.
 
         Args:
             logits: [B, C].
             present: [B, M], of the modalities that were seen.
 
         Returns:
-            bool [B] and float32 [B]; the confidence is 0 where no exit is for such a record.
+            bool [B] and float32 [B]; the confidence is 0 if there is no exit for such a record.
         """
         leaves = np.zeros(len(logits), np.bool_)
         confidence = np.zeros(len(logits), np.float32)
@@ -72,7 +72,7 @@ def open_stages(
     nhwc: bool,
     trace: Path | None = None,
 ) -> list[Stage]:
-    """The stages of a variant, loaded; one where it is no cascade, or none could ever leave.
+    """The loaded stages of a variant; one stage if it is not a cascade, or if no record could ever exit.
 
     Raises:
         BundleError: no such variant.
@@ -114,7 +114,7 @@ def to_stages(
 
 
 def runs_in_stages(bundle: Bundle, variant: str) -> bool:
-    """Whether a variant is a cascade that some record could leave early."""
+    """Whether a variant is a cascade in which a record could exit early."""
     cascade = bundle.manifest.variants[variant].cascade
     stages = cascade.stages if cascade else ()
     return any(rule.threshold <= 1 for stage in stages for rule in stage.exits.values())
@@ -128,12 +128,12 @@ def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def carried(outputs: Feeds) -> Feeds:
-    """Of a stage's outputs those that later stages may take."""
+    """A stage's outputs that later stages may take."""
     return {name: values for name, values in outputs.items() if name.startswith(CARRIED)}
 
 
 def in_shadow(shards: Sequence[str], rows: Sequence[int], share: float) -> npt.NDArray[np.bool_]:
-    """Which records are also run in full: the same ones whenever a record is run, spread as if at random."""
+    """Which records are also run in full: pseudo-random, but the same in every run."""
     drawn = [crc32(f"{shard}#{row}".encode()) for shard, row in zip(shards, rows, strict=True)]
     return np.array(drawn, np.int64) < share * _SHARES
 
@@ -141,7 +141,7 @@ def in_shadow(shards: Sequence[str], rows: Sequence[int], share: float) -> npt.N
 def passes(
     stages: Sequence[Stage], feeds: Feeds, modalities: Sequence[Modality]
 ) -> list[tuple[Feeds, Feeds]]:
-    """What each stage takes and gives of a batch that nobody leaves.
+    """Inputs and outputs of each stage for a batch without exits.
 
     Args:
         stages: all of a model's.

@@ -1,7 +1,7 @@
-"""A client of `mmray serve`, of the standard library alone.
+"""A client of `mmray serve`, using only the standard library.
 
-One connection a request, so that threads may share a client. It follows no redirect and asks no proxy: a
-token goes to the host that was named, and nowhere else.
+One connection for each request, so that threads may share a client. It follows no redirects and uses no
+proxy: a token is sent only to the given host.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Record = Mapping[str, Any]
 
 
 class ServerError(MmrayError):
-    """The server cannot be reached, or refused.
+    """The server cannot be reached, or refused the request.
 
     Args:
-        message: what, where, and what may help.
-        status: HTTP status; 0 where no answer came.
-        problem: the server's own account (RFC 9457): title, detail, stage, reason.
+        message: with place and remedy.
+        status: HTTP status; 0 if no answer came.
+        problem: the server's problem (RFC 9457): title, detail, stage, reason.
     """
 
     def __init__(self, message: str, status: int = 0, problem: Mapping[str, Any] | None = None) -> None:
@@ -39,13 +39,13 @@ class ServerError(MmrayError):
 
 
 class Client:
-    """Asks one model of one server.
+    """Client of one model of one server.
 
     Args:
-        url: where it is, as `http://127.0.0.1:8000`; with the path of the model where the server has several.
-        token: what its --token-file has, where it asks for one.
-        timeout_s: for each step of a request: to connect, to send, to hear the next bytes.
-        patience_s: how long to try again, in all, while the server answers 503; as often as it suggests.
+        url: of the server, as `http://127.0.0.1:8000`; with the model's path if the server has several.
+        token: from its --token-file, if it requires one.
+        timeout_s: for each step of a request: to connect, to send, to receive the next bytes.
+        patience_s: total time of retries while the server answers 503, at the intervals that it suggests.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Client:
         self._address = (parts.hostname, parts.port)
         self._path = parts.path.rstrip("/")
         if token is not None and not token.strip():
-            raise UsageError("the token is blank; give the server's, or None where it asks for none")
+            raise UsageError("the token is blank; give the server's token, or None if it requires none")
         self._headers = {"Authorization": f"Bearer {token.strip()}"} if token is not None else {}
         self._timeout_s = timeout_s
         self._patience_s = patience_s
@@ -83,11 +83,11 @@ class Client:
             top: how many labels `scores` has; None: all.
 
         Returns:
-            label, score, scores, modalities, variant, bundle, latency_ms; features where there are no labels.
-            Where the server abstains, also abstained: true where label is None, for its score is too low.
+            label, score, scores, modalities, variant, bundle, latency_ms; features if there are no labels.
+            If the server abstains, also abstained: true if label is None because of a low score.
 
         Raises:
-            ServerError: not reached, or refused; its `problem` says at which stage and why.
+            ServerError: not reached, or refused; its `problem` has the stage and the reason.
         """
         query = {"explain": str(explain).lower()} | ({} if top is None else {"top": str(top)})
         path = f"/v1/predict?{urlencode(query)}"
@@ -101,7 +101,7 @@ class Client:
             For each record, in order: `index`, `id`, and what `predict` gives, or `error` with the problem.
 
         Raises:
-            ServerError: not reached, or a whole batch refused; what was yielded before holds.
+            ServerError: not reached, or a whole batch refused; results yielded before are valid.
         """
         remaining = iter(records)
         first = 0
@@ -113,7 +113,7 @@ class Client:
             first += len(batch)
 
     def _ask(self, method: str, path: str, body: bytes | None = None, media_type: str = "") -> bytes:
-        """Body of a good answer; a server that is busy is asked again when it says so."""
+        """Body of a successful answer; retries when a busy server says so."""
         headers = self._headers | ({"Content-Type": media_type} if body else {})
         deadline = time.monotonic() + self._patience_s
         while True:
@@ -130,14 +130,16 @@ class Client:
         """Status, seconds to wait before another try, body."""
         with closing(self._connection(*self._address, timeout=self._timeout_s)) as connection:
             try:
-                with suppress(BrokenPipeError, ConnectionResetError):  # it answered before it heard all
+                with suppress(
+                    BrokenPipeError, ConnectionResetError
+                ):  # it answered before it received everything
                     connection.request(method, self._path + path, body, headers)
                 response = connection.getresponse()
                 wait = response.headers.get("Retry-After", "")
                 return response.status, float(wait) if wait.isdecimal() else 1.0, response.read()
             except (OSError, HTTPException) as e:
                 raise ServerError(
-                    f"{self._url}: no answer ({e or type(e).__name__}); does the server run there?"
+                    f"{self._url}: no answer ({e or type(e).__name__}); check that the server runs there"
                 ) from e
 
     def _refused(self, status: int, said: bytes) -> ServerError:

@@ -1,9 +1,9 @@
-"""How sure an answer is: scores that a temperature makes honest, and the least one that gives a label.
+"""Confidence of an answer: calibration by temperatures, and the minimum score for a label.
 
-A score is *calibrated* where of all answers with a score of .8 about 80 % are right. Dividing the logits by a
+Scores are *calibrated* if about 80 % of all answers with a score of .8 are right. Dividing the logits by a
 temperature before the softmax comes close (Guo et al. 2017, "On Calibration of Modern Neural Networks",
-section 4.2); which class is best stays. The temperatures and the least scores are found by
-`mmray.evaluation.selective`, on records of the tune split, and are in the manifest.
+section 4.2); the best class does not change. `mmray.evaluation.selective` finds temperatures and minimum
+scores on records of the tune split; they are in the manifest.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ def _risk(value: object) -> object:
     return value
 
 
-#: Share of the labels that may be wrong. "auto": what the bundle asks for; "never": each record has a label.
+#: Share of the labels that may be wrong. "auto": the bundle's default; "never": each record has a label.
 Abstain: TypeAlias = Annotated[float | Literal["auto", "never"], BeforeValidator(_risk)]
 
 
 def tempered(scores: npt.NDArray[np.floating], temperature: float) -> npt.NDArray[np.float32]:
     """Scores as if the logits had been divided by a temperature before the softmax.
 
-    Logits are the logarithms of the scores but for a constant, which a softmax takes no notice of.
+    Logits are the logarithms of the scores plus a constant, which does not affect a softmax.
 
     Args:
         scores: [B, C], rows sum to 1.
-        temperature: above 1 makes the scores more alike, below 1 less.
+        temperature: above 1 makes the scores more equal, below 1 less.
 
     Returns:
         float32 [B, C], rows sum to 1; 0 stays 0.
@@ -57,13 +57,13 @@ def calibrated(
     modalities: Sequence[str],
     temperatures: Mapping[str, float],
 ) -> npt.NDArray[np.float32]:
-    """Scores, each by the temperature of the set of modalities that it was made from.
+    """Scores, each with the temperature of the set of modalities that it was made from.
 
     Args:
         scores: [B, C], as the graph gives them.
         present: [B, M], what each answer was made from.
         modalities: names of the M.
-        temperatures: by set, as "image+text"; a set that is not there stays as it is.
+        temperatures: by set, as "image+text"; other sets are unchanged.
     """
     found = scores.astype(np.float32)
     for flags in np.unique(present, axis=0):
@@ -77,7 +77,7 @@ def calibrated(
 def stage_temperatures(
     exits: Sequence[Mapping[str, Exit]], last: Mapping[str, float]
 ) -> list[Mapping[str, float]]:
-    """Temperatures of each stage of a model: of the early ones those of their exits.
+    """Temperatures of each stage of a model; early stages use those of their exits.
 
     Args:
         exits: of each stage but the last.
@@ -87,13 +87,13 @@ def stage_temperatures(
 
 
 def least_score(bundle: Bundle, variant: str, abstain: Abstain) -> float | None:
-    """The score from which on a variant's answer counts, for a wanted risk.
+    """The minimum score of a variant's answers for a wanted risk.
 
     Args:
         bundle: whose manifest has the scores, by risk.
-        variant: of it; "auto": only see whether any of those that passed their gate has one.
+        variant: of it; "auto": only check whether any variant that passed its gate has one.
         abstain: share of the labels that may be wrong. The largest risk in the manifest that is not above it
-            counts. "auto": what the manifest asks for; "never": none.
+            is used. "auto": the manifest's default; "never": none.
 
     Returns:
         None: every record gets a label.

@@ -1,8 +1,8 @@
-"""Which rows of which shards something covers: the arithmetic of exactly-once.
+"""Intervals of rows of shards: the arithmetic of exactly-once.
 
-An interval is (first row, last row, offset just past the last row), so that whoever continues after it can
-seek instead of reading what is done. Offsets are what the shard's reader says: bytes of a tar, entries of an
-LMDB.
+An interval is (first row, last row, offset just past the last row), so that a reader that continues after it
+can seek instead of reading finished rows. Offsets are defined by the shard's reader: bytes of a tar, entries
+of an LMDB.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def insert(done: list[Interval], interval: Interval) -> None:
 
 
 def missing(done: Iterable[Interval], total: int | None) -> list[Missing]:
-    """What lies between and after the intervals that are done.
+    """The gaps between and after finished intervals.
 
     Args:
         done: merged intervals of one shard.

@@ -1,9 +1,9 @@
-"""Sha256 of files: of the bytes that are there now, computed once for each state of a file.
+"""Sha256 of files: of their current bytes, computed once for each state of a file.
 
-A state is the inode, size and times of change of a file: no ordinary way to alter it leaves them all as they
-were. What was computed is remembered in the process, of large files also in this machine's cache, so that the
-workers of a node do not each read the same weights. A directory may be *sealed*: it then holds the sha256 of
-its files, and whoever uses it sees whether they are what was made.
+A state is the inode, size and times of change of a file: ordinary changes alter at least one of them. Digests
+are cached in the process, those of large files also in this machine's cache, so that the workers of a node do
+not all read the same weights. A directory may be *sealed*: it then contains the sha256 of its files, so that
+changes are detected.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from mmray.storage import Location, cache_directory
 
 SEAL = "sha256.json"
 
-_LARGE_BYTES = 8 << 20  # 20 ms on one core; of smaller files nothing is kept from one process to the next
-# A clock of files ticks every few milliseconds, on some network drives every second: a file that changed just
-# now may change again within the tick.
+_LARGE_BYTES = 8 << 20  # 20 ms on one core; digests of smaller files are not shared between processes
+# File times have a resolution of milliseconds, on some network drives of a second: a file that has just
+# changed may change again with the same time.
 _SETTLED_NS = 2_000_000_000
 
 _State = tuple[int, ...]
@@ -47,24 +47,24 @@ def sha256_of(path: Path) -> str:
 
 
 def computed_sha256(path: Path) -> str:
-    """Of a file's bytes, hex, read now whatever is remembered."""
+    """Of a file's bytes, hex, read now, without the cache."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of_all(files: Sequence[Path]) -> str:
-    """Of several files in order; of one, its own."""
+    """Of several files in order; for one file, its own."""
     found = [sha256_of(file) for file in files]
     return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
 
 
 def seal(directory: Path) -> None:
-    """Write down the sha256 of every file in a directory."""
+    """Store the sha256 of every file in a directory."""
     Location.parse(directory / SEAL).write_atomically(sealed(_digests(directory)))
 
 
 def is_sealed(directory: Path) -> bool:
-    """Whether a directory holds its seal and the files that were sealed, as they were, and no others."""
+    """Whether a directory has its seal and exactly the sealed files, unchanged."""
     try:
         files = unsealed((directory / SEAL).read_bytes())
         return bool(files) and files == _digests(directory)
@@ -78,7 +78,7 @@ def sealed(values: Mapping[str, object]) -> bytes:
 
 
 def unsealed(data: bytes) -> dict[str, object]:
-    """The object again; empty where the bytes are not what was sealed."""
+    """The object again; empty if the bytes do not match the seal."""
     try:
         values = json.loads(data)
         claimed = values.pop("sha256")
@@ -110,7 +110,7 @@ def _place(key: tuple[str, _State]) -> Path | None:
 
 def _recall(key: tuple[str, _State]) -> str | None:
     place = _place(key)
-    with suppress(OSError):  # it is computed anew then
+    with suppress(OSError):  # it is computed again then
         found = unsealed(place.read_bytes()) if place else {}
         if found.get("of") == [key[0], *key[1]]:
             return str(found["digest"])
@@ -119,6 +119,6 @@ def _recall(key: tuple[str, _State]) -> str | None:
 
 def _remember(key: tuple[str, _State], digest: str) -> None:
     if place := _place(key):
-        with suppress(OSError):  # a cache that cannot be written costs time alone
+        with suppress(OSError):  # a cache that cannot be written only costs time
             place.parent.mkdir(parents=True, exist_ok=True)
             Location.parse(place).write_atomically(sealed({"of": [key[0], *key[1]], "digest": digest}))

@@ -1,22 +1,21 @@
 """Every error that mmray raises on purpose, and the exit code it ends a command with.
 
 MmrayError
-├── UsageError            exit 2: what was asked for cannot be done; nothing was touched
+├── UsageError            exit 2: the request is not possible; nothing was changed
 │   ├── ConfigError       a key or value of the run config
 │   ├── InputError        the records: missing, empty, or of an unknown kind
 │   ├── BundleError       the bundle directory: unreadable, incomplete or altered
-│   ├── ModelError        a model that was to become a bundle: its files, inputs or outputs do not fit
+│   ├── ModelError        a model to import: its files, inputs or outputs do not fit
 │   └── OutputError       the run directory: made by another run, or not writable
-├── CannotError           a store, or its client here, has no such request; caught where another way is taken
-├── EngineError           exit 3: the model could not be loaded or run as asked
-├── RunError             exit 3: the run broke off; running it again resumes it
-│   ├── StoreError        (mmray.remote) a store refused, or failed for as long as we tried
-│   └── ChangedError      a shard is no longer what it was when the run was planned
-└── AuditError           exit 1: input, predictions and rejects do not add up, or too many rejects
+├── CannotError           a store, or its client here, has no such request; caught where there is an
+alternative ├── EngineError           exit 3: the model could not be loaded or run as requested ├── RunError
+exit 3: the run was interrupted; running it again resumes it │   ├── StoreError        (mmray.remote) a store
+refused, or failed at all attempts │   └── ChangedError      a shard has changed since the run was planned └──
+AuditError           exit 1: input, predictions and rejects do not add up, or too many rejects
 
 A bad *record* is never an exception outside the function that found it: it becomes a row with an
-`error` (see mmray.schema). `RecordError` is how a preprocessing function says so to its caller, and
-`ShardError` how a reader says that it cannot find the records that follow.
+`error` (see mmray.schema). `Preprocessing functions raise `RecordError` internally, and readers raise
+`ShardError` if they cannot find the following records.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# How libraries say that memory ran out which have no exception for it: Pillow, libsndfile.
+# Messages of libraries that have no exception for lack of memory: Pillow, libsndfile.
 _NO_MEMORY = re.compile(r"^out of memory|Internal malloc", re.IGNORECASE)
 _ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-f]+>", re.IGNORECASE)
 
@@ -37,7 +36,7 @@ class MmrayError(Exception):
 
 
 class UsageError(MmrayError):
-    """What was asked for cannot be done; nothing was touched."""
+    """The request is not possible; nothing was changed."""
 
     exit_code = 2
 
@@ -47,7 +46,7 @@ class ConfigError(UsageError):
 
 
 class InputError(UsageError):
-    """The input holds no records that can be read."""
+    """The input has no readable records."""
 
 
 class BundleError(UsageError):
@@ -63,40 +62,40 @@ class OutputError(UsageError):
 
 
 class CannotError(MmrayError):
-    """This store, or this installation, has no way to do it; nothing was done."""
+    """This store, or this installation, cannot do it; nothing was done."""
 
 
 class EngineError(MmrayError):
-    """The model could not be loaded or run on the provider that was asked for."""
+    """The model could not be loaded or run on the requested provider."""
 
 
 class RunError(MmrayError):
-    """The run broke off; what is written stays, and running it again resumes it."""
+    """The run was interrupted; written parts are kept, and running it again resumes it."""
 
 
 class ChangedError(RunError, OSError):
-    """A shard is no longer what it was when it was listed: its rows are not those that were planned."""
+    """A shard has changed since it was listed: its rows are not those that were planned."""
 
     def __init__(self, place: object, why: str) -> None:
-        remedy = "run again once nobody writes to it; the run says how to continue"
+        remedy = "run again when it is no longer written; the run says how to continue"
         super().__init__(f"{place}: changed since the run was planned: {why}; {remedy}")
 
 
 class SignalError(BaseException):
-    """A signal asks the command to end; what is written stays, and running it again resumes it.
+    """A signal asks the command to stop; written parts are kept, and running it again resumes it.
 
-    Like KeyboardInterrupt no Exception: a library that answers each Exception by a second way would go on.
+    Not an Exception, like KeyboardInterrupt: a library that handles every Exception would continue.
     """
 
     exit_code = 3
 
 
-class Terminated(SignalError):  # noqa: N818  (what happened, not a fault)
+class Terminated(SignalError):  # noqa: N818  (an event, not a fault)
     """SIGTERM."""
 
 
-class Interrupted(SignalError):  # noqa: N818  (likewise)
-    """SIGINT: somebody pressed Ctrl-C."""
+class Interrupted(SignalError):  # noqa: N818  (as above)
+    """SIGINT, as from Ctrl-C."""
 
     exit_code = 130
 
@@ -108,7 +107,7 @@ class AuditError(MmrayError):
 
 
 class RecordError(Exception):
-    """One modality of one record cannot be used. Caught per record, never seen by a user as a trace.
+    """One modality of one record cannot be used. Caught for each record; users never see it as a traceback.
 
     Args:
         reason: what is wrong with the bytes, in a few words.
@@ -136,11 +135,11 @@ class ShardError(Exception):
 
     @classmethod
     def of(cls, failure: Exception, what: str) -> ShardError:
-        """What a library says of bytes that it cannot read, whatever type of error it chose.
+        """A library's error on unreadable bytes, as text, for any type of error.
 
         Args:
             failure: of the library.
-            what: the place that it could not read.
+        what: the place that it could not read.
         """
         return cls(f"{what}: {str(failure) or 'no reason given'} ({type(failure).__name__})")
 
@@ -152,10 +151,10 @@ def one_line(failure: BaseException) -> str:
 
 
 def of_machine(failure: BaseException) -> bool:
-    """Whether what a library raised tells of the machine (memory, handles, disk), not of what it was given.
+    """Whether a library's exception is about the machine (memory, handles, disk), not about its input.
 
-    Codecs work on bytes that are in memory. So an OSError with a number comes from the system; one without is
-    the library's own word about the bytes, as Pillow's of a truncated picture. A store speaks by our errors.
+    Codecs work on bytes in memory. So an OSError with a number comes from the system; one without is the
+    library's own error about the bytes, such as Pillow's for a truncated picture. Stores raise our errors.
     """
     if isinstance(failure, MemoryError | MmrayError):
         return True
@@ -166,24 +165,24 @@ def of_machine(failure: BaseException) -> bool:
 
 @contextmanager
 def about_record(doing: str, kind: str) -> Iterator[None]:
-    """While the body calls a library on the bytes of one record, what that raises is the record's fault.
+    """Exceptions of a library on the bytes of one record, raised in the body, are the record's fault.
 
-    Whatever its type: no library lists all that foreign bytes can make it raise. Faults of the machine pass.
-    Nothing but the library's call belongs into the body, for our own mistakes are no record's either.
+    Of any type: no library lists all exceptions that untrusted bytes can cause. Faults of the machine pass
+    through. The body must contain only the library's call, because our own bugs are not a record's fault.
 
     Args:
-        doing: what failed then, as in "cannot decode the image".
+        doing: what failed, as in "cannot decode the image".
         kind: of the RecordError.
 
     Raises:
-        RecordError: names the exception's type and what it says.
+        RecordError: with the exception's type and message.
     """
     try:
         yield
     except RecordError:
         raise
     except BaseException as e:
-        is_panic = type(e).__name__ == "PanicException"  # of a library in Rust; derives from BaseException
+        is_panic = type(e).__name__ == "PanicException"  # from a library in Rust; derives from BaseException
         if of_machine(e) or not (isinstance(e, Exception) or is_panic):
             raise
         raise RecordError(f"{doing}: {_ADDRESS.sub('its bytes', one_line(e))}", kind) from e

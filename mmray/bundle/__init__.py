@@ -1,11 +1,10 @@
-"""The bundle: a directory that holds everything a prediction depends on, and proves that it is unaltered.
+"""The bundle: a directory with everything that a prediction depends on, protected by checksums.
 
 Layout: manifest.json names every other file with its sha256; variants/*.onnx are the compiled forms of one
-model; golden.npz holds inputs (in/*) and the outputs that they must give (out/* of fp32, out/VARIANT/* of any
-other); golden.parquet the raw records that some of those inputs were made of; scorecard.json says how good
-each variant is; reference.json, if there, what records are compared with (`mmray.drift`). The bundle's digest
-is the sha256 of manifest.json.
-Nothing in a bundle is ever unpickled.
+    model; golden.npz has inputs (in/*) and their expected outputs (out/* of fp32, out/VARIANT/* of any
+    other); golden.parquet has the raw records of some of those inputs; scorecard.json has the quality of each
+    variant; reference.json (optional) is for drift detection (`mmray.drift`). The bundle's digest is the
+    sha256 of manifest.json. Nothing in a bundle is ever unpickled.
 """
 
 from mmray.bundle.manifest import (

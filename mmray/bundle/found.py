@@ -1,4 +1,4 @@
-"""What lies at a path or URL: the manifest of a bundle, and all files that it names, on this machine."""
+"""Finds a bundle at a path or URL: its manifest, and all files that it names, on this machine."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mmray.storage import Location, cache_directory
 
 
 def find(path: str | Path) -> tuple[Path, Manifest, str]:
-    """The directory of a bundle, its manifest, and the sha256 of that; a URL's files are copied here once.
+    """The directory of a bundle, its manifest and the manifest's sha256; files of a URL are downloaded once.
 
     Raises:
-        BundleError: no bundle there, one of another format, or one that lacks files.
+        BundleError: not a bundle, one of another format, or one that lacks files.
     """
     place = Location.parse(path)
     raw, manifest = _read(place)
@@ -43,7 +43,7 @@ def _read(place: Location) -> tuple[bytes, Manifest]:
     except OSError as e:
         reason = os.strerror(e.errno) if e.errno else e
         raise BundleError(
-            f"{place}: no bundle there ({MANIFEST}: {reason}); check the path, or make "
+            f"{place}: not a bundle ({MANIFEST}: {reason}); check the path, or make "
             "one: `mmray bundle import`, `mmray train` or `make demo`"
         ) from e
     try:
@@ -55,14 +55,16 @@ def _read(place: Location) -> tuple[bytes, Manifest]:
             f"{place / MANIFEST}: not a manifest of format {FORMAT}: {where}: {first['msg']}"
         ) from e
     if manifest.format != FORMAT:
-        raise BundleError(f"{place}: bundle of format {manifest.format}; this mmray reads format {FORMAT}")
+        raise BundleError(
+            f"{place}: bundle of format {manifest.format}; this mmray reads {FORMAT}; build it again"
+        )
     return raw, manifest
 
 
 def _local_copy(place: Location, manifest: Manifest, digest: str) -> Path:
-    """The copy of a bundle on this machine: made once, whole, and each file checked against its sha256.
+    """The local copy of a bundle: made once, atomically, and each file checked against its sha256.
 
-    It lies in the folder bundles/ of $MMRAY_CACHE, or else of ~/.cache/mmray, under the bundle's digest.
+    It is in the folder bundles/ of $MMRAY_CACHE, or else of ~/.cache/mmray, under the bundle's digest.
     """
     for name in manifest.files:
         if Path(name).is_absolute() or ".." in Path(name).parts:

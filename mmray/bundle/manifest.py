@@ -1,4 +1,4 @@
-"""manifest.json: what a bundle consists of, and the names of its other files."""
+"""manifest.json: the description of a bundle, and the names of its other files."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from mmray.schema import Modality
 
 FORMAT = 1
 MANIFEST, TOKENIZER, GOLDEN, SCORECARD = "manifest.json", "tokenizer.json", "golden.npz", "scorecard.json"
-RECORDS = "golden.parquet"  # what some rows of golden.npz were made of; older bundles have none
-FP32 = "fp32"  # the variant that is right by definition: the others are made from it and judged by it
+RECORDS = "golden.parquet"  # raw records of some rows of golden.npz; older bundles have none
+FP32 = "fp32"  # the reference variant: the others are made from it and judged by it
 
 
 class _Entry(BaseModel):
@@ -30,34 +30,36 @@ class Source(_Entry):
 
 
 class Exit(_Entry):
-    """When a record leaves a cascade, for those with the same modalities of all that were looked at."""
+    """The exit rule of a cascade for records with one set of modalities among those looked at."""
 
     temperature: float = 1.0  # its logits are divided by it before the softmax
-    threshold: float  # least calibrated confidence; above 1 none leaves
+    threshold: float  # minimum calibrated confidence; above 1 no record exits
 
 
 class CascadeStage(_Entry):
-    """A graph that answers from its own modalities and what earlier stages found in theirs."""
+    """A graph that answers from its own modalities and outputs of earlier stages."""
 
     file: str  # relative to the bundle
-    modalities: tuple[Modality, ...]  # that it takes, beside those of the stages before it
-    exits: dict[str, Exit] = {}  # by modalities, as "text+audio"; empty in the last stage, which answers all
+    modalities: tuple[Modality, ...]  # modalities that it adds to those of earlier stages
+    exits: dict[
+        str, Exit
+    ] = {}  # by modalities, as "text+audio"; empty in the last stage, which answers all records
 
 
 class Cascade(_Entry):
-    """Stages in order, and how often an early answer may differ from that of the whole graph."""
+    """Stages in order, and how often an early answer may differ from that of the full graph."""
 
     stages: tuple[CascadeStage, ...] = Field(min_length=2)
-    disagreement: float  # share of early answers, at most, by the records that the exits were chosen with
+    disagreement: float  # upper bound of their share, from the records that the exits were chosen with
 
 
 class Selective(_Entry):
-    """From which score on answers count, so that few of them are wrong: found on the tune split."""
+    """A score threshold for abstaining, so that few answers are wrong: found on the tune split."""
 
-    risk: float  # share of wrong ones among the answers, at most
-    threshold: float  # least score, calibrated
+    risk: float  # maximum share of wrong answers
+    threshold: float  # minimum calibrated score
     coverage: float  # share of the records that were answered
-    bound: float  # of the share of wrong ones, upper, one-sided
+    bound: float  # one-sided upper bound of the share of wrong answers
 
 
 class Variant(_Entry):
@@ -66,16 +68,16 @@ class Variant(_Entry):
     file: str  # relative to the bundle
     precision: str = FP32
     parent: str | None = None  # the variant that it was made from and judged by
-    provider: Literal["any", "tensorrt"] = "any"  # what it is made for; "any" includes the CPU
+    provider: Literal["any", "tensorrt"] = "any"  # its target; "any" includes the CPU
     how: dict[str, str] = {}  # the step that made it
-    cascade: Cascade | None = None  # stages that answer the easy records; `file` is then the whole graph
-    # How far golden outputs may be off elsewhere, as a share of the largest value or of 1: kernels of other
-    # machines add in another order. A wrong one is off by far more.
+    cascade: Cascade | None = None  # stages that answer the easy records; `file` is then the full graph
+    # Tolerance of golden outputs on other machines, as a share of the largest value or of 1: their kernels
+    # sum in another order. Wrong results differ far more.
     golden_tolerance: float = 1e-3
-    # What the logits are divided by, by the modalities that an answer is made from, as "image+text"; 1 where
-    # a set is not there. A cascade's early answers have those of their exits.
+    # Divisors of the logits, by the modalities that an answer is made from, as "image+text"; 1 for a missing
+    # set. A cascade's early answers use those of their exits.
     temperatures: dict[str, float] = {}
-    selective: tuple[Selective, ...] = ()  # by risk, those that could be shown
+    selective: tuple[Selective, ...] = ()  # the risks that could be shown
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -93,8 +95,8 @@ class Manifest(_Entry):
     features: int  # width of the fused features
     preprocessing: PreprocessSpec
     variants: dict[str, Variant]
-    abstain: float | None = None  # risk that answers are to keep within unless a run asks for another
+    abstain: float | None = None  # default risk for abstaining; None: none
     sources: list[Source] = []
-    origin: dict[str, str] = {}  # what it was built from: inputs, options
-    parents: dict[str, str] = {}  # digest of each bundle that it was made from: its name
+    origin: dict[str, str] = {}  # inputs and options that it was built from
+    parents: dict[str, str] = {}  # digest of each bundle that it was made from, to its name
     files: dict[str, str] = Field(description="relative path of every other file: its sha256")

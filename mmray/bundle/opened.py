@@ -1,4 +1,4 @@
-"""An opened bundle: its manifest, its parts, and the proof that what is read of them is unaltered."""
+"""An opened bundle: its manifest and parts; every file that is read is checked."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ from mmray.schema import Modality
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle. `Bundle.open` checks that its files are there.
+    """An opened bundle. `Bundle.open` checks that its files exist.
 
-    Whatever is read of them is checked against its sha256 then; `verify` checks all of them.
+    Each file is checked against its sha256 when it is read; `verify` checks all files.
     """
 
     path: Path
@@ -49,11 +49,11 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:
-        """Read the manifest of a directory, or of a URL, whose files are then copied to this machine once.
+        """Read the manifest of a directory, or of a URL, whose files are downloaded once.
 
         Raises:
-            BundleError: no bundle there, one of another format, or one that lacks files, or whose golden
-                outputs are not as wide as the manifest says.
+            BundleError: not a bundle, one of another format, one that lacks files, or whose golden outputs
+                do not have the width in the manifest.
         """
         bundle = cls(*find(path))
         bundle._check_widths()
@@ -85,10 +85,10 @@ class Bundle:
 
     @cached_property
     def reference(self) -> Reference | None:
-        """What records are compared with (`mmray.drift`); None in a bundle that has none.
+        """The reference for drift (`mmray.drift`); None if the bundle has none.
 
         Raises:
-            BundleError: the file was altered, or is none.
+            BundleError: the file was altered, or is not a reference.
         """
         if REFERENCE not in self.manifest.files:
             return None
@@ -101,7 +101,7 @@ class Bundle:
         """Refuse a variant that must not be used.
 
         Raises:
-            BundleError: no such variant, one that failed its gate, that nobody judged, or that was altered.
+            BundleError: no such variant, one that failed its gate, was never judged, or was altered.
         """
         verdict = self._verdicts.get(name, {})
         if verdict.get("passed") is False:
@@ -111,7 +111,9 @@ class Bundle:
             )
         self.graph(name)
         if name not in self.passing():
-            raise BundleError(f"{self.path}: variant {name!r} was never judged; make it by `mmray optimize`")
+            raise BundleError(
+                f"{self.path}: variant {name!r} was never judged; make it with `mmray optimize`"
+            )
 
     def later(self, variant: str) -> tuple[Modality, ...]:
         """Modalities that not every record needs: all but those of a cascade's first stage."""
@@ -129,7 +131,7 @@ class Bundle:
 
     @property
     def _verdicts(self) -> dict[str, dict[str, Any]]:
-        """The scorecard's entry of each variant, also of those that failed."""
+        """The scorecard's entry of each variant, including failed ones."""
         verdicts: dict[str, dict[str, Any]] = self.scorecard.get("variants", {})
         return verdicts
 
@@ -142,7 +144,7 @@ class Bundle:
         return self.graph_files(self.entry(variant).file)[0]
 
     def entry(self, variant: str) -> Variant:
-        """What the manifest says of a variant.
+        """The manifest's entry of a variant.
 
         Raises:
             BundleError: no such variant.
@@ -153,14 +155,14 @@ class Bundle:
         return self.manifest.variants[variant]
 
     def graph_files(self, file: str) -> list[Path]:
-        """Paths of a graph and of the files that its weights lie in; all are as the manifest says.
+        """Paths of a graph and of its external weights; all are checked.
 
         Args:
             file: of the graph, relative to the bundle.
 
         Raises:
-            BundleError: one was altered, or lies outside the bundle, or is not in its manifest.
-            EngineError: it is no ONNX graph.
+            BundleError: one was altered, is outside the bundle, or is not in its manifest.
+            EngineError: it is not an ONNX graph.
         """
         graph = self._checked(file)
         try:
@@ -171,16 +173,16 @@ class Bundle:
         for name, normal in zip(named, names, strict=True):
             if Path(name).is_absolute() or normal not in self.manifest.files:
                 raise BundleError(
-                    f"{graph}: its weights are in {name!r}, which {MANIFEST} does not name; "
+                    f"{graph}: its weights are in {name!r}, which is not in {MANIFEST}; "
                     "build the bundle again"
                 )
         return [graph, *(self._checked(name) for name in names)]
 
     def golden(self, variant: str = FP32) -> tuple[Feeds, Feeds]:
-        """Inputs of one batch, and the outputs that a variant gave for them where it was made.
+        """Inputs of one batch, and the outputs of a variant on the machine that made it.
 
         Raises:
-            BundleError: golden.npz is unreadable, or holds anything else.
+            BundleError: golden.npz is unreadable, or has other contents.
         """
         inputs: Feeds = {}
         outputs: Feeds = {}
@@ -193,12 +195,12 @@ class Bundle:
                         folders[folder][name] = arrays[key]
                     elif not folder.startswith("out"):
                         raise ValueError(f"{key} is neither")
-        except Exception as e:  # zip, zlib and numpy raise a dozen kinds on an altered file
+        except Exception as e:  # zip, zlib and numpy raise a dozen types of errors on an altered file
             raise self._unreadable(GOLDEN, e) from e
         return inputs, outputs
 
     def golden_records(self) -> pa.Table | None:
-        """RECORDS that rows of the golden inputs were made of, `row` says which; None in older bundles.
+        """RECORDS of rows of the golden inputs, given by `row`; None in older bundles.
 
         Raises:
             BundleError: the file is unreadable.
@@ -224,14 +226,14 @@ class Bundle:
                 self.graph_files(file)
 
     def _checked(self, name: str) -> Path:
-        """Path of a file whose bytes are those that the manifest was made for."""
+        """Path of a file whose bytes match the manifest."""
         path = self.path / name
         if sha256_of(path) != self.manifest.files.get(name):
             raise self._altered(name)
         return path
 
     def _read(self, name: str) -> bytes:
-        """Bytes of a file, which are those that the manifest was made for."""
+        """Bytes of a file, which match the manifest."""
         data = (self.path / name).read_bytes()
         if hashlib.sha256(data).hexdigest() != self.manifest.files.get(name):
             raise self._altered(name)
@@ -246,14 +248,14 @@ class Bundle:
         return BundleError(f"{self.path / name}: cannot be read ({failure!r}); get a fresh copy")
 
     def _check_widths(self) -> None:
-        """A label for each score: else a class would get the name of another, or none."""
+        """Check that there is a label for each score: else a class would get a wrong name, or none."""
         _, outputs = self.golden()
         for name, width in (("scores", len(self.labels)), ("features", self.manifest.features)):
             found = outputs.get(name)
             if found is not None and found.ndim == 2 and width and found.shape[1] != width:
                 what = "labels" if name == "scores" else "features"
                 raise BundleError(
-                    f"{self.path / MANIFEST}: {width} {what} for a model that gives {found.shape[1]}; "
+                    f"{self.path / MANIFEST}: {width} {what}, but the model gives {found.shape[1]}; "
                     "build the bundle again"
                 )
 

@@ -1,7 +1,7 @@
-"""Which other files an ONNX file takes its weights from: read from its bytes, without a library for ONNX.
+"""Finds the external weight files of an ONNX file, from its bytes, without the onnx package.
 
-Only the few messages are walked that lead to a tensor; what they hold is skipped by its length. The numbers
-are those of onnx.proto (ONNX 1.20), the format that of Protocol Buffers.
+Only messages that lead to a tensor are parsed; other contents are skipped by length. Field numbers are those
+of onnx.proto (ONNX 1.20), the encoding is that of Protocol Buffers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
-# By message: its fields that are messages which may lead to a tensor.
+# By message: its fields whose messages may lead to a tensor.
 _LEADS_TO: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -26,15 +26,15 @@ _KEY, _VALUE = 1, 2  # of external_data
 _MOST_DEPTH = 200  # of messages; graphs in graphs
 
 
-class Malformed(Exception):  # noqa: N818  (what the file is)
-    """The bytes are no ONNX model."""
+class Malformed(Exception):  # noqa: N818  (describes the file)
+    """The bytes are not an ONNX model."""
 
 
 def external_files(graph: Path) -> set[str]:
-    """Names of the files that tensors of an ONNX file lie in, relative to its directory, as they are written.
+    """Names of the external files of an ONNX file's tensors, as stored, relative to its directory.
 
     Raises:
-        Malformed: it is no ONNX file.
+        Malformed: it is not an ONNX file.
         OSError: it cannot be read.
     """
     if not graph.stat().st_size:
@@ -45,7 +45,7 @@ def external_files(graph: Path) -> set[str]:
 
 def _locations(data: mmap.mmap, start: int, end: int, message: str, depth: int) -> Iterator[str]:
     if depth > _MOST_DEPTH:
-        raise Malformed(f"more than {_MOST_DEPTH} messages in each other")
+        raise Malformed(f"more than {_MOST_DEPTH} nested messages")
     key = value = b""
     for number, first, last in _fields(data, start, end):
         inner = _LEADS_TO[message].get(number)

@@ -1,4 +1,4 @@
-"""Writing bundles: whole or not at all, with the checksum of every file."""
+"""Writes bundles atomically, with the checksum of every file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from mmray.drift import REFERENCE, Reference
 from mmray.errors import BundleError
 from mmray.preprocess.spec import PreprocessSpec
 
-#: Makes the reference of a bundle that is all but done; None: there is nothing to compare records with.
+#: Makes the reference of an almost finished bundle; None: there are no records for it.
 Describe = Callable[[Bundle], Reference | None]
 
 
@@ -55,21 +55,21 @@ def write_bundle(
     found: Mapping[str, Any] | None = None,
     describe: Describe | None = None,
 ) -> Bundle:
-    """Write a bundle with one fp32 variant, whole or not at all; replaces a bundle that is there.
+    """Write a bundle with one fp32 variant atomically; replaces an existing bundle.
 
     Args:
-        directory: where to.
-        name: for people.
+        directory: of the bundle.
+        name: of the bundle.
         graph: ONNX file with the inputs of `mmray.batching.pack` and outputs logits, scores, features.
         spec: the preprocessing that the model was trained with.
         labels: class names, in the order of the scores.
         features: width of the features output.
         tokenizer: tokenizer.json, where the spec has text.
         golden_inputs: arrays of one batch, as `pack` makes them.
-        golden_outputs: what the graph gave for them.
+        golden_outputs: outputs of the graph for them.
         scorecard: measured quality, JSON-able.
-        golden_records: RECORDS that rows of the golden inputs were made of; `row` says which.
-        sources: weights that went in, with licences.
+        golden_records: RECORDS of rows of the golden inputs, given by `row`.
+        sources: weights used, with licences.
         origin: what the model was trained on and how.
         found: fields of the variant's entry that were measured: `temperatures`, `selective`.
         describe: makes the reference; None: the bundle has none.
@@ -121,20 +121,20 @@ def extend_bundle(
     abstain: float | None = None,
     describe: Describe | None = None,
 ) -> Bundle:
-    """Write a bundle with the variants of another and new ones, whole or not at all.
+    """Write a bundle with the variants of another bundle and new ones, atomically.
 
     Args:
-        directory: where to, beside the parent; replaces a bundle that is there.
-        parent: whose model, preprocessing, labels and variants stay.
+        directory: of the new bundle, not the parent's; an existing bundle is replaced.
+        parent: whose model, preprocessing, labels and variants are kept.
         added: new variants by name; they replace the parent's of the same name.
         scorecard: of the whole new bundle, JSON-able.
         origin: how it was made, besides what the parent was made from.
         found: of the parent's variants, by name: fields of their entries that are new.
-        abstain: risk that answers are to keep within unless a run asks for another; None: as the parent's.
-        describe: makes the reference; None: the parent's stays, of those variants that stay as they are.
+        abstain: default risk for abstaining; None: the parent's.
+        describe: makes the reference; None: the parent's is kept, for unchanged variants.
 
     Raises:
-        BundleError: the place holds the parent, or something that is not a bundle.
+        BundleError: the directory is the parent, or not a bundle.
     """
     check_replaceable(directory, parent)
     old = parent.manifest
@@ -171,21 +171,23 @@ def extend_bundle(
 
 
 def check_replaceable(directory: Path, parent: Bundle | None = None) -> None:
-    """A bundle may be replaced, unless the new one is made from it.
+    """Refuse to replace anything but a bundle, or the bundle that the new one is made from.
 
     Raises:
-        BundleError: the place holds the parent, or something that is not a bundle.
+        BundleError: the directory is the parent, or not a bundle.
     """
     is_empty = directory.is_dir() and not any(directory.iterdir())
     if directory.exists() and not is_empty and not (directory / MANIFEST).is_file():
-        raise BundleError(f"{directory}: holds something that is not a bundle; choose another place")
+        raise BundleError(f"{directory}: exists and is not a bundle; choose another directory")
     if parent and directory.resolve() == parent.path.resolve():
-        raise BundleError(f"{directory}: is the bundle to start from; choose another place for the new one")
+        raise BundleError(
+            f"{directory}: is the bundle to start from; choose another directory for the new one"
+        )
 
 
 @contextmanager
 def _replacing(directory: Path) -> Iterator[Path]:
-    """An empty folder that takes the directory's place once all went well."""
+    """An empty folder that replaces the directory on success."""
     check_replaceable(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as temporary:
@@ -203,7 +205,7 @@ def _save_golden(root: Path, folders: Mapping[str, Feeds]) -> None:
 
 
 def _seal(root: Path, manifest: Manifest, scorecard: Mapping[str, Any]) -> None:
-    """Write the scorecard, then the manifest with the checksum of every file that is there."""
+    """Write the scorecard, then the manifest with the checksum of every file."""
     (root / SCORECARD).write_text(json.dumps(scorecard, indent=1))
     there = {
         str(file.relative_to(root)): sha256_of(file) for file in sorted(root.rglob("*")) if file.is_file()
@@ -213,7 +215,7 @@ def _seal(root: Path, manifest: Manifest, scorecard: Mapping[str, Any]) -> None:
 
 
 def _refer(root: Path, reference: Reference | None) -> None:
-    """Add the reference to a bundle that is sealed."""
+    """Add the reference to a sealed bundle."""
     if reference is None:
         return
     file = root / REFERENCE

@@ -1,6 +1,6 @@
 """The command line. Exit codes: 0 clean; 1 audit or threshold failed; 2 wrong usage, config or input,
-nothing touched; 3 the run failed and the same command resumes it; 70 a fault of mmray itself; 130
-interrupted, resumable likewise.
+nothing changed; 3 the run failed and the same command resumes it; 70 a bug in mmray; 130 interrupted, the
+same command resumes it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(bundle_app, name="bundle")
 
-#: As `mmray.sources.formats.READABLE`, which takes a third of a second to import; a test compares them.
+#: Copy of `mmray.sources.formats.READABLE`, which takes a third of a second to import; a test compares them.
 READABLE = (
     "It reads tars (plain, gzip, bzip2, zstd), LMDBs, TFRecords (plain, gzip), Parquet, Arrow, CSV, TSV and "
     "JSONL files and folders of loose files"
@@ -39,7 +39,7 @@ READABLE = (
 _OUR_FAULT = 70  # EX_SOFTWARE of sysexits.h
 
 ConfigFile = Annotated[
-    Path | None, typer.Argument(metavar="[CONFIG.yaml]", help="Run config; options win over it.")
+    Path | None, typer.Argument(metavar="[CONFIG.yaml]", help="Run config; options override it.")
 ]
 Input = Annotated[
     list[str] | None,
@@ -77,7 +77,7 @@ def _options(
 
 
 def main() -> NoReturn:
-    """Entry point: whatever ends a command early becomes one line and an exit code."""
+    """Entry point: errors become one line and an exit code."""
     tolerate_closed_pipe()
     try:
         with signals.raised():
@@ -97,15 +97,15 @@ def _exit_code(failure: BaseException) -> int:
 
 
 def _last_words(failure: BaseException) -> tuple[str, str]:
-    """What to say of a failure in a line, and a trace before it where that is the only trace of a bug."""
+    """A failure in one line, with a traceback before it if it is a bug."""
     if isinstance(failure, MmrayError | SignalError):
         return str(failure), ""
     if isinstance(failure, OSError | MemoryError):
         place = getattr(failure, "filename", None)
         reason = getattr(failure, "strerror", None) or str(failure) or "out of memory"
         where = f"{os.fsdecode(place)}: " if isinstance(place, str | bytes) else ""
-        return f"{where}{reason}; fix that, and run the same command again", ""
-    return f"a fault of mmray itself: {one_line(failure)}; please report the lines above", format_exc()
+        return f"{where}{reason}; fix the cause, and run the same command again", ""
+    return f"a bug in mmray: {one_line(failure)}; please report the lines above", format_exc()
 
 
 @app.command(
@@ -135,13 +135,13 @@ def run(
         bool,
         typer.Option(
             "--verify-all",
-            help="Of a cascade: decode unused modalities too, so that damage in them is reported.",
+            help="For a cascade: also decode unused modalities, so that damage in them is reported.",
         ),
     ] = False,
     log_format: LogFormat = "human",
 ) -> None:
     """Run a bundle over all records; resumes an unfinished run in the same output directory."""
-    if log_format == "json":  # what goes wrong before the run has a name, too
+    if log_format == "json":  # errors before the run also need its name
         json_lines.begin()
     from mmray.cli.concluding import conclude, display_of
     from mmray.config import load_config
@@ -212,9 +212,7 @@ def audit(
 )
 def report(
     out: RunArgument,
-    other: Annotated[
-        str | None, typer.Argument(metavar="OTHER", help="Another run, shown beside it.")
-    ] = None,
+    other: Annotated[str | None, typer.Argument(metavar="OTHER", help="Another run to compare with.")] = None,
     html: Annotated[
         Path | None, typer.Option("--html", help="File of the page; OUT/report.html by default.")
     ] = None,
@@ -236,7 +234,7 @@ def report(
 def index(
     inputs: Annotated[list[str], typer.Argument(metavar="IN...", help="Shards, as --input takes them.")],
 ) -> None:
-    """Write an index beside each shard, so that a large one can be shared among several tasks."""
+    """Write an index next to each shard, so that several tasks can share a large one."""
     from mmray.cli.indexing import index_shards
 
     index_shards(inputs)
@@ -276,10 +274,10 @@ for command, lines in _MODEL_COMMANDS.items():
 @app.command(epilog=examples("mmray demo"))
 def demo(
     folder: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="Where all of it goes: records, bundle, runs; 0.5 GB.")
+        Path, typer.Argument(metavar="[DIR]", help="Directory for records, bundle and runs; 0.5 GB.")
     ] = Path("mmray-demo"),
 ) -> None:
-    """Fetch real records and encoders, build a bundle, run the job over them; four minutes."""
+    """Download real records and encoders, build a bundle, run the job over them; four minutes."""
     from mmray.cli.demo import become_demo
 
     become_demo(folder)
@@ -292,7 +290,7 @@ def doctor(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Check this machine: engines, CPU, memory, disk, packages that break each other."""
+    """Check this machine: engines, CPU, memory, disk, conflicting packages."""
     from mmray.cli.doctor import diagnose, print_findings
     from mmray.errors import AuditError
 

@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
-bundle_app = typer.Typer(help="Make a bundle of your model, look into one, check it.", no_args_is_help=True)
+bundle_app = typer.Typer(help="Make a bundle from your model, inspect one, verify it.", no_args_is_help=True)
 
 
 def examples(*lines: str) -> str:
-    """The end of a command's help; a blank line between keeps them on lines of their own."""
+    """The end of a command's help; a blank line in between keeps examples on separate lines."""
     return "\n\n".join(["Examples:", *lines]) if len(lines) > 1 else f"Example: {lines[0]}"
 
 
@@ -37,7 +37,7 @@ def import_(
         typer.Argument(
             metavar="SOURCE",
             help="Directory of a CLIP, SigLIP, CLAP or AST model, its name on the Hugging Face hub, or a "
-            "YAML file that says what a model consists of: docs/your-model.md.",
+            "YAML file that describes a model: docs/your-model.md.",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", help="Directory of the bundle.")],
@@ -46,15 +46,17 @@ def import_(
         typer.Option(
             "--labels",
             metavar="FILE|A,B,C",
-            help="Of a directory: a file with a label a line, or the labels. Without it: features only.",
+            help="For a directory: a file with a label a line, or the labels. Without it: features only.",
         ),
     ] = None,
     prompt: Annotated[
         str | None,
-        typer.Option("--prompt", help="Of a directory: text that describes a label, as 'a photo of a {}'."),
+        typer.Option(
+            "--prompt", help="For a directory: text that describes a label, such as 'a photo of a {}'."
+        ),
     ] = None,
 ) -> None:
-    """Make a bundle of a `transformers` directory, of a model on the Hugging Face hub, or of ONNX files."""
+    """Make a bundle from a `transformers` directory, a model on the Hugging Face hub, or ONNX files."""
     from mmray.cli.importing import import_model
 
     import_model(source, output, labels, prompt)
@@ -62,7 +64,7 @@ def import_(
 
 @bundle_app.command()
 def inspect(directory: BundleArgument, json: AsJson = False) -> None:
-    """Show what a bundle holds and how good it is."""
+    """Show the contents and the quality of a bundle."""
     from mmray.bundle import Bundle
     from mmray.cli.display import print_bundle
 
@@ -72,9 +74,7 @@ def inspect(directory: BundleArgument, json: AsJson = False) -> None:
 @bundle_app.command()
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="Bundle directory.")],
-    second: Annotated[
-        str | None, typer.Argument(metavar="B", help="Another bundle, shown beside it.")
-    ] = None,
+    second: Annotated[str | None, typer.Argument(metavar="B", help="Another bundle to compare with.")] = None,
     html: Annotated[
         Path | None, typer.Option("--html", help="Also write a page: accuracy against time, and all figures.")
     ] = None,
@@ -98,7 +98,7 @@ def verify(directory: BundleArgument) -> None:
     print_line(f"checksums match: {number(len(bundle.manifest.files), 'file')}")
     records = bundle.golden_records()
     if records is None:
-        print_line("golden inputs are tensors only (made by an older mmray): preprocessing is not checked")
+        print_line("golden inputs are only tensors (made by an older mmray): preprocessing is not checked")
     else:
         print_line(f"golden inputs start from {number(records.num_rows, 'raw record')}")
     for variant in bundle.passing():

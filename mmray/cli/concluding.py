@@ -1,4 +1,4 @@
-"""What shows a run while it goes, and how it ends: its result, or why it is not good enough."""
+"""Shows a run in progress, and its result or why it is not good enough."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Display = RunDisplay | JsonDisplay
 
 
 def display_of(output: str, log_format: Literal["human", "json"], *, retry: bool = False) -> Display:
-    """For people, or for a log collector.
+    """The display for people, or for a log collector.
 
     Args:
         output: the run directory.
-        log_format: of what is said.
-        retry: whether the rejects of the run are done anew.
+        log_format: of the messages.
+        retry: whether this is a retry.
     """
     kind = JsonDisplay if log_format == "json" else RunDisplay
     return kind(output, retry=retry)
 
 
 def conclude(display: Display, result: Result) -> None:
-    """Say what the run came to.
+    """Show the result of the run.
 
     Raises:
         AuditError: it is not good enough.

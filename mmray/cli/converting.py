@@ -1,4 +1,4 @@
-"""`mmray convert`: convert shards in parallel, and say what became of them."""
+"""`mmray convert`: converts shards in parallel, and prints the results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmray.sources.convert import JOURNAL, Conversion, Target, convert
 from mmray.sources.layouts import LayoutName
 from mmray.unread import Tally
 
-_NAMED = 20  # lost records that are printed; the journal names more
+_NAMED = 20  # lost records that are printed; the journal lists more
 
 
 def convert_shards(
@@ -24,9 +24,9 @@ def convert_shards(
     """Convert every shard that the inputs name, and print a table.
 
     Raises:
-        UsageError: what was asked for cannot be done.
+        UsageError: the conversion is not possible as requested.
         RunError: some shards could not be read or written; the others are converted.
-        AuditError: some records could not be carried over; the others are.
+        AuditError: some records could not be converted; the others are.
     """
     done: list[Conversion] = []
     with console.status("converting") as status:

@@ -1,4 +1,4 @@
-"""`mmray demo`: the script of `make demo`, for those who have the package and no checkout."""
+"""`mmray demo`: the script of `make demo`, for an installed package without a checkout."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import NoReturn
 
 from mmray.errors import OutputError, UsageError
 
-# A wheel carries what the script needs (pyproject.toml); in a checkout it lies beside the package.
+# A wheel contains the files of the script (pyproject.toml); in a checkout they are next to the package.
 _PLACES = (Path(__file__).parents[1] / "_demo", Path(__file__).parents[2])
 
 
 def become_demo(folder: Path) -> NoReturn:
-    """Run the script in this process's place, in a folder that is made for it.
+    """Replace this process by the script, in a new folder.
 
     Raises:
         UsageError: bash, or a package that builds the bundle, is missing.
@@ -32,8 +32,8 @@ def become_demo(folder: Path) -> NoReturn:
         folder.mkdir(parents=True, exist_ok=True)
         os.chdir(folder)
     except OSError as e:
-        raise OutputError(f"{folder}: no folder can be made there: {e.strerror}; name another one") from e
+        raise OutputError(f"{folder}: cannot create this folder ({e.strerror}); name another one") from e
     tools = str(Path(sys.executable).parent)
     path = os.pathsep.join([tools, os.environ.get("PATH", os.defpath)])
-    # Workers share the cores: numpy's and torch's own threads would only fight them.
+    # Workers share the cores: numpy's and torch's own threads would only compete.
     os.execve(bash, [bash, str(script)], {"OMP_NUM_THREADS": "1", **os.environ, "PATH": path})

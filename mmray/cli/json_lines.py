@@ -1,4 +1,4 @@
-"""`--log-format json`: what a command says as one JSON object a line on standard error."""
+"""`--log-format json`: a command's messages as one JSON object a line on standard error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-_NAME = "mmray"  # of the logger that commands speak by; `mmray.pipeline.rundir` logs a run's events below it
+_NAME = "mmray"  # logger of the commands' messages; `mmray.pipeline.rundir` logs a run's events below it
 _state = {"on": False}
 
 
@@ -38,7 +38,7 @@ class JsonLines(logging.Formatter):
 
 
 def begin(run: str | None = None) -> None:
-    """From now on all that this process logs or says is such a line, what libraries log included."""
+    """From now on all messages of this process are such lines, including those of libraries."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(run))
     root = logging.getLogger()

@@ -45,7 +45,7 @@ def profile(
         "trace.json"
     ),
 ) -> None:
-    """Run some records in this process, and say where their time goes, by stage and by operator."""
+    """Run some records in this process, and show their time by stage and by operator."""
     from mmray.cli.profiling import profile_records
 
     profile_records(bundle, inputs, variant, provider, rows, trace)
@@ -71,7 +71,9 @@ def serve(
     ] = None,
     client_connections: Annotated[
         int,
-        typer.Option("--client-connections", min=1, help="Most connections of one address; a proxy is one."),
+        typer.Option(
+            "--client-connections", min=1, help="Maximum connections of one address; a proxy is one."
+        ),
     ] = 256,
     set: Annotated[
         list[str] | None,
@@ -90,7 +92,7 @@ def serve(
     if log_format == "json":
         from mmray.cli.json_lines import begin
 
-        os.environ.setdefault("RAY_SERVE_LOG_ENCODING", "JSON")  # of what replicas log to Ray's files
+        os.environ.setdefault("RAY_SERVE_LOG_ENCODING", "JSON")  # of replicas' logs in Ray's files
         begin()
     from mmray.cli.serving import Asked, serve_bundles
 
@@ -136,10 +138,10 @@ def bench_serve(
     ] = None,
     set: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="As of `mmray serve`, for all settings."),
+        typer.Option("--set", metavar="KEY=VALUE", help="As for `mmray serve`, for all settings."),
     ] = None,
 ) -> None:
-    """Load-test settings of `mmray serve`: the highest rate that keeps a latency target; exit 1 if none."""
+    """Load-test settings of `mmray serve`: the highest rate within a latency target; exit 1 if none."""
     from mmray.cli.sweeping import Grid, sweep
     from mmray.load.sweep import Asked
 
@@ -158,7 +160,7 @@ def optimize(
     ],
     output: Annotated[Path, typer.Option("--output", help="Directory of the new bundle.")],
     again: Annotated[
-        str | None, typer.Option(help="Why variants may be judged again on the same test records.")
+        str | None, typer.Option(help="Reason to judge variants again on the same test records.")
     ] = None,
 ) -> None:
     """Make smaller or faster variants of a bundle, and keep those that agree with it; exit 1 if none."""
@@ -173,14 +175,16 @@ def train(
     work: Annotated[
         Path | None,
         typer.Option(
-            help="Checkpoints, history, curves; runs/train/NAME by default. Interrupted, it continues there."
+            help="Checkpoints, history, curves; runs/train/NAME by default. Training resumes there."
         ),
     ] = None,
-    downloads: Annotated[Path, typer.Option(help="Where fetched weights are kept.")] = Path("data/downloads"),
+    downloads: Annotated[Path, typer.Option(help="Directory of downloaded weights.")] = Path(
+        "data/downloads"
+    ),
     workers: Annotated[int, typer.Option(min=1, help="Of Ray Train; 1 trains without Ray.")] = 1,
     profile: Annotated[
         Path | None,
-        typer.Option(help="Trains some batches only, says where their time goes, and writes this trace."),
+        typer.Option(help="Train only some batches, show their time, and write this trace."),
     ] = None,
     set: Annotated[
         list[str] | None,

@@ -1,4 +1,4 @@
-"""`mmray optimize` and `mmray bundle compare`: variants made, judged, and side by side."""
+"""`mmray optimize` and `mmray bundle compare`: make, judge and compare variants."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from mmray.scorecards import Known, describe, know, reasons, to_html, tradeoff_t
 
 
 def optimize_bundle(directory: str, recipe_file: Path, output: Path, again: str | None = None) -> None:
-    """Make the recipe's variants; show what became of them.
+    """Make the recipe's variants, and show the results.
 
     Raises:
-        UsageError: the recipe, the bundle or the place is not fit, or a package is not installed.
-        AuditError: no variant passed; the bundle is written all the same.
+        UsageError: the recipe, the bundle or the output is unusable, or a package is not installed.
+        AuditError: no variant passed; the bundle is written anyway.
     """
     try:
         from mmray.variants import load_recipe, optimize
@@ -34,14 +34,16 @@ def optimize_bundle(directory: str, recipe_file: Path, output: Path, again: str 
     bundle = optimize(Bundle.open(directory), recipe, output, again=again, say=print_line)
     _print(know(bundle))
     if not any(step.variant in bundle.passing() for step in recipe.steps):
-        raise AuditError(f"{output}: none of the {len(recipe.steps)} variants passed its gate")
+        raise AuditError(
+            f"{output}: none of the {len(recipe.steps)} variants passed its gate; see `mmray bundle compare`"
+        )
 
 
 def compare_bundles(directories: Sequence[str], html: Path | None) -> None:
-    """Print what one bundle is worth, or two side by side; write the same, and more, as a page.
+    """Print the scorecard of one bundle, or of two; write it with more details as a page.
 
     Raises:
-        UsageError: a directory is no bundle, or the page cannot be written there.
+        UsageError: a directory is not a bundle, or the page cannot be written.
     """
     bundles = [Bundle.open(directory) for directory in directories]
     if html:
@@ -68,7 +70,7 @@ def _print(known: Known) -> None:
 
 
 def _for_terminal(table: Table) -> rich_table.Table:
-    """As wide as it needs: a terminal breaks lines that are too long, rich would leave out figures."""
+    """As wide as necessary: a terminal wraps long lines, but rich would drop figures."""
     shown = rich_table.Table(box=None, padding=(0, 1, 0, 0))
     for name in table.header:
         heading = "\n".join(wrap(name, 10))

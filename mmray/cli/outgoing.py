@@ -1,4 +1,4 @@
-"""What leaves a command: files that an option names, and standard output, whoever reads it."""
+"""Outputs of a command: files named by options, and standard output."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmray.errors import UsageError
 
 
 def check_file(option: str, file: Path) -> Path:
-    """A file that a command is about to write; makes its directory, so that no work is done in vain.
+    """A file that a command will write; makes its directory first, so that errors come before the work.
 
     Args:
         option: that names it, as "--html".
@@ -34,12 +34,12 @@ def check_file(option: str, file: Path) -> Path:
 
 
 def tolerate_closed_pipe() -> None:
-    """Let `mmray audit OUT | head -1` end as without `head`: what nobody reads is dropped.
+    """Let `mmray audit OUT | head -1` end as without `head`: output without a reader is dropped.
 
-    Otherwise Click ends the command with exit code 1, which of an audit means that it failed, and a run would
-    break off.
+    Otherwise Click ends the command with exit code 1, which for an audit means failure, and would interrupt a
+    run.
     """
-    if sys.stdout is not sys.__stdout__ or sys.stdout is None:  # somebody else took it over
+    if sys.stdout is not sys.__stdout__ or sys.stdout is None:  # replaced by someone else
         return
     sys.stdout.flush()
     raw = _Dropping(sys.stdout.fileno(), "w", closefd=False)
@@ -52,7 +52,7 @@ def tolerate_closed_pipe() -> None:
 
 
 class _Dropping(io.FileIO):
-    """A file descriptor that becomes /dev/null once nobody reads from its pipe."""
+    """A file descriptor that is redirected to /dev/null when its pipe has no reader."""
 
     def write(self, data: object, /) -> int:
         try:

@@ -31,7 +31,7 @@ _BAR_WIDTH = 32
 
 @dataclass(frozen=True)
 class Given:
-    """What the user has of a record; None where a modality is missing."""
+    """The user's record; None for a missing modality."""
 
     image: Path | None
     text: str | None
@@ -39,7 +39,7 @@ class Given:
 
 
 class Settings(BaseModel):
-    """What `--set` may say."""
+    """Keys of `--set`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -62,9 +62,9 @@ def predict_record(
         assignments: ``key=value`` of `Settings`.
 
     Raises:
-        InputError: a file cannot be read or decoded, or the bundle takes nothing of what is given.
+        InputError: a file cannot be read or decoded, or the bundle takes none of the modalities.
         EngineError: the model does not run here, or gives no finite answer.
-        ConfigError: a setting is wrong, the bundle does not support the risk, or a package that tells
+        ConfigError: a setting is wrong, the bundle does not support the risk, or the package that detects
             languages is missing.
     """
     settings = with_assignments(Settings, {}, assignments)
@@ -100,7 +100,7 @@ def _members(bundle: Bundle, given: Given, limits: Limits) -> dict[str, list[byt
         m: [_read(m, file, limits.member_bytes)] for m, file in files.items() if file is not None
     }
     if given.text is not None:
-        # What the shell passed, although it be no UTF-8: preprocessing says so then.
+        # The shell's bytes, even if they are not UTF-8: preprocessing reports that.
         members["text"] = [given.text.encode("utf-8", "surrogateescape")]
     takes = bundle.spec.modalities
     for modality in members:
@@ -122,7 +122,7 @@ def _read(modality: Modality, file: Path, most_bytes: int) -> bytes:
 
 
 def _check(rows: pa.Table, bundle: Bundle, given: Given) -> None:
-    """Raise the first row's error as one that names the option to blame."""
+    """Raise the first row's error, naming the option that caused it."""
     fault = rows["error"][0].as_py()
     if fault is None:
         return

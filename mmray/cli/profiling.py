@@ -1,4 +1,4 @@
-"""`mmray profile`: where the time of some records goes."""
+"""`mmray profile`: the time of some records, by stage and operator."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SHOWN = 8  # kinds of nodes
 def profile_records(
     directory: str, inputs: Sequence[str], variant: str, provider: Provider, rows: int, trace: Path
 ) -> None:
-    """Run some records, say what took how long, and write the trace.
+    """Run some records, print times, and write the trace.
 
     Args:
         directory: of the bundle.

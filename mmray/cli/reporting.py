@@ -15,9 +15,8 @@ def report_run(run: str, other: str | None, html: Path | None, labels: str | Non
     """Write the page of a run again, or one that compares two.
 
     Raises:
-        OutputError: no run there.
-        UsageError: a package is not installed, the page cannot be written there, or the options exclude each
-            other.
+        OutputError: not a run directory.
+        UsageError: a package is not installed, the page cannot be written, or the options exclude each other.
     """
     if html:
         check_file("--html", html)

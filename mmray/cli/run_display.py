@@ -1,4 +1,4 @@
-"""What `mmray run` and `retry` print while they work: a live display on a terminal, plain lines elsewhere."""
+"""Output of `mmray run` and `retry` in progress: a live display on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mmray.pipeline.plan import Plan
 from mmray.pipeline.snapshot import Snapshot
 from mmray.pipeline.survey import Survey
 
-if TYPE_CHECKING:  # it imports Ray, which audits and inspections can do without
+if TYPE_CHECKING:  # it imports Ray, which audits and inspections do not need
     from mmray.pipeline.run import Watcher
     from mmray.pipeline.summary import Result
 
@@ -38,7 +38,7 @@ _KINDS = 6  # of what is not read, in one line
 
 
 class RunDisplay:
-    """Shows a run while it goes: use as a context manager, then call `conclude`."""
+    """Shows a run in progress: use it as a context manager, then call `conclude`."""
 
     def __init__(self, output: str, *, retry: bool = False) -> None:
         self.output = output
@@ -54,7 +54,7 @@ class RunDisplay:
 
     @property
     def watcher(self) -> Watcher:
-        """What a run is to tell this display."""
+        """The callbacks of a run."""
         from mmray.pipeline.run import Watcher
 
         return Watcher(self.surveyed, self.planned, self.progress, print_line)
@@ -69,14 +69,14 @@ class RunDisplay:
             self._live.stop()
 
     def surveyed(self, found: Survey, ledger: Ledger) -> None:
-        """Say what there is."""
+        """Print the inputs."""
         self._reports = found.config.report
         done, rejected = ledger.rows, ledger.rejects.total()
         self._done_before, self._expected = (0, rejected) if self._retry else (done, found.expected_rows)
         print_survey(found, done)
 
     def planned(self, plan: Plan) -> None:
-        """Say how it will run, and start the display."""
+        """Print the plan, and start the display."""
         self._actors = plan.actors
         print_field("cluster", describe_machines(plan))
         if console.is_terminal:
@@ -84,7 +84,7 @@ class RunDisplay:
             self._live.start()
 
     def progress(self, snapshot: Snapshot) -> None:
-        """Show the latest counts; once that early answers went wrong, and once that records are unlike."""
+        """Show the latest counts, and warnings on early answers and drift once each."""
         drift = snapshot.drift.warning if snapshot.drift else ""
         for about, warning in (("shift", snapshot.shift), ("drift", drift)):
             if warning and about not in self._warned:
@@ -148,7 +148,7 @@ class RunDisplay:
         print_faults(verdict.faults)
 
     def report(self, result: Result) -> None:
-        """Write report.html, if there is news; a run that is done does not fail for it."""
+        """Write report.html if something changed; a finished run does not fail because of it."""
         if not (self._reports and result.summary["this_run"]):
             return
         from mmray.report.page import try_report  # with matplotlib and scipy it takes a second to import
@@ -177,7 +177,7 @@ class RunDisplay:
 
 
 def _describe_unread(summary: Mapping[str, Any]) -> str:
-    """The same in one line, after a run."""
+    """Unused input in one line, after a run."""
     kinds: Counter[str] = Counter()
     for counts in (summary["unread"], summary["unread_files"]):
         kinds.update({kind: count["number"] for kind, count in counts.items()})
@@ -213,7 +213,7 @@ def _describe_drift(found: dict[str, Any]) -> str:
 
 
 def _shares(seconds: Mapping[str, float]) -> str:
-    """Where the workers' busy time goes: "image 11 %, audio 24 %, model 58 %"."""
+    """The workers' busy time by stage: "image 11 %, audio 24 %, model 58 %"."""
     total = sum(seconds.values())
     if not total:
         return ""

@@ -33,12 +33,12 @@ class Asked:
 
 
 def serve_bundles(bundles: list[str], asked: Asked) -> None:
-    """Serve them until a signal ends it; requests that were begun are finished.
+    """Serve bundles until a signal; open requests are finished.
 
     Raises:
-        UsageError: an option or a bundle that cannot be served; nothing was started.
+        UsageError: an option or a bundle is unusable; nothing was started.
         EngineError: a model does not load, or Ray failed.
-        Interrupted: a signal came before all was served.
+        Interrupted: a signal came before all bundles were served.
     """
     least, most = _replicas(asked.replicas)
     places = prefixes(bundles)
@@ -78,7 +78,7 @@ def serve_bundles(bundles: list[str], asked: Asked) -> None:
                     ending.code = 0
                     print_line(f"{bundle} is served at {url}")
                 _wait(server)
-        except (KeyboardInterrupt, SystemExit):  # the latter from Ray's own handler, while it starts
+        except (KeyboardInterrupt, SystemExit):  # the latter from Ray's own handler, during its start
             if ending.code:
                 raise Interrupted("interrupted before the server was ready") from None
 
@@ -89,7 +89,7 @@ def _wait(server: Server) -> None:
     except KeyboardInterrupt:
         print_line("finishing open requests")
     except EngineError as e:
-        # Ray's own end would wait for what is dead. All that it started dies with this process.
+        # Ray's shutdown would wait for dead processes. Everything that it started ends with this process.
         print_error(str(e))
         os._exit(e.exit_code)
 

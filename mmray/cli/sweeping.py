@@ -1,4 +1,4 @@
-"""`mmray bench-serve`: which settings of `mmray serve` hold a latency, and up to which rate."""
+"""`mmray bench-serve`: finds settings of `mmray serve` within a latency target, and their highest rates."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from mmray.load.served import Setting, command_of, settings_of
 from mmray.load.sweep import Asked, Found, best_of, measure
 from mmray.page.table import number
 
-_CLIENT_BUSY = 0.7  # of a core: beyond that the client is part of what is measured
-_CLIENT_LATE = 0.2  # of the target: likewise
+_CLIENT_BUSY = 0.7  # of a core: beyond that the client affects the measurement
+_CLIENT_LATE = 0.2  # of the target: the same
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,18 @@ class Grid:
 
 
 def sweep(asked: Asked, grid: Grid, inputs: Sequence[str], records: int, plot: Path | None) -> None:
-    """Try the settings, print a table and what came of it, then one JSON line.
+    """Try the settings, print a table and the result, then one JSON line.
 
     Args:
-        asked: what to find out.
-        grid: what to try.
+        asked: the target.
+        grid: the settings.
         inputs: shards.
-        records: different ones that are sent.
-        plot: file of the picture; None: none is drawn.
+        records: number of different records.
+        plot: file of the plot; None: no plot.
 
     Raises:
         UsageError: more replicas than CPUs, no bundle or no records; no server was started.
-        EngineError: a server does not come up.
+        EngineError: a server does not start.
         AuditError: no setting holds the target.
     """
     cpus = os.cpu_count() or 1
@@ -97,11 +97,11 @@ def _measure(setting: Setting, asked: Asked, sent: Sequence[bytes]) -> Found:
 
 
 def client_warning(step: Step, target_ms: float) -> str:
-    """What to say where the client itself is part of what was measured, or nothing."""
+    """A warning if the client affected the measurement, or nothing."""
     if step.client_share > _CLIENT_BUSY:
-        return f"the client used {step.client_share:.0%} of a core: it may be what is slow here"
+        return f"the client used {step.client_share:.0%} of a core: it may be the bottleneck"
     if step.late_ms > _CLIENT_LATE * target_ms:
-        return f"the client sent up to {step.late_ms:.1f} ms late (p99): give it a CPU of its own"
+        return f"the client sent up to {step.late_ms:.1f} ms late (p99): give it its own CPU"
     return ""
 
 
@@ -140,7 +140,7 @@ def _conclude(found: Sequence[Found], asked: Asked) -> None:
     print(json.dumps(told), flush=True)
     if not best:
         raise AuditError(
-            f"no setting holds a p99 of {asked.target_ms:g} ms; a faster variant or more CPUs may"
+            f"no setting holds a p99 of {asked.target_ms:g} ms; try a faster variant or more CPUs"
         )
 
 
@@ -153,7 +153,7 @@ def _p99(step: Step) -> str:
 
 
 def _bad(step: Step) -> str:
-    """Answers that were none, as in ", 12 of 503"."""
+    """Failed requests, as in ", 12 of 503"."""
     return "".join(
         f", {number} of {status or 'no answer'}" for status, number in step.statuses.items() if status != 200
     )

@@ -1,4 +1,4 @@
-"""`mmray train`: a recipe becomes a bundle."""
+"""`mmray train`: makes a bundle from a recipe."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _SHOWN = 10  # operators
 
 @dataclass(frozen=True)
 class Asked:
-    """What `mmray train` was told."""
+    """The options of `mmray train`."""
 
     output: Path  # of the bundle
     work: Path | None  # checkpoints and curves; None: runs/train/NAME
     downloads: Path
     workers: int
-    trace: Path | None  # file of a profile that is made instead
+    trace: Path | None  # file of a profile; if set, only that is made
     assignments: Sequence[str]
 
 
 def train_recipe(recipe_file: Path, asked: Asked) -> None:
-    """Train, write the bundle, show how good it is; or show where the time of some batches goes.
+    """Train, write the bundle and show its quality; or profile some batches.
 
     Raises:
-        UsageError: the recipe, the shards or the place is not fit, or a package is not installed.
+        UsageError: the recipe, the shards or the output is unusable, or a package is not installed.
     """
     try:
         from mmray.training.profile import profile_training

@@ -1,6 +1,6 @@
-"""One variant loaded in ONNX Runtime: the only door to `onnxruntime` on the running side.
+"""One variant loaded in ONNX Runtime: jobs and servers use `onnxruntime` only through this package.
 
-It loads what was asked for or raises: ONNX Runtime itself falls back to the CPU with only a log line.
+It loads the requested provider or raises: ONNX Runtime itself falls back to the CPU with only a log line.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 _ERROR, _FATAL = 3, 4  # severities of ONNX Runtime's log
-# Of one graph on a GPU, each with its own weights there (117 MB of the stamps) and its own working memory.
+# Sessions of one graph on a GPU, each with its own weights there (117 MB for the stamps) and working memory.
 _SESSIONS = 6
 
 
@@ -49,10 +49,10 @@ class Engine:
 
     Args:
         graph: ONNX file.
-        provider: where to run; "auto" takes CUDA where this installation and machine have it, else the CPU.
-        threads: threads of one inference; the CPUs that the caller owns, never more.
-        prepacked: whether the graph is one that `shared_graph` made: it is optimized already.
-        setup: what the provider may use beside the graph.
+        provider: where to run; "auto" takes CUDA if this installation and machine have it, else the CPU.
+        threads: threads of one inference; at most the CPUs that the caller owns.
+        prepacked: whether the graph is from `shared_graph`, which is already optimized.
+        setup: of the provider.
 
     Raises:
         EngineError: the graph or the provider did not load.
@@ -69,9 +69,9 @@ class Engine:
     ) -> None:
         chosen = provider if provider != "auto" else best_provider()
         setup = setup or Setup()
-        # Warnings about this machine's devices are no news to a user. On a GPU cuDNN's front end also reports
-        # as an error each convolution that it hands back to its older interface ("No execution plans support
-        # the graph"): it is computed all the same, and what really fails is raised.
+        # Warnings about this machine's devices do not help a user. On a GPU, cuDNN's front end also logs an
+        # error for each convolution that falls back to its older interface ("No execution plans support the
+        # graph"): it is computed anyway, and real failures are raised.
         severity = _FATAL if chosen in ("cuda", "tensorrt") else _ERROR
         ort.set_default_logger_severity(severity)
         options = ort.SessionOptions()
@@ -79,11 +79,11 @@ class Engine:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        # Spinning threads halve the speed as soon as another process wants the core.
+        # Spinning threads halve the speed as soon as another process needs the core.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         for key, value in kernel_options().items():
             options.add_session_config_entry(key, value)
-        # A memory pattern is kept for each shape of batch, and those of a CPU differ all the time.
+        # A memory pattern is kept for each shape of batch, and shapes on a CPU change all the time.
         options.enable_mem_pattern = chosen == "cuda"
         if setup.record_placement:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -113,7 +113,7 @@ class Engine:
                 "run `mmray doctor`, or choose provider=cpu"
             )
         self.provider: str = chosen
-        #: What the provider compiled for it; to be kept once its answers are proved.
+        #: The provider's compiled files; to be kept once its answers are checked.
         self.compiled: Compiled | None = None
         self.inputs: list[str] = [value.name for value in self._session.get_inputs()]
         self.outputs: list[str] = [output.name for output in self._session.get_outputs()]
@@ -140,12 +140,12 @@ class Engine:
         return Bound(self._sessions(sizes_of(inputs)), inputs, "cuda" if self.provider == "cuda" else "cpu")
 
     def end_trace(self) -> tuple[Path, int]:
-        """The file with what each node took, where `Setup.trace` was set, and its start (Unix time, ns)."""
+        """The file with the times of nodes, if `Setup.trace` was set, and its start (Unix time, ns)."""
         began = self._session.get_profiling_start_time_ns()
         return Path(self._session.end_profiling()), began
 
     def placement(self) -> dict[str, list[str]]:
-        """Operators of the nodes by provider ("cuda", "cpu"), where `Setup.record_placement` was set."""
+        """Operators of the nodes by provider ("cuda", "cpu"), if `Setup.record_placement` was set."""
         return placement(self._session, {theirs: ours for ours, theirs in ORT_NAMES.items()})
 
     def __call__(self, feeds: Feeds) -> Feeds:

@@ -19,7 +19,7 @@ S = TypeVar("S")
 
 
 class Bound:
-    """Inputs and outputs that stay where they are, for batches of one shape. For one thread.
+    """Fixed buffers of inputs and outputs, for batches of one shape. For one thread.
 
     Fill `feeds`, then `send`, `compute` and `fetch`. Two of one engine may be used by two threads: while one
     computes, the other copies.
@@ -27,7 +27,7 @@ class Bound:
     Args:
         session: that computes.
         feeds: host arrays of the batches' shapes, one for each input.
-        device: "cuda" or "cpu", where the session wants its inputs.
+        device: "cuda" or "cpu", where the session needs its inputs.
     """
 
     def __init__(self, session: ort.InferenceSession, feeds: Feeds, device: str) -> None:
@@ -44,7 +44,7 @@ class Bound:
             self._binding.bind_ortvalue_input(name, value)
         self._names = [output.name for output in session.get_outputs()]
         records = len(feeds["present"])
-        #: Bytes that `send` and `fetch` copy; outputs whose size only the session knows are not counted.
+        #: Bytes that `send` and `fetch` copy, except outputs whose size only the session knows.
         self.sent_bytes = sum(array.nbytes for array in feeds.values())
         self.fetched_bytes = 0
         for output in session.get_outputs():
@@ -63,33 +63,34 @@ class Bound:
             value.update_inplace(self.feeds[name])
 
     def compute(self) -> None:
-        """Run the graph; returns when the device is done."""
+        """Run the graph; returns when the device has finished."""
         self._session.run_with_iobinding(self._binding)
         self._binding.synchronize_outputs()
 
     def fetch(self) -> Feeds:
-        """Outputs as arrays of their own on the host."""
+        """Outputs as new arrays on the host."""
         return dict(zip(self._names, self._binding.copy_outputs_to_cpu(), strict=True))
 
 
 class Sessions(Generic[S]):
-    """One session for each shape that a convolution sees, up to a number of them.
+    """One session for each shape of a convolution, up to a maximum number.
 
-    ONNX Runtime's CUDA provider keeps a convolution's plan for the latest shape alone, in its session: one
-    that only ever meets one shape plans once. Not yet proven on a GPU; `jobs/prove_gpu.py` compares.
+    ONNX Runtime's CUDA provider keeps a convolution's plan only for the latest shape, in its session: a
+    session with a single shape plans once. Not yet proven on a GPU; `jobs/prove_gpu.py` compares.
 
     Args:
-        first: that there is already; the first shape gets it.
+        first: the existing session; the first shape gets it.
         load: makes another one; None: all shapes share the first.
-        most: sessions at once. A further shape shares the one that was asked for longest ago, and so does one
-            whose session does not load, as on a device without memory for it: it plans anew, and is right.
+        most: sessions at once. A further shape shares the least recently used one, and so does a shape whose
+            session does not load, for example for lack of device memory: it plans again, with the same
+            results.
     """
 
     def __init__(self, first: S, load: Callable[[], S] | None, most: int) -> None:
         self._first = first
         self._load = load
         self._most = most
-        self._of: OrderedDict[Hashable, S] = OrderedDict()  # the latest last
+        self._of: OrderedDict[Hashable, S] = OrderedDict()  # the most recent last
         self._made = 1
         self._lock = Lock()
 
@@ -104,14 +105,14 @@ class Sessions(Generic[S]):
             return self._of[shape]
 
     def _next(self, load: Callable[[], S]) -> S:
-        """The first one, a new one while there may be more, or the one that was asked for longest ago."""
+        """The first one, a new one up to the maximum, or the least recently used one."""
         if not self._of:
             return self._first
         if self._made < self._most:
             try:
                 made = load()
-            except Exception:  # of ONNX Runtime, without a base of their own; the first one did load
-                self._most = self._made  # nor would the next
+            except Exception:  # from ONNX Runtime, without a common base; the first session did load
+                self._most = self._made  # the next one would not load either
             else:
                 self._made += 1
                 return made
@@ -119,7 +120,7 @@ class Sessions(Generic[S]):
 
 
 def sizes_of(feeds: Feeds) -> tuple[tuple[str, int], ...]:
-    """What convolutions see of a batch's shape: how many rows each input has, not how wide its texts are."""
+    """The part of a batch's shape that convolutions depend on: rows of each input, not widths of texts."""
     return tuple(sorted((name, len(array)) for name, array in feeds.items()))
 
 

@@ -1,7 +1,7 @@
-"""What a provider compiled for this machine (TensorRT's engines, OpenVINO's blobs), kept between processes.
+"""Cache of files that a provider compiled for this machine (TensorRT's engines, OpenVINO's blobs).
 
-Providers load such files without a check, and write to them while they run. So they are kept under a seal, a
-process works on a copy of its own, and that takes the place of what is kept once its answers are proved.
+Providers load such files without a check and write to them while they run. So they are kept with a checksum,
+each process works on its own copy, and the copy replaces the cached files once its answers are checked.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from mmray.digests import SEAL, is_sealed, seal
 
 
 class Compiled:
-    """A directory for a provider's files: a copy of what is kept, if that is as it was sealed; else empty.
+    """A directory for a provider's files: a copy of the cached ones if their checksum matches; else empty.
 
     Args:
-        place: directory where they are kept.
+        place: directory of the cache.
     """
 
     def __init__(self, place: Path) -> None:
@@ -28,7 +28,7 @@ class Compiled:
         place.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(place.parent)
         self._home = tempfile.TemporaryDirectory(prefix=f".tmp-{os.getpid()}-", dir=place.parent)
-        #: What the provider reads and writes; gone with the process.
+        #: Directory that the provider reads and writes; deleted with the process.
         self.directory = Path(self._home.name) / "files"
         with FileLock(place.with_suffix(".lock")):
             if is_sealed(place):
@@ -36,7 +36,7 @@ class Compiled:
         self.directory.mkdir(exist_ok=True)
 
     def keep(self) -> None:
-        """Keep what is there now, for other processes."""
+        """Keep the current files for other processes."""
         with FileLock(self._place.with_suffix(".lock")):
             before = (self.directory / SEAL).read_bytes() if (self.directory / SEAL).exists() else b""
             seal(self.directory)

@@ -1,4 +1,4 @@
-"""What kind of device this machine has: what was measured or compiled on one holds on all of its kind."""
+"""The type of this machine's device: measurements and compiled files are valid for all devices of a type."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mmray.engine.cpu import cpu_features
 
 
 def device_type(provider: str) -> str:
-    """Model and features of what a provider runs on, as far as the machine says."""
+    """Model and features of a provider's device, as far as known."""
     return _cpu_type() if provider in ("cpu", "openvino") else f"{_gpu_types()} {_cpu_type()}"
 
 
 def device_name(provider: str) -> str:
-    """Which device a provider runs on, for people: as in "cuda 1 of node-7"."""
+    """Readable name of a provider's device, as in "cuda 1 of node-7"."""
     gpu = os.environ.get("CUDA_VISIBLE_DEVICES") if provider in ("cuda", "tensorrt") else None
     return f"{provider}{f' {gpu}' if gpu else ''} of {platform.node()}"
 
@@ -28,7 +28,7 @@ def engine_version() -> str:
 
 
 def _cpu_type() -> str:
-    """Architecture, model and features: with another one of them the fastest variant may be another."""
+    """Architecture, model and features: the fastest variant may depend on each of them."""
     info = Path("/proc/cpuinfo")
     first = info.read_text().split("\n\n")[0].splitlines() if info.exists() else [platform.processor()]
     models = [line.partition(":")[2].strip() for line in first if line.startswith(("model name", "CPU part"))]
@@ -36,7 +36,7 @@ def _cpu_type() -> str:
 
 
 def _gpu_types() -> str:
-    """Models of the NVIDIA GPUs, by their driver."""
+    """Models of the NVIDIA GPUs, from their driver."""
     files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     lines = [line for file in files for line in file.read_text().splitlines() if line.startswith("Model")]
     return ", ".join(line.partition(":")[2].strip() for line in lines) or "GPU of unknown model"

@@ -1,4 +1,4 @@
-"""Named ranges of time (NVTX), which Nsight Systems draws above a GPU's kernels."""
+"""Named ranges (NVTX), which Nsight Systems shows above a GPU's kernels."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ _DOMAIN = "mmray"
 
 
 def marked(name: str) -> AbstractContextManager[object]:
-    """A range around what is done in it, of this thread; nothing where the package nvtx is not installed."""
+    """A range around the body, of this thread; does nothing if the package nvtx is not installed."""
     return nvtx.annotate(name, domain=_DOMAIN) if nvtx else nullcontext()

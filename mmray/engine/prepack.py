@@ -1,7 +1,7 @@
-"""Weights that the processes of a machine share: a graph optimized once for its CPU, with weights in a file.
+"""Weights shared by the processes of a machine: a graph optimized once for its CPU, with weights in a file.
 
-ONNX Runtime maps that file instead of copying it, and its weights are already in the layout that the kernels
-want. Stamps bundle, three processes: about 55 % of the memory, a third of the time to load (docs/log.md).
+ONNX Runtime maps that file instead of copying it, and its weights already have the layout of the kernels.
+Stamps bundle, three processes: about 55 % of the memory, a third of the time to load (docs/log.md).
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from mmray.engine.cpu import LEFT_OUT, kernel_options
 from mmray.engine.device import device_type, engine_version
 from mmray.errors import EngineError
 
-_LEAST_BYTES = 16 << 10  # of a weight that goes into the file; smaller ones stay in the graph
-_ALIGNED = 64  # bytes: where kernels expect packed weights to begin
-# Where a weight lies and how long it is, in a graph's bytes (onnx.proto, TensorProto.external_data).
+_LEAST_BYTES = 16 << 10  # minimum bytes of a weight in the file; smaller ones stay in the graph
+_ALIGNED = 64  # bytes: alignment that kernels expect of packed weights
+# Offset and length of a weight, in a graph's bytes (onnx.proto, TensorProto.external_data).
 _PLACES = re.compile(rb"\n\x06(?:offset|length)\x12.(\d+)", re.DOTALL)
 
 
 def shared_graph(files: Sequence[Path], cache: Path) -> Path:
-    """The graph in the form that this machine's processes share, made if it is not there or was damaged.
+    """The graph in the form shared by this machine's processes; made if it is missing or damaged.
 
-    It is kept under the sha256 of what it is made of.
+    It is kept under the sha256 of its inputs.
 
     Args:
-        files: ONNX file, and the others that its weights lie in.
-        cache: directory that lasts.
+        files: ONNX file, and its external weights.
+        cache: permanent directory.
 
     Raises:
         EngineError: the files changed while it was made.
@@ -45,14 +45,14 @@ def shared_graph(files: Sequence[Path], cache: Path) -> Path:
     if is_sealed(place):
         return prepacked
     place.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(place.with_suffix(".lock")):  # actors start at once; one makes it, the others wait
+    with FileLock(place.with_suffix(".lock")):  # actors start at the same time; one makes it, the others wait
         if not is_sealed(place):
             with tempfile.TemporaryDirectory(dir=place.parent, prefix=".tmp-") as temporary:
                 made = Path(temporary) / "made"
                 made.mkdir()
                 _prepack(files[0], made / prepacked.name)
                 if sha256_of_all(files) != digest:
-                    raise EngineError(f"{files[0]}: changed while it was read")
+                    raise EngineError(f"{files[0]}: changed while it was read; run again")
                 seal(made)
                 shutil.rmtree(place, ignore_errors=True)
                 made.rename(place)
@@ -60,11 +60,11 @@ def shared_graph(files: Sequence[Path], cache: Path) -> Path:
 
 
 def _prepack(graph: Path, target: Path) -> None:
-    """Save the graph, and its weights in the layout of the kernels where they may be read from the file.
+    """Save the graph, with its weights in the layout of the kernels if they can be read from the file.
 
-    ONNX Runtime (1.31) writes weights one behind the other, and its kernels take packed ones from the mapped
-    file as if they were aligned: behind one of an odd size they end the process by a signal. There each
-    process packs its own.
+    ONNX Runtime (1.31) writes weights without padding, but its kernels assume that packed weights in the
+    mapped file are aligned: after a weight of odd size the process dies by a signal. In that case each
+    process packs its own weights.
     """
     _save(graph, target, packed=True)
     if not is_aligned(target):
@@ -74,7 +74,7 @@ def _prepack(graph: Path, target: Path) -> None:
 
 
 def is_aligned(graph: Path) -> bool:
-    """Whether all weights that lie in a file begin and end where kernels expect it."""
+    """Whether all weights in a file are aligned as kernels expect."""
     return all(int(place) % _ALIGNED == 0 for place in _PLACES.findall(graph.read_bytes()))
 
 
@@ -86,7 +86,7 @@ def _save(graph: Path, target: Path, *, packed: bool) -> None:
         "session.optimized_model_external_initializers_file_name": f"{target.name}.data",
         "session.optimized_model_external_initializers_min_size_in_bytes": str(_LEAST_BYTES),
         "session.save_external_prepacked_constant_initializers": str(int(packed)),
-        **kernel_options(),  # as the engine sets them: what they change is saved with the graph
+        **kernel_options(),  # as in the engine: their effects are saved with the graph
     }.items():
         options.add_session_config_entry(key, value)
     providers = ["CPUExecutionProvider"]
@@ -94,6 +94,6 @@ def _save(graph: Path, target: Path, *, packed: bool) -> None:
 
 
 def _key(digest: str) -> str:
-    """Names the graph, ONNX Runtime's version and optimizers, and the CPU by its model and features."""
+    """A name from the graph, ONNX Runtime's version and optimizers, and the CPU's model and features."""
     about = f"{digest} {engine_version()} without {LEFT_OUT} {device_type('cpu')}"
     return hashlib.sha256(about.encode()).hexdigest()[:24]

@@ -1,7 +1,7 @@
-"""What runs a graph: our names for ONNX Runtime's providers, and how each is set up.
+"""ONNX Runtime's providers: our names for them, and their options.
 
-CPU and CUDA have been run (docs/gpu.md). The others are set up after the documentation of ONNX Runtime 1.31;
-`jobs/prove_gpu.py` proves them where there is a device.
+CPU and CUDA have been tested (docs/gpu.md). The others are set up according to the documentation of ONNX
+Runtime 1.31; `jobs/prove_gpu.py` tests them on a device.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ ORT_NAMES = {
 }
 
 _CUDA_OPTIONS = {
-    "arena_extend_strategy": "kSameAsRequested",  # grow by what is needed, not by doubling
-    "cudnn_conv_algo_search": "HEURISTIC",  # EXHAUSTIVE searches longer, and gained nothing on an H200
+    "arena_extend_strategy": "kSameAsRequested",  # grow by the needed size, not by doubling
+    "cudnn_conv_algo_search": "HEURISTIC",  # EXHAUSTIVE searches longer, without a gain on an H200
     # Float32 products in TensorFloat-32: 1.4 times the speed on an H200, scores within 2e-4, decisions equal.
-    # The golden outputs are held to their tolerance with it.
+    # The golden outputs must be within their tolerance with it.
     "use_tf32": "1",
 }
 
@@ -35,18 +35,18 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Setup:
-    """What a provider may use beside the graph."""
+    """Options of a provider."""
 
     cache: Path | None = None  # directory for compiled engines, kept from one process to the next
     profiles: tuple[Mapping[str, tuple[Shape, Shape]], ...] = ()  # (least, largest) shape by input
-    precision: str = "fp32"  # of the graph: TensorRT may use narrower kernels only for a graph proved so
+    precision: str = "fp32"  # of the graph: TensorRT may use float16 kernels only if it was judged so
     nhwc: bool = False  # whether convolutions run channels-last on CUDA: faster for some graphs (mmray.race)
-    record_placement: bool = False  # whether `Engine.placement` can tell where each node went
-    trace: Path | None = None  # beginning of a file's name: ONNX Runtime writes there how long each node took
+    record_placement: bool = False  # whether `Engine.placement` can report the provider of each node
+    trace: Path | None = None  # prefix of a file in which ONNX Runtime writes the time of each node
 
 
 def provider_chain(provider: str, setup: Setup) -> list[Any]:
-    """Providers for a session, the wanted one first; operators that it lacks run on those after it."""
+    """Providers for a session, the wanted one first; unsupported operators run on the following ones."""
     cuda = (ORT_NAMES["cuda"], _CUDA_OPTIONS | {"prefer_nhwc": str(int(setup.nhwc))})
     cpu = ORT_NAMES["cpu"]
     if provider == "cuda":
@@ -64,8 +64,8 @@ def provider_chain(provider: str, setup: Setup) -> list[Any]:
 def tensorrt_options(setup: Setup) -> dict[str, str]:
     """Options of the TensorRT provider.
 
-    Without profiles TensorRT builds an engine anew for each new shape (onnxruntime#12120). With them it
-    builds one for all and keeps it in the cache, under a name that holds its own version and the kind of GPU.
+    Without profiles TensorRT builds a new engine for each new shape (onnxruntime#12120). With them it builds
+    one for all shapes and keeps it in the cache, under a name with its version and the type of GPU.
     """
     options = {
         "trt_fp16_enable": "1" if setup.precision in ("fp16", "int8") else "0",
@@ -87,17 +87,17 @@ def tensorrt_options(setup: Setup) -> dict[str, str]:
 
 
 def _to_text(shapes: list[tuple[str, Shape]]) -> str:
-    """As the provider reads them: "pixels:1x224x224x3,present:1x3"; a name again begins the next profile."""
+    """In the provider's syntax: "pixels:1x224x224x3,present:1x3"; a repeated name begins the next profile."""
     return ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes)
 
 
 def available_providers() -> Mapping[str, bool]:
-    """Which providers this installation of ONNX Runtime was built with, by our names."""
+    """The providers of this installation of ONNX Runtime, by our names."""
     built = ort.get_available_providers()
     return {ours: theirs in built for ours, theirs in ORT_NAMES.items()}
 
 
 def best_provider() -> Provider:
-    """CUDA where the wheel has it and the machine a device; the others are only taken when asked for."""
+    """CUDA if the wheel has it and the machine has a device; other providers must be requested."""
     has_device = Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidia0").exists()
     return "cuda" if has_device and available_providers()["cuda"] else "cpu"

@@ -1,4 +1,4 @@
-"""A device that several threads share: they take turns, and what they wait and what it works is told.
+"""A device shared by several threads: they take turns, and waiting and busy times are recorded.
 
 While one thread's batch is on the device, another packs its next one and copies it there.
 """
@@ -16,11 +16,11 @@ from mmray.engine.nsight import marked
 class Turn(NamedTuple):
     """Times of one inference in seconds."""
 
-    waited_s: float  # for the device to become free
-    busy_s: float  # of the device, at work
-    planned_s: float  # of the device, where it met this shape for the first time; else 0, and busy_s is
-    wall_s: float  # since it ended the inference before; of its first one, what that took
-    changed: bool  # whether the shape is another than that of the inference before
+    waited_s: float  # waiting for the device
+    busy_s: float  # the device at work
+    planned_s: float  # the device, in its first inference of this shape; else 0, and busy_s is
+    wall_s: float  # since the end of the previous inference; for the first one, its own time
+    changed: bool  # whether the shape differs from that of the previous inference
 
 
 class Device:
@@ -36,7 +36,7 @@ class Device:
         """Run a batch when its turn has come.
 
         Args:
-            infer: runs it, and returns when the device is done.
+            infer: runs it, and returns when the device has finished.
             shape: of the batch, on a device that plans for each; None on a CPU.
         """
         asked = perf_counter()

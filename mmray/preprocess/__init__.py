@@ -32,17 +32,17 @@ class Preprocessor:
     Args:
         spec: what the model takes.
         tokenizer: path of the bundle's tokenizer.json; needed where the spec has text.
-        limits: bounds on what one record may make us allocate.
+        limits: bounds on the memory of one record.
         modalities: those to use; the others are neither decoded nor counted. None means all of the spec's.
         on_damaged: whether a record with one unusable modality is rejected, or predicted from the rest.
-        on_unread: what is there and not read is damage where the record lacks that modality otherwise. It may
-            also cost the record (reject) or the run (fail) in any case.
+        on_unread: an unread input is damage if the record lacks that modality otherwise. It may also reject
+            the record (reject) or end the run (fail) in any case.
         foreign_text: whether a text that the encoder does not read is given to it, or counts as missing.
-        align: what is brought into step with the image, by the times that records state. None: nothing.
+        align: what is aligned with the image, by the times that records state. None: nothing.
 
     Raises:
-        BundleError: the tokenizer is missing, or is none.
-        ConfigError: foreign texts are to be masked, and a package is missing that tells languages.
+        BundleError: the tokenizer is missing or invalid.
+        ConfigError: foreign texts are to be masked, but the package that detects languages is missing.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Preprocessor:
         heard_s = spec.audio.max_s if spec.audio else inf
         self._aligner = Aligner(align, self._modalities, heard_s) if align else None
         self._decoders: dict[Modality, Callable[[bytes, Step], Any]] = {}
-        #: Seconds spent on each modality; whoever reports them may clear it.
+        #: Seconds spent on each modality; may be cleared after reporting.
         self.seconds: Counter[str] = Counter()
         limits = self._limits
         if image := spec.image:
@@ -86,12 +86,12 @@ class Preprocessor:
         """Table of RECORDS or VIEWS → table of TENSORS, same rows in the same order.
 
         Args:
-            records: what was read.
-            later: modalities whose bytes are left as they are, for `complete`. With `align` none is: whether
-                a record is in step decides over all of it.
+            records: as read.
+            later: modalities whose bytes are kept for `complete`. Not possible with `align`, because
+                alignment may reject the whole record.
 
         Raises:
-            InputError: something is not read, and that is to end the run.
+            InputError: an input is not read, and `on_unread` is "fail".
         """
         left = [m for m in self._modalities if m in later and self._aligner is None]
         rows = records.num_rows
@@ -112,16 +112,16 @@ class Preprocessor:
         return table({**_passed_through(records), **columns, **made}, TENSORS)
 
     def complete(self, tensors: pa.Table, modalities: Collection[Modality]) -> pa.Table:
-        """Table of TENSORS with those of its modalities decoded that were left for later.
+        """Table of TENSORS with its postponed modalities decoded.
 
-        A row that turns out to be damaged gets an error, as it would have had at once.
+        A damaged row gets the same error as without postponing.
         """
         wanted = [m for m in self._modalities if m in modalities and tensors[m].null_count < tensors.num_rows]
         if not wanted:
             return tensors
         given = _Given(*(tensors[name].to_pylist() for name in ("error", "damaged", "unread")))
         columns = self._decode(wanted, tensors, given, [Step()] * tensors.num_rows)
-        # What is decoded already, and what is left for a later stage still.
+        # Modalities that are decoded already, or still postponed.
         others = [name for m in self._modalities if m not in wanted for name in (m, TENSOR_OF[m])]
         there = [[value.is_valid for value in tensors[name]] for name in others]
         self._refuse_empty(columns, given, [any(row) for row in zip(*there, strict=True)] if there else [])
@@ -129,12 +129,12 @@ class Preprocessor:
         found = {"unread": given.unread, "damaged": given.damaged, "error": given.errors}
         made = {**dict.fromkeys(wanted, nothing), **columns, **found}
         completed = table({**{name: tensors[name] for name in TENSORS.names}, **made}, TENSORS)
-        for name in tensors.column_names[len(TENSORS) :]:  # what a stage of a cascade hands on
+        for name in tensors.column_names[len(TENSORS) :]:  # values that a stage of a cascade passes on
             completed = completed.append_column(name, tensors[name])
         return completed
 
     def _heed_unread(self, records: pa.Table, given: _Given) -> None:
-        """Put into `given` what is not read of each record, and what that costs."""
+        """Record in `given` the unread inputs of each record, and their effect."""
         if "unread" not in records.column_names or records["unread"].null_count == records.num_rows:
             return
         for i, found in enumerate(records["unread"].to_pylist()):
@@ -154,7 +154,7 @@ class Preprocessor:
     def _decode(
         self, modalities: Collection[Modality], stored: pa.Table, given: _Given, steps: list[Step]
     ) -> dict[str, list[Any]]:
-        """Columns of TENSORS of some modalities; what is wrong goes into `given`."""
+        """Columns of TENSORS of some modalities; faults go into `given`."""
         columns: dict[str, list[Any]] = {}
         for modality in modalities:
             start = perf_counter()
@@ -175,7 +175,7 @@ class Preprocessor:
         return columns
 
     def _refuse_empty(self, columns: dict[str, list[Any]], given: _Given, others: list[bool]) -> None:
-        """An error where nothing is left, here or in `others`; and nothing left where there is an error."""
+        """Set an error if no modality is left, here or in `others`; drop the modalities of rows with one."""
         for i in range(len(given.errors)):
             there = any(column[i] is not None for column in columns.values()) or (bool(others) and others[i])
             if given.errors[i] is None and not there:
@@ -185,7 +185,7 @@ class Preprocessor:
                     column[i] = None
 
     def _steps(self, records: pa.Table) -> list[Step]:
-        """What brings each record into step; without a spec, all are used as they are."""
+        """The alignment of each record; without a spec, none."""
         if self._aligner is None:
             return [Step()] * records.num_rows
         start = perf_counter()
@@ -198,7 +198,7 @@ class Preprocessor:
         return steps
 
     def _cost(self, modality: Modality, fault: RecordError) -> dict[str, str] | None:
-        """The record's error where a fault of one modality costs it; None where only the modality is lost."""
+        """The record's error if a fault of one modality rejects it; None if only the modality is lost."""
         if isinstance(fault, ForeignText):
             return None
         if isinstance(fault, OutOfStep):
@@ -211,7 +211,7 @@ class Preprocessor:
         given.errors[row] = self._cost(modality, fault)
 
     def _heed_foreign(self, texts: list[str | None], given: _Given) -> None:
-        """Count the texts that the encoder does not read, and take them away where they are masked."""
+        """Count the texts that the encoder does not read, and remove them if they are masked."""
         for i, text in enumerate(texts):
             if text is None or (kind := self._kind_of_foreign(text)) is None:
                 continue
@@ -232,22 +232,22 @@ class Preprocessor:
                 self._blame(given, i, "text", found)
 
     def _nothing_left(self, faults: dict[Modality, RecordError]) -> dict[str, str]:
-        reason = f"nothing usable is left: {', '.join(faults)} damaged"
+        reason = f"no usable modality: {', '.join(faults)} damaged"
         foreign = [fault for fault in faults.values() if isinstance(fault, ForeignText)]
         if foreign and len(faults) == 1:
             return error("preprocess", foreign[0].kind, foreign[0].reason)
         if foreign:
             reason += " or masked"
         if any(isinstance(fault, OutOfStep) for fault in faults.values()):
-            return error("align", "all-out-of-step", f"{reason} or out of step")
+            return error("align", "all-out-of-step", f"{reason} or not aligned")
         if faults:
             return error("preprocess", "all-damaged", reason)
-        return error("preprocess", "no-modality", f"none of {', '.join(self._modalities)} is there")
+        return error("preprocess", "no-modality", f"has none of {', '.join(self._modalities)}")
 
 
 @dataclass
 class _Given:
-    """What is known of each row's faults so far."""
+    """Faults of each row so far."""
 
     errors: list[dict[str, str] | None]
     damaged: list[list[str]]
@@ -266,10 +266,10 @@ def _passed_through(records: pa.Table) -> dict[str, pa.ChunkedArray]:
 
 
 def _member(modality: Modality, stored: pa.Scalar, step: Step) -> bytes | None:
-    """Bytes of what a record in step has of a modality; None where it has none.
+    """Bytes of an aligned record's modality; None if it has none.
 
     Raises:
-        OutOfStep: it has one that cannot be brought into step.
+        OutOfStep: it has one that cannot be aligned.
     """
     if modality in step.out:
         raise step.out[modality]
@@ -287,6 +287,6 @@ def _hear(data: bytes, spec: AudioSpec, max_s: float, step: Step) -> bytes:
 
 
 def _error_ms(step: Step, columns: dict[str, list[Any]], row: int) -> float | None:
-    """How far the worst of the modalities that were brought into step, and are used, may be off."""
+    """The largest possible offset of the modalities that were aligned and are used."""
     used = (ms for modality, ms in step.error_ms.items() if columns[TENSOR_OF[modality]][row] is not None)
     return max(used, default=None)

@@ -20,15 +20,15 @@ from mmray.preprocess.wave import Wave as Wave
 from mmray.preprocess.wave import check_sound
 
 _LOUDEST = 1e9  # float samples in the wrong byte order reach 3e38, whose spectrum overflows float32
-# Float samples are nominally within 1, and no mix goes 24 dB over that. What is beyond was scaled as integers
-# are, and by which factor is not said: a quiet clip of 24 bits looks as a loud one of 16.
+# Float samples are nominally within 1, and no mix exceeds that by 24 dB. Larger ones were scaled like
+# integers by an unknown factor: a quiet clip of 24 bits looks like a loud one of 16.
 _OVER_FULL_SCALE = 16.0
-_OFF_RATE = 0.01  # share that a recorder's true rate may be off its header's; real ones are within 0.0005
+_OFF_RATE = 0.01  # maximum relative error of a header's sample rate; real ones are within 0.0005
 
 
 @dataclass(frozen=True)
 class Excerpt:
-    """What was decoded of a clip, and the longer of the two silences that had to be put in at its ends."""
+    """Decoded samples of a clip, and the longer of the two silences that were added at its ends."""
 
     wave: Wave  # float32 [samples]
     missing_s: float = 0.0
@@ -39,25 +39,25 @@ def decode_audio(data: bytes, spec: AudioSpec, max_s: float) -> Wave:
 
     Args:
         data: an encoded clip (WAV, Ogg Vorbis or Opus, FLAC, AIFF, AU or MP3; with the extra `media` also
-            AAC and the sound of M4A, MP4 and WebM), told by its bytes, not by its name.
+            AAC and the sound of M4A, MP4 and WebM), detected by its bytes, not by its name.
         spec: sample rate, and how many seconds the model looks at; the rest is not decoded.
-        max_s: refuse clips that are longer, in seconds: all of them counts, not what is decoded.
+        max_s: refuse clips that are longer, in seconds: by their full length, not the decoded part.
 
     Returns:
         float32 [samples], nominally within [-1, 1].
 
     Raises:
         RecordError: empty, unreadable, too long, with samples that are not finite or far beyond full
-            scale; or no clip, whose reason says what it is.
+            scale; or not a clip, then the reason says what it is.
     """
     return decode_region(data, spec, max_s, None).wave
 
 
 def decode_region(data: bytes, spec: AudioSpec, max_s: float, region: Region | None) -> Excerpt:
-    """As `decode_audio`, but of a region: only that is decoded, and what lies outside the clip is silent.
+    """Like `decode_audio`, for a region: only that is decoded, and parts outside the clip are silent.
 
     Raises:
-        OutOfStep: all of the region lies outside the clip, or more than its tolerance allows.
+        OutOfStep: the whole region is outside the clip, or more of it than the tolerance allows.
         RecordError: as above.
     """
     if not data:
@@ -74,10 +74,10 @@ def decode_region(data: bytes, spec: AudioSpec, max_s: float, region: Region | N
     _check_loudness(float(np.abs(mono).max()))
     missing_s = 0.0
     if region:
-        after = cut.after + cut.length - len(mono)  # a header may claim more than is there
+        after = cut.after + cut.length - len(mono)  # a header may claim more than the file has
         missing_s = max(cut.before, after) / rate
         if missing_s > region.tolerance_s:
-            raise OutOfStep(f"{missing_s:.3f} s of the window lie outside the clip", "audio-out-of-step")
+            raise OutOfStep(f"{missing_s:.3f} s of the window are outside the clip", "audio-out-of-step")
         mono = np.pad(mono, (cut.before, after))
     if rate != spec.sample_rate:
         with about_record("cannot resample the audio", "audio-undecodable"):
@@ -87,7 +87,7 @@ def decode_region(data: bytes, spec: AudioSpec, max_s: float, region: Region | N
 
 def _check_loudness(peak: float) -> None:
     if not peak <= _LOUDEST:  # also true for NaN
-        reason = f"the clip holds samples that are not finite, or beyond {_LOUDEST:g}"
+        reason = f"the clip has samples that are not finite, or beyond {_LOUDEST:g}"
         raise RecordError(reason, "audio-not-finite")
     if peak > _OVER_FULL_SCALE:
         reason = f"float samples up to {peak:.0f}, where 1 is full scale: divide them (by 32768, of 16 bits)"
@@ -95,7 +95,7 @@ def _check_loudness(peak: float) -> None:
 
 
 class _Cut(NamedTuple):
-    """What is read of a clip, and what is silent before and after it, in samples."""
+    """The part of a clip to read, and the silence before and after it, in samples."""
 
     start: int
     length: int
@@ -108,7 +108,7 @@ def _cut(region: Region | None, frames: int, rate: int, max_s: float) -> _Cut:
         return _Cut(0, min(frames, int(max_s * rate)))
     true_rate = region.sample_rate or rate
     if abs(true_rate / rate - 1) > _OFF_RATE:
-        reason = f"times.audio.sample_rate is {true_rate:g} Hz, the clip's header says {rate}"
+        reason = f"times.audio.sample_rate is {true_rate:g} Hz, but the clip's header has {rate}"
         raise OutOfStep(reason, "times-contradict")
     start = round(region.start_s * true_rate)
     end = start + min(round((region.end_s - region.start_s) * true_rate), int(max_s * rate))

@@ -1,4 +1,4 @@
-"""Boxes of ISO files (MP4, M4A, HEIC, AVIF; ISO 14496-12), walked without trust in what they claim."""
+"""Boxes of ISO files (MP4, M4A, HEIC, AVIF; ISO 14496-12), parsed without trusting their sizes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MAX_DEPTH = 12
 
 
 class Box(NamedTuple):
-    """One box: its type, and where its payload lies."""
+    """One box: its type, and the position of its payload."""
 
     kind: bytes
     start: int
@@ -20,9 +20,9 @@ class Box(NamedTuple):
 
 
 def boxes(data: bytes, within: Collection[bytes]) -> Iterator[Box]:
-    """All boxes of a file in order, those inside of the types `within` included, each before its children.
+    """All boxes of a file in order, including those inside the types `within`, each before its children.
 
-    A box that claims more than its parent has ends with it.
+    A box that claims more bytes than its parent has ends with the parent.
 
     Raises:
         RecordError: more boxes, or deeper ones, than any real file has.

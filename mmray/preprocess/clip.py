@@ -1,6 +1,6 @@
-"""Sound as a model hears it: opened by what its bytes are, of known length, read from any place as mono.
+"""Sound for a model: opened by its bytes, with a known length, read from any position as mono.
 
-libsndfile reads what it can. AAC, and what is in M4A and WebM, needs FFmpeg (`mmray.preprocess.ffmpeg`).
+libsndfile reads what it can. AAC, M4A and WebM need FFmpeg (`mmray.preprocess.ffmpeg`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from mmray.preprocess.wave import UNDECODABLE, Clip, Wave, check_sound, joined, 
 
 FORMATS = "WAV, Ogg, FLAC, AIFF, AU, MP3, AAC, M4A, WebM"
 
-_STEP_SAMPLES = 4 << 20  # of all channels, that are decoded together: more than most clips have
-_MISSING_S = 0.1  # that a sound in a chain may be shorter than it states: an MP3's last frame may be none
-_MAX_LINKS = 1_000  # of a chain; each is opened for its length
+_STEP_SAMPLES = 4 << 20  # samples of all channels that are decoded at once: more than most clips have
+_MISSING_S = 0.1  # by which a sound in a chain may be short: an MP3's last frame may be invalid
+_MAX_LINKS = 1_000  # sounds in a chain; each is opened for its length
 
-# libsndfile's other twenty parsers are attack surface.
+# libsndfile's other twenty parsers are only attack surface.
 _AS_IT_IS = re.compile(rb"FORM....AIF[FC]|\.snd|dns\.", re.DOTALL)
 _WAV = re.compile(rb"RIFF|RIFX|RF64")
 _MP3 = re.compile(rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff]")
@@ -34,16 +34,16 @@ _FFMPEG = (
     (re.compile(rb"\x1aE\xdf\xa3"), "matroska"),
     (re.compile(rb"\xff[\xf0\xf1\xf8\xf9]"), "aac"),
 )
-_FLAC_START = b"fLaC\0\0\0\x22"  # one that holds more than its STREAMINFO, as all encoders write it
+_FLAC_START = b"fLaC\0\0\0\x22"  # one with more than STREAMINFO, as all encoders write it
 _FIRST_PAGE = b"OggS\0\x02"  # of a stream (RFC 3533)
 _BLANK = b"\0\r\n\t "
 
 
 def open_clip(data: bytes) -> Clip:
-    """Open a clip by what its bytes are, whatever it is called.
+    """Open a clip by its bytes, independent of its name.
 
     Raises:
-        RecordError: it is none, or damaged; its reason says what it is.
+        RecordError: it is not a clip, or damaged; the reason says what it is.
     """
     body = _without_tags(data)
     for pattern, container in _FFMPEG:
@@ -64,7 +64,7 @@ def open_clip(data: bytes) -> Clip:
 
 
 def _without_tags(data: bytes) -> bytes:
-    """From where the sound begins: after blanks and zeros, and after ID3 tags (id3.org, 2.3, 3.1)."""
+    """From the start of the sound: after blanks and zeros, and after ID3 tags (id3.org, 2.3, 3.1)."""
     body = data.lstrip(_BLANK) if data[:1] in (b"\0", b"\r", b"\n", b"\t", b" ") else data
     if body is not data and data[4:8] == b"ftyp":  # its first bytes are a size
         return data
@@ -78,10 +78,10 @@ def _without_tags(data: bytes) -> bytes:
 
 
 def _open_mp3(body: bytes, data: bytes) -> Clip:
-    """An MP3, which may begin within a frame, as what was cut from a stream does."""
+    """An MP3, which may begin inside a frame, as if cut from a stream."""
     start = mp3.first_frame(body)
     if start is None:
-        if _MP3.match(body):  # of free format, say
+        if _MP3.match(body):  # for example of free format
             return _Single(body)
         raise RecordError(f"not audio of type {FORMATS}: it is {what_is(data)}", "audio-undecodable")
     body = body[start:]
@@ -89,7 +89,7 @@ def _open_mp3(body: bytes, data: bytes) -> Clip:
 
 
 def _places(data: bytes, what: bytes) -> list[int]:
-    """Where it lies; an expression would look for it ten times as long."""
+    """Its position; a regular expression would take ten times as long."""
     found = [data.find(what)]
     while found[-1] >= 0:
         found.append(data.find(what, found[-1] + 1))
@@ -97,12 +97,12 @@ def _places(data: bytes, what: bytes) -> list[int]:
 
 
 def _links(data: bytes, starts: list[int]) -> list[bytes]:
-    """What was written into one file one after the other, each beginning at one of `starts`."""
+    """Concatenated sounds in one file, each beginning at one of `starts`."""
     if len(starts) < 2:
         return [data]
     kept = [0]
     for before, start in pairwise(starts):
-        # Streams side by side (with a video, say) begin together: nothing but their first pages is between.
+        # Parallel streams (for example with a video) begin together: only their first pages are in between.
         if not _is_one_page(data, before, start):
             kept.append(start)
     return [data[a:b] for a, b in pairwise([*kept, len(data)])]
@@ -123,7 +123,7 @@ def _chain(links: list[bytes]) -> Clip:
 
 
 class _Single:
-    """What libsndfile reads as one; it is read once."""
+    """A sound that libsndfile reads; it is read once."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -140,11 +140,11 @@ class _Single:
         step = _STEP_SAMPLES // self.channels
         parts = []
         with about_record(*UNDECODABLE):
-            # libsndfile 1.2.2 dies of seeking in a Vorbis that it cannot decode, and in one that was read
-            # from before it lands 448 samples off: so another one tries.
+            # libsndfile 1.2.2 crashes when seeking in a Vorbis that it cannot decode; in one that was already
+            # read it lands 448 samples off: so a new one is opened.
             if start and self._file.format == "OGG" and not len(self._opened().read(1)):
                 return np.zeros(0, np.float32)
-            if start:  # some, as GSM in a WAV, cannot be sought in, but read
+            if start:  # some, such as GSM in a WAV, can be read but not sought in
                 self._file.seek(start)
             while length > 0:
                 samples = self._file.read(min(step, length), dtype="float32", always_2d=True)
@@ -165,7 +165,7 @@ class _Chain:
             opened = _Single(link)
             check_sound(opened.channels, opened.rate)
             if not opened.frames:
-                reason = f"no sound was found in part {number} of {len(links)} that follow each other"
+                reason = f"no sound was found in part {number} of {len(links)} concatenated sounds"
                 raise RecordError(reason, "audio-undecodable")
             sizes.append((opened.rate, opened.channels, opened.frames))
         self.rate = max(rate for rate, _, _ in sizes)
@@ -180,7 +180,7 @@ class _Chain:
             if first < last:
                 part = self._part(link, rate, first, last - first)
                 if len(part) < last - first - _MISSING_S * self.rate:
-                    reason = f"of {len(self._links)} sounds that follow each other, one breaks off"
+                    reason = f"one of {len(self._links)} concatenated sounds is truncated"
                     raise RecordError(reason, "audio-undecodable")
                 parts.append(part)
             start -= frames

@@ -1,7 +1,7 @@
-"""How large an image says to be, where a library makes room before Pillow looks at the size.
+"""The size that an image states, for libraries that allocate before Pillow checks the size.
 
-- A WebP's canvas is made as Pillow opens it.
-- An AVIF states its size twice: for the picture, and within its AV1 stream, by which the decoder makes room.
+- A WebP's canvas is allocated when Pillow opens it.
+- An AVIF states its size twice: for the picture, and in its AV1 stream, by which the decoder allocates.
   One of 4 kB that said 64 x 64 took 466 MB.
 - A TIFF's strips and tiles have sizes and counts of their own.
 """
@@ -19,11 +19,10 @@ Size = tuple[int, int]
 
 _WITHIN = (b"meta", b"iprp", b"ipco", b"moov", b"trak", b"mdia", b"minf", b"stbl")
 _SEQUENCE_HEADER = 1  # type of an OBU (AV1 specification, 6.2.2)
-_MAX_UNITS = 1_000  # OBUs of one item that are looked at
+_MAX_UNITS = 1_000  # OBUs of one item that are examined
 _MAX_PARTS = 10_000
 
-# Of a TIFF (6.0): tags that are looked at, and compressions that are read. The others are old, or libraries
-# of their own.
+# TIFF (6.0): tags that are examined, and supported compressions. The others are old, or need more libraries.
 _TIFF_TAGS = {259: "compression", 322: "tile width", 323: "tile height"}
 _OFFSETS = (273, 324)  # of strips, of tiles
 _MAX_STRIPS = 100_000
@@ -31,7 +30,7 @@ _COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32773, 32946)  # none, CCITT, LZW, JPEG, D
 
 
 def webp_size(data: bytes) -> Size | None:
-    """Width and height of the canvas that is made as soon as Pillow opens a WebP; None of others."""
+    """Width and height of the canvas that is allocated when Pillow opens a WebP; None for other files."""
     if len(data) < 30 or not data.startswith(b"RIFF") or data[8:12] != b"WEBP":
         return None
     kind = data[12:16]
@@ -53,7 +52,7 @@ def iso_size(data: bytes) -> Size | None:
     """
     sizes: list[Size] = []
     tables: list[bytes] = []
-    inner = 0  # where `idat` begins, which items may lie in
+    inner = 0  # where `idat` begins, which may contain items
     for kind, start, end in boxes(data, _WITHIN):
         if kind == b"ispe" and end - start >= 12:
             sizes.append(unpack_from(">II", data, start + 4))
@@ -97,7 +96,7 @@ def _items(data: bytes, table: bytes, inner: int) -> Iterator[bytes]:
             item.append(data[at : at + length] if length else data[at:])
             parts, total = parts + 1, total + len(item[-1])
             if parts > _MAX_PARTS or total > 2 * len(data) or place > len(table):
-                raise RecordError("its table of items claims more than is there", "image-undecodable")
+                raise RecordError("its table of items claims more than the file has", "image-undecodable")
         yield b"".join(item)
 
 
@@ -169,7 +168,7 @@ def _skip_operating_points(bits: Callable[[int], int]) -> None:
 
 
 def check_tiff(data: bytes, max_pixels: int) -> None:
-    """Refuse a TIFF whose first picture has too many strips or tiles, too large ones, or an odd compression.
+    """Refuse a TIFF whose first picture has too many or too large strips or tiles, or another compression.
 
     Raises:
         RecordError: for these reasons.
@@ -180,7 +179,7 @@ def check_tiff(data: bytes, max_pixels: int) -> None:
         (at,) = unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
         (count,) = unpack_from(order + ("Q" if big else "H"), data, at)
     except struct_error:
-        return  # Pillow says what is wrong
+        return  # Pillow reports the fault
     values: dict[str, int] = {}
     entry, at = (20, at + 8) if big else (12, at + 2)
     for place in range(at, min(at + entry * min(count, 65_536), len(data) - entry + 1), entry):
@@ -192,7 +191,7 @@ def check_tiff(data: bytes, max_pixels: int) -> None:
             (values[_TIFF_TAGS[tag]],) = unpack_from(order + ("H" if kind == 3 else "I"), data, value)
     compression = values.get("compression", 1)
     if compression not in _COMPRESSIONS:
-        raise RecordError(f"a TIFF of compression {compression}, which is not read", "image-unsupported")
+        raise RecordError(f"a TIFF of compression {compression}, which is not supported", "image-unsupported")
     width, height = values.get("tile width", 0), values.get("tile height", 0)
     if width * height > max_pixels:
         raise RecordError(f"a TIFF of tiles of {width}x{height} pixels", "image-too-large")

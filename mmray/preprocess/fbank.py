@@ -1,6 +1,6 @@
-"""Log-mel front ends of published audio transformers, equal to the feature extractors that they come with.
+"""Log-mel front ends of published audio transformers, equal to their own feature extractors.
 
-A clip is one patch: what is beyond it is not looked at. Formulas: the extractors of the `transformers`
+A clip is one patch: the rest is ignored. Formulas: the extractors of the `transformers`
 package (`ASTFeatureExtractor`, Gong et al. 2021, arXiv:2104.01778; `ClapFeatureExtractor` with `rand_trunc`
 and `repeatpad`, Wu et al. 2022, arXiv:2211.06687), which follow Kaldi and librosa.
 """
@@ -30,7 +30,7 @@ def ast_frames(wave: Floats, spec: AudioSpec) -> Floats:
 
     Returns:
         float32 [patch_frames, mel_bins]. Frames beyond the end of the wave are 0, which is loud, not silent:
-        so the encoder was trained.
+        the encoder was trained with that.
     """
     heard = wave[: spec.window + (spec.patch_frames - 1) * spec.hop]
     result = np.zeros((spec.patch_frames, spec.mel_bins), np.float32)

@@ -1,8 +1,8 @@
 """AAC, M4A and WebM through FFmpeg (PyAV), the extra `media`.
 
 FFmpeg reads hundreds of formats, and opens files and addresses that a file names. Here it gets bytes in
-memory, the one demuxer that they begin for, no protocol, and the decoders below. What the tables of an MP4
-claim is bounded first, for FFmpeg makes room by them.
+memory, the one demuxer that matches their start, no protocol, and only the decoders below. Sizes in the
+tables of an MP4 are checked first, because FFmpeg allocates by them.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ _OPTIONS = {
     "max_streams": "16",
     "probesize": str(1 << 20),
 }
-_PREROLL_S = 1.0  # decoded before what is heard: frames depend on those before them, ten of them in MP3
-_HELD_SAMPLES = 1 << 18  # of each channel, that are mixed together
-_MAX_PACKETS = 2_000_000  # five hours of AAC; FFmpeg keeps 24 bytes and more for each
+_PREROLL_S = 1.0  # decoded before the wanted part: frames depend on earlier ones, ten of them in MP3
+_HELD_SAMPLES = 1 << 18  # samples of each channel that are mixed at once
+_MAX_PACKETS = 2_000_000  # five hours of AAC; FFmpeg needs 24 bytes or more for each
 _WITHIN = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf", b"mvex", b"edts")
-# Where, in a table of an MP4, its count of entries lies (ISO 14496-12, 8.6 to 8.8).
+# Offset of the count of entries in a table of an MP4 (ISO 14496-12, 8.6 to 8.8).
 _COUNTS = {b"stsz": 8, b"stz2": 8, b"trun": 4, b"elst": 4, b"stsc": 4, b"stco": 4, b"co64": 4, b"stss": 4}
 
 
@@ -62,7 +62,7 @@ def open_with_ffmpeg(data: bytes, container: str) -> Clip:
         container: FFmpeg's name of the demuxer: mov, matroska or aac.
 
     Raises:
-        RecordError: damaged, without sound, of a codec that is not read; or PyAV is not installed.
+        RecordError: damaged, without sound, of an unsupported codec; or PyAV is not installed.
     """
     try:
         import av  # noqa: F401
@@ -75,7 +75,7 @@ def open_with_ffmpeg(data: bytes, container: str) -> Clip:
 
 
 def _check_tables(data: bytes) -> None:
-    """Bound what the tables of an MP4 claim.
+    """Check the sizes in the tables of an MP4.
 
     Raises:
         RecordError: more entries than any real file has.
@@ -93,7 +93,7 @@ def _check_tables(data: bytes) -> None:
 
 
 class _FFmpegClip:
-    """The first sound of a file; opened anew for each look at it."""
+    """The first sound of a file; opened again for each use."""
 
     def __init__(self, data: bytes, container: str) -> None:
         self._data, self._container = data, container
@@ -106,17 +106,17 @@ class _FFmpegClip:
 
         with av.open(io.BytesIO(self._data), "r", format=self._container, options=_OPTIONS) as opened:
             if not opened.streams.audio:
-                raise RecordError(f"{what_is(self._data)} without sound that is read", "audio-unsupported")
+                raise RecordError(f"{what_is(self._data)} without a supported sound", "audio-unsupported")
             stream = opened.streams.audio[0]
             context = stream.codec_context
             if context is None or context.name not in _DECODERS:
                 name = context.name if context is not None else "unknown"
-                raise RecordError(f"sound of the codec {name} is not read", "audio-unsupported")
+                raise RecordError(f"sound of the codec {name} is not supported", "audio-unsupported")
             context.thread_count = 1
             yield opened, stream
 
     def _measure(self) -> None:
-        """Rate and channels by the first frame, for the header may state half the rate; length by packets."""
+        """Rate (headers may state half of it) and channels from the first frame; length from packets."""
         with self._open() as (opened, stream):
             check_sound(stream.codec_context.channels, stream.codec_context.sample_rate)
             frame = next(opened.decode(stream), None)
@@ -167,7 +167,7 @@ class _FFmpegClip:
             for frame in packet.decode():
                 if frame.sample_rate != self.rate:
                     raise RecordError("its sample rate changes within", "audio-unsupported")
-                if place is None:  # from here on by counting: the ticks of a WebM are milliseconds
+                if place is None:  # from here on counted: time stamps of a WebM are milliseconds
                     place = round(((frame.pts or 0) - (origin or 0)) * tick * self.rate) if start else 0
                 yield place, _samples(frame)
                 place += frame.samples
@@ -188,10 +188,10 @@ def _samples(frame: AudioFrame) -> Wave:
 
 @contextmanager
 def _about_clip() -> Iterator[None]:
-    """As `about_record`; but FFmpeg's errors have numbers as the system's do, and are about bytes in memory.
+    """Like `about_record`, for FFmpeg's errors: they have the numbers of system errors.
 
-    Its "Cannot allocate memory" too is about a size that the file claims: where memory is really missing,
-    Python and numpy say so by themselves.
+    Its "Cannot allocate memory" is also about a size that the file claims: if memory is really missing,
+    Python and numpy raise their own errors.
     """
     import av
 

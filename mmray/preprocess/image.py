@@ -17,23 +17,23 @@ from mmray.preprocess.png import bare_png
 from mmray.preprocess.resize import resize
 from mmray.preprocess.spec import ImageSpec
 
-# Only formats that records come in: every other Pillow plug-in is attack surface.
+# Only formats of records: every other Pillow plug-in is only attack surface.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _NAMES = (*FORMATS, "HEIC")
 
-# Pillow refuses what is more than twice its own bound, and warns of what we refuse by ourselves. What it says
-# of odd tags that cost no pixel would be a line for each such image.
+# Pillow refuses images of more than twice its own limit, and warns about images that we refuse ourselves. Its
+# warnings on odd tags, which do not affect pixels, would be a line for each such image.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
-# Text that a PNG unpacks to in all: hundreds of small chunks would each be within Pillow's bound for one.
+# Total text of a PNG, decompressed: hundreds of small chunks would each be within Pillow's limit for one.
 PngImagePlugin.MAX_TEXT_MEMORY = 4 << 20
 
-# Of a WebP two canvases, the decoded bytes and Pillow's copy are in memory at once, and of an AVIF all planes
-# besides; of others two of these. A WebP of 5,000 x 5,000 pixels, in 34 bytes, took 390 MB.
+# For a WebP, two canvases, the decoded bytes and Pillow's copy are in memory at once, and for an AVIF also
+# all planes; for other formats two of these. A WebP of 5,000 x 5,000 pixels, in 34 bytes, took 390 MB.
 _WEIGHT = 2
 
-# Each scan of a progressive JPEG passes over all pixels and takes as few as 75 bytes; ten of them are usual.
+# Each scan of a progressive JPEG processes all pixels but needs only 75 bytes; ten scans are usual.
 _MAX_SCANS = 100
 _JPEG, _SCAN = b"\xff\xd8", b"\xff\xda"
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -50,30 +50,30 @@ def decode_image(data: bytes, spec: ImageSpec, max_pixels: int) -> npt.NDArray[n
     """Decode, orient by EXIF, flatten transparency, resize and pad or crop.
 
     Args:
-        data: an encoded image (JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF; HEIC with the extra `media`), told by
-            its bytes; its first frame or page counts.
+        data: an encoded image (JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF; HEIC with the extra `media`),
+            detected by its bytes; its first frame or page is used.
         spec: size and fit.
         max_pixels: refuse larger images; checked on the header, before anything is allocated for them.
-            Those of a WebP or AVIF count twice: decoding it takes so much more memory.
+            Those of a WebP or AVIF count twice, because decoding takes more memory.
 
     Returns:
         uint8 [spec.height, spec.width, 3].
 
     Raises:
-        RecordError: empty, unreadable, truncated, too large, or a JPEG of too many scans; or no image, whose
-            reason says what it is.
+        RecordError: empty, unreadable, truncated, too large, or a JPEG of too many scans; or not an image,
+            then the reason says what it is.
     """
     if not data:
         raise RecordError("the image member is empty", "image-empty")
     if data[0] in _BLANK and (bare := data.lstrip(_BLANK)).startswith(_MAGIC):
-        data = bare  # a script printed an empty line too many
+        data = bare  # a script printed an extra empty line
     formats = _checked(data, max_pixels)
-    # Also what Pillow allocates as it opens a file is bounded by it: a GIF of 43 bytes had a frame of 3.5 GB.
+    # This also limits what Pillow allocates on opening a file: a GIF of 43 bytes had a frame of 3.5 GB.
     Image.MAX_IMAGE_PIXELS = max_pixels
     try:
         upright = _decoded(data, formats, spec, max_pixels)
     except RecordError as e:
-        # Pixels may be sound where the rest is not: text of megabytes, a profile, a checksum, the end.
+        # Pixels may be intact even if the rest is not: text of megabytes, a profile, a checksum, the end.
         with about_record(*_UNDECODABLE):
             mended = _mended(data) if e.kind == "image-undecodable" else None
         if mended is None:
@@ -89,7 +89,7 @@ def _mended(data: bytes) -> bytes | None:
 
 
 def _checked(data: bytes, max_pixels: int) -> tuple[str, ...]:
-    """Pillow's formats to try, after a look at the sizes that it would not look at in time."""
+    """Pillow's formats to try, after checking the sizes that it would check too late."""
     size = webp_size(data)
     formats: tuple[str, ...] = FORMATS
     if data[4:8] == b"ftyp":
@@ -112,7 +112,7 @@ def _checked(data: bytes, max_pixels: int) -> tuple[str, ...]:
 
 
 def allow_heic() -> None:
-    """Let Pillow read HEIC: the picture alone, not its thumbnails, depths and other companions.
+    """Let Pillow read HEIC: only the picture, not thumbnails, depth maps and the like.
 
     Raises:
         RecordError: the package for it is not installed.
@@ -128,13 +128,13 @@ def allow_heic() -> None:
 
 
 def _decoded(data: bytes, formats: tuple[str, ...], spec: ImageSpec, max_pixels: int) -> Image.Image:
-    """The upright picture in RGB, or in RGBA where there is transparency."""
+    """The upright picture in RGB, or in RGBA if it has transparency."""
     with _opened(data, formats, max_pixels) as image:
         if image.width * image.height > max_pixels:
             raise _too_large(image.size, max_pixels)
         with about_record(*_UNDECODABLE):
             if image.format == "JPEG":
-                # Decode at 1/2, 1/4 or 1/8 scale where that still covers the target.
+                # Decode at 1/2, 1/4 or 1/8 scale if that still covers the target.
                 image.draft("RGB", _stored_size(image, spec))
             return _flatten_modes(ImageOps.exif_transpose(image))
 
@@ -175,11 +175,11 @@ def _stored_size(image: Image.Image, spec: ImageSpec) -> tuple[int, int]:
 
 
 def _flatten_modes(image: Image.Image) -> Image.Image:
-    """Any Pillow mode → RGB, or RGBA where there is transparency."""
+    """Any Pillow mode → RGB, or RGBA if it has transparency."""
     if image.mode == "RGBA" or (image.mode == "RGB" and "transparency" not in image.info):
         return image
     if image.mode in ("I", "F"):
-        reason = f"pixels of 32 bits (mode {image.mode}), whose white is not said: convert it to 8 or 16 bits"
+        reason = f"pixels of 32 bits (mode {image.mode}), whose range is unknown: convert it to 8 or 16 bits"
         raise RecordError(reason, "image-unsupported")
     if image.mode.startswith("I"):  # 16-bit grey: keep the high byte, not the clipped low one
         grey = np.array(image, dtype=np.float32)
@@ -200,9 +200,9 @@ def _place(image: Image.Image, spec: ImageSpec) -> npt.NDArray[np.uint8]:
     """Resize to fit, composite over the background, pad or crop to the exact size."""
     box, fitted = None, _fitted(image.size, spec)
     if spec.fit == "crop":
-        # Only the part that stays is resized: a 1 x 50,000 strip would grow to gigabytes first.
+        # Only the visible part is resized: a 1 x 50,000 strip would first grow to gigabytes.
         box, fitted = _centre(image.size, spec), (spec.width, spec.height)
-    # RGBA is resized with premultiplied alpha, so flattening the small image is both right and cheap.
+    # RGBA is resized with premultiplied alpha, so flattening the small image is both correct and cheap.
     small = resize(image, fitted, box)
     canvas = Image.new("RGB", (spec.width, spec.height), spec.background)
     corner = ((spec.width - fitted[0]) // 2, (spec.height - fitted[1]) // 2)

@@ -1,4 +1,4 @@
-"""A JPEG whose end marker is missing: whether all its pixels are there."""
+"""Checks whether a JPEG without an end marker has all its pixels."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ _OTHER_BITS = b"\x5a\xa5\x3c\x17\xd3\x69" * 16
 
 
 def closed_jpeg(data: bytes) -> bytes | None:
-    """The same with an end marker; None where pixels are missing, or where that cannot be told.
+    """The same with an end marker; None if pixels are missing, or if that is unknown.
 
-    libjpeg makes up what is missing from zeros, and Pillow does not hear of it. So the end is tried with
-    other bits before the marker as well: where a block lacks bits, it takes them from there, and comes out
-    otherwise. Only of one scan: a progressive picture that lacks its last scans is whole, but coarse.
+    libjpeg fills missing data with zeros, and Pillow does not report it. So the image is also decoded with
+    other bits before the marker: a block that lacks bits takes them from there, and its pixels change. Only
+    for a single
+    scan: a progressive picture that lacks its last scans is complete, but coarse.
     """
     if data.endswith(_END) or data.count(_SCAN) != 1 or _PROGRESSIVE in data:
         return None

@@ -1,6 +1,6 @@
-"""Sound files that never got their length, as recorders and pipes leave them: it is put in from their data.
+"""Repairs the length in sound files of recorders and pipes, from their data.
 
-libsndfile believes a header: a WAV of 0 bytes is empty, a FLAC of unknown length endless.
+libsndfile trusts a header: a WAV with 0 bytes is empty, a FLAC of unknown length endless.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ _BLOCKS = (0, 192, *(576 << i for i in range(4)), 0, 0, *(256 << i for i in rang
 
 
 def wav_with_length(data: bytes) -> bytes:
-    """A WAV whose data chunk states 0 bytes though they follow, with the size put right; others as they are.
+    """A WAV whose data chunk states 0 bytes although bytes follow, with the size corrected; others unchanged.
 
-    An empty WAV is told by its RIFF header, which counts what the file has.
+    An empty WAV is recognized by its RIFF header, which has the size of the file.
     """
     order = ">I" if data.startswith(b"RIFX") else "<I"
     endian: str = "big" if order == ">I" else "little"
@@ -41,7 +41,7 @@ def wav_with_length(data: bytes) -> bytes:
 
 
 def flac_with_length(data: bytes) -> bytes:
-    """A FLAC of unknown length with that of its last frame put in; others as they are."""
+    """A FLAC of unknown length, with the length from its last frame; others unchanged."""
     info = int.from_bytes(data[18:26])  # 20 bits Hz, 3 channels, 5 bits a sample, 36 samples in all
     if len(data) < 42 or info & (1 << 36) - 1:
         return data
@@ -55,7 +55,7 @@ def flac_with_length(data: bytes) -> bytes:
 
 
 def _frame_end(data: bytes, at: int, info: int) -> int | None:
-    """Number of the sample after a FLAC frame (RFC 9639, 9.1); None where none begins at this place."""
+    """Number of the sample after a FLAC frame (RFC 9639, 9.1); None if no frame begins here."""
     head = data[at : at + 16]
     if len(head) < 6:
         return None
@@ -69,7 +69,7 @@ def _frame_end(data: bytes, at: int, info: int) -> int | None:
         or known_depth not in (0, depth)
     ):
         return None
-    # The number is coded as UTF-8 codes characters, but longer: as many bytes as the first has leading ones.
+    # The number is coded like a character in UTF-8, but longer: as many bytes as the first has leading ones.
     more = max(0, 7 - (head[4] ^ 0xFF).bit_length())
     number, place = (head[4] & 0x7F >> more, 5) if more else (head[4], 5)
     if head[4] >= 0x80 and more == 0:

@@ -1,9 +1,8 @@
-"""The frames of an MP3: where they begin, how many there are, and an Info frame that says so.
+"""The frames of an MP3: where they begin, how many there are, and an Info frame with that number.
 
-libsndfile stops where it believes an MP3 to end: after as many frames as the Info (Xing) frame states, which
+libsndfile stops at the presumed end of an MP3: after the number of frames in the Info (Xing) frame, which
 covers only the first of several MP3s in one file, or else after an estimate from the first frames, which is
-wrong for variable rates both ways. So an MP3 that does not state its true length gets an Info frame that
-does.
+too low or too high for variable rates. So an MP3 without its true length gets an Info frame with it.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ _KBITS = {
     (2, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 _RATES = (44_100, 48_000, 32_000)  # Hz of MPEG 1
-# Sync, version (one is reserved), layer, and bits per second and rate that exist.
+# Sync, version (one is reserved), layer, and valid bit and sample rates.
 _SYNC = re.compile(
     b"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff]["
     + b"".join(re.escape(bytes([b])) for b in range(0x10, 0xF0) if b & 0x0C != 0x0C)
     + b"]",
     re.DOTALL,
 )
-_IN_A_ROW = 3  # frames that must follow each other before they are believed
-_MAX_TRIES = 50_000  # places that look like a frame and are none
+_IN_A_ROW = 3  # consecutive frames that are needed for detection
+_MAX_TRIES = 50_000  # places that look like a frame but are not
 _AHEAD = 1 << 16  # bytes before the first frame
-_INFO_BYTES = 64  # that a frame must have to hold an Info tag
+_INFO_BYTES = 64  # bytes that a frame needs for an Info tag
 _INFO_TAGS = (b"Xing", b"Info")
 _TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3")
 
@@ -50,10 +49,10 @@ class _Frame(NamedTuple):
 
 @lru_cache(maxsize=4_096)
 def _frame(header: bytes) -> _Frame | None:
-    """What four bytes say of their frame; None where no frame begins so. Free format is not known."""
+    """Header of a frame from four bytes; None if they are not a header. Free format is not supported."""
     if len(header) < 4 or not _SYNC.match(header):
         return None
-    version = {3: 1, 2: 2, 0: 3}[header[1] >> 3 & 3]  # 3 stands for 2.5
+    version = {3: 1, 2: 2, 0: 3}[header[1] >> 3 & 3]  # 3 means 2.5
     layer = 4 - (header[1] >> 1 & 3)
     rate = _RATES[header[2] >> 2 & 3] >> version - 1
     bits = 1_000 * _KBITS[min(version, 2), layer][(header[2] >> 4) - 1]
@@ -79,7 +78,7 @@ class _Stretch:
 
 
 def first_frame(data: bytes) -> int | None:
-    """Where the first of some frames in a row lies near the beginning; None if there is none."""
+    """Position of the first of several consecutive frames near the beginning; None if there is none."""
     return _next(data, 0, min(len(data), _AHEAD), [0])
 
 
@@ -93,13 +92,13 @@ def states_its_length(data: bytes) -> bool:
 
 
 def streams(data: bytes) -> list[bytes]:
-    """The MP3s that a file holds one after the other, each with an Info frame of its true length.
+    """The concatenated MP3s of a file, each with an Info frame of its true length.
 
     Args:
-        data: begins with a frame. Junk between frames, and frames that follow it, are told apart.
+        data: begins with a frame. Junk between frames is skipped.
 
     Raises:
-        RecordError: hardly anything of it is frames.
+        RecordError: almost nothing of it is frames.
     """
     return [_stated(data, stretch) for stretch in _stretches(data) if stretch.frames]
 
@@ -110,7 +109,7 @@ def _stretches(data: bytes) -> list[_Stretch]:
     while at + 4 <= len(data):
         frame = _frame(data[at : at + 4])
         if frame is None or (at + frame.size > len(data) and found and found[-1].end == at):
-            # Of a frame that is cut off nothing can be heard. What is no frame may be a tag, or damage.
+            # A truncated frame has no sound. Bytes that are not a frame may be a tag, or damage.
             found_at = None if frame or data.startswith(_TAGS[:3], at) else _next(data, at, len(data), tries)
             if found_at is None:
                 break
@@ -128,7 +127,7 @@ def _stretches(data: bytes) -> list[_Stretch]:
 
 
 def _next(data: bytes, start: int, stop: int, tries: list[int]) -> int | None:
-    """Where, from `start` on, frames of one format follow each other, to the end of the data at least."""
+    """Where, from `start` on, consecutive frames of one format begin, or the end of the data."""
     for found in _SYNC.finditer(data, start, stop):
         at = place = found.start()
         first = _frame(data[at : at + 4])
@@ -143,12 +142,12 @@ def _next(data: bytes, start: int, stop: int, tries: list[int]) -> int | None:
             return at
         tries[0] += 1
         if tries[0] > _MAX_TRIES:
-            raise RecordError("too much between its MP3 frames is none", "audio-undecodable")
+            raise RecordError("too much data between its MP3 frames", "audio-undecodable")
     return None
 
 
 def _info_at(data: bytes, at: int) -> int | None:
-    """Where the Info tag of a frame lies; None if it has none."""
+    """Position of the Info tag of a frame; None if it has none."""
     frame = _frame(data[at : at + 4])
     if frame is None or frame.layer != 3:
         return None
@@ -170,7 +169,7 @@ def _stated(data: bytes, stretch: _Stretch) -> bytes:
 
 
 def _restated(mp3: bytes, tag: int, frames: int, first_bytes: int) -> bytes:
-    """The same with its count of frames put right."""
+    """The same with its count of frames corrected."""
     if mp3[tag + 8 : tag + 12] == frames.to_bytes(4):
         return mp3
     patched = bytearray(mp3)
@@ -179,7 +178,7 @@ def _restated(mp3: bytes, tag: int, frames: int, first_bytes: int) -> bytes:
     if flags & 2:
         patched[tag + 12 : tag + 16] = len(mp3).to_bytes(4)
     lame = tag + 12 + 4 * (flags >> 1 & 1) + 100 * (flags >> 2 & 1) + 4 * (flags >> 3 & 1)
-    padding = lame + 22  # 12 bits of delay at the start lie before 12 bits of padding at the end
+    padding = lame + 22  # 12 bits of delay at the start, then 12 bits of padding at the end
     if padding + 2 <= first_bytes:  # the frames do not end where LAME padded them
         patched[padding] &= 0xF0
         patched[padding + 1] = 0
@@ -187,7 +186,7 @@ def _restated(mp3: bytes, tag: int, frames: int, first_bytes: int) -> bytes:
 
 
 def _info_frame(header: bytes, frames: int) -> bytes:
-    """An Info frame before frames that begin with such a header; nothing where layers I and II have none."""
+    """An Info frame for frames with this header; empty for layers I and II, which have none."""
     for index in range(1, 15):  # no CRC, no padding, and as many bytes as the tag needs
         stated = bytes([header[0], header[1] | 1, index << 4 | header[2] & 0x0C, header[3]])
         frame = _frame(stated)

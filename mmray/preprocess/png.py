@@ -1,4 +1,4 @@
-"""A PNG without all that is not its pixels."""
+"""Reduces a PNG to its pixels."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _MAX_CHUNKS = 1_000_000
 
 
 def bare_png(data: bytes) -> bytes:
-    """The chunks that pixels, colours and orientation need (PNG 3rd edition, 5.6), as they are, and an end.
+    """The chunks for pixels, colours and orientation (PNG 3rd edition, 5.6), unchanged, and an end.
 
-    Text and profiles may be of any size, and wrong, and the picture is the same. An orientation of a faulty
-    checksum is not believed; faults of the other chunks that stay are for the decoder to find.
+    Text and profiles may have any size and faults without affecting the picture. An orientation with a wrong
+    checksum is ignored; faults of the other kept chunks are found by the decoder.
     """
     parts = [data[:_SIGNATURE_BYTES]]
     at = _SIGNATURE_BYTES

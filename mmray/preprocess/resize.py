@@ -1,6 +1,6 @@
-"""Bicubic resizing as Pillow does it, within three grey levels, by SIMD: a quarter of its time, or less.
+"""Bicubic resizing like Pillow's, within three grey levels, with SIMD: a quarter of its time, or less.
 
-Where there is no wheel of the library (Linux on ARM), Pillow does it.
+If there is no wheel of the library (Linux on ARM), Pillow is used.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def resize(
     """
     much = 2 * _REDUCING_GAP
     if not HAS_SIMD or image.width >= much * size[0] or image.height >= much * size[1]:
-        # Pillow shrinks by whole factors first. Without that, a strip of 1 x 50,000,000 pixels that is
-        # stretched would take gigabytes between the two passes.
+        # Pillow first shrinks by whole factors. Otherwise, stretching a strip of 1 x 50,000,000 pixels would
+        # take gigabytes between the two passes.
         return image.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=_REDUCING_GAP)
     left, top, right, bottom = box or (0.0, 0.0, float(image.width), float(image.height))
     kind = PixelType.U8x4 if image.mode == "RGBA" else PixelType.U8x3
@@ -49,12 +49,13 @@ def resize(
         pixels = _pass(pixels, CropBox(0.0, top, size[0], bottom - top), size, kind)
     if image.mode == "RGB":
         return Image.frombytes("RGB", size, pixels.get_buffer())
-    # Pillow's own division rounds down; another would change five times as many pixels, by a grey level.
+    # Pillow's own division rounds down; another rounding would change five times as many pixels, by a grey
+    # level.
     return Image.frombytes("RGBa", size, pixels.get_buffer()).convert("RGBA")
 
 
 def _down_first(stored: tuple[int, int], size: tuple[int, int]) -> bool:
-    """Whether columns are resized before rows; what overshoots is clipped after each, so the order shows.
+    """Whether columns are resized before rows; overshoot is clipped after each, so the order matters.
 
     Pillow 13's rule, found by comparing its results with both orders on 2,776 random sizes.
     """
@@ -62,9 +63,9 @@ def _down_first(stored: tuple[int, int], size: tuple[int, int]) -> bool:
 
 
 def _pass(source: ImageData, box: CropBox, size: tuple[int, int], kind: PixelType) -> ImageData:
-    """One direction of the resizing; the other has its final size already, or keeps it."""
+    """Resize in one direction; the other already has its final size, or keeps it."""
     target = ImageData(*size, kind)
     bicubic = ResizeAlg.convolution(FilterType.catmull_rom)  # Keys' cubic with a = -1/2, as Pillow's
-    # A resizer for each call: threads may not share one, and one costs half a microsecond.
+    # A resizer for each call: threads must not share one, and it costs half a microsecond.
     Resizer().resize(source, target, ResizeOptions(bicubic, use_alpha=False, crop_box=box))
     return target

@@ -1,8 +1,7 @@
-"""What preprocessing does, as a value that is stored with the model.
+"""Specification of preprocessing, stored with the model.
 
-A bundle's predictions are only right on tensors that were made as at training time, so the spec travels in
-its manifest, and its digest in the run's plan. `Limits` bound what foreign bytes may make us allocate: they
-belong to the run, not to the model.
+A bundle's predictions are only valid for tensors made as in training, so the spec is in its manifest, and its
+digest in the run's plan. `Limits` bound memory for untrusted bytes: they belong to the run, not to the model.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class ImageSpec(_Spec):
 
     height: int = Field(224, ge=1, le=4096)
     width: int = Field(224, ge=1, le=4096)
-    # pad: whole image on a ground; crop: cover, cut the centre; stretch: whole image, proportions lost
+    # pad: whole image on a background; crop: cover, cut the centre; stretch: whole image, proportions lost
     fit: Literal["pad", "crop", "stretch"] = "pad"
     background: tuple[int, int, int] = (255, 255, 255)  # behind transparency and around padding
 
@@ -42,8 +41,8 @@ class ImageSpec(_Spec):
 class TextSpec(_Spec):
     """Token ids of the bundle's tokenizer.json, cut at `max_tokens` (special tokens included).
 
-    A text is told that is in none of `languages` or `scripts`, which the encoder was trained on; None: any is
-    read, as by multilingual ones. It is for who runs the model to say what becomes of it (`foreign_text`).
+    A text in none of `languages` or `scripts`, which the encoder was trained on, is detected; None: any text
+    is read, as by multilingual encoders. The run's `foreign_text` decides how it is handled.
     """
 
     max_tokens: int = Field(128, ge=4, le=8192)
@@ -52,7 +51,7 @@ class TextSpec(_Spec):
 
     @model_serializer(mode="wrap")
     def _default_unsaid(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What is not stated goes unnamed, so that digests of older bundles stay as they were."""
+        """Unset fields are left out, so that digests of older bundles do not change."""
         values: dict[str, Any] = handler(self)
         return {name: value for name, value in values.items() if value is not None}
 
@@ -61,7 +60,7 @@ class AudioSpec(_Spec):
     """Log-mel frames of mono audio: log(mel(|rfft(hann * frame)|) + log_offset), HTK mel scale.
 
     The defaults are YAMNet's. The graph sees patches of `patch_frames` frames, one each `patch_hop`. The
-    other front ends have formulas of their own (`mmray.preprocess.fbank`), and a clip is one patch.
+    other front ends have their own formulas (`mmray.preprocess.fbank`), and a clip is one patch.
     """
 
     frontend: Literal["yamnet", "ast", "clap"] = "yamnet"
@@ -79,7 +78,7 @@ class AudioSpec(_Spec):
 
     @property
     def max_patches(self) -> int:
-        """Most patches that the graph is ever given of one clip."""
+        """Maximum patches of one clip."""
         if self.frontend != "yamnet":
             return 1
         first = self.window + (self.patch_frames - 1) * self.hop
@@ -92,15 +91,15 @@ class AudioSpec(_Spec):
             raise ValueError(f"window of {self.window} samples does not fit into fft of {self.fft}")
         if not 0 <= self.min_hz < self.max_hz <= self.sample_rate / 2:
             raise ValueError(
-                f"min_hz < max_hz <= {self.sample_rate / 2:g}, half the sample rate, does not hold"
+                f"min_hz < max_hz <= {self.sample_rate / 2:g}, half the sample rate, is required"
             )
         if self.frontend == "clap" and self.window != self.fft:
-            raise ValueError(f"frontend clap: window of {self.window} samples is not fft, {self.fft}")
+            raise ValueError(f"frontend clap: window of {self.window} samples must equal fft, {self.fft}")
         return self
 
     @model_serializer(mode="wrap")
     def _default_unsaid(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """YAMNet's front end goes unnamed, so that manifests and digests of its bundles stay as they were."""
+        """YAMNet's front end is left out, so that manifests and digests of its bundles do not change."""
         values: dict[str, Any] = handler(self)
         if self.frontend == "yamnet":
             del values["frontend"]
@@ -125,7 +124,7 @@ class PreprocessSpec(_Spec):
 
 
 class Limits(_Spec):
-    """Bounds on what one record may make a worker allocate; beyond them it is a reject, not a crash."""
+    """Memory limits of one record; beyond them it is a reject, not a crash."""
 
     member_bytes: int = Field(64 << 20, ge=1)
     image_pixels: int = Field(50_000_000, ge=1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from mmray.errors import BundleError, RecordError, about_record, of_machine
 from mmray.preprocess.spec import TextSpec
 
-# The job already runs one process a core; the tokenizer's threads would only fight them.
+# The job already runs one process for each core; the tokenizer's threads would only compete.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from tokenizers import Tokenizer
 
@@ -18,7 +18,7 @@ def decode_text(data: bytes, max_chars: int) -> str:
     """Decode UTF-8 and strip it.
 
     Raises:
-        RecordError: not UTF-8, nothing but white space, or longer than `max_chars` characters.
+        RecordError: not UTF-8, only white space, or longer than `max_chars` characters.
     """
     if len(data) > 4 * max_chars:  # no UTF-8 character is longer than 4 bytes
         raise RecordError(f"{len(data)} bytes, more than limits.text_chars={max_chars}", "text-too-long")
@@ -56,7 +56,7 @@ class TextTokenizer:
             return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
 
     def each(self, texts: Sequence[str]) -> list[list[int] | RecordError]:
-        """Token ids of each text, or why it has none."""
+        """Token ids of each text, or its error."""
         try:
             return list(self(texts))
         except RecordError as fault:

@@ -1,4 +1,4 @@
-"""Samples of a clip, whoever decodes it: what may be asked of it, and what it may be."""
+"""Samples of a clip from any decoder: interface and limits."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Wave = npt.NDArray[np.float32]
 UNDECODABLE = ("cannot decode the audio", "audio-undecodable")
 MAX_CHANNELS = 16  # a header may claim 1,024
 RATES = range(1_000, 384_001)  # Hz
-# Energy of the channels' mean as a share of their energies' mean: 1 where they are alike, 1/n where unlike.
+# Energy of the channels' mean as a share of their energies' mean: 1 if they are equal, 1/n if uncorrelated.
 _CANCELLED = 1e-3
-_LOOKED_AT = 512  # samples, spread evenly: looking at each would cost as much as the mean
+_LOOKED_AT = 512  # samples, spread evenly: using all would cost as much as the mean
 
 
 class Clip(Protocol):
@@ -30,10 +30,10 @@ class Clip(Protocol):
 
 
 def check_sound(channels: int, rate: int) -> None:
-    """Refuse what no recorder makes.
+    """Refuse implausible values.
 
     Raises:
-        RecordError: so many channels, or such a rate.
+        RecordError: too many channels, or an impossible rate.
     """
     if channels > MAX_CHANNELS or rate not in RATES:
         raise RecordError(f"{channels} channels at {rate} Hz", "audio-unsupported")
@@ -45,10 +45,10 @@ def joined(parts: list[Wave]) -> Wave:
 
 
 def mono(samples: Wave) -> Wave:
-    """Mean of the channels of float32 [samples, channels]; numpy's own is slow along so short an axis.
+    """Mean of the channels of float32 [samples, channels]; numpy's own is slow along such a short axis.
 
-    Where the channels cancel each other out (a plug wired wrongly, say), the mean would be silence: then the
-    loudest stands for all.
+    If the channels cancel each other out (for example by a wrong cable), the mean would be silence: then the
+    loudest channel is used.
     """
     mean: Wave = samples[:, 0].copy()
     channels = samples.shape[1]

@@ -66,7 +66,7 @@ def load(out: RunDirectory, labels: str | None = None, *, kept: int = 30) -> Run
         kept: how many mistakes are kept.
 
     Raises:
-        OutputError: no run there.
+        OutputError: not a run directory.
         UsageError: the run did not carry that field.
         OSError: a file cannot be read.
     """

@@ -40,7 +40,7 @@ def write_report(
         to: takes the page; None: report.html of the run directory.
 
     Raises:
-        OutputError: no run there.
+        OutputError: not a run directory.
         UsageError: the run did not carry that field, or matplotlib is missing.
         OSError: something cannot be read or written.
     """

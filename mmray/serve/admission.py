@@ -1,7 +1,7 @@
-"""Bounds on what a replica has begun: places in its queue, bodies on their way, bytes of all of them.
+"""Limits of a replica: places in its queue, bodies in transit, total bytes of bodies.
 
-A place is taken once the body is there, so that slow clients hold none. Where too much is on its way, the
-body that was silent longest is given up: honest ones are never silent for long.
+A place is taken when the body has arrived, so that slow clients occupy none. If too much is in transit, the
+body that was silent longest is dropped: normal clients are never silent for long.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ class Admission:
     """Of one replica, on its event loop.
 
     Args:
-        places: requests whose body is there, and that are not yet answered.
-        bodies: that may arrive at a time.
-        most_bytes: of the bodies of all, as far as they have come.
+        places: requests whose body has arrived and that are not yet answered.
+        bodies: maximum number in transit at a time.
+        most_bytes: of all bodies, as far as they have arrived.
     """
 
     def __init__(self, *, places: int, bodies: int, most_bytes: int) -> None:
@@ -35,7 +35,7 @@ class Admission:
         """A request from its head to its answer.
 
         Raises:
-            Problem: 503, at once, where the queue is full: its body is not even read.
+            Problem: 503, at once, if the queue is full: its body is not read.
         """
         self._check_places()
         arrival = Arrival(self)
@@ -46,7 +46,7 @@ class Admission:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """A place in the queue, for a request whose body is there.
+        """A place in the queue, for a request whose body has arrived.
 
         Raises:
             Problem: 503.
@@ -90,7 +90,7 @@ class Admission:
 
 
 class Arrival:
-    """The body of one request, on its way."""
+    """The body of one request, in transit."""
 
     def __init__(self, admission: Admission) -> None:
         self.bytes = 0
@@ -99,11 +99,11 @@ class Arrival:
 
     @asynccontextmanager
     async def within(self, timeout_s: float) -> AsyncIterator[None]:
-        """The time in which the body comes.
+        """The time during which the body arrives.
 
         Raises:
-            Problem: 503, others needed the room.
-            TimeoutError: it did not come in `timeout_s`.
+            Problem: 503, others needed the memory.
+            TimeoutError: it did not arrive within `timeout_s`.
         """
         try:
             async with asyncio.timeout(timeout_s) as deadline:
@@ -117,9 +117,9 @@ class Arrival:
             self._admission._end(self)
 
     def came(self, count: int) -> None:
-        """So many bytes more.
+        """Add so many bytes.
 
         Raises:
-            Problem: 503, there is no room for them.
+            Problem: 503, there is no memory for them.
         """
         self._admission._came(self, count)

@@ -11,9 +11,9 @@ from mmray.schema import TENSOR_OF, Modality
 
 
 def left_out(tensors: pa.Table) -> dict[Modality, pa.Table]:
-    """One row of TENSORS without each of its modalities, where another one remains.
+    """One row of TENSORS without each of its modalities, if another one remains.
 
-    A modality may be there as bytes that were left for later.
+    A modality may also be bytes that are decoded later.
     """
     columns = {m: [name, m] for m, name in TENSOR_OF.items()}
     present = [m for m, names in columns.items() if any(tensors[name][0].is_valid for name in names)]
@@ -31,7 +31,7 @@ def _without(tensors: pa.Table, columns: Sequence[str]) -> pa.Table:
 
 
 def prediction(row: dict[str, Any], labels: Sequence[str], top: int | None) -> dict[str, Any]:
-    """The answer for a row of OUTCOMES without an error, but for what was measured.
+    """The answer for a row of OUTCOMES without an error, without the timings.
 
     Args:
         row: of `pyarrow.Table.to_pylist`.
@@ -48,12 +48,12 @@ def prediction(row: dict[str, Any], labels: Sequence[str], top: int | None) -> d
 
 
 def explained(without: Mapping[Modality, dict[str, Any]]) -> dict[str, Any]:
-    """The decision of each row of OUTCOMES, by the modality that was left out, where there is one."""
+    """The decision of each row of OUTCOMES, if it has one, by the modality that was left out."""
     return {m: _decision(row) for m, row in without.items() if row["error"] is None}
 
 
 def latency_ms(*, preprocess_s: float, model_s: float, total_s: float) -> dict[str, float]:
-    """What was measured."""
+    """The timings."""
     return {"preprocess": 1e3 * preprocess_s, "model": 1e3 * model_s, "total": 1e3 * total_s}
 
 

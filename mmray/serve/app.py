@@ -35,17 +35,17 @@ from mmray.serve.settings import ServeSettings
 # Ray runs its workers at niceness 15, so that a batch job leaves the machine usable; a server that shares its
 # machine would wait for everything else.
 _SYSTEM = {"worker_niceness": 0}
-_REQUEST_TIMEOUT_S = 120.0  # of anything that hangs; bodies and queues have tighter bounds
-_DRAIN_S = 3.0  # for requests that were begun when the server ends
-_LOOK_S = 0.5  # between two looks at Ray
+_REQUEST_TIMEOUT_S = 120.0  # for anything that hangs; bodies and queues have tighter bounds
+_DRAIN_S = 3.0  # for open requests when the server stops
+_LOOK_S = 0.5  # between two checks of Ray
 
 
 def build(args: Mapping[str, Any]) -> Application:
     """One bundle as a Serve application; `args` are the fields of `ServeSettings`.
 
     Raises:
-        ConfigError: a key or a value is wrong, or a token too weak: who may come to ask is not known here.
-        BundleError: no bundle there.
+        ConfigError: a key or a value is wrong, or a token too weak: the clients are not known here.
+        BundleError: not a bundle.
     """
     try:
         settings = ServeSettings.model_validate(args)
@@ -72,12 +72,12 @@ class Server:
     Args:
         host: address to listen at.
         port: to listen at.
-        client_connections: most that one client address may have open, where HAProxy listens.
-        tracing: of `mmray.serve.traces.config`; it was called before.
+        client_connections: maximum open connections of one client address, if HAProxy listens.
+        tracing: from `mmray.serve.traces.config`, called before.
 
     Raises:
-        UsageError: somebody listens there already, or RAY_ADDRESS names no cluster.
-        EngineError: Ray does not start, or nothing comes to listen there.
+        UsageError: the port is in use, or RAY_ADDRESS names no cluster.
+        EngineError: Ray does not start, or nothing listens there in time.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Server:
     ) -> None:
         self._owns_ray = not ray.is_initialized()
         self._haproxy: Path | None = None
-        #: Whether others than this machine may come to ask.
+        #: Whether other machines can reach the server.
         self.public = is_public(host)
         check_free(host, port)
         with ExitStack() as ends:
@@ -103,12 +103,12 @@ class Server:
             except TimeoutError as e:
                 raise _no_ingress() from e
             except (RuntimeError, RayError, RayServeException) as e:
-                raise EngineError(f"Ray Serve does not start: {one_line(e)}") from e
+                raise EngineError(f"Ray Serve does not start: {one_line(e)}; see Ray's logs") from e
             self._ends = ends.pop_all()
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     def deploy(self, settings: ServeSettings, *, name: str = "mmray", prefix: str = "/") -> str:
-        """Serve a bundle, in place of the one of this name if there is one; its URL, once it is warm.
+        """Serve a bundle, replacing the one of this name, if any; returns its URL once it is warm.
 
         Raises:
             ConfigError, BundleError: as `build`.
@@ -121,27 +121,27 @@ class Server:
             raise _no_ingress() from e
         except RuntimeError as e:
             status = serve.status().applications.get(name)
-            raise EngineError(
-                f"{settings.bundle}: does not come up: {status.message if status else e}"
-            ) from e
+            raise EngineError(f"{settings.bundle}: does not start: {status.message if status else e}") from e
         return self.url + prefix.rstrip("/")
 
     def remove(self, name: str) -> None:
-        """Serve a bundle no longer; requests that were begun are finished."""
+        """Stop serving a bundle; open requests are finished."""
         serve.delete(name)
 
     def wait(self) -> None:
-        """Until a signal comes (see `Ending`).
+        """Wait for a signal (see `Ending`).
 
         Raises:
             EngineError: the Ray that was started here died.
         """
         while not self._owns_ray or ray_lives():
             time.sleep(_LOOK_S)
-        raise EngineError("Ray has died under the server: its log in the session's directory says why")
+        raise EngineError(
+            "Ray has died; see its logs in the session's directory, then start the server again"
+        )
 
     def close(self) -> None:
-        """Finish the requests that were begun, then end."""
+        """Finish open requests, then stop."""
         if not self._owns_ray:
             serve.shutdown()  # type: ignore[no-untyped-call]
             return
@@ -163,7 +163,7 @@ class Server:
 
 
 def prefixes(bundles: Sequence[str]) -> dict[str, str]:
-    """Where each bundle answers: one alone at /, several each under the name of its directory.
+    """The path of each bundle: a single one at /, several under the names of their directories.
 
     Raises:
         UsageError: two directories of one name.
@@ -173,7 +173,7 @@ def prefixes(bundles: Sequence[str]) -> dict[str, str]:
     found = {bundle: f"/{Path(bundle.rstrip('/')).name}" for bundle in bundles}
     if len(set(found.values())) < len(bundles):
         raise UsageError(
-            "two of the bundles have the same name; they answer under the names of their directories"
+            "two of the bundles have the same name, which is their path; rename one of the directories"
         )
     return found
 
@@ -185,7 +185,7 @@ def ray_lives() -> bool:
 
 
 def _start_ray(ends: ExitStack, client_connections: int) -> Path | None:
-    """Join the cluster that RAY_ADDRESS names, or start one; `ends` ends that again. HAProxy's directory."""
+    """Join the cluster of RAY_ADDRESS, or start one, which `ends` stops. Returns HAProxy's directory."""
     haproxy = None
     check_ray_address()
     try:
@@ -203,7 +203,7 @@ def _start_ray(ends: ExitStack, client_connections: int) -> Path | None:
             f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: no Ray cluster answers there: {e}"
         ) from e
     except (RuntimeError, OSError, RayError) as e:  # no room on the disk, no port, no process
-        raise EngineError(f"Ray does not start: {one_line(e)}") from e
+        raise EngineError(f"Ray does not start: {one_line(e)}; see Ray's logs") from e
     ends.callback(ray.shutdown)
     _keep_token_private()
     return haproxy
@@ -211,20 +211,20 @@ def _start_ray(ends: ExitStack, client_connections: int) -> Path | None:
 
 def _no_ingress() -> EngineError:
     return EngineError(
-        "nothing listens: HAProxy did not start, as Serve's log in the session's directory of Ray says; "
-        "with RAY_SERVE_ENABLE_HA_PROXY=0 Serve's own proxy listens instead"
+        "nothing listens: HAProxy did not start; see Serve's log in Ray's session directory, or "
+        "set RAY_SERVE_ENABLE_HA_PROXY=0 to use Serve's own proxy"
     )
 
 
 def _keep_token_private() -> None:
-    """Whoever has the token of Ray can run code here, and Ray writes it for all of the machine to read."""
+    """Protect Ray's token: it allows running code here, but Ray writes it readable for all users."""
     token = Path.home() / ".ray" / "auth_token"
     with suppress(OSError):
         token.chmod(0o600)
 
 
 def is_public(host: str) -> bool:
-    """Whether others than this machine may come to ask where a server listens at this address."""
+    """Whether other machines can reach a server that listens at this address."""
     try:
         return not ip_address(host).is_loopback
     except ValueError:

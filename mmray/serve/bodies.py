@@ -21,43 +21,43 @@ from mmray.serve.problems import Problem, malformed
 JSON, MULTIPART, NDJSON = "application/json", "multipart/form-data", "application/x-ndjson"
 
 
-# A record is flat: its text may have commas and brackets, but not so many. 32 MB of `[],` were 850 MB.
+# A record is flat: its text may have commas and brackets, but not so many. 32 MB of `[],` took 850 MB.
 _MOST_SEPARATORS = 1_000_000
 
 
 @dataclass(frozen=True)
 class Item:
-    """A record as it was sent: bytes of each modality it has, and the sender's own name for it."""
+    """A record as it was sent: bytes of each of its modalities, and the client's id."""
 
     members: Mapping[str, bytes]
     id: str | int | None = None
 
 
 def media_type(request: Request, allowed: Sequence[str]) -> tuple[str, bytes]:
-    """Media type of a request's body, and the boundary where it is multipart.
+    """Media type of a request's body, and the boundary if it is multipart.
 
     Raises:
         Problem: 415.
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Problem(415, "content-encoding", "compressed bodies are not read; send it as it is")
+        raise Problem(415, "content-encoding", "compressed bodies are not accepted; send it uncompressed")
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     name = kind.decode("latin-1").lower()
     if name not in allowed:
         raise Problem(
             415,
             "media-type",
-            f"not read here; send {' or '.join(allowed)}",
+            f"not accepted here; send {' or '.join(allowed)}",
             headers={"Accept": ", ".join(allowed)},
         )
     return name, options.get(b"boundary", b"")
 
 
 def check_length(request: Request, most_bytes: int) -> None:
-    """Refuse a body for what the request says of its length.
+    """Refuse a body by the length in the request's header.
 
     Raises:
-        Problem: 413 beyond `most_bytes`, 411 where it is not said.
+        Problem: 413 beyond `most_bytes`, 411 if it is not stated.
     """
     if "transfer-encoding" in request.headers:
         # Serve's Python proxy reads ahead of us: 400 MB of an endless body before we could cut it off.
@@ -66,16 +66,16 @@ def check_length(request: Request, most_bytes: int) -> None:
         )
     claimed = request.headers.get("content-length", "0")
     if not claimed.isascii() or not claimed.isdigit():
-        raise malformed("Content-Length is no number")
+        raise malformed("Content-Length is not a number")
     if len(claimed) > 15 or int(claimed) > most_bytes:
         _too_large(most_bytes)
 
 
 async def read_body(request: Request, most_bytes: int, timeout_s: float, arrival: Arrival) -> bytes:
-    """The whole body, counted as it comes.
+    """The whole body, counted as it arrives.
 
     Raises:
-        Problem: 413 beyond `most_bytes`, 408 where it takes longer than `timeout_s`, 503 without room.
+        Problem: 413 beyond `most_bytes`, 408 if it takes longer than `timeout_s`, 503 without memory.
     """
     chunks: list[bytes] = []
     count = 0
@@ -91,11 +91,11 @@ async def read_body(request: Request, most_bytes: int, timeout_s: float, arrival
         raise Problem(
             408,
             "slow-body",
-            f"the body did not come within {timeout_s:g} s",
+            f"the body did not arrive within {timeout_s:g} s",
             headers={"Connection": "close"},
         ) from None
     except ClientDisconnect:
-        raise malformed("the body broke off") from None
+        raise malformed("the body is incomplete") from None
     return b"".join(chunks)
 
 
@@ -121,13 +121,13 @@ def parse_one(body: bytes, kind: str, boundary: bytes) -> Item:
 
 
 def parse_batch(body: bytes, kind: str, boundary: bytes, most: int) -> list[Item | Problem]:
-    """The records of `/v1/predict/batch`; a line that is broken has its problem in its place.
+    """The records of `/v1/predict/batch`; a malformed line is replaced by its problem.
 
     Raises:
-        Problem: 400 where the body is broken as a whole, 413 where it has more than `most` records.
+        Problem: 400 if the whole body is malformed, 413 if it has more than `most` records.
     """
     if kind == NDJSON:
-        if body.count(b"\n") > 2 * most:  # before anything is made of them
+        if body.count(b"\n") > 2 * most:  # before any object is made
             raise _too_many(most)
         lines = [line for line in body.split(b"\n") if line.strip()]
         items = [_parse_line(line) for line in lines[: most + 1]]
@@ -158,7 +158,7 @@ def _parse_line(line: bytes) -> Item | Problem:
 
 
 def _parse_json(data: bytes) -> dict[str, Any]:
-    """A JSON object, read strictly: UTF-8, no field twice, no NaN, no more of it than a record has."""
+    """A JSON object, parsed strictly: UTF-8, no field twice, no NaN, few separators."""
     if sum(map(data.count, (b",", b"[", b"{"))) > _MOST_SEPARATORS:
         raise malformed(f"JSON with more than {_MOST_SEPARATORS:,} separators")
     try:
@@ -166,7 +166,7 @@ def _parse_json(data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as e:  # bad UTF-8 and endless numbers are ValueErrors, too
         raise malformed(f"not JSON: {e!s:.100}") from e
     if not isinstance(value, dict):
-        raise malformed("JSON, but no object")
+        raise malformed("JSON, but not an object")
     return value
 
 
@@ -178,7 +178,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _item(fields: Mapping[str, Any], known: Sequence[str]) -> Item:
@@ -203,14 +203,14 @@ def _utf8(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as e:
-        raise malformed("text holds half a surrogate pair") from e
+        raise malformed("text has half a surrogate pair") from e
 
 
 def _from_base64(name: str, text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as e:
-        raise malformed(f"{name} is no base64: {e}") from e
+        raise malformed(f"{name} is not base64: {e}") from e
 
 
 def _numbered(parts: Mapping[str, bytes], most: int) -> list[Item | Problem]:

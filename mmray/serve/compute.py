@@ -1,7 +1,7 @@
-"""The one thread that a replica computes on, and whether it still does: what it answers proves that.
+"""The compute thread of a replica, and its health, shown by its answers.
 
-A piece of work that takes too long cannot be ended, so the replica counts as failed from then on: whoever
-waits is told at once, and the health check has it replaced.
+Work that takes too long cannot be stopped, so the replica counts as failed from then on: waiting requests
+fail at once, and the health check has the replica replaced.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NoReturn, TypeVar
 from mmray.errors import EngineError
 from mmray.serve.problems import Problem
 
-# A batch takes tenths of a second: whoever could go elsewhere should, from here on.
+# A batch takes tenths of a second: from here on, requests should go to other replicas.
 _LONG_S = 5.0
 
 T = TypeVar("T")
@@ -27,8 +27,8 @@ class Compute:
 
     Args:
         name: of the thread.
-        timeout_s: longest that one piece of work may take; beyond it the thread counts as hung.
-        fresh_s: how long an answer proves that the next one would come.
+        timeout_s: maximum time of one piece of work; beyond it the thread counts as hung.
+        fresh_s: how long an answer counts as proof of health.
     """
 
     def __init__(self, name: str, timeout_s: float, fresh_s: float) -> None:
@@ -41,7 +41,7 @@ class Compute:
         self._failure: str | None = None
 
     async def __call__(self, work: Callable[[], T]) -> T:
-        """What `work` returns or raises, once its turn has come.
+        """Result or exception of `work`, in its turn.
 
         Raises:
             EngineError: the thread hangs, or failed before.
@@ -58,20 +58,20 @@ class Compute:
             raise
         except EngineError as e:
             self.fail(str(e))
-        except Exception:  # the caller's to answer for; the next check tells whether more is wrong
+        except Exception:  # handled by the caller; the next check finds out whether more is wrong
             self.doubt()
             raise
 
     def proved(self) -> None:
-        """What it computes is right, as an answer has just shown."""
+        """An answer has just shown that its results are right."""
         self._proved_at = monotonic()
 
     def doubt(self) -> None:
-        """The next check must find out by itself."""
+        """The next check must probe."""
         self._proved_at = -inf
 
     def fail(self, reason: str) -> NoReturn:
-        """From now on nothing is computed here.
+        """Refuse all work from now on.
 
         Raises:
             EngineError: always.
@@ -88,7 +88,7 @@ class Compute:
         if self._failure:
             self.fail(self._failure)
         if self._left_s() <= 0:
-            self.fail(f"the thread {self._name!r} has been at one piece of work for {self._timeout_s:g} s")
+            self.fail(f"the thread {self._name!r} has worked on one request for {self._timeout_s:g} s")
 
     def check_ready(self) -> None:
         """Likely to answer the next request soon.
@@ -98,13 +98,13 @@ class Compute:
         """
         self.check_alive()
         if self._began is not None and monotonic() - self._began > _LONG_S:
-            raise EngineError(f"the thread {self._name!r} has been at one piece of work for {_LONG_S:g} s")
+            raise EngineError(f"the thread {self._name!r} has worked on one request for {_LONG_S:g} s")
 
     async def check(self, probe: Callable[[], Awaitable[None]]) -> None:
-        """Alive, as shown by an answer of late, or else by `probe`. Of what it is at, the time-out decides.
+        """Alive, as shown by a recent answer, or else by `probe`. For current work, the time-out decides.
 
         Raises:
-            EngineError: it is not, or whatever `probe` raises.
+            EngineError: it is not; or an exception of `probe`.
         """
         self.check_alive()
         if self._began is None and monotonic() - self._proved_at > self._fresh_s:
@@ -118,5 +118,5 @@ class Compute:
             self._began = None
 
     def _left_s(self) -> float:
-        began = self._began  # the thread may end it between two looks
+        began = self._began  # the thread may finish it between two checks
         return self._timeout_s - (monotonic() - began if began is not None else 0.0)

@@ -1,6 +1,6 @@
 """The Serve deployments, in the batch job's two topologies.
 
-fused (CPU-only): each replica preprocesses and infers on one thread, all who wait in one go.
+fused (CPU-only): each replica preprocesses and infers on one thread, all waiting requests in one batch.
 split (accelerators): replicas on CPUs preprocess, for replicas that hold the model on an accelerator.
 """
 
@@ -32,10 +32,10 @@ from mmray.serve.shadowing import Shadowing
 from mmray.serve.stages import Inferred
 from mmray.serve.work import Answered, Prepared, Work, answer_of, prepare
 
-_UPSCALE_S, _DOWNSCALE_S = 5.0, 60.0  # that more, or fewer, replicas have been wanted
-_WAITS = 2  # a batch that is computed, and ours
-_READY_S = 2.0  # for the model's process to say so
-_CHECKS = 5  # an answer counts for so many checks of health; a check may take as long
+_UPSCALE_S, _DOWNSCALE_S = 5.0, 60.0  # during which more, or fewer, replicas were needed
+_WAITS = 2  # the current batch, and the next
+_READY_S = 2.0  # for the model's process to report it
+_CHECKS = 5  # an answer counts for so many health checks; a check may take as long
 
 
 class _Fused:
@@ -89,7 +89,7 @@ class _Front:
         async def answer(work: Work) -> Answered:
             ready, prepare_s = await compute(lambda: prepared(work))
             compute.proved()
-            # It has a time-out of its own, for what it is at; this one is for a process that says nothing.
+            # It has its own time-out for current work; this one is for a process that does not answer.
             found: Inferred = await asyncio.wait_for(model.infer.remote(ready.tensors), _WAITS * timeout_s)
             preprocess_s = prepare_s + found.decode_s
             left = ready.left[0]
@@ -117,7 +117,7 @@ class _Front:
 
 
 class _Model:
-    """The model alone."""
+    """Only the model."""
 
     def __init__(self, settings: ServeSettings) -> None:
         self._compute = _thread("model", settings)
@@ -137,11 +137,11 @@ class _Model:
 
 
 class _Canary:
-    """The second bundle whole, for what is compared."""
+    """The whole second bundle, for comparisons."""
 
     def __init__(self, settings: ServeSettings) -> None:
         self._compute = _thread("canary", settings)
-        # A device that the node may have is the first bundle's.
+        # If the node has a device, the first bundle uses it.
         self._model = BatchedModel(
             Bundle.open(settings.bundle), settings, self._compute, Metrics(), provider="cpu"
         )
@@ -177,7 +177,7 @@ def application(settings: ServeSettings, tokens: frozenset[bytes], *, gpus: bool
 
 
 def _canary(settings: ServeSettings) -> Application | None:
-    """One replica on a CPU, whatever the first bundle runs on."""
+    """One replica on a CPU, independent of the first bundle's device."""
     if settings.canary is None:
         return None
     asked = settings.canary
@@ -217,21 +217,21 @@ def _thread(name: str, settings: ServeSettings) -> Compute:
 def _options(settings: ServeSettings) -> dict[str, Any]:
     bound = settings.requests_in_flight + settings.bodies_arriving
     options: dict[str, Any] = {
-        # What is above its bound a replica refuses by itself, with a problem that says so. Serve's own queue,
-        # whose refusal is plain text, only fills while replicas start or die. Behind HAProxy it is in
-        # the replica and reads bodies of those who wait without a bound, so it has to stay empty.
+        # A replica refuses requests above its limit itself, with a problem that says so. Serve's own queue,
+        # which refuses with plain text, fills only while replicas start or die. Behind HAProxy it is in the
+        # replica and reads bodies of waiting requests without a limit, so it must stay empty.
         "max_ongoing_requests": 2 * bound,
         "max_queued_requests": 2 * bound,
         "backpressure_config": BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER_S),
         "graceful_shutdown_timeout_s": settings.drain_s,
         "graceful_shutdown_wait_loop_s": 0.1,
-        # Three that fail in a row, and Serve replaces the replica.
+        # After three consecutive failures, Serve replaces the replica.
         "health_check_period_s": settings.health_check_period_s,
         "health_check_timeout_s": _CHECKS * settings.health_check_period_s,
         "logging_config": LoggingConfig(
             enable_access_log=False
         ),  # a tenth of a millisecond each; see Metrics
-        "max_surge_percent": 100,  # old replicas serve until new ones, with another bundle perhaps, are warm
+        "max_surge_percent": 100,  # old replicas serve until new ones, perhaps with another bundle, are warm
     }
     if settings.min_replicas == settings.max_replicas:
         return options | {"num_replicas": settings.min_replicas}

@@ -1,4 +1,4 @@
-"""How `mmray serve` ends: by a signal and within seconds, whatever Ray does."""
+"""How `mmray serve` stops: by a signal and within seconds, even if Ray hangs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import threading
 from types import FrameType
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# What was begun has so long to be finished; who sent the signal will send SIGKILL a little later.
+# Time to finish open requests; the sender of the signal will send SIGKILL a little later.
 _WITHIN_S = 4.8
 
 
 class Ending:
-    """While inside, the first signal that ends the server raises KeyboardInterrupt in the main thread.
+    """Inside the context, the first stop signal raises KeyboardInterrupt in the main thread.
 
-    A process that has not ended in time then ends itself; all that it started ends with it.
+    A process that has not ended in time ends itself, and with it everything that it started.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Ending:
             signal.signal(number, signal.SIG_IGN)  # all is done but to say so
 
     def listen(self) -> None:
-        """Once more after `ray.init`, which installs a handler of its own."""
+        """Call it again after `ray.init`, which installs its own handler."""
         for number in _NUMBERS:
             signal.signal(number, self._handle)
 
@@ -43,7 +43,7 @@ class Ending:
             raise KeyboardInterrupt
 
     def within(self, seconds: float) -> None:
-        """End the process then, if it is still there."""
+        """End the process at that time if it still runs."""
         timer = threading.Timer(seconds, self._force)
         timer.daemon = True
         timer.start()

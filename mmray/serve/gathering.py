@@ -1,7 +1,7 @@
-"""Batches of what waits: whoever arrives while one batch runs shares the next.
+"""Dynamic batching: calls that arrive while one batch runs share the next.
 
-Not `serve.batch`: it closes a batch when it is put in line and not when its turn comes, so that under 32
-connections, without a wait, batches had 1.3 records.
+Not `serve.batch`: it closes a batch when it is queued, not when it runs, so that with 32 connections and no
+wait batches had 1.3 records.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Gathering(Generic[T, R]):
     Args:
         run: answers a batch, in order.
         cost: of one call.
-        most: cost of a batch; a call that alone costs more is a batch of its own.
+        most: cost of a batch; a call that costs more is a separate batch.
         wait_s: how long a batch waits for more records.
     """
 
@@ -40,7 +40,7 @@ class Gathering(Generic[T, R]):
         self._task: asyncio.Task[None] | None = None
 
     async def __call__(self, work: T) -> R:
-        """The answer to one call; whatever `run` raises, all of its batch get."""
+        """The answer to one call; an exception of `run` is raised for all calls of its batch."""
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((work, self._cost(work), future))
         if self._task is None or self._task.done():
@@ -56,7 +56,7 @@ class Gathering(Generic[T, R]):
                 continue
             try:
                 answers = await self._run([work for work, _ in batch])
-            except Exception as e:  # it is each caller's, who knows what to make of it
+            except Exception as e:  # each caller gets it and handles it
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(e)

@@ -1,4 +1,4 @@
-"""What every request passes, and every answer carries: the token, and headers for browsers."""
+"""Middleware for all requests and answers: the token, and headers for browsers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
-    "Cache-Control": "no-store",  # predictions are nobody else's, and the page is small
+    "Cache-Control": "no-store",  # predictions are private, and the page is small
 }
 
 
@@ -70,7 +70,7 @@ class Guard:
             problem = Problem(
                 401,
                 "unauthorized",
-                "this server asks for a bearer token",
+                "this server requires a bearer token",
                 headers={"WWW-Authenticate": 'Bearer realm="mmray"'},
             )
             await problem.response()(scope, receive, send_guarded)
@@ -80,6 +80,7 @@ class Guard:
     def _admits(self, headers: Headers) -> bool:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         digest = hashlib.sha256(token.strip().encode("latin-1", "replace")).digest()
-        # Each is compared, and digests of one length: the time tells neither which nor how much of it fits.
+        # All are compared, as digests of one length: the time does not show which one matches or how much of
+        # it.
         fits = [hmac.compare_digest(digest, known) for known in self._tokens]
         return scheme.lower() == "bearer" and any(fits)

@@ -1,11 +1,11 @@
-"""Outlives `mmray serve` by a moment: however that has ended, it kills what is left of the Ray it started.
+"""Outlives `mmray serve` briefly: after any end of it, kills the rest of the Ray that it started.
 
     python guardian.py PID FOLDER
 
-PID started it, with a pipe as its input, which the kernel closes when PID ends. A process is of PID's Ray
-where it writes into Ray's session, whose directory has PID in its name, or, as HAProxy does, into FOLDER,
-which is removed at last. The kernel ends Ray's first processes with PID, and workers end with those; but its
-agents go on asking for minutes. The standard library alone, and nothing of ours.
+PID started it, with a pipe as its input, which the kernel closes when PID ends. A process belongs to PID's
+Ray if it writes into Ray's session, whose directory has PID in its name, or, like HAProxy, into FOLDER, which
+is removed at the end. The kernel ends Ray's first processes with PID, and workers end with those; but its
+agents retry for minutes. Imports only the standard library.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PATIENCE_S = 10.0
 
 
 def left_of(paths: re.Pattern[str]) -> list[int]:
-    """Processes that have a file open for writing whose path fits."""
+    """Processes that have a file with a matching path open for writing."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # another user's, or ended meanwhile

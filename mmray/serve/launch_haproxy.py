@@ -1,13 +1,13 @@
-"""Run in HAProxy's place: makes the config that Ray generated private, then becomes HAProxy.
+"""Runs instead of HAProxy: makes Ray's generated config private, then becomes HAProxy.
 
     python launch_haproxy.py BINARY ERROR_FILE CLIENT_CONNECTIONS [HAProxy's arguments, among them -f CONFIG]
 
-It dies with the process that started it: Ray kills its own with SIGKILL, and an HAProxy that nobody owns
-would hold the port for ever.
+It dies with its parent process: Ray kills its processes with SIGKILL, and an orphaned HAProxy would hold the
+port forever.
 
-Ray starts and reloads HAProxy the same way, so this holds after a reload, too. A config that is not as
-Ray 2.60 writes it (ray/serve/_private/haproxy_templates.py) is refused: no server is better than an open one.
-The standard library alone, and nothing of ours: it runs at each reload.
+Ray starts and reloads HAProxy the same way, so this also works after a reload. A config that is not as Ray
+2.60 writes it (ray/serve/_private/haproxy_templates.py) is refused: no server is better than an open one.
+Imports only the standard library, because it runs at each reload.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 # HAProxy's own metrics and statistics listen on all addresses. Ray asks the control socket instead.
 _UNWANTED = ("frontend prometheus", "listen stats")
 _EDITS = (
-    # Whoever may write to it commands HAProxy.
+    # Write access to it controls HAProxy.
     (1, r"^( +stats socket \S+ mode )666( level admin\b)", r"\g<1>600\2"),
-    # An hour for a client that says nothing; no bound on a head that trickles.
+    # Ray allows an hour for a silent client, and no limit for a slow head.
     (
         1,
         r"^( +)timeout client \d+s$",
         r"\1timeout client 60s\n\1timeout http-request 5s\n\1timeout http-keep-alive 60s",
     ),
-    # Ray tells a client 500 when no replica can answer, or the one that did has died: it may come again.
+    # Ray answers 500 if no replica can answer, or the one that did has died: the client may retry.
     (3, r"^( +errorfile 50[234] )\S+$", r"\1ERROR_FILE"),
-    # Serve's proxy, which stands in where no replica is left, says so of a bundle that is being removed.
+    # Serve's proxy, which answers if no replica is left, sends this for a bundle that is being removed.
     (
         1,
         r"^( +)bind \S+$",
-        # Nor may one address take all places, which it could before it shows any token.
+        # One address must not take all connections, which needs no token.
         r"\g<0>\n\1stick-table type ipv6 size 100k expire 1h store conn_cur\n"
         r"\1tcp-request connection track-sc0 src\n"
         r"\1tcp-request connection reject if { sc0_conn_cur gt CLIENT_CONNECTIONS }\n"
@@ -48,7 +48,7 @@ _EDITS = (
         r"if { status 404 } { res.hdr(content-type) -m beg text/plain }",
     ),
 )
-# Before the first bundle is served, and after the last, no path is wrong.
+# Before the first bundle is served, and after the last, a path may still become valid.
 _NOTHING_SERVED = (
     1,
     r"^( +http-request return status )404 content-type text/plain lf-string .*$",
@@ -61,8 +61,8 @@ def private(config: str, error_file: str, client_connections: int) -> str:
 
     Args:
         config: as Ray generated it.
-        error_file: what a client is told where HAProxy itself has to answer.
-        client_connections: most of one client address.
+        error_file: HAProxy's own answer to a client.
+        client_connections: maximum of one client address.
 
     Raises:
         ValueError: it is not as Ray 2.60 writes it.
@@ -93,7 +93,7 @@ def _expect(found: int, wanted: int, what: str) -> None:
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process, and what it becomes, when the thread that started it ends.
+    """Have the kernel kill this process, also after exec, when the thread that started it ends.
 
     Raises:
         OSError: it has ended already.
@@ -102,7 +102,7 @@ def die_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if parent == 1 or os.getppid() != parent:
-        raise ProcessLookupError("who started it has ended")
+        raise ProcessLookupError("its parent has ended")
 
 
 def main(binary: str, error_file: str, client_connections: str, arguments: Sequence[str]) -> NoReturn:

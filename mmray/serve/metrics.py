@@ -1,4 +1,4 @@
-"""What a replica counts: Ray exports it to Prometheus at each node's metrics port, beside its own figures."""
+"""Counts of a replica: Ray exports them to Prometheus at each node's metrics port, with its own metrics."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ class Metrics:
         )
 
     def show_drift(self, found: Drift) -> None:
-        """Show what a watch has found so far."""
+        """Export what a watch has found so far."""
         self._alarm.set(float(found.alarm is not None))
         for name, index in found.psi.items():
             self._drift.set(index, tags={"sketch": name})
 
     def count_device(self, *occupied: Counts[str]) -> None:
-        """Take over what a device did for each stage (`Runner.occupied`), and clear it."""
+        """Add a device's use for each stage (`Runner.occupied`), and clear it."""
         for counts in occupied:
             for name, number in counts.items():
                 kind, _, what = name.partition(" ")

@@ -1,4 +1,4 @@
-"""The model of a replica behind a dynamic batch: whoever waits while one inference runs shares the next."""
+"""The model of a replica with dynamic batching: requests that wait for one inference share the next."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ from mmray.serve.work import Answered, Work, answer_of, prepare
 from mmray.shapes import server_ladder
 
 # A token costs MiniLM what 1,300 pixels cost EfficientNet-Lite0 and 480 log-mel values cost YAMNet, whose
-# patches overlap by half (multiply-adds: 10.6 M a token, 0.4 G an image, 69 M a patch). Roughly is enough.
+# patches overlap by half (multiply-adds: 10.6 M a token, 0.4 G an image, 69 M a patch). An estimate is
+# enough.
 _PIXELS_A_TOKEN, _MEL_VALUES_A_TOKEN = 1300, 480
-# Of bytes that are not yet decoded: English has about four to a token, Vorbis 10 kB to a second of sound.
+# For undecoded bytes: English has about four to a token, Vorbis 10 kB to a second of sound.
 _TEXT_BYTES_A_TOKEN, _SOUND_BYTES_A_TOKEN = 4, 770
 # In tokens: a picture of 224 x 224, a caption, four seconds of sound.
 _USUAL_RECORD = 100
@@ -40,7 +41,7 @@ Answer = Callable[[Work], Awaitable[Answered]]
 
 @dataclass(frozen=True)
 class Described:
-    """What whoever preprocesses for a model must know of it."""
+    """What preprocessing needs to know about the model."""
 
     variant: str
     later: tuple[Modality, ...]  # that not every record needs
@@ -55,13 +56,13 @@ def cost(tensors: pa.Table) -> int:
 
 
 def likely_cost(work: Work, spec: PreprocessSpec) -> int:
-    """The same of records that are not yet decoded, as far as their bytes tell."""
+    """The same for undecoded records, estimated from their bytes."""
     tokens = sum(_likely_tokens({m: len(data) for m, data in i.members.items()}, spec) for i in work.items)
     return max(1, tokens * (len(work.items[0].members) if work.explain else 1))
 
 
 def open_cost(tensors: pa.Table, spec: PreprocessSpec) -> int:
-    """The same of what a stage left open, whether it is decoded or not."""
+    """The same for rows that a stage passed on, decoded or not."""
     lengths = {m: pc.binary_length(tensors[m]).to_pylist() for m in spec.modalities}
     tokens = cost(tensors)
     for i in range(tensors.num_rows):
@@ -93,8 +94,8 @@ class BatchedModel:
     Args:
         bundle: an opened bundle.
         settings: of the server.
-        compute: where it computes, one batch at a time; the event loop stays free.
-        metrics: that it counts in.
+        compute: the thread for its work, one batch at a time; the event loop stays free.
+        metrics: for its counts.
         provider: where to run.
     """
 
@@ -106,7 +107,7 @@ class BatchedModel:
         metrics: Metrics,
         provider: Provider = "auto",
     ) -> None:
-        # Loading it runs the golden inputs: whoever is ready is warm, and right.
+        # Loading runs the golden inputs: a ready replica is warm and has passed its self-test.
         on_device = provider != "cpu" and best_provider() != "cpu"
         self._predict = Predictor(
             bundle,
@@ -125,7 +126,7 @@ class BatchedModel:
         self._on_thread = compute
         self._metrics = metrics
         most, wait_s = settings.batch_rows * _USUAL_RECORD, settings.batch_wait_s
-        # The records of all who wait, in one go; and of a cascade what earlier stages left open.
+        # The records of all waiting requests in one batch; in a cascade, the rows of earlier stages.
         self._begin: Gathering[Work, tuple[list[Modality], Part]] = Gathering(
             self._prepare_and_step, lambda work: likely_cost(work, bundle.spec), most, wait_s
         )
@@ -143,10 +144,10 @@ class BatchedModel:
         return Described(self._predict.variant, self._predict.later)
 
     async def check_health(self) -> None:
-        """The model answers; where no request has shown it of late, a record of our own does.
+        """The model answers, as shown by recent requests, or else by a probe record.
 
         Raises:
-            EngineError: it failed, hangs, or answers otherwise than when it was loaded.
+            EngineError: it failed, hangs, or answers differently than when it was loaded.
         """
         await self._on_thread.check(self._probe)
 
@@ -158,14 +159,14 @@ class BatchedModel:
         """Preprocess and infer.
 
         Raises:
-            EngineError: the engine failed, which is no record's fault.
+            EngineError: the engine failed, which is not a record's fault.
         """
         left, part = await self._begin(work)
         found = await to_the_end(part, self._later)
         return answer_of(work, left, found.rows, preprocess_s=found.decode_s, model_s=found.model_s)
 
     async def infer(self, tensors: pa.Table) -> Inferred:
-        """Infer alone, what another replica has preprocessed."""
+        """Only infer what another replica has preprocessed."""
         return await to_the_end(await self._first(tensors), self._later)
 
     async def _prepare_and_step(self, works: list[Work]) -> list[tuple[list[Modality], Part]]:
@@ -212,6 +213,6 @@ class BatchedModel:
 
     def _note(self, errors: list[dict[str, str] | None]) -> None:
         if any(error and error["stage"] == "infer" for error in errors):
-            self._on_thread.doubt()  # a record that the model cannot bear, or the model
+            self._on_thread.doubt()  # caused by a record, or by the model
         elif None in errors:
             self._on_thread.proved()

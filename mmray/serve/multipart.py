@@ -17,8 +17,8 @@ def parse_multipart(body: bytes, boundary: bytes, most: int) -> dict[str, bytes]
 
     Args:
         body: the whole one.
-        boundary: of its header.
-        most: parts.
+        boundary: from its header.
+        most: maximum number of parts.
 
     Raises:
         Problem: 400.
@@ -85,7 +85,7 @@ class _Parts:
             if kind == b"form-data":
                 self._name = options.get(b"name", b"").decode(errors="replace")
         elif self._field.lower() == b"content-transfer-encoding":
-            raise malformed("parts with a Content-Transfer-Encoding are not read")
+            raise malformed("parts with a Content-Transfer-Encoding are not accepted")
         self._field = self._value = b""
 
     def on_headers_finished(self) -> None:
@@ -98,7 +98,7 @@ class _Parts:
         self._pieces.append(data[start:end])
 
     def on_part_end(self) -> None:
-        assert self._name is not None  # on_headers_finished saw to it
+        assert self._name is not None  # checked in on_headers_finished
         self.found[self._name] = b"".join(self._pieces)
 
     def on_end(self) -> None:

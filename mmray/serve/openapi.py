@@ -1,4 +1,4 @@
-"""What /openapi.json says beyond the routes themselves: bodies, answers, problems, each with an example."""
+"""Contents of /openapi.json beyond the routes: bodies, answers, problems, each with an example."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ SCHEMAS: dict[str, Any] = {
         unread={
             "type": "array",
             "items": _STRING,
-            "description": "what the model does not read, as a text in another script; whether it was masked",
+            "description": "unread input, such as a text in another script; whether it was masked",
         },
         stage={"type": "integer", "description": "of a cascade: which stage answered, from 1"},
-        confidence={"type": "number", "description": "of a cascade: how sure that stage was"},
+        confidence={"type": "number", "description": "of a cascade: confidence of that stage"},
         variant=_STRING,
         bundle={"type": "string", "description": "digest of the bundle"},
         latency_ms=_object(
@@ -103,11 +103,11 @@ _PROBLEM_EXAMPLE = {
 _SAID = {
     400: "malformed",
     401: "a token is needed",
-    405: "no such method here",
-    408: "the body came too slowly",
+    405: "method not allowed",
+    408: "the body arrived too slowly",
     411: "a body of unknown length",
     413: "too large",
-    415: "not a media type that is read here",
+    415: "media type not supported",
     422: "a record that cannot be predicted",
     503: "overloaded, or a replica is missing; try again after Retry-After",
 }

@@ -1,4 +1,4 @@
-"""Whether a port is free, and if not, who holds it and how that is ended."""
+"""Checks whether a port is free; if not, reports which process uses it and how to stop that."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _SHOWN = 100  # characters of a command
 
 
 def check_free(host: str, port: int) -> None:
-    """Serve itself would only log that it cannot listen.
+    """Refuse a port in use; Serve itself would only log that it cannot listen.
 
     Raises:
-        UsageError: nobody could listen there; it says who does.
+        UsageError: listening there is not possible; names the process that uses the port.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -42,12 +42,12 @@ def _who_holds(port: int) -> str:
                 pid = int(process.name)
                 starter = _starter(pid)
                 kept = "" if starter == pid else f", which pid {starter} started ({_command(starter)})"
-                return f": pid {pid} does ({_command(pid)}{kept}); end it with `kill {starter}`"
-    return ": a process of another user does" if sockets else ""
+                return f": used by pid {pid} ({_command(pid)}{kept}); stop it with `kill {starter}`"
+    return ": used by a process of another user" if sockets else ""
 
 
 def _listening(port: int) -> set[str]:
-    """Links of /proc/PID/fd that are sockets which listen at a port."""
+    """Links in /proc/PID/fd to sockets that listen at a port."""
     found = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with suppress(OSError):
@@ -59,7 +59,7 @@ def _listening(port: int) -> set[str]:
 
 
 def _starter(pid: int) -> int:
-    """The `mmray serve` over a process, which would start it anew; itself where there is none."""
+    """The `mmray serve` above a process, which would restart it; the process itself if there is none."""
     above = pid
     with suppress(OSError):
         while above > 1:

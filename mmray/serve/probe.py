@@ -1,4 +1,4 @@
-"""A record of our own whose answer is known: it takes the way of a request and shows that the model lives."""
+"""A probe record with a known answer: it takes the path of a request and shows that the model works."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from mmray.preprocess.spec import PreprocessSpec
 from mmray.serve.bodies import Item
 from mmray.serve.work import Answered, Work
 
-# Companions in a batch change an int8 answer by hundredths; what is broken is off by more, or not finite.
+# Other records in a batch change an int8 answer by hundredths; a broken model differs by more, or is not
+# finite.
 _MOST_DIFFERENCE = 0.1
 _SOUND_RATE, _SOUND_HZ = 16_000, 440
 
@@ -26,15 +27,15 @@ def known_work(spec: PreprocessSpec, *, explain: bool) -> Work:
 
     Args:
         spec: of the bundle.
-        explain: also decide without each modality, so that every stage of a cascade runs.
+        explain: also predict without each modality, so that every stage of a cascade runs.
     """
-    # A digit is of no script, so that no model takes it for a foreign text.
+    # A digit belongs to no script, so it is a foreign text for no model.
     made = {"image": _picture, "text": lambda: b"1", "audio": _sound}
     return Work([Item({m: made[m]() for m in spec.modalities})], explain, is_ours=True)
 
 
 def same(found: Answered, expected: Answered) -> bool:
-    """Whether the answers to the same work agree, as far as other records in the batch let them."""
+    """Whether two answers to the same work agree, within the influence of other records in the batch."""
     pairs = list(zip(_rows(found), _rows(expected), strict=True))
     return all(_agree(a, b) for a, b in pairs)
 

@@ -1,4 +1,4 @@
-"""What goes wrong with a request, as RFC 9457 has it, with the stage and the reason that rejects have."""
+"""Problems of a request as in RFC 9457, with stage and reason like rejects."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Problem(Exception):  # noqa: N818  (RFC 9457's word)
     Args:
         status: HTTP status.
         reason: a stable identifier to group by, such as ``"image-truncated"``.
-        detail: what is wrong, for people.
+        detail: what is wrong, in words.
         stage: where: "request", or a stage of the pipeline (`mmray.schema.Stage`).
-        headers: that go with the answer.
+        headers: of the answer.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class Problem(Exception):  # noqa: N818  (RFC 9457's word)
 
 
 def malformed(detail: str) -> Problem:
-    """The request is not of the form that the API asks for."""
+    """The request does not have the form of the API."""
     return Problem(400, "malformed", detail)
 
 
 def overloaded() -> Problem:
-    """The queue is full: come back later."""
+    """The queue is full: retry later."""
     return Problem(
         503,
         "overloaded",
@@ -76,7 +76,7 @@ def overloaded() -> Problem:
 
 
 def unavailable() -> Problem:
-    """The model, or the machine under it, failed: another try may find another replica."""
+    """The model or its machine failed: a retry may reach another replica."""
     return Problem(
         503,
         "unavailable",

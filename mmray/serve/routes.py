@@ -1,4 +1,4 @@
-"""The HTTP API over a `Service`: docs/serving.md has it in words. What is no route here does not exist."""
+"""The HTTP API over a `Service`, as documented in docs/serving.md. All routes are here."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def web_app(service: Service, tokens: frozenset[bytes]) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        # Serve makes the span of a request. FastAPI's would begin a second trace where no caller began one.
+        # Serve makes the span of a request. FastAPI's would start a second trace if the caller started none.
         telemetry={"tracing": False},
     )
     page = _page()
@@ -103,7 +103,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
 
     @app.post(
         "/v1/predict/batch",
-        summary="Predict many records, each for itself",
+        summary="Predict many records, each separately",
         response_class=Response,
         responses=openapi.BATCH_ANSWER | openapi.problems(400, 401, 405, 408, 411, 413, 415, 503),
         openapi_extra=openapi.BATCH_BODY,
@@ -124,7 +124,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
     async def model() -> Response:
         return _json(service.model())
 
-    @app.get("/healthz", summary="The process lives", response_class=PlainTextResponse)
+    @app.get("/healthz", summary="The process is alive", response_class=PlainTextResponse)
     async def healthz() -> Response:
         return PlainTextResponse("ok\n")
 
@@ -140,7 +140,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
 
 
 def _page() -> dict[str, Callable[[], Awaitable[Response]]]:
-    """A handler for each file of the page, read once: no request ever names a file."""
+    """A handler for each file of the page, read once: no request names a file path."""
     found = {}
     for file in files("mmray.serve").joinpath("page").iterdir():
         suffix = "." + file.name.rpartition(".")[2]
@@ -161,7 +161,7 @@ def _json(value: dict[str, Any]) -> Response:
 
 
 async def _tell(request: Request, e: Exception) -> Response:  # noqa: ARG001  (Starlette's signature)
-    """Any exception as a problem; of an unforeseen one only the log has more."""
+    """Any exception as a problem; details of an unexpected one are only in the log."""
     if isinstance(e, HTTPException):
         reason = {404: "no-such-route", 405: "no-such-method"}.get(e.status_code, "refused")
         e = Problem(e.status_code, reason, str(e.detail), headers=e.headers)
@@ -170,7 +170,7 @@ async def _tell(request: Request, e: Exception) -> Response:  # noqa: ARG001  (S
         where = ".".join(str(part) for part in first["loc"])
         e = Problem(400, "query", f"{where}: {first['msg']}")
     elif not isinstance(e, Problem):
-        e = Problem(500, "internal", "the server failed on this request; its log says more")
+        e = Problem(500, "internal", "the server failed on this request; see its log")
     return e.response()
 
 

@@ -1,4 +1,4 @@
-"""What the routes do, free of HTTP: have records answered, and say what became of each."""
+"""What the routes do, without HTTP: answer records, and report problems."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _log = logging.getLogger("ray.serve")
 
 @dataclass(frozen=True)
 class Body:
-    """A body that has arrived, and what its header says it is."""
+    """A body that has arrived, and its type from the header."""
 
     data: bytes
     kind: str
@@ -47,12 +47,12 @@ class Service:
     Args:
         bundle: an opened bundle.
         settings: of the server.
-        answer: has records answered, here or in another replica.
-        ready: raises an EngineError where no answer is to be expected soon.
+        answer: answers records, here or in another replica.
+        ready: raises an EngineError if no answer is expected soon.
         variant: that `answer` runs.
-        compute: where it parses large bodies; the event loop stays free.
-        metrics: that it counts in.
-        shadowing: compares answers with those of a second bundle; None: nothing is compared.
+        compute: thread for parsing large bodies; the event loop stays free.
+        metrics: for its counts.
+        shadowing: compares answers with those of a second bundle; None: no comparison.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Service:
         self._shadowing = shadowing
 
     def model(self) -> dict[str, Any]:
-        """What `GET /v1/model` answers."""
+        """The answer of `GET /v1/model`."""
         settings = self.settings
         return {
             "name": self._bundle.manifest.name,
@@ -127,13 +127,13 @@ class Service:
         """The answer of each record of a batch, or its problem, in order.
 
         Raises:
-            Problem: the body is broken as a whole.
+            Problem: the whole body is malformed.
         """
         most = self.settings.max_records
         items = await self._parsed(body, lambda: parse_batch(body.data, body.kind, body.boundary, most))
         good = [(i, item) for i, item in enumerate(items) if isinstance(item, Item)]
         answers = {i: {"error": item.as_json()} for i, item in enumerate(items) if isinstance(item, Problem)}
-        # In pieces, so that single requests come in between.
+        # In pieces, so that single requests can run in between.
         for first in range(0, len(good), self.settings.batch_rows):
             piece = good[first : first + self.settings.batch_rows]
             start = perf_counter()
@@ -169,7 +169,7 @@ class Service:
         return found
 
     async def _parsed(self, body: Body, parse: Callable[[], T]) -> T:
-        """A small body is parsed on the spot; a large one would hold up the event loop."""
+        """Parse a small body at once, a large one in the thread: it would block the event loop."""
         with traces.span("parse"):
             if len(body.data) <= _PARSED_AT_ONCE:
                 return parse()
@@ -183,12 +183,12 @@ class Service:
 
 @contextmanager
 def _faults_of_ours() -> Iterator[None]:
-    """What the model or this machine fails at is never the client's fault: it may come again."""
+    """A failure of the model or this machine is not the client's fault: it may retry."""
     try:
         yield
     except BackPressureError:
         raise overloaded() from None
-    # Of the machine are MemoryError and OSError, a time-out among them; of a replica that died, Ray's own.
+    # MemoryError and OSError, including time-outs, come from the machine; Ray's errors from a dead replica.
     except (EngineError, MemoryError, OSError, RayError, RayServeException) as e:
         _log.error("a request could not be answered: %s", one_line(e))
         raise unavailable() from e

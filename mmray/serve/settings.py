@@ -1,4 +1,4 @@
-"""What one served bundle is told: a value that `mmray serve`, `serve run` and serve.yaml all make."""
+"""Settings of one served bundle, from `mmray serve`, `serve run` or serve.yaml."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmray.errors import ConfigError
 from mmray.preprocess.spec import Limits
 from mmray.unread import OnForeignText
 
-_LEAST_TOKEN = 16  # characters; 64 bits where they are hexadecimal
+_LEAST_TOKEN = 16  # characters; 64 bits in hexadecimal
 
 Topology = Literal["auto", "fused", "split"]
 
@@ -29,8 +29,8 @@ class ServeSettings(BaseModel):
     variant: str = Field("auto", description="which compiled form; auto: the fastest on the machine")
     abstain: Abstain = Field(
         "auto",
-        description="share of the labels that may be wrong: without a score that is high enough there is "
-        "none; auto: as the bundle asks; never",
+        description="share of the labels that may be wrong: records with a lower score get no label; "
+        "auto: as the bundle asks; never",
     )
     canary: CanaryOptions | None = Field(
         None, description="a second bundle that answers a share of the requests as well, to be compared"
@@ -40,18 +40,22 @@ class ServeSettings(BaseModel):
     )
     min_replicas: int = Field(1, ge=1)
     max_replicas: int = Field(1, ge=1)
-    cpus: float = Field(1.0, ge=0, description="that Ray reserves for a replica; it computes on one thread")
+    cpus: float = Field(
+        1.0, ge=0, description="CPUs that Ray reserves for a replica; it computes on one thread"
+    )
     batch_rows: int = Field(8, ge=1, le=256, description="most records of one inference")
     batch_wait_s: float = Field(0.0, ge=0, le=1, description="how long a batch waits for more records")
-    max_records: int = Field(256, ge=1, description="of one batch request")
+    max_records: int = Field(256, ge=1, description="maximum records of one batch request")
     body_bytes: int = Field(32 << 20, ge=1, description="largest body of a request")
-    bytes_in_flight: int = Field(256 << 20, ge=1, description="that a replica holds of all bodies")
+    bytes_in_flight: int = Field(256 << 20, ge=1, description="maximum bytes of all bodies in a replica")
     body_timeout_s: float = Field(20.0, gt=0, description="for a whole body to arrive")
     compute_timeout_s: float = Field(
-        30.0, gt=0, description="for one batch; a replica that takes longer hangs, and is replaced"
+        30.0,
+        gt=0,
+        description="time limit of one batch; a replica that takes longer counts as hung and is replaced",
     )
-    health_check_period_s: float = Field(2.0, gt=0, description="at which a replica shows that it can answer")
-    drain_s: float = Field(20.0, ge=0, description="that a replica which is to end may finish requests in")
+    health_check_period_s: float = Field(2.0, gt=0, description="interval of a replica's health checks")
+    drain_s: float = Field(20.0, ge=0, description="time for a stopping replica to finish requests")
     limits: Limits = Limits(image_pixels=25_000_000, audio_s=600.0, text_chars=20_000)
     foreign_text: OnForeignText = Field(
         "keep", description="mask: a text in a script or language that the model does not read is left out"
@@ -64,33 +68,35 @@ class ServeSettings(BaseModel):
             raise ValueError(f"max_replicas of {self.max_replicas} is below min_replicas")
         if self.bytes_in_flight < self.body_bytes:
             raise ValueError(
-                f"bytes_in_flight of {self.bytes_in_flight} is below body_bytes: no room for one"
+                f"bytes_in_flight of {self.bytes_in_flight} is below body_bytes; set it to at least that"
             )
         return self
 
     @property
     def requests_in_flight(self) -> int:
-        """Most requests whose body a replica has: a batch in the model, one ready, two waiting."""
+        """Maximum requests whose body a replica has: a batch in the model, one ready, two waiting."""
         return 4 * self.batch_rows
 
     @property
     def bodies_arriving(self) -> int:
-        """Most bodies that are on their way to a replica."""
+        """Maximum bodies in transit to a replica."""
         return 4 * self.requests_in_flight
 
     def token_digests(self, *, public: bool = True) -> frozenset[bytes]:
-        """Sha256 of each token: replicas are sent these, so the tokens stay where the server was started.
+        """Sha256 of each token: replicas get only these; the tokens stay where the server was started.
 
         Args:
-            public: whether others than this machine may come to ask; a short token would not keep them out.
+            public: whether other machines can reach the server; then short tokens are refused.
 
         Raises:
-            ConfigError: a token is blank, or too short; the file cannot be read, or holds none.
+            ConfigError: a token is blank or too short; the file cannot be read or has no token.
         """
         tokens = {}
         if (own := os.environ.get("MMRAY_TOKEN")) is not None:
             if not own.strip():
-                raise ConfigError("MMRAY_TOKEN is blank, so anyone could use the server; set it, or unset it")
+                raise ConfigError(
+                    "MMRAY_TOKEN is blank, so anyone could use the server; set a token, or unset the variable"
+                )
             tokens["MMRAY_TOKEN"] = own.strip()
         if self.token_file is not None:
             tokens |= _tokens_of(self.token_file)
@@ -108,8 +114,8 @@ def _tokens_of(file: str) -> dict[str, str]:
     try:
         lines = Path(file).read_text().splitlines()
     except (OSError, ValueError) as e:
-        raise ConfigError(f"{file}: no tokens can be read there: {e}") from e
+        raise ConfigError(f"{file}: cannot read the tokens: {e}") from e
     found = {f"{file}:{i}": token for i, line in enumerate(lines, start=1) if (token := line.strip())}
     if not found:
-        raise ConfigError(f"{file}: holds no token; write one on a line, or leave it out")
+        raise ConfigError(f"{file}: has no token; write one on a line, or remove the option")
     return found

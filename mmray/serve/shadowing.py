@@ -1,7 +1,7 @@
-"""A share of the requests is answered by a second bundle as well, and both decisions are compared.
+"""Canary: a share of the requests is answered by a second bundle as well, and both decisions are compared.
 
-Nobody waits for it, and nothing that fails there reaches a client. What it is asked at once is bounded: while
-it is behind, records are skipped, and counted.
+No client waits for it, and its failures do not reach clients. The number of open requests is bounded: while
+the second bundle is behind, records are skipped and counted.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from mmray.errors import EngineError, one_line
 from mmray.serve.metrics import Metrics
 from mmray.serve.work import Work
 
-#: Labels of a work's records by the second bundle, in order; None: it cannot use the record.
+#: The second bundle's labels of a work's records, in order; None: it cannot use the record.
 AskCanary = Callable[[Work], Awaitable[Sequence[str | None]]]
 
-_AT_ONCE = 4  # works that a replica has sent there and knows nothing of yet; their bodies stay in memory
+_AT_ONCE = 4  # works sent to the canary and not answered yet; their bodies stay in memory
 _log = logging.getLogger("ray.serve")
 
 
@@ -33,8 +33,8 @@ class Shadowing:
 
     Args:
         ask: the second bundle.
-        share: of the works that it is sent.
-        metrics: that it counts in, by set of modalities.
+        share: of the works sent to it.
+        metrics: for counts by set of modalities.
     """
 
     ask: AskCanary
@@ -46,7 +46,7 @@ class Shadowing:
         self._fails = False
 
     def offer(self, work: Work, rows: Sequence[dict[str, Any]]) -> None:
-        """Compare, perhaps, in the background.
+        """Compare a work in the background, if it is selected.
 
         Args:
             work: that was answered.
@@ -69,9 +69,9 @@ class Shadowing:
     async def _compare(self, work: Work, rows: Sequence[dict[str, Any]]) -> None:
         try:
             labels = await self.ask(work)
-        # Of its machine, its engine, its replica: the request is answered, and the count tells.
+        # From its machine, engine or replica: the request is answered; the failure is counted.
         except (EngineError, MemoryError, OSError, RayError, RayServeException) as e:
-            if not self._fails:  # once until it works again, not once a request
+            if not self._fails:  # once until it works again, not for each request
                 _log.warning("the canary does not answer: %s", one_line(e))
             self._fails = True
             self._count(rows, ["failed"] * len(rows))

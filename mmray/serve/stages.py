@@ -1,7 +1,7 @@
-"""Rows of several calls through one stage of a model, and back to the calls that they belong to.
+"""Runs rows of several calls through one stage of a model, and returns them to their calls.
 
-Whoever is answered at a stage has the answer then. What is left open waits for the next stage beside what
-other batches left open, so that early answers wait for no later stage, and later stages run full batches.
+Rows that are answered at a stage return at once. Open rows wait for the next stage together with those of
+other batches, so that early answers do not wait for later stages, and later stages run full batches.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from mmray.predictor import Step
 
 @dataclass(frozen=True)
 class Inferred:
-    """What became of the rows of one table of TENSORS."""
+    """Results for the rows of one table of TENSORS."""
 
     rows: list[dict[str, Any]]  # of OUTCOMES
-    decode_s: float  # both are of the inferences that they shared with others
+    decode_s: float  # times of the inferences, which they shared with others
     model_s: float
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a stage made of the rows of one call."""
+    """Results of a stage for the rows of one call."""
 
     rows: list[dict[str, Any]]  # of OUTCOMES, those that are answered
-    places: npt.NDArray[np.int64]  # of the call's rows, those that these are
+    places: npt.NDArray[np.int64]  # indices of these rows in the call
     open: pa.Table  # for the next stage
     open_places: npt.NDArray[np.int64]
     decode_s: float
@@ -45,8 +45,8 @@ def parts(
 
     Args:
         step: of the rows of all calls.
-        rows_of: of each call its rows, in its own order.
-        decode_s: seconds that all shared.
+        rows_of: rows of each call, in its own order.
+        decode_s: seconds shared by all.
         model_s: the same.
     """
     owner = np.empty(sum(map(len, rows_of)), np.int64)
@@ -72,7 +72,7 @@ def parts(
 
 
 async def to_the_end(first: Part, later: Sequence[Callable[[pa.Table], Awaitable[Part]]]) -> Inferred:
-    """All rows of a call, from what the first stage made of it; `later` are the other stages."""
+    """All rows of a call, from the first stage's results; `later` are the other stages."""
     part, decode_s, model_s = first, first.decode_s, first.model_s
     rows = dict(zip(part.places.tolist(), part.rows, strict=True))
     open_places = part.open_places

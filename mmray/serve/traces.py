@@ -1,7 +1,7 @@
 """Traces of requests (OpenTelemetry).
 
-Serve makes a span of each request, below the `traceparent` of its head. Below that are ours: the body's
-arrival, parsing, waiting for a batch, preprocessing, inference. Serve calls `otlp` or `files` in each of its
+Serve makes a span for each request, below the `traceparent` of its head. Below that are our spans: arrival of
+the body, parsing, waiting for a batch, preprocessing, inference. Serve calls `otlp` or `files` in each of its
 processes. Without a destination nothing is traced.
 """
 
@@ -20,19 +20,19 @@ from ray.serve.schema import TracingConfig
 from mmray.errors import UsageError
 
 OTLP = "otlp"
-_DIRECTORY = "MMRAY_TRACES"  # of the environment: Serve's processes inherit it
+_DIRECTORY = "MMRAY_TRACES"  # an environment variable, which Serve's processes inherit
 _tracer = trace.get_tracer("mmray.serve")
 
 
 def span(name: str) -> AbstractContextManager[trace.Span]:
-    """What the body does, as a part of the request's trace."""
+    """A span around the body, in the request's trace."""
     return _tracer.start_as_current_span(name)
 
 
 def answered(start_ns: int, *, preprocess_s: float, model_s: float, records: int) -> None:
     """Three spans that end now: the wait for a batch, its preprocessing, its inference.
 
-    Both durations are of the batch, which several requests share; of a cascade they are sums over its stages.
+    Both durations are of the batch, which several requests share; for a cascade, sums over its stages.
 
     Args:
         start_ns: Unix time at which the request began to wait.
@@ -53,11 +53,11 @@ def answered(start_ns: int, *, preprocess_s: float, model_s: float, records: int
 
 
 def config(destination: str | None, share: float) -> TracingConfig | None:
-    """What Serve is to be started with; the environment is made ready for its processes.
+    """Serve's tracing config; also sets the environment for its processes.
 
     Args:
-        destination: "otlp": to $OTEL_EXPORTER_OTLP_ENDPOINT; else a directory, made if it is not there.
-        share: of the requests that bring no `traceparent`; those that do say themselves.
+        destination: "otlp": to $OTEL_EXPORTER_OTLP_ENDPOINT; else a directory, created if missing.
+        share: of the requests without a `traceparent`; those with one decide themselves.
 
     Raises:
         UsageError: no exporter is installed, or the directory cannot be made.
@@ -66,7 +66,7 @@ def config(destination: str | None, share: float) -> TracingConfig | None:
         return None
     if destination == OTLP:
         try:
-            import opentelemetry.exporter.otlp.proto.http.trace_exporter  # noqa: F401  (whether it is there)
+            import opentelemetry.exporter.otlp.proto.http.trace_exporter  # noqa: F401  (to check that it is installed)
         except ImportError as e:
             raise UsageError("--traces otlp: no exporter is installed; pip install 'mmray[otel]'") from e
     else:
@@ -74,7 +74,9 @@ def config(destination: str | None, share: float) -> TracingConfig | None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as e:
-            raise UsageError(f"--traces {destination}: no directory can be made there: {e.strerror}") from e
+            raise UsageError(
+                f"--traces {destination}: cannot create this directory ({e.strerror}); choose another one"
+            ) from e
         os.environ[_DIRECTORY] = str(folder)
     exporter = otlp if destination == OTLP else files
     return TracingConfig(
@@ -90,6 +92,6 @@ def otlp() -> list[SpanProcessor]:
 
 
 def files() -> list[SpanProcessor]:
-    """Writes spans to a file of the process, an object a line, in the directory of `config`."""
+    """Writes spans to a file of the process, one JSON object a line, in the directory of `config`."""
     file = Path(os.environ[_DIRECTORY]).joinpath(f"{os.getpid()}.jsonl").open("a", buffering=1)
     return [BatchSpanProcessor(ConsoleSpanExporter(out=file, formatter=lambda one: one.to_json(None) + "\n"))]

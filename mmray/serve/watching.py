@@ -1,4 +1,4 @@
-"""Whether the requests of a replica are still like the records that its model was chosen with."""
+"""Drift: whether the requests of a replica are still like the records that its model was chosen with."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _DAY_S = 86_400.0
 
 
 class DailyWatch:
-    """A watch that begins anew each day: so a replica raises a false alarm on one day in a hundred at most.
+    """A watch that restarts each day: so a replica raises a false alarm on at most one day in a hundred.
 
     Args:
         reference: of the variant that answers.
-        metrics: that show what was found.
+        metrics: to export findings.
         clock: seconds.
     """
 
@@ -30,7 +30,7 @@ class DailyWatch:
         self._tests = 0
 
     def add(self, counts: Counts) -> None:
-        """Records that were answered since the last ones; a first alarm of the day is logged."""
+        """Add records answered since the last call; the first alarm of the day is logged."""
         if self._clock() - self._began >= _DAY_S:
             self._watch, self._began = Watch(self._reference), self._clock()
         before = self._watch.alarm

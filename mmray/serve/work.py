@@ -1,4 +1,4 @@
-"""What requests ask for, as one table for the model, and what came of it, for each of them again."""
+"""Combines requests into one table for the model, and splits its results by request."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ class Work:
 
     items: list[Item]
     explain: bool = False  # also predict without each modality; of a single record
-    is_ours: bool = False  # no request asked for it, so it says nothing of requests
+    is_ours: bool = False  # a probe, not a request: not counted in drift
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What became of a `Work`."""
+    """Result of a `Work`."""
 
     rows: list[dict[str, Any]]  # of OUTCOMES, one an item
     without: dict[Modality, dict[str, Any]]  # of OUTCOMES, by the modality that was left out
-    preprocess_s: float  # both are of the batch that it shared with others
+    preprocess_s: float  # times of the batch, which it shared with others
     model_s: float
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """TENSORS of several works: their items in order, then what is to be explained, modality by modality."""
+    """TENSORS of several works: their items in order, then the rows without each modality."""
 
     tensors: pa.Table
     left: list[list[Modality]]  # of each work
-    rows: list[npt.NDArray[np.int64]]  # of each work: its items, and then one for each of `left`
+    rows: list[npt.NDArray[np.int64]]  # of each work: its items, then one for each of `left`
 
 
 def prepare(preprocess: Preprocessor, later: Collection[Modality], works: Sequence[Work]) -> Prepared:
-    """Preprocess the records of works; `later` as `Preprocessor.__call__` has it."""
+    """Preprocess the records of works; `later` as in `Preprocessor.__call__`."""
     tensors = preprocess(records_of([item for work in works for item in work.items]), later)
     preprocess.seconds.clear()
     tables, left, rows = [tensors], [], []

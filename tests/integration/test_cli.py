@@ -26,7 +26,7 @@ def mmray(*arguments: object) -> subprocess.CompletedProcess[str]:
     [
         (["--input", "{none}", "--bundle", "{bundle}"], "not found; check --input"),
         (["--input", "{empty}", "--bundle", "{bundle}"], "no shards"),
-        (["--input", "{shards}", "--bundle", "{none}"], "no bundle there"),
+        (["--input", "{shards}", "--bundle", "{none}"], "not a bundle"),
         (
             ["--input", "{shards}", "--bundle", "{bundle}", "--set", "bach_rows=2"],
             "did you mean 'batch_rows'?",

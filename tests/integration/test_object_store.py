@@ -161,5 +161,5 @@ def test_a_bundle_on_a_store_writes_nothing_outside_of_its_copy(stored, tmp_path
 
 
 def test_a_url_without_a_bundle_is_refused(s3):
-    with pytest.raises(BundleError, match="no bundle there"):
+    with pytest.raises(BundleError, match="not a bundle"):
         Bundle.open(s3.url("nowhere"))

@@ -57,7 +57,7 @@ def test_behind_haproxy_it_listens_at_one_place_and_finishes_what_was_begun(tmp_
         assert set.union(*proxies.values()) == {("0100007F", port)}
         second = subprocess.run(serve_command(port), capture_output=True, text=True, timeout=60)
         assert second.returncode == 2
-        assert f"end it with `kill {process.pid}`" in second.stderr
+        assert f"stop it with `kill {process.pid}`" in second.stderr
         assert len(second.stderr.splitlines()) == 1
         with contextlib.ExitStack() as ends:
             asked = [ends.enter_context(contextlib.closing(begin(port))) for _ in range(8)]

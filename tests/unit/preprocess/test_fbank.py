@@ -92,5 +92,5 @@ def test_the_first_front_end_goes_unnamed_so_that_digests_of_old_bundles_hold():
 
 
 def test_a_clap_window_must_fill_its_fft():
-    with pytest.raises(ValueError, match="window of 400 samples is not fft, 512"):
+    with pytest.raises(ValueError, match="window of 400 samples must equal fft, 512"):
         AudioSpec(frontend="clap")

@@ -80,7 +80,7 @@ def test_a_script_of_several_is_read_in_all_of_them():
 
 def test_a_spec_states_scripts_that_there_are():
     assert TextSpec(scripts=("Latn", "Cyrillic", "Jpan")).scripts == ("Latn", "Cyrillic", "Jpan")
-    with pytest.raises(ValueError, match="'Latine' is no script"):
+    with pytest.raises(ValueError, match="'Latine' is not a script"):
         TextSpec(scripts=("Latine",))
     with pytest.raises(ValueError, match="pattern"):
         TextSpec(languages=("English",))

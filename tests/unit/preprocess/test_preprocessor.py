@@ -119,7 +119,7 @@ def test_modalities_that_are_not_used_are_not_decoded():
     )
     assert kinds(rows) == [None, "no-modality"]
     assert rows[0]["damaged"] == []
-    assert rows[1]["error"]["reason"] == "none of text is there"
+    assert rows[1]["error"]["reason"] == "has none of text"
 
 
 def test_modalities_that_the_model_does_not_take_are_not_decoded():

@@ -59,7 +59,7 @@ def test_what_lies_outside_the_clip_is_silent_within_the_tolerance(start, end, m
     padded = np.pad(decode_audio(data, YAMNET, 3_600), 8_000)
     first = round(16_000 * (start + 0.5))
     assert np.array_equal(made.wave, padded[first : first + len(made.wave)])
-    with pytest.raises(OutOfStep, match=r"0\.200 s of the window lie outside") as e:
+    with pytest.raises(OutOfStep, match=r"0\.200 s of the window are outside") as e:
         hear(data, start, end, tolerance_s=0.19)
     assert e.value.kind == "audio-out-of-step"
 

@@ -281,7 +281,7 @@ def test_a_video_without_sound_is_refused_as_such():
         stream = opened.add_stream("mpeg4", rate=5, width=32, height=32, pix_fmt="yuv420p")
         frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), "rgb24")
         opened.mux([*stream.encode(frame), *stream.encode(None)])
-    with pytest.raises(RecordError, match="an MP4 video or sound without sound that is read") as e:
+    with pytest.raises(RecordError, match="an MP4 video or sound without a supported sound") as e:
         decode(buffer.getvalue())
     assert e.value.kind == "audio-unsupported"
 

@@ -41,13 +41,13 @@ def test_the_holder_is_named_with_its_command():
             check_free("127.0.0.1", port)
         said = str(found.value)
     assert re.search(rf"--port {port}: .* pid {process.pid} .*{re.escape(sys.executable)}", said)
-    assert f"end it with `kill {process.pid}`" in said
+    assert f"stop it with `kill {process.pid}`" in said
     assert "\n" not in said
 
 
 def test_of_a_server_of_ours_the_one_to_end_is_named():
     with started(sys.executable, "-c", OVER, "mmray", "serve", WAIT) as (process, port):
-        with pytest.raises(UsageError, match=rf"end it with `kill {process.pid}`") as found:
+        with pytest.raises(UsageError, match=rf"stop it with `kill {process.pid}`") as found:
             check_free("127.0.0.1", port)
         assert f"pid {process.pid} does" not in str(found.value)
 
