@@ -98,7 +98,7 @@ def verify(directory: BundleArgument) -> None:
     print_line(f"checksums match: {number(len(bundle.manifest.files), 'file')}")
     records = bundle.golden_records()
     if records is None:
-        print_line("golden inputs are only tensors (made by an older mmray): preprocessing is not checked")
+        print_line("golden inputs are tensors only (made by an older mmray): preprocessing is not checked")
     else:
         print_line(f"golden inputs start from {number(records.num_rows, 'raw record')}")
     for variant in bundle.passing():
