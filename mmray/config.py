@@ -95,9 +95,9 @@ class RunConfig(BaseModel):
     variant: str = "auto"
     provider: Literal["auto", "cpu", "cuda", "tensorrt", "openvino"] = "auto"
     modalities: tuple[Modality, ...] | None = Field(None, min_length=1)  # None: all that the model takes
-    align: AlignSpec | None = None  # brings audio and text into step with the image; None: used as they are
+    align: AlignSpec | None = None  # aligns audio and text with the image; None: they are used as they are
 
-    # What comes out
+    # Output
     scores: bool = True  # the score of every class, not only the best
     features: bool = False  # the fused features, float16
     #: Share of the labels that may be wrong: without a score that is high enough there is none, and column
@@ -110,18 +110,18 @@ class RunConfig(BaseModel):
 
     # Of a cascade
     shadow: float = Field(0.05, ge=0, le=1)  # share of the early answers that are compared with full ones
-    #: Where they differ too often, or records are unlike those of the tune split. stop: no more early ones.
+    #: If they differ too often, or records are unlike those of the tune split. stop: disables early exits.
     on_shift: Literal["warn", "stop"] = "warn"
-    verify_all: bool = False  # decode also what early answers do not need, so that damage shows
+    verify_all: bool = False  # also decode what early answers do not need, so that damage is found
 
     canary: CanaryOptions | None = None  # on CPUs: topology fused
 
     # Bad records
     on_damaged: Literal["reject", "mask"] = "reject"
-    #: What is there and used for nothing is counted. Where a record would lose a modality by it, that one is
-    #: damaged. reject: the record is rejected in any case; fail: the run ends.
+    #: Unread input is counted. If a record would lose a modality by it, that modality is damaged. reject: the
+    #: record is rejected in any case; fail: the run ends.
     on_unread: OnUnread = "warn"
-    #: A text in a script or language that the model does not read is counted; mask: and counts as missing.
+    #: A text in a script or language that the model does not read is counted; mask: it counts as missing.
     foreign_text: OnForeignText = "keep"
     max_reject_rate: float = Field(0.05, ge=0, le=1)  # beyond it the run ends with exit 1; nothing is lost
     limits: Limits = Limits()
@@ -132,21 +132,21 @@ class RunConfig(BaseModel):
     fetch: FetchOptions = FetchOptions()
     captions: Captions = "first"  # of several in one column or feature; join: all of them, in one text
     lmdb: LmdbOptions = LmdbOptions()
-    interleaved: Interleaved = "strict"  # members of a tar's record that lie apart: reject, or bring together
+    interleaved: Interleaved = "strict"  # scattered members of a tar's record: reject, or regroup
     regroup_rows: int = Field(256, ge=2, le=100_000)  # records that are open at once meanwhile
 
     # How
     topology: Literal["auto", "fused", "split"] = "auto"
-    actors: int | None = Field(None, ge=1)  # that hold a model; None: one a CPU (fused) or one a GPU (split)
+    actors: int | None = Field(None, ge=1)  # with a model each; None: one for each CPU (fused) or GPU (split)
     autoscaling: bool = False  # the cluster grows on demand, so `actors` may be more than fit on it now
     batch_rows: int | None = Field(None, ge=1, le=4096)  # records of one inference; None: 8, on a GPU 256
     block_rows: int = Field(64, ge=1, le=65_536)  # records that travel together
     block_bytes: int = Field(32 << 20, ge=1 << 16)
     part_rows: int | None = Field(None, ge=1)  # None: about a minute of one actor's work
-    part_seconds: float = Field(60.0, gt=0)  # an actor closes a part after this long at the latest (fused)
-    #: Seconds to wait for another run on the same output to end. 0: it is refused at once, with exit 2.
+    part_seconds: float = Field(60.0, gt=0)  # an actor closes a part after this time at the latest (fused)
+    #: Seconds to wait for the end of another run on the same output. 0: exit 2 at once.
     lease_wait_s: float = Field(0.0, ge=0)
-    stall_s: float = Field(900.0, gt=0)  # without a row: a worker ends itself, the run ends with exit 3
+    stall_s: float = Field(900.0, gt=0)  # without a row: then a worker ends itself, the run ends with exit 3
 
     @field_validator("input", "carry", "modalities", mode="before")
     @classmethod
@@ -162,7 +162,7 @@ class RunConfig(BaseModel):
 def load_config(
     path: Path | None, overrides: Mapping[str, Any], assignments: Iterable[str] = ()
 ) -> RunConfig:
-    """Read the YAML file, lay the command line over it and check the whole.
+    """Read the YAML file, apply the command line and validate the result.
 
     Args:
         path: YAML file, or None.
@@ -189,13 +189,13 @@ def load_config(
 def with_assignments(
     model: type[Settings], values: dict[str, Any], assignments: Iterable[str], where: str = "command line"
 ) -> Settings:
-    """Settings of another kind than a run's, as the command line gives them.
+    """Settings of another type than a run's, from the command line.
 
     Args:
         model: their type.
         values: of some keys.
-        assignments: as of `load_config`; they count more.
-        where: the values come from, for messages.
+        assignments: as in `load_config`; they override values.
+        where: source of the values, for messages.
 
     Raises:
         ConfigError: names the key, and the nearest key that exists.
@@ -211,7 +211,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Keys and values of a YAML file.
 
     Raises:
-        ConfigError: it cannot be read, or holds something else.
+        ConfigError: it cannot be read, or has other contents.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -231,7 +231,7 @@ def _parse_yaml(text: str, where: str) -> object:
 
 
 def _assign_all(values: dict[str, Any], assignments: Iterable[str]) -> set[str]:
-    """Lay ``key=value`` over values, in place; returns the keys, of a dotted one the first part."""
+    """Apply ``key=value`` to values, in place; returns the keys, for a dotted one its first part."""
     keys = set()
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
@@ -253,12 +253,12 @@ def _assign(values: dict[str, Any], key: str, value: object) -> None:
 
 
 def explain(failure: ValidationError, model: type[BaseModel], where: str) -> str:
-    """The first thing that is wrong, in one line.
+    """The first error, in one line.
 
     Args:
-        failure: what pydantic found.
-        model: what was validated.
-        where: the file, or whatever else the values came from.
+        failure: from pydantic.
+        model: that was validated.
+        where: the file, or another source of the values.
     """
     first = _first(failure)
     location = ".".join(str(part) for part in first["loc"])
@@ -275,13 +275,13 @@ def explain(failure: ValidationError, model: type[BaseModel], where: str) -> str
 
 
 def _first(failure: ValidationError) -> ErrorDetails:
-    """The error to tell: a misspelt key before the one that is missing for it."""
+    """The error to report: a misspelt key before the missing key that it replaces."""
     found = failure.errors()
     return next((error for error in found if error["type"] == "extra_forbidden"), found[0])
 
 
 def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
-    """The model of the values at a place within those of another; positions in lists are passed over."""
+    """The model of the values at a place inside another model; positions in lists are ignored."""
     for name in location:
         if isinstance(name, str):
             model = _model_in(model.model_fields[name].annotation) or model
@@ -289,7 +289,7 @@ def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[B
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401  (annotations have no common type)
-    """The model that an annotation such as `Limits | None` or `tuple[Step, ...]` names."""
+    """The model in an annotation such as `Limits | None` or `tuple[Step, ...]`."""
     if parts := get_args(annotation):
         return next((found for part in parts if (found := _model_in(part))), None)
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None

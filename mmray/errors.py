@@ -139,7 +139,7 @@ class ShardError(Exception):
 
         Args:
             failure: of the library.
-        what: the place that it could not read.
+            what: the place that it could not read.
         """
         return cls(f"{what}: {str(failure) or 'no reason given'} ({type(failure).__name__})")
 

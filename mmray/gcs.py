@@ -1,8 +1,8 @@
-"""Objects of Google Cloud Storage, read by its JSON API.
+"""Objects of Google Cloud Storage, read with its JSON API.
 
-pyarrow's file of it asks for the whole object each time that it is opened, and holds the interpreter's lock
-until the store answers: a store that stalls would stop every thread, the lease's beat among them. Listing,
-writing and deleting are pyarrow's all the same.
+pyarrow's file requests the whole object each time it is opened, and holds the GIL until the store answers: a
+stalled store would stop every thread, including the lease's heartbeat. Listing, writing and deleting use
+pyarrow.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class AnswerError(OSError):
 
 
 class Blob:
-    """An object, as much of a file as `mmray.remote.RemoteFile` reads. Each read is one request."""
+    """An object, with the interface that `mmray.remote.RemoteFile` uses. Each read is one request."""
 
     def __init__(self, root: str, path: str) -> None:
-        """Ask for its size and version.
+        """Request its size and version.
 
         Args:
             root: URL of the filesystem, with its options.
@@ -68,8 +68,8 @@ class Blob:
         return self._about
 
     def read_at(self, nbytes: int, offset: int) -> bytes:
-        """Bytes from an offset on; fewer where the answer breaks off after some. Threads may share it."""
-        # As it is stored: else the store would unpack what was put there packed.
+        """Bytes from an offset on; fewer if the answer is truncated. Threads may share it."""
+        # As it is stored: else the store would decompress compressed objects.
         part = {"Range": f"bytes={offset}-{offset + nbytes - 1}", "Accept-Encoding": "gzip"}
         url = f"{self._host}/download/storage/v1/{self._place}?alt=media"
         found = bytearray()
@@ -77,20 +77,20 @@ class Blob:
             try:
                 for piece in _checked(answer, self._place).raw.stream(_STEP_BYTES, decode_content=False):
                     found += piece
-            except Exception:  # urllib3 has many; mmray.remote asks for what is missing
+            except Exception:  # urllib3 has many; mmray.remote requests the missing bytes
                 if not found:
                     raise
         return bytes(found[:nbytes])
 
     def close(self) -> None:
-        """Nothing: connections are kept for the next one."""
+        """Does nothing: connections are kept for the next object."""
 
 
 def create(root: str, bucket: str, name: str, data: bytes) -> bool:
-    """Make an object if there is none of that name; whether it was made.
+    """Create an object if there is none of that name; returns whether it was created.
 
     Raises:
-        AnswerError: the store does not do it.
+        AnswerError: the store refuses.
     """
     boundary = uuid4().hex
     about = json.dumps({"name": name}).encode()

@@ -1,8 +1,8 @@
-"""Golden inputs: do preprocessing and engine answer here as they did where the bundle was made?
+"""Golden inputs: check that preprocessing and engine give the same results as where the bundle was made.
 
-They are run when a model is opened: from raw records on where the bundle has some, else from tensors on. And
-once more whenever a batch goes wrong (`mmray.predictor.blame`): whose fault it is, the engine's or the
-record's, shows by what the same engine makes of inputs that are known to be good.
+They are run when a model is opened: from raw records if the bundle has some, else from tensors. And they are
+run again when a batch fails (`mmray.predictor.blame`): the result of the same engine for known inputs shows
+whether the engine or a record is at fault.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from mmray.errors import EngineError
 from mmray.preprocess import Preprocessor
 from mmray.shapes import Shape
 
-# Decoders and SIMD kernels of another machine round in another way: so much may all pixels (grey levels) or
-# log-mel values of a record differ on average, and so much the outputs that are made of them. Stamps resized
+# Decoders and SIMD kernels of other machines round differently: tolerances for the mean difference of all
+# pixels (grey levels) or log-mel values of a record, and for the outputs computed from them. Stamps resized
 # by Pillow instead of by SIMD: 0.003 grey levels, and outputs that differ by 0.0005.
 _ROUNDED = {"pixels": 2.0, "log_mel": 0.1}
 _DECODED = 0.02
-# A batch that is padded for a device holds other records beside them, and kernels add in another order. What
-# a lost device gives is an error, not finite, or off by far more.
+# A batch that is padded for a device also has other records, and kernels add in another order. A lost device
+# gives an error, values that are not finite, or far larger differences.
 _PADDED = 0.05
 
-# Arrays of each modality by the one that says which record their rows belong to.
+# Arrays of each modality, by the array with the record of each row.
 _PACKED: Mapping[str, Sequence[str]] = {owner: names for *names, owner in INPUTS.values()}
 
 
 class Golden(NamedTuple):
-    """The golden inputs of one stage, and what it gave for them when the model was opened."""
+    """The golden inputs of one stage, and its outputs for them when the model was opened."""
 
     where: str  # model, variant, stage and device, for errors
     decisive: str  # output that a prediction is read from; it must be finite
@@ -43,17 +43,17 @@ class Golden(NamedTuple):
     allowed: float
 
     def check(self, outputs: npt.NDArray[np.generic]) -> None:
-        """Raises ValueError where a run of all of it came out otherwise."""
+        """Raises ValueError if a run of all of them gave other outputs."""
         _compare(outputs, self.expected, self.allowed)
 
     def check_some(self, outputs: npt.NDArray[np.generic], rows: Sequence[int]) -> None:
-        """The same of some of its records, in a padded batch."""
+        """The same for some of its records, in a padded batch."""
         if rows:
             _compare(outputs, self.expected[list(rows)], max(self.allowed, _PADDED))
 
 
 def prove(bundle: Bundle, variant: str, stages: Sequence[Stage], where: str) -> tuple[float, list[Golden]]:
-    """Run the golden inputs as far as each stage goes, without letting any leave.
+    """Run the golden inputs through all stages, without exits.
 
     Args:
         bundle: an opened bundle.
@@ -62,11 +62,11 @@ def prove(bundle: Bundle, variant: str, stages: Sequence[Stage], where: str) -> 
         where: what runs them, for errors.
 
     Returns:
-        The largest difference from the golden outputs, and of each stage what to compare with later.
+        The largest difference from the golden outputs, and for each stage the outputs to compare with later.
 
     Raises:
         BundleError: a file of it was altered.
-        EngineError: what comes out here is not what the bundle says.
+        EngineError: the outputs here differ from the bundle's.
     """
     inputs, expected = bundle.golden(variant)
     decisive, allowed = bundle.decisive, bundle.entry(variant).golden_tolerance
@@ -86,7 +86,7 @@ def prove(bundle: Bundle, variant: str, stages: Sequence[Stage], where: str) -> 
     if not difference <= allowed:  # also true for NaN
         raise EngineError(
             f"{bundle.path}: variant {variant} is off its golden {decisive} by {difference:.2g} on {where}; "
-            "it cannot be trusted on this machine"
+            "it cannot be trusted on this machine; choose another variant or provider"
         )
     fresh = remade(bundle, inputs)
     if any(not np.array_equal(inputs[name], fresh[name]) for name in fresh):
@@ -110,14 +110,14 @@ def prove(bundle: Bundle, variant: str, stages: Sequence[Stage], where: str) -> 
 
 
 def remade(bundle: Bundle, inputs: Feeds) -> Feeds:
-    """Golden inputs with what this machine's preprocessing makes of the raw golden records in their places.
+    """Golden inputs, with the raw golden records preprocessed on this machine.
 
     Returns:
-        The arrays that are made of decoded bytes; none where the bundle has no raw records.
+        The arrays made from decoded bytes; none if the bundle has no raw records.
 
     Raises:
         BundleError: a file of it was altered.
-        EngineError: a record is refused here, has other tokens, or is another picture or sound altogether.
+        EngineError: a record is refused here, has other tokens, or a different picture or sound.
     """
     records = bundle.golden_records()
     if records is None:
@@ -148,7 +148,7 @@ def remade(bundle: Bundle, inputs: Feeds) -> Feeds:
 
 
 def fitting(feeds: Feeds, shape: Shape) -> list[int]:
-    """As many golden records as a padded batch has places for, in order."""
+    """As many golden records as fit into a padded batch, in order."""
     rows: list[int] = []
     left = shape._asdict()
     for row in range(len(feeds["present"])):
@@ -163,7 +163,7 @@ def fitting(feeds: Feeds, shape: Shape) -> list[int]:
 
 
 def lay(buffers: Feeds, feeds: Feeds, rows: Sequence[int]) -> None:
-    """Lay golden records into the arrays of a padded batch, in place, as `mmray.batching.fill` does rows."""
+    """Copy golden records into the arrays of a padded batch, in place, like `mmray.batching.fill`."""
     dummy = len(buffers["present"]) - 1
     buffers["present"][:] = False
     buffers["present"][: len(rows)] = feeds["present"][list(rows)]
@@ -189,7 +189,7 @@ def lay(buffers: Feeds, feeds: Feeds, rows: Sequence[int]) -> None:
 
 
 def output_difference(found: npt.NDArray[np.generic], expected: npt.NDArray[np.generic]) -> float:
-    """Largest difference of two outputs, as a share of the largest expected value where that is above 1."""
+    """Largest difference of two outputs, as a share of the largest expected value if that is above 1."""
     if found.shape != expected.shape:
         raise ValueError(f"outputs {found.shape} where {expected.shape} are expected")
     scale = max(1.0, float(np.abs(expected).max()))

@@ -1,4 +1,4 @@
-"""Names that a package has, but loads only when they are used first (PEP 562)."""
+"""Names of a package that are imported at first use (PEP 562)."""
 
 from __future__ import annotations
 

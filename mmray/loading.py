@@ -1,4 +1,4 @@
-"""A bundle's variant as a loaded engine: what a provider needs of the bundle and of this machine's cache."""
+"""Loads a bundle's variant as an engine, with files from the bundle and this machine's cache."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def open_engine(
         ladder: sizes of the batches to come; TensorRT compiles a whole variant for them.
         shared: whether other processes of this machine load the same graph; on the CPU they then share its
             weights.
-        file: which of the variant's graphs, relative to the bundle; None: the whole one.
+        file: which of the variant's graphs, relative to the bundle; None: the full one.
         nhwc: whether convolutions run channels-last on CUDA.
-        record_placement: whether the engine can tell where each node went.
-        trace: as of `mmray.engine.Setup`; the graph is then not a shared one.
+        record_placement: whether the engine can report the provider of each node.
+        trace: as in `mmray.engine.Setup`; the graph is then not shared.
 
     Raises:
         BundleError: no such variant, or a file of it that was altered.
@@ -62,7 +62,7 @@ def open_engine(
     files = bundle.graph_files(file)
     chosen = best_provider() if provider == "auto" else provider
     if chosen == "cpu" and shared and not trace:
-        with suppress(Exception):  # sharing only saves memory: what is wrong shows without it, too
+        with suppress(Exception):  # sharing only saves memory: errors also occur without it
             prepacked = shared_graph(files, cache_directory())
             return Engine(prepacked, provider="cpu", threads=threads, prepacked=True)
     compiled, precision = None, bundle.entry(variant).precision
@@ -81,7 +81,7 @@ def open_engine(
         trace=trace,
     )
     engine = Engine(files[0], provider=chosen, threads=threads, setup=setup)
-    bundle.graph_files(file)  # nothing was altered while it was read
+    bundle.graph_files(file)  # no file was altered while it was read
     engine.compiled = compiled
     return engine
 

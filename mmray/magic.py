@@ -1,10 +1,10 @@
-"""What some bytes are, by how they begin: for refusals and their reasons, never to choose a decoder."""
+"""Detects what bytes are by their start: for error messages, never to choose a decoder."""
 
 from __future__ import annotations
 
 import re
 
-#: How much of the beginning `what_is` looks at.
+#: Number of first bytes that `what_is` examines.
 HEAD_BYTES = 1_024
 
 _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
@@ -64,7 +64,7 @@ _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (rb"\{|\[", "JSON text"),
 )
 _KNOWN = [(re.compile(begin, re.DOTALL | re.IGNORECASE), name) for begin, name in _BEGINNINGS]
-_OF_MODALITY = {  # in one expression each: it is asked of every member that no column takes
+_OF_MODALITY = {  # in one expression each: called for every member that no column takes
     modality: re.compile(
         b"|".join(b"(?:%b)" % begin for begin, name in _BEGINNINGS if word in name and "video" not in name),
         re.DOTALL,
@@ -76,12 +76,12 @@ _TEXT_BYTES = 64
 
 
 def modality_of(head: bytes) -> str | None:
-    """The modality that begins so: "image" or "audio"; None of anything else, videos too."""
+    """The modality of bytes that begin so: "image" or "audio"; None for anything else, including videos."""
     return next((modality for modality, magic in _OF_MODALITY.items() if magic.match(head)), None)
 
 
 def named(head: bytes) -> str:
-    """A name for what begins so, if it is known; "" for anything else."""
+    """A name for bytes that begin so, if known; else ""."""
     for beginning in (head, head.lstrip(_BLANK)):
         for pattern, name in _KNOWN:
             if pattern.match(beginning):
@@ -90,7 +90,7 @@ def named(head: bytes) -> str:
 
 
 def what_is(head: bytes) -> str:
-    """A name for what begins so, such as "an HTML page", with its article.
+    """A name for bytes that begin so, such as "an HTML page", with its article.
 
     Args:
         head: the first `HEAD_BYTES` of it, or all.

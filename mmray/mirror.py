@@ -21,13 +21,13 @@ def mirror(
 ) -> None:
     """Copy files of a directory to the local disk, all or none; only the first of many processes does it.
 
-    A copy that is there and was damaged since is made anew.
+    A damaged copy is made again.
 
     Args:
         source: the directory.
         files: paths below it, and the sha256 that each must have.
-        target: directory that appears, whole, where there is none yet.
-        sha256_of: tells the sha256 of a file that is there; None: reads it.
+        target: directory that is created atomically if missing.
+        sha256_of: gives the sha256 of an existing file; None: reads it.
 
     Raises:
         StoreError: a file has another sha256.

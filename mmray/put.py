@@ -1,4 +1,4 @@
-"""How an object of a store comes into being: whole or not at all."""
+"""Writes an object of a store atomically."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ import pyarrow.fs as pafs
 from mmray import azure
 from mmray.errors import UsageError
 
-TEMPORARY = ".tmp-"  # prefix of files that are not yet in place; readers of a directory skip them
-# Filesystems of pyarrow that show an object when it is whole, and the old one until then.
+TEMPORARY = ".tmp-"  # prefix of temporary files; readers of a directory skip them
+# Filesystems of pyarrow that show an object only when it is complete, and the old one until then.
 _ATOMIC = ("s3", "gcs")
 
 
 def put(filesystem: pafs.FileSystem, root: str, path: str, data: pa.Buffer) -> None:
-    """Write an object; from the first to the last byte the old one stays, or none.
+    """Write an object; until the last byte the old one remains, or none.
 
-    A PUT to S3, GCS or Azure is atomic by itself, once it is finished. But pyarrow finishes it also when an
-    exception ends the writing: a Ctrl-C between opening and writing would publish an empty object. So a
-    thread of its own does it, which gets no signals; an upload whose process dies is never finished. Large
-    objects go in pieces, straight from the buffer: 10 MB each to S3 (10,000 at most: 100 GB), 8 MiB to Azure
+    A PUT to S3, GCS or Azure is atomic when it is finished. But pyarrow also finishes it when an exception
+    ends the writing: a Ctrl-C between opening and writing would publish an empty object. So a separate
+    thread, which gets no signals, does it; an upload whose process dies is never finished. Large objects are
+    sent in pieces, directly from the buffer: 10 MB each to S3 (10,000 at most: 100 GB), 8 MiB to Azure
     (50,000: 390 GiB), one resumable stream to GCS.
 
-    Other stores may show a file while it is written. There a temporary neighbour is moved into place; not
-    every store moves over a file, so for a moment there is neither the old one nor the new one.
+    Other stores may show a file while it is written. There a temporary file is renamed; not every store can
+    rename over a file, so for a moment there is neither the old one nor the new one.
 
     Args:
         filesystem: of the store.
         root: URL of its root, with its options.
         path: of the object, on the filesystem.
-        data: what it will hold.
+        data: its content.
 
     Raises:
         UsageError: there is no such bucket, or the client that writes there is not installed.
-        Exception: the store fails, as its client says it.
+        Exception: the store fails; from its client.
     """
     act = {**dict.fromkeys(_ATOMIC, _write), azure.TYPE_NAME: _to_azure}.get(filesystem.type_name, _by_move)
     with ThreadPoolExecutor(1) as signal_free:
@@ -47,7 +47,7 @@ def put(filesystem: pafs.FileSystem, root: str, path: str, data: pa.Buffer) -> N
             missing = isinstance(e, FileNotFoundError) or "NO_SUCH_BUCKET" in str(e)
             if act is _by_move or not missing:
                 raise
-            if "UploadChunk" in str(e):  # of Google's client: the upload that it went on with is gone
+            if "UploadChunk" in str(e):  # of Google's client: the upload that it resumed is gone
                 raise ConnectionError("an upload was lost in the middle") from e
             bucket = path.partition("/")[0]
             raise UsageError(f"{root}: there is no bucket {bucket!r}; make it, or check its name") from e

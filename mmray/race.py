@@ -1,4 +1,4 @@
-"""Which variant to run, and how: as asked, or the fastest, by a race run once for each kind of machine."""
+"""Which variant to run, and how: the requested one, or the fastest in a race for this type of machine."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from mmray.loading import open_engine
 from mmray.shapes import Ladder
 from mmray.storage import Location, cache_directory
 
-_ROUNDS = 5  # of all forms in turn, so that a busy moment of the machine meets each of them
-_FASTER = 0.95  # a form must need at most this share of the usual one's time; less may be chance
+_ROUNDS = 5  # of all forms in turn, so that other load on the machine affects all of them
+_FASTER = 0.95  # a form must need at most this share of the default's time; a smaller gain may be chance
 # On a GPU these are slower than float32 (docs/gpu.md): int8 there is TensorRT's.
 _QUANTIZED = (b"QuantizeLinear", b"MatMulInteger", b"ConvInteger")
 
@@ -41,7 +41,7 @@ class Choice(NamedTuple):
 
     variant: str
     nhwc: bool = False
-    rows_per_s: float | None = None  # of one device or thread in the race; None where none was run
+    rows_per_s: float | None = None  # of one device or thread in the race; None if there was no race
 
 
 def choose(
@@ -53,10 +53,10 @@ def choose(
     ladder: Ladder | None = None,
     cache: Path | None = None,
 ) -> Choice:
-    """The variant that is wanted, or for "auto" the fastest on this machine, in its fastest form.
+    """The requested variant, or for "auto" the fastest on this machine, in its fastest form.
 
-    For "auto" takes part what passed the gate, is made for this provider, and runs on it; no cascade, which
-    may answer otherwise and so must be asked for. The answer is kept in the cache under the bundle, the kind
+    The race of "auto" includes variants that passed the gate, are made for this provider, and run on it; no
+    cascade, which may answer differently and so must be named. The result is cached by the bundle, the type
     of device, the version of ONNX Runtime, the threads and the ladder.
 
     Args:
@@ -64,9 +64,9 @@ def choose(
         wanted: name of a variant, or "auto".
         provider: where to run.
         threads: threads of one inference.
-        ladder: sizes of the batches to come: the race is over a typical one of them. None: over CPU_ROWS of
-            the bundle's golden records that have most modalities.
-        cache: directory that lasts; None: the usual one.
+        ladder: sizes of the batches: the race uses a typical one. None: CPU_ROWS of the bundle's golden
+            records with the most modalities.
+        cache: permanent directory; None: the default one.
 
     Raises:
         BundleError: no such variant, or one that did not pass its gate.
@@ -98,7 +98,7 @@ def choose(
 
 
 def candidates(bundle: Bundle, wanted: str, provider: Provider) -> list[Form]:
-    """Forms that take part in the race for what is wanted."""
+    """Forms in the race."""
     entries = bundle.manifest.variants
     names = [wanted]
     if wanted == "auto":
@@ -109,7 +109,7 @@ def candidates(bundle: Bundle, wanted: str, provider: Provider) -> list[Form]:
         ]
     if wanted == "auto" and provider == "cuda":
         names = [
-            name  # fp32 is what the others must beat, whatever an imported graph holds
+            name  # fp32 is the baseline, even if an imported graph has integer operators
             for name in names
             if name == FP32 or not (entries[name].precision == "int8" or is_quantized(bundle.graph(name)))
         ]
@@ -127,7 +127,7 @@ def is_quantized(graph: Path) -> bool:
 
 
 def _read(place: Location) -> dict[str, object]:
-    """A race that was run before; empty where there was none, or it is not as it was written."""
+    """The result of an earlier race; empty if there was none, or if the file is damaged."""
     try:
         return unsealed(place.read_bytes())
     except OSError:  # it is run again
@@ -153,7 +153,7 @@ def race(
             runs[form]()  # warm
             if engine.compiled:
                 engine.compiled.keep()
-        except BundleError:  # altered: no reason to run another variant
+        except BundleError:  # altered: not a reason to run another variant
             raise
         except Exception as e:  # ONNX Runtime's own exception types share no base
             if form == forms[0]:
@@ -169,10 +169,10 @@ def race(
 
 
 def _batch(bundle: Bundle, engine: Engine, ladder: Ladder | None) -> _Run:
-    """Runs one batch like the job's: a padded one with its copies, or full golden records."""
+    """Runs one batch like the job's: a padded one with its copies, or complete golden records."""
     if ladder is None:
-        # Golden records lack every subset of the modalities, so that a batch of all of them has a third of
-        # the pictures that a job's has, and another variant may win.
+        # Each subset of the modalities is missing in some golden record, so a batch of all of them would have
+        # a third of a job's pictures, and another variant might win.
         feeds = full_batch(bundle.golden()[0], CPU_ROWS)
         return lambda: engine(feeds)
     bound = engine.bound(blank(bundle.spec, ladder.typical))

@@ -1,7 +1,7 @@
-"""Whether something listens where RAY_ADDRESS says.
+"""Checks that something listens at RAY_ADDRESS.
 
-Ray itself tries for minutes to reach an address where nobody listens, then ends the process without a word
-(Ray 2.60).
+Ray itself tries for minutes to reach an address where nothing listens, then ends the process without a
+message (Ray 2.60).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def check_ray_address() -> None:
     """Connect once to the address in RAY_ADDRESS; without one there is nothing to check.
 
     Raises:
-        UsageError: nobody listens there, or it is no address.
+        UsageError: nothing listens there, or it is not an address.
     """
     address = os.environ.get("RAY_ADDRESS", "")
     if address in _NO_ADDRESS:

@@ -1,8 +1,8 @@
-"""Stores that fail now and then: which failures pass, how long to try again, and a file that reads on.
+"""Temporary failures of stores: which they are, how long to retry, and a file that resumes reading.
 
-Clients of stores repeat a request by themselves: pyarrow's of S3 31 times within 6 s at even intervals,
-Google's for 6 s, Azure's 3 times within 6 s; but not for longer, nor after every answer that passes (409
-OperationAborted, 400 RequestTimeout). Here is what follows on that.
+Clients of stores repeat a request by themselves: pyarrow's for S3 31 times within 6 s at even intervals,
+Google's for 6 s, Azure's 3 times within 6 s; but not for longer, nor after every temporary answer (409
+OperationAborted, 400 RequestTimeout). This module retries after that.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 ATTEMPTS = 6  # with the client's own 6 s each and the sleeps, a store may be away for about 50 s
 BACKOFF_S = 1.0  # longest sleep after the first failure; it doubles with each
 MAX_BACKOFF_S = 20.0
-PIECE_BYTES = 4 << 20  # of a file that is read on and on
-_FIRST_BYTES = 1 << 20  # doubles up to that; a look at one record costs no more
-# Pieces on their way while another is read: over 30 ms a task has 1.3 times what one at a time gives of a
-# link, and 1.9 times where each connection is bounded (`jobs/bench store`).
+PIECE_BYTES = 4 << 20  # bytes of a piece of a file that is read sequentially
+_FIRST_BYTES = 1 << 20  # doubles up to that; reading one record costs no more
+# Pieces in transit while another is read: with 30 ms latency a task gets 1.3 times the throughput of one
+# piece at a time, and 1.9 times if each connection is limited (`jobs/bench store`).
 STREAMS = 2
 
 _LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
-# What pyarrow says in an OSError without a kind of its own. HTTP 3xx: a bucket of another region.
+# Messages of pyarrow in an OSError without a specific type. HTTP 3xx: a bucket of another region.
 _LASTING_TEXT = re.compile(
     r"AWS Error (ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|NO_SUCH_BUCKET|NO_SUCH_KEY)"
     r"|HTTP status 3\d\d|^Bucket '[^']*' not found"
@@ -45,36 +45,36 @@ _NO_CREDENTIALS = re.compile(
 )
 _REFUSALS = (400, 401, 403, 404, 405)  # of HTTP
 
-#: What tells one content of an object from another, as stores name it; first what a copy keeps. GCS has a
-#: checksum of the whole content, S3 and others an ETag.
+#: Keys of stores that identify an object's content; first those that a copy keeps. GCS has a checksum of the
+#: whole content, S3 and others an ETag.
 _VERSIONS = ("crc32c", "etag", "content-md5", "generation", "versionid", "last-modified")
 
 T = TypeVar("T")
 
 
 class StoreError(RunError, OSError):
-    """A store would not do it, or failed for as long as we tried: no word on what it holds."""
+    """A store refused, or failed at all attempts: nothing is known about its contents."""
 
 
 class RefusedError(StoreError):
-    """A store would not do it, and would not if it were asked again."""
+    """A store refused, and would refuse again."""
 
 
 def retrying(act: Callable[[], T], what: str) -> T:
-    """Do something with a store, again after failures that may pass.
+    """Do something with a store, with retries after temporary failures.
 
     Sleeps between attempts are random, up to a bound that doubles: "full jitter" in Marc Brooker, Exponential
-    Backoff And Jitter, AWS Architecture Blog, 2015. So a thousand actors that were told to slow down at the
-    same time do not come back at the same time.
+    Backoff And Jitter, AWS Architecture Blog, 2015. So a thousand actors that had to slow down at the same
+    time do not retry at the same time.
 
     Args:
-        act: what to do; it must start afresh each time.
+        act: what to do; it must start over each time.
         what: names it in the error.
 
     Raises:
-        FileNotFoundError: or any other OSError that tells what the store holds; at once.
-        RefusedError: any other failure, of whatever library, that would not pass; at once.
-        StoreError: one that may pass, but did not.
+        FileNotFoundError: or any other OSError about the store's contents; at once.
+        RefusedError: any other permanent failure, of any library; at once.
+        StoreError: a temporary failure that lasted too long.
     """
     failure: Exception | None = None
     for attempt in range(ATTEMPTS):
@@ -88,21 +88,21 @@ def retrying(act: Callable[[], T], what: str) -> T:
             failure = e
             if not _may_pass(e):
                 raise RefusedError(f"{what}: {_reason(e)}") from e
-    raise StoreError(f"{what}: failed {ATTEMPTS} times, at last by {_reason(failure)}") from failure
+    raise StoreError(f"{what}: failed {ATTEMPTS} times, the last time by {_reason(failure)}") from failure
 
 
 def _may_pass(failure: Exception) -> bool:
     if isinstance(failure, OSError) and _LASTING_TEXT.search(str(failure)):
         return False
-    if getattr(failure, "status_code", None) in _REFUSALS:  # an answer, as Azure's client tells it
+    if getattr(failure, "status_code", None) in _REFUSALS:  # an answer, as Azure's client gives it
         return False
-    # An error that a network library defines, as aiohttp.ClientError, may pass; a ValueError does not.
+    # An error type of a network library, such as aiohttp.ClientError, may be temporary; a ValueError is not.
     known = type(failure).__module__.partition(".")[0] not in ("builtins", "pyarrow")
     return isinstance(failure, OSError) or known
 
 
 def _reason(failure: Exception | None) -> str:
-    """What a client says, in one line, and what to do where it lacks credentials."""
+    """A client's message, in one line, with a remedy if credentials are missing."""
     said = str(failure).partition("\n")[0]
     if not _NO_CREDENTIALS.search(said):
         return said
@@ -110,7 +110,7 @@ def _reason(failure: Exception | None) -> str:
 
 
 def version_in(about: Mapping[Any, object]) -> str:
-    """What changes with an object's content, from what its store says of it: mostly its ETag; else ""."""
+    """A value that changes with an object's content, from its store's metadata: mostly its ETag; else ""."""
     told = {_text(name).lower(): _text(value).strip('"') for name, value in about.items()}
     return next((told[name] for name in _VERSIONS if told.get(name)), "")
 
@@ -120,11 +120,11 @@ def _text(value: object) -> str:
 
 
 class RemoteFile(io.RawIOBase):
-    """A file of a store, for reading: after a failure it goes on from the last good byte of a fresh stream.
+    """A file of a store, for reading: after a failure it continues after the last good byte in a new stream.
 
-    Reading on costs a request for every 1, 2, then 4 MiB, however small the reads, and from the first of 4
-    MiB on the next two are on their way; a read elsewhere requests what was asked for. Holds three such
-    pieces, or one read if that is larger.
+    Sequential reading makes a request for every 1, 2, then 4 MiB, independent of the size of reads, and from
+    the first 4 MiB on the next two are in transit; a read elsewhere requests exactly its bytes. Holds three
+    such pieces, or one read if that is larger.
     """
 
     def __init__(
@@ -139,11 +139,11 @@ class RemoteFile(io.RawIOBase):
         Args:
             open_stream: opens the file for random access.
             url: names it in errors.
-            version: what the file must be, each time that it is opened; "": what it is the first time.
-            version_of: tells that of an open file.
+            version: that the file must have each time it is opened; "": its version at first opening.
+            version_of: gives the version of an open file.
 
         Raises:
-            ChangedError: it is another than it must be.
+            ChangedError: it has another version.
             OSError: it cannot be opened.
         """
         super().__init__()
@@ -156,7 +156,7 @@ class RemoteFile(io.RawIOBase):
         self._position = 0
         self._held = memoryview(b"")  # bytes from `_held_from` on
         self._held_from = 0
-        self._ahead = 0  # bytes to request at least, where a file is read on
+        self._ahead = 0  # minimum bytes of a request in sequential reading
         self._pool: ThreadPoolExecutor | None = None
         self._coming: deque[tuple[int, Future[memoryview]]] = deque()  # pieces, by their first byte
 
@@ -180,7 +180,7 @@ class RemoteFile(io.RawIOBase):
         return self.read(max(0, self._size - self._position)) or b""  # the base class reads 8 KiB a time
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        """Fill the buffer, or as much of it as there is to the end of the file.
+        """Fill the buffer, or a part of it up to the end of the file.
 
         Raises:
             OSError: names the bytes that cannot be read.
@@ -209,7 +209,7 @@ class RemoteFile(io.RawIOBase):
         super().close()
 
     def _fetch(self, wanted: int) -> None:
-        """Hold what follows the position: `wanted` bytes, or another number where the file is read on."""
+        """Hold the bytes after the position: `wanted` bytes, or another number in sequential reading."""
         reads_on = self._position == self._held_from + len(self._held)
         self._ahead = min(max(2 * self._ahead, _FIRST_BYTES), PIECE_BYTES) if reads_on else 0
         self._held = memoryview(b"")
@@ -224,7 +224,7 @@ class RemoteFile(io.RawIOBase):
             self._request_ahead()
 
     def _request_ahead(self) -> None:
-        """Have the next pieces on their way."""
+        """Request the next pieces."""
         self._pool = self._pool or ThreadPoolExecutor(STREAMS, "store")
         while len(self._coming) < STREAMS:
             start = self._held_from + len(self._held)
@@ -236,7 +236,7 @@ class RemoteFile(io.RawIOBase):
             self._coming.append((start, self._pool.submit(self._request, start, nbytes)))
 
     def _forget(self) -> None:
-        """Give up what is on its way."""
+        """Cancel pieces in transit."""
         for _, future in self._coming:
             future.cancel()
         self._coming.clear()

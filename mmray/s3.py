@@ -1,6 +1,6 @@
-"""What S3 does and pyarrow's client of it does not: create an object where there is none, list ETags.
+"""Requests to S3 that pyarrow's client lacks: create an object only if it does not exist, list ETags.
 
-Needs boto3 (the extra s3), which takes credentials from where pyarrow's client takes them.
+Needs boto3 (the extra s3), which takes credentials from the same places as pyarrow's client.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from botocore.client import BaseClient
 
 TYPE_NAME = "s3"  # of pyarrow's filesystem
-#: Statuses of an answer: the credentials do not count, or the store has no such request.
+#: Status codes: the credentials are not accepted, or the store has no such request.
 CANNOT = (400, 401, 403, 405, 501)
 _EXISTS = 412
 _TIMEOUT_S = 30
 
 
 def create(filesystem: pafs.FileSystem, root: str, bucket: str, name: str, data: bytes) -> bool:
-    """Make an object if there is none of that name (If-None-Match: *); whether it was made.
+    """Create an object if there is none of that name (If-None-Match: *); returns whether it was created.
 
     Raises:
         CannotError: the store does not do it, or not for these credentials.
@@ -48,7 +48,7 @@ def create(filesystem: pafs.FileSystem, root: str, bucket: str, name: str, data:
 
 
 def listed(filesystem: pafs.FileSystem, root: str, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
-    """What a listing tells of each object under a prefix, 1,000 a request: Key, Size, ETag and more.
+    """The listing of each object under a prefix, 1,000 in each request: Key, Size, ETag and more.
 
     Raises:
         CannotError: the store does not do it, or not for these credentials.

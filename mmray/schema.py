@@ -1,5 +1,5 @@
-"""The Arrow schemas at the seams: RECORDS (raw bytes) → TENSORS (compact arrays) → OUTCOMES, and what is
-written of the last: PREDICTIONS and REJECTS.
+"""The Arrow schemas between components: RECORDS (raw bytes) → TENSORS (compact arrays) → OUTCOMES, which are
+written as PREDICTIONS and REJECTS.
 
 A record that failed stays in the stream as a row whose `error` is set and whose payload is null, so one
 stream carries both kinds and the audit is arithmetic. (shard, row) identifies a record permanently.
@@ -22,21 +22,21 @@ MODALITIES: tuple[Modality, ...] = ("image", "text", "audio")
 
 Subset = tuple[bool, ...]  # of the modalities: one flag for each
 
-#: Where a record failed. "shard" is of no one record: damage hides an unknown number of them.
+#: Where a record failed. "shard" is not of a single record: damage hides an unknown number of them.
 Stage = Literal["shard", "read", "align", "preprocess", "infer"]
 
-#: Type of the error of the one row that tells of a shard without records; it is none of them.
+#: Type of the error of the one row of a shard without records; it is not a record.
 EMPTY = "shard-empty"
 
 META_BYTES = 1 << 20  # of a JSON member that is parsed: a byte of JSON may become thirty of objects
 
-#: Why a record was rejected. `type` is stable and made for grouping; `reason` is for people.
+#: Why a record was rejected. `type` is stable, for grouping; `reason` is for people.
 ERROR = pa.struct([("stage", pa.string()), ("type", pa.string()), ("reason", pa.string())])
 
-#: Small values by name; a null is of a field that is there, but empty.
+#: Small values by name; null for an empty field.
 FIELDS = pa.map_(pa.string(), pa.string())
 
-#: Things of a record that are not read: see mmray.unread.
+#: Unread contents of a record: see mmray.unread.
 UNREAD = pa.list_(
     pa.struct([("kind", pa.string()), ("name", pa.string()), ("modality", pa.string())]),
 )
@@ -46,7 +46,7 @@ _ADDRESS = [
     ("row", pa.int64()),  # ordinal of the record in its shard, from 0
     ("end", pa.bool_()),  # true on the last record of the shard, so that its total is known
     ("key", pa.string()),
-    # Where the record lies in its shard: bytes of a tar or TFRecord, entries of an LMDB, rows of a Parquet.
+    # Position of the record in its shard: bytes of a tar or TFRecord, entries of an LMDB, rows of a Parquet.
     ("offset", pa.int64()),
     ("length", pa.int64()),
 ]
@@ -58,13 +58,13 @@ RECORDS = pa.schema(
         ("text", pa.binary()),
         ("audio", pa.binary()),
         ("meta", pa.binary()),  # the JSON member
-        ("fields", FIELDS),  # what is to be carried, of columns, features or small members
+        ("fields", FIELDS),  # carried values of columns, features or small members
         ("unread", UNREAD),
         ("error", ERROR),
     ]
 )
 
-#: RECORDS whose payload stays where it was read from. Arrow can neither filter nor sort such columns.
+#: RECORDS whose payload is a view of its source. Arrow can neither filter nor sort such columns.
 VIEWS = pa.schema(
     [field.with_type(pa.binary_view()) if field.type == pa.binary() else field for field in RECORDS]
 )
@@ -78,9 +78,9 @@ TENSORS = pa.schema(
         ("pixels", pa.binary()),  # uint8, height x width x 3, row-major; the bundle's spec has the size
         ("input_ids", pa.list_(pa.int32())),  # unpadded token ids, special tokens included
         ("log_mel", pa.binary()),  # float16, frames x mel bins, row-major, not yet cut into patches
-        *((modality, pa.binary()) for modality in MODALITIES),  # bytes that were left for later; else null
-        ("damaged", pa.list_(pa.string())),  # modalities that were there but unusable, or out of step
-        ("alignment_error_ms", pa.float32()),  # what the worst of the modalities in step may be off
+        *((modality, pa.binary()) for modality in MODALITIES),  # undecoded bytes, if postponed; else null
+        ("damaged", pa.list_(pa.string())),  # modalities that were present but unusable, or not aligned
+        ("alignment_error_ms", pa.float32()),  # largest possible offset of the aligned modalities
         ("error", ERROR),
     ]
 )
@@ -98,9 +98,9 @@ class OutputColumns:
     labelled: bool = True  # False leaves out `label` and `score`: the model only gives features
     features: int = 0  # width of `features` as float16; 0 leaves it out
     carry: tuple[str, ...] = ()  # fields of the record, copied to string columns `meta_<field>`
-    staged: bool = False  # which stage of a cascade answered, and how sure it was
-    least_score: float | None = None  # below it no label but `abstained`; None leaves that column out
-    alignment: bool = False  # how far the modalities may be out of step, where a run aligns them
+    staged: bool = False  # which stage of a cascade answered, and its confidence
+    least_score: float | None = None  # below it no label, but `abstained`; None leaves that column out
+    alignment: bool = False  # largest possible offset of modalities, if a run aligns them
 
 
 def predictions(columns: OutputColumns) -> pa.Schema:
@@ -152,7 +152,7 @@ def outcomes(columns: OutputColumns) -> pa.Schema:
 
 
 def subsets(modalities: int) -> list[Subset]:
-    """All sets of so many modalities but the empty one, from the first alone to all."""
+    """All non-empty sets of so many modalities, from the first alone to all."""
     flags = [flags for flags in product((False, True), repeat=modalities) if any(flags)]
     return sorted(flags, key=lambda f: (sum(f), [not flag for flag in f]))
 
@@ -163,9 +163,9 @@ def set_name(modalities: Iterable[str], flags: Iterable[object]) -> str:
 
 
 def meta_fields(meta: bytes | None) -> dict[str, Any]:
-    """A record's JSON member; empty where it is no object, for a record needs none to be predicted.
+    """A record's JSON member; empty if it is not an object, because a record does not need one.
 
-    One of more than META_BYTES counts as none.
+    A member of more than META_BYTES is ignored.
     """
     if meta is None or len(meta) > META_BYTES:
         return {}
@@ -178,7 +178,7 @@ def meta_fields(meta: bytes | None) -> dict[str, Any]:
 
 
 def record_count(table: pa.Table) -> int:
-    """Records among the rows of a table: those of empty shards are none."""
+    """Number of records in a table: rows of empty shards do not count."""
     empty = [e for e in table["error"].drop_null().to_pylist() if e["type"] == EMPTY]
     return int(table.num_rows) - len(empty)
 

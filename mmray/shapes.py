@@ -1,8 +1,8 @@
-"""The few shapes that a device ever sees, and which of them a table of records is run with.
+"""The few shapes of batches for a device, and the choice of a shape for a table of records.
 
-An engine on a GPU plans its kernels anew for every shape that differs from the one before: on an H200 that
-took 1.5 s, where a batch takes 30 ms (docs/gpu.md). So batches are padded to a *ladder* of sizes, a table
-keeps the sizes of the table before it where they are not far too large, and all batches of a table have one
+An engine on a GPU plans its kernels again for every shape that differs from the previous one: on an H200 that
+took 1.5 s, while a batch takes 30 ms (docs/gpu.md). So batches are padded to a *ladder* of sizes, a table
+keeps the sizes of the previous table unless they are far too large, and all batches of a table have one
 shape.
 """
 
@@ -21,23 +21,23 @@ import pyarrow.compute as pc
 from mmray.preprocess.spec import AudioSpec, PreprocessSpec
 from mmray.schema import TENSOR_OF, Modality
 
-#: Rows of a batch of a job on a device, where a record is not so large that fewer must do.
+#: Rows of a batch of a job on a device; fewer for large records.
 JOB_ROWS = 256
-#: Rows of a batch of a server: it takes the first that holds those who wait.
+#: Rows of a batch of a server: it uses the first size that fits the waiting records.
 SERVER_ROWS = (1, 4, 16, 64, 256)
 
 _BATCH_BYTES = 256 << 20  # of the inputs of a batch; an engine's activations are a few times that
-#: Batches of one shape in a row, where they are not too large: a table, which is cut into them.
+#: Batches of one shape in a table, if they are not too large.
 BATCHES = 4
 _TABLE_BYTES = 96 << 20
 _TOKENS = (16, 64, 256, 1024, 4096)  # widths of texts
 _SHARES = (16, 4, 1)  # a batch has places for its pictures, and for its texts, for one row in so many
 _PATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # a row
-_TOO_LARGE = 4  # a size that is so many times what is needed is given up for a smaller one
+_TOO_LARGE = 4  # a size that is so many times too large is replaced by a smaller one
 
 
 class Shape(NamedTuple):
-    """Sizes of a batch. One more record than `rows` is in it: the dummy, which all padding belongs to."""
+    """Sizes of a batch. It has one more record than `rows`: the dummy, to which all padding belongs."""
 
     rows: int
     images: int = 0  # 0: the graph takes none
@@ -61,8 +61,8 @@ class Ladder:
     Args:
         spec: what the model takes.
         rows: of a batch, in ascending order.
-        one_each: whether each number of rows has one size of everything but the texts' width, so that all
-            shapes can be tried beforehand: what a server wants. A job takes what its records need.
+        one_each: whether each number of rows has one size of everything except the texts' width, so that a
+            server can run all shapes at its start. A job uses what its records need.
     """
 
     spec: PreprocessSpec
@@ -82,7 +82,7 @@ class Ladder:
         return (rows,) if self.one_each else tuple(sorted({-(-rows // share) for share in _SHARES}))
 
     def patches(self, rows: int) -> tuple[int, ...]:
-        """Patches of a batch of so many rows; the last holds as many as any such batch may have."""
+        """Patches of a batch of so many rows; the last size fits any such batch."""
         if self.spec.audio is None:
             return (0,)
         most = self.spec.audio.max_patches
@@ -105,7 +105,7 @@ class Ladder:
 
     @property
     def typical(self) -> Shape:
-        """A full batch of records that have everything: short texts, some seconds of sound."""
+        """A full batch of records with all modalities: short texts, some seconds of sound."""
         spec, rows = self.spec, self.rows[-1]
         patches = rows * min(_TOO_LARGE, spec.audio.max_patches) if spec.audio else 0
         return Shape(
@@ -128,7 +128,7 @@ class Ladder:
 
 
 def job_ladder(spec: PreprocessSpec, rows: int | None = None) -> Ladder:
-    """Of a batch job: one number of rows; None: what suits the size of its records."""
+    """Of a batch job: one number of rows; None: depends on the size of its records."""
     if rows is None:
         rows = JOB_ROWS
         while rows > 1 and rows * row_bytes(spec) > _BATCH_BYTES:
@@ -154,10 +154,10 @@ def row_bytes(spec: PreprocessSpec) -> int:
 
 
 class Batch(NamedTuple):
-    """Rows of a table that run together, and the shape that they are padded to."""
+    """Rows of a table that run together, and their padded shape."""
 
     rows: npt.NDArray[np.int64]
-    shape: Shape | None  # None: of a CPU, which takes any
+    shape: Shape | None  # None: on a CPU, which takes any
 
 
 class Shaper:
@@ -177,8 +177,8 @@ class Shaper:
     def __call__(self, tensors: pa.Table, rows: npt.NDArray[np.int64]) -> list[Batch]:
         """Batches of rows of a table of TENSORS that have no error, each row once, all of one shape.
 
-        The rows are dealt out by their patches, most first, there and back like a plough, so that all batches
-        have about equally many, and the number of them is the one that their rows need.
+        The rows are distributed by their patches, most first, in alternating order, so that all batches have
+        about equally many; the number of batches is the minimum for the rows.
         """
         if not len(rows):
             return []
@@ -205,7 +205,7 @@ class Shaper:
     def _sizes(
         self, tensors: pa.Table
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Of each row: whether it has a picture, its tokens or -1, its patches."""
+        """For each row: whether it has a picture, its tokens or -1, its patches."""
         rows = tensors.num_rows
         images, tokens = np.zeros(rows, np.bool_), np.full(rows, -1, np.int64)
         patches = np.zeros(rows, np.int64)
@@ -220,9 +220,9 @@ class Shaper:
         return images, tokens, patches
 
     def _shape(self, rows: int, images: int, texts: int, tokens: int, patches: int, *, fills: bool) -> Shape:
-        """The smallest shape that holds this, or the latest one where that is not far too large.
+        """The smallest shape that fits, or the latest one if that is not far too large.
 
-        A table that fills no batch (`fills`) tells little of those that come, so nothing shrinks for it.
+        A table that fills no batch (`fills`) says little about later ones, so nothing shrinks for it.
         """
         ladder, takes = self._ladder, self._takes
         latest = self._latest if self._latest and self._latest.rows == rows else Shape(rows)
@@ -230,7 +230,7 @@ class Shaper:
 
         def size(steps: tuple[int, ...], needed: int, latest: int) -> int:
             step = next(step for step in steps if step >= needed)
-            # Where nothing is needed the latest stays, too: a change costs more than padding some batches.
+            # If nothing is needed the latest is kept, too: a change costs more than padding some batches.
             keeps = not needed or not fills or latest <= _TOO_LARGE * step
             return latest if latest and latest >= needed and keeps else step
 
@@ -252,7 +252,7 @@ def patches_of(size: npt.NDArray[np.int64], spec: AudioSpec) -> npt.NDArray[np.i
 
 
 def _deal(patches: npt.NDArray[np.int64], hands: int) -> list[npt.NDArray[np.int64]]:
-    """Positions of the rows, dealt to so many hands."""
+    """Positions of the rows, distributed to so many batches."""
     order = np.argsort(-patches, kind="stable")
     turn = np.arange(len(order)) % (2 * hands)
     hand = np.minimum(turn, 2 * hands - 1 - turn)
@@ -260,12 +260,12 @@ def _deal(patches: npt.NDArray[np.int64], hands: int) -> list[npt.NDArray[np.int
 
 
 def whole_batches(tables: Iterator[pa.Table], rows: int | None, batches: int = BATCHES) -> Iterator[pa.Table]:
-    """The same rows in the same order, in tables that each hold some whole batches, the last one the rest.
+    """The same rows in the same order, in tables of whole batches; the last one has the rest.
 
     Args:
         tables: of any size.
         rows: of a batch; None: the tables are left as they are.
-        batches: that a table holds at most.
+        batches: maximum batches of a table.
     """
     if rows is None:
         yield from tables
@@ -278,7 +278,7 @@ def whole_batches(tables: Iterator[pa.Table], rows: int | None, batches: int = B
         while count >= rows * batches or (size >= _TABLE_BYTES and count):
             together = pa.concat_tables(waiting)
             fitting = min(count, rows * batches, max(1, _TABLE_BYTES * count // max(size, 1)))
-            # Where not even one batch fits, a table holds what does.
+            # If not even one batch fits, a table has the rows that do.
             whole = fitting - fitting % rows or fitting
             yield together.slice(0, whole)
             waiting, count = [together.slice(whole)], count - whole

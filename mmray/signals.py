@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as errors of ours, which unwind what is open and end in their documented exit codes."""
+"""Ctrl-C and SIGTERM as exceptions of ours, which unwind the stack and end in their documented exit codes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _AGAIN_S = 1.0
 def raised() -> Iterator[None]:
     """While the body runs, the first such signal raises; a second one ends the process at once.
 
-    Python drops what is raised in a `__del__` or a callback of C code, and some libraries catch all. So it is
-    raised again each second, except while its own `finally` and `with` blocks are at work.
+    Python drops exceptions raised in a `__del__` or a callback of C code, and some libraries catch all. So it
+    is raised again each second, except while its own `finally` and `with` blocks run.
 
     Raises:
         Interrupted: SIGINT.
@@ -40,7 +40,7 @@ def raised() -> Iterator[None]:
         for one in _ENDING:
             signal.signal(one, lambda number, _: os._exit(128 + number))
         word, kind = ("interrupted", Interrupted) if number == signal.SIGINT else ("terminated", Terminated)
-        failure = kind(f"{word}; what is written stays, and the same command continues from there")
+        failure = kind(f"{word}; written parts are kept, and the same command resumes")
         earlier[signal.SIGALRM] = signal.signal(signal.SIGALRM, insist)
         timer = signal.setitimer(signal.ITIMER_REAL, _AGAIN_S, _AGAIN_S)
         raise failure
@@ -57,12 +57,12 @@ def raised() -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, *timer)
         for number, handler in earlier.items():
             signal.signal(number, handler)
-    if failure:  # dropped where the body ended
+    if failure:  # dropped when the body ended
         raise failure
 
 
 def _handles(failure: BaseException) -> bool:
-    """Whether the code that runs now does so because of it."""
+    """Whether the current code runs because of it."""
     handled = sys.exception()
     while handled is not None and handled is not failure:
         handled = handled.__context__

@@ -1,7 +1,7 @@
-"""Where bytes lie: paths and URLs, and the one way a file comes into being.
+"""Locations: paths and URLs, and atomic writing of files.
 
-Operations on stores are tried again when they fail in a way that may pass (see mmray.remote); local files are
-opened, read and written directly.
+Operations on stores are retried after temporary failures (see mmray.remote); local files are opened, read and
+written directly.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ T = TypeVar("T")
 
 
 def cache_directory() -> Path:
-    """Where this machine keeps what can be fetched or made again: $MMRAY_CACHE, or else ~/.cache/mmray."""
+    """This machine's cache directory: $MMRAY_CACHE, or else ~/.cache/mmray."""
     return Path(os.environ.get("MMRAY_CACHE") or "~/.cache/mmray").expanduser().absolute()
 
 
 class Glance(NamedTuple):
-    """A look at a file of a store."""
+    """Metadata and ends of a file of a store."""
 
     size: int
-    version: str  # what changes with its content, mostly its ETag; "" where the store does not tell
+    version: str  # changes with its content, mostly its ETag; "" if the store has none
     head: bytes
     tail: bytes
 
@@ -47,21 +47,22 @@ class Location:
 
     filesystem: pafs.FileSystem
     path: str
-    prefix: str = ""  # of its URL, in the place of the path's first `skip` characters; none for a local path
+    prefix: str = ""  # of its URL, instead of the path's first `skip` characters; none for a local path
     skip: int = 0
     query: str = ""  # of its URL: "?" and options of the filesystem
-    version: str = ""  # of a store: what a file must be when it is opened for reading; "": any
+    version: str = ""  # of a store: the version that a file must have when it is opened for reading; "": any
 
     @classmethod
     def parse(cls, place: str | Path) -> Location:
         """Read a path (made absolute here, since workers have other working directories) or a URL.
 
         A URL may end in options of pyarrow's filesystem, as ``?endpoint_override=host:9000&scheme=http`` for
-        another store that speaks S3; AWS_ENDPOINT_URL in the environment does the same. S3 is asked for the
-        region of a bucket, once a process, unless ``?region=`` says it: pyarrow passes AWS_REGION over here.
+        another store that speaks S3; AWS_ENDPOINT_URL in the environment does the same. The region
+        of a bucket is requested from S3, once in a process, unless ``?region=`` is given: pyarrow ignores
+        AWS_REGION here.
 
         Raises:
-            UsageError: a URL of an unknown scheme, without its driver, or with a secret in it.
+            UsageError: a URL with an unknown scheme, without its driver, or with a secret.
             OSError: the store cannot be reached.
         """
         text = str(place)
@@ -77,11 +78,11 @@ class Location:
 
     @property
     def url(self) -> str:
-        """What `parse` makes this of again, also in other processes."""
+        """The text from which `parse` makes the same location, also in other processes."""
         return f"{self.prefix}{self.path[self.skip :]}{self.query}"
 
     def beside(self, suffix: str) -> Location:
-        """The neighbour whose name has this suffix added."""
+        """The same location with a suffix added to its name."""
         return replace(self, path=self.path + suffix, version="")
 
     @property
@@ -98,11 +99,11 @@ class Location:
         return isinstance(self.filesystem, pafs.LocalFileSystem)
 
     def info(self) -> pafs.FileInfo:
-        """Type and size; a type of NotFound where there is nothing."""
+        """Type and size; the type is NotFound if there is nothing."""
         return self._try(lambda: self.filesystem.get_file_info(self.path))
 
     def infos(self, paths: Sequence[str]) -> list[pafs.FileInfo]:
-        """Type, size and time of several paths on this place's filesystem; types of NotFound for nothing."""
+        """Type, size and time of several paths on this filesystem; the type may be NotFound."""
         found: list[pafs.FileInfo] = self._try(lambda: self.filesystem.get_file_info(list(paths)))
         return found
 
@@ -114,17 +115,17 @@ class Location:
         return bool(self.info().type != pafs.FileType.NotFound)
 
     def files(self, *, recursive: bool = False) -> list[pafs.FileInfo]:
-        """Files below a directory, sorted by path, without those that are not yet in place."""
+        """Files below a directory, sorted by path, without temporary ones."""
         return [f for f in self._list(recursive) if not f.base_name.startswith(TEMPORARY)]
 
     def leftovers(self) -> list[Location]:
-        """Temporary files in a directory, of writers that are busy or died."""
+        """Temporary files in a directory, of active or dead writers."""
         return [self / f.base_name for f in self._list(False) if f.base_name.startswith(TEMPORARY)]
 
     def _list(self, recursive: bool) -> list[pafs.FileInfo]:
         found = self._below(recursive=recursive)
         files = [f for f in found if f.type == pafs.FileType.File]
-        if unsized := [f.path for f in files if f.size is None]:  # a web server lists names alone
+        if unsized := [f.path for f in files if f.size is None]:  # a web server lists only names
             sized = {f.path: f for f in self._try(lambda: self.filesystem.get_file_info(unsized))}
             files = [sized.get(f.path, f) for f in files]
         return sorted(files, key=lambda f: f.path)
@@ -133,16 +134,16 @@ class Location:
         """All that is below a directory.
 
         Raises:
-            InputError: a name there is not UTF-8, which Arrow cannot tell.
+            InputError: a name there is not UTF-8, which Arrow does not support.
         """
         selector = pafs.FileSelector(self.path, recursive=recursive, allow_not_found=True)
         try:
             found: list[pafs.FileInfo] = self._try(lambda: self.filesystem.get_file_info(selector))
             for info in found:
-                _ = info.path  # decoded when it is asked for
+                _ = info.path  # decoded on access
         except UnicodeDecodeError as e:
             raise InputError(
-                f"{self}: below it lies a file whose name is not UTF-8: {bytes(e.object)!r}; rename it"
+                f"{self}: has a file whose name is not UTF-8: {bytes(e.object)!r}; rename it"
             ) from e
         return found
 
@@ -153,7 +154,7 @@ class Location:
         """Open a file for reading, seekable; on a store it is resilient and reads ahead (see `RemoteFile`).
 
         Raises:
-            ChangedError: it is not of the version that this place names.
+            ChangedError: it does not have this location's version.
             OSError: it cannot be opened.
         """
         if self.is_local:
@@ -166,7 +167,7 @@ class Location:
         return self.filesystem.open_input_file(self.path)
 
     def current_version(self) -> str:
-        """What changes with the content of a store's file; "" where the store does not tell."""
+        """A version that changes with the content of a store's file; "" if the store has none."""
         return self._try(self._version)
 
     def listed(self, most: int) -> dict[str, stores.Listed]:
@@ -176,7 +177,7 @@ class Location:
             most: of so many, in the order of their names.
 
         Returns:
-            None where this store, or this installation, has no way to list them so.
+            None if this store, or this installation, cannot list them with versions.
         """
         act = partial(stores.listed, self.filesystem, self._root, self.path)
         try:
@@ -185,7 +186,7 @@ class Location:
             return {}
 
     def glance(self, nbytes: int) -> Glance:
-        """Look at a file of a store: three requests, or two for a file of twice those bytes at most.
+        """Read the ends of a store's file: three requests, or two for a file of at most twice those bytes.
 
         Args:
             nbytes: of its head, and of its tail.
@@ -207,7 +208,7 @@ class Location:
             return version_in(stream.metadata() or {})
 
     def _version_of(self, stream: pa.NativeFile) -> str:
-        """Version of an open file. A driver of fsspec has to be asked anew, so only where it matters."""
+        """Version of an open file. A driver of fsspec must be asked again, so only if necessary."""
         if self._driver:
             return version_in(self._driver.about(self.path)) if self.version else ""
         return version_in(stream.metadata() or {})
@@ -235,23 +236,23 @@ class Location:
             return bytes(file.read())
 
     def delete(self) -> None:
-        """Delete a file, if it is there."""
+        """Delete a file, if it exists."""
         with suppress(FileNotFoundError):
             self._try(lambda: self.filesystem.delete_file(self.path))
 
     def move_to(self, target: Location) -> None:
-        """Move a file within its filesystem, over what is there."""
-        if self.filesystem.type_name == azure.TYPE_NAME:  # which moves only where names are a hierarchy
+        """Move a file within its filesystem, replacing an existing one."""
+        if self.filesystem.type_name == azure.TYPE_NAME:  # which can move only with hierarchical names
             target.write_atomically(self.read_bytes())
             self.delete()
         else:
             self._try(lambda: self.filesystem.move(self.path, target.path))
 
     def write_atomically(self, data: bytes | memoryview | pa.Buffer) -> None:
-        """Make the file appear whole or not at all, even through a crash: write, flush, replace.
+        """Write a file atomically, even through a crash: write, flush, replace.
 
-        On a local disk a temporary neighbour is flushed to the disk, then moved into place, then the
-        directory is flushed so that the move survives too. For stores see `mmray.put`.
+        On a local disk a temporary file is flushed to the disk, then renamed, then the directory is flushed
+        so that the renaming survives, too. For stores see `mmray.put`.
         """
         if not self.is_local:
             content = pa.py_buffer(data)
@@ -271,19 +272,19 @@ class Location:
         _flush_directory(target.parent)
 
     def create(self, data: bytes) -> bool | None:
-        """Make a small object of a store where there is none; of many who do so at once, one does.
+        """Create a small object of a store if there is none; of several concurrent writers, one succeeds.
 
         Args:
-            data: tells this writer from all others.
+            data: unique to this writer.
 
         Returns:
-            Whether it is ours; None: neither this store nor this installation can tell, nothing was done.
+            Whether it is ours; None: this store or this installation does not support it, nothing was done.
         """
 
         def act() -> bool:
             if stores.create(self.filesystem, self._root, self.path, data):
                 return True
-            try:  # an answer may have been lost, and what is there be ours
+            try:  # an answer may have been lost, and the object may be ours
                 return self.read_bytes() == data
             except FileNotFoundError:
                 return False

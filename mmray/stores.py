@@ -1,7 +1,7 @@
-"""What stores do and pyarrow has no request for: through each store's own client, where that is installed.
+"""Requests to stores that pyarrow lacks, through each store's own client, if it is installed.
 
-To create an object only where there is none, which a store decides between two who ask at once:
-If-None-Match: * on S3 and Azure, ifGenerationMatch=0 on Google Cloud Storage. And to list objects with their
+Creating an object only if it does not exist, with the store deciding between concurrent requests:
+If-None-Match: * on S3 and Azure, ifGenerationMatch=0 on Google Cloud Storage. And listing objects with their
 versions, on S3 and Google Cloud Storage.
 """
 
@@ -19,20 +19,20 @@ from mmray.remote import version_in
 
 
 def create(filesystem: pafs.FileSystem, url: str, path: str, data: bytes) -> bool:
-    """Make an object, if there is none of that name.
+    """Create an object if there is none of that name.
 
     Args:
         filesystem: of the store.
         url: root of it, with its options.
         path: of the object, on the filesystem.
-        data: what it holds.
+        data: its content.
 
     Returns:
-        Whether it was made; after an answer that was lost this is False although it was.
+        Whether it was created; after a lost answer this is False although it was.
 
     Raises:
-        CannotError: it cannot be said; nothing was done.
-        Exception: the store fails, as its client says it.
+        CannotError: not supported; nothing was done.
+        Exception: the store fails; from its client.
     """
     by_store = {s3.TYPE_NAME: s3.create, gcs.TYPE_NAME: _on_gcs, azure.TYPE_NAME: _on_azure}
     if filesystem.type_name not in by_store:
@@ -45,15 +45,15 @@ def create(filesystem: pafs.FileSystem, url: str, path: str, data: bytes) -> boo
 
 
 class Listed(NamedTuple):
-    """An object, as a listing tells it."""
+    """An object in a listing."""
 
     path: str  # on the filesystem
     size: int  # bytes
-    version: str  # as `mmray.remote.version_in` finds it where this object is asked for
+    version: str  # as `mmray.remote.version_in` gives it for this object
 
 
 def listed(filesystem: pafs.FileSystem, url: str, path: str) -> Iterator[Listed]:
-    """Each object whose path begins so, with the version that pyarrow's listing leaves out; 1,000 a request.
+    """Each object with this prefix, with the version that pyarrow's listing lacks; 1,000 in each request.
 
     Args:
         filesystem: of the store.
@@ -61,8 +61,8 @@ def listed(filesystem: pafs.FileSystem, url: str, path: str) -> Iterator[Listed]
         path: on the filesystem; a bucket and a slash at least.
 
     Raises:
-        CannotError: this store, or this installation, has no way to list them.
-        Exception: the store fails, as its client says it.
+        CannotError: this store, or this installation, cannot list them.
+        Exception: the store fails; from its client.
     """
     bucket, _, prefix = path.partition("/")
     try:

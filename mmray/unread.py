@@ -1,7 +1,7 @@
-"""What lies in the input and is used for nothing: named by kind, counted, and never taken for absent.
+"""Unread input: named by kind, counted, and never treated as absent.
 
-Readers put such things beside the record that they lie in (column `unread` of RECORDS). One that would have
-been a modality which the record lacks otherwise is damage of that modality; all others are counted and said.
+Readers report it with its record (column `unread` of RECORDS). If it could be a modality that the record
+lacks, that modality is damaged; everything else is counted and reported.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 OnUnread = Literal["warn", "reject", "fail"]
 OnForeignText = Literal["keep", "mask"]
 
-#: Kinds whose remedy is not the usual one. Those of members are their extensions, as in ".cls members".
+#: Kinds with a special remedy. Kinds of members are their extensions, as in ".cls members".
 DOTTED = "members with dots in their names"
 DANGLING = "links to what is not in the tar"
 PACKED_LINK = "links in a compressed tar"
@@ -26,7 +26,7 @@ OTHERS = "other kinds"
 #: Texts that the model's encoder does not read.
 FOREIGN_SCRIPT, FOREIGN_LANGUAGE = "text in another script", "text in another language"
 _MASKED = ", masked"
-#: In kinds of columns and features: what is wrong with what they hold.
+#: In kinds of columns and features: what is wrong with their values.
 OF_TYPE = " of type "
 SEVERAL = " of several values"
 
@@ -36,7 +36,7 @@ _REMEDIES = {
     PACKED_LINK: "unpack the tar, or write it with --hard-dereference --dereference",
     SPECIAL: "leave them out of the tar",
     NAMELESS: "give them one, after a dot",
-    SYSTEM: "",  # AppleDouble, .DS_Store: they hold nothing
+    SYSTEM: "",  # AppleDouble, .DS_Store: without useful content
     FURTHER: "set `captions: join` to read them all",
     OTHERS: "",
     **dict.fromkeys((FOREIGN_SCRIPT, FOREIGN_LANGUAGE), "set `foreign_text: mask` to predict without it"),
@@ -48,18 +48,18 @@ _REMEDIES_OF_PARTS = {
 _USUAL = "name them in `extensions` to read them, or in `carry` to keep them beside the predictions"
 _COLUMN = re.compile(r"(\d+ more )?(column|feature)")
 _OF_COLUMNS = "name them in `columns` to read them, or in `carry` to keep them beside the predictions"
-_FILE = " of no record"  # ends the kinds of files
+_FILE = " of no record"  # suffix of the kinds of files
 _OF_FILES = "pack them into shards, or name them as inputs"
-_APART = (NAMELESS, SYSTEM, SPECIAL)  # of no record: they lie beside one
-_KINDS = 40  # that are counted by themselves
+_APART = (NAMELESS, SYSTEM, SPECIAL)  # of no record: they are next to one
+_KINDS = 40  # that are counted separately
 
 
 class Unread(NamedTuple):
-    """One thing that is not read."""
+    """One unread thing."""
 
     kind: str  # to count by
-    name: str  # as it stands in the shard
-    modality: str | None = None  # that it would be, as far as name and first bytes tell
+    name: str  # as in the shard
+    modality: str | None = None  # that it could be, by its name and first bytes
 
     @property
     def is_of_record(self) -> bool:
@@ -72,11 +72,11 @@ class Unread(NamedTuple):
 
 
 def remedy_of(kind: str) -> str:
-    """What to do about things of a kind; "" where nothing is to be done."""
+    """The remedy for a kind; "" if none is needed."""
     if kind.endswith(_FILE):
         return _OF_FILES
     if kind.endswith(_MASKED):
-        return "set `foreign_text: keep` to give it to the model all the same"
+        return "set `foreign_text: keep` to give it to the model anyway"
     for part, remedy in _REMEDIES_OF_PARTS.items():
         if part in kind:
             return remedy
@@ -84,23 +84,23 @@ def remedy_of(kind: str) -> str:
 
 
 def masked(kind: str) -> str:
-    """Kind of a text that is not read where such texts are masked."""
+    """Kind of an unread text if such texts are masked."""
     return kind + _MASKED
 
 
 def is_foreign_text(kind: str) -> bool:
-    """Whether things of a kind are texts that the encoder does not read; `on_unread` is not asked of them."""
+    """Whether a kind is of texts that the encoder does not read; `on_unread` does not apply to them."""
     return kind.removesuffix(_MASKED) in (FOREIGN_SCRIPT, FOREIGN_LANGUAGE)
 
 
 def kind_of_file(name: str) -> str:
-    """Kind of a file that lies among shards or records and is part of none."""
+    """Kind of a file among shards or records that belongs to none."""
     _, dot, suffix = name.rpartition("/")[2].lstrip(".").rpartition(".")
     return f".{suffix.lower()[:20]} files{_FILE}" if dot else f"files without a suffix{_FILE}"
 
 
 class Count(NamedTuple):
-    """How many things of a kind there are, and where the first one is."""
+    """Number of things of a kind, and the place of the first one."""
 
     number: int
     example: str
@@ -119,7 +119,7 @@ class Tally:
         self.counts[kind] = Count(before.number + number, before.example)
 
     def add_all(self, counts: Mapping[str, Iterable[Any]]) -> None:
-        """What another tally counted, or a part's footer says."""
+        """Add the counts of another tally, or of a part's footer."""
         for kind, (number, example) in counts.items():
             self.add(kind, str(example), int(number))
 

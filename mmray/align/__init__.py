@@ -1,8 +1,8 @@
-"""Modalities that were recorded apart, brought into step.
+"""Alignment of modalities that were recorded separately.
 
-Two uses. In a run, `Aligner` reads the times that a record states and says which part of its audio and which
-caption belong to its image. Before a run, `detect`, `clock` and `join` make such records out of streams
-that each have a clock of their own. Decodes no member; that is preprocessing's business.
+Two uses. In a run, `Aligner` reads the times in a record and finds the part of its audio and the caption that
+belong to its image. Before a run, `detect`, `clock` and `join` make such records from streams with separate
+clocks. Decodes no members; that is done by preprocessing.
 """
 
 from mmray.align.record import Aligner, Region, Step

@@ -1,4 +1,4 @@
-"""How one clock runs against another: a straight line, found from events that both have seen.
+"""The relation of two clocks: a straight line, estimated from common events.
 
 The offset first, as the peak in the histogram of all differences between the events of two trains: the
 cross-correlogram of point processes (Perkel, Gerstein & Moore 1967, Biophysical Journal 7), read as Knapp &
@@ -7,8 +7,8 @@ tried. Then offset and drift together, by a line through the pairs that match: t
 (Theil 1950; Sen 1968, J. Am. Stat. Assoc. 63), refined by least squares over the pairs that stay close, which
 are matched anew each time (trimmed iterated closest points: Chetverikov et al. 2002, ICPR).
 
-Events that only one train has do no harm while chance cannot explain the peak; otherwise the fit is refused.
-Where temperature bends a clock, fit shorter pieces.
+Events in only one train do no harm unless chance could explain the peak; then the fit is refused. If
+temperature bends a clock, fit shorter pieces.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ Seconds = TypeVar("Seconds", float, Array)
 
 _LEAST = 8  # events in common
 _FALSE_ALARM = 1e-4  # probability that chance gives such a peak anywhere in the search
-_RIVAL = 0.75  # height of a second peak that makes the first a guess: trains that repeat themselves
-_COARSE_S = 7_200.0  # the histogram looks at no more than this, so that the grid has a few hundred drifts
-_MAX_PAIRS = 2_000_000  # differences in the histogram; of denser trains, every n-th event counts
+_RIVAL = (
+    0.75  # relative height of a second peak above which the fit is ambiguous: trains that repeat themselves
+)
+_COARSE_S = 7_200.0  # the histogram uses no more than this, so that the grid has a few hundred drifts
+_MAX_PAIRS = 2_000_000  # differences in the histogram; of denser trains, every n-th event is used
 _ANCHORS = 400  # pairs whose 80,000 slopes are compared
 _ROUNDS = 20
-_LEAST_GATE_S = 1e-3  # streams that agree perfectly must not lose each other to rounding
-_SAMPLE = 10_000  # differences that the jitter is told from
+_LEAST_GATE_S = 1e-3  # streams that agree perfectly must still match after rounding
+_SAMPLE = 10_000  # differences from which the jitter is estimated
 _NORMAL_95 = 1.96  # standard deviations that hold 95 % of a normal distribution
 _INTERVAL_95 = 1.92  # drop of a log-likelihood from its maximum that bounds a 95 % interval (Wilks 1938)
 
@@ -57,8 +59,8 @@ class Train:
 
     Args:
         at_s: float64 [events].
-        resolution_s: each happened up to half of this before or after its time, anywhere alike: the distance
-            of two frames, the hop of a detector.
+        resolution_s: each happened up to half of this before or after its time, uniformly: the distance of
+            two frames, the hop of a detector.
     """
 
     at_s: Array
@@ -67,22 +69,22 @@ class Train:
 
 @dataclass(frozen=True)
 class Search:
-    """Where a clock is looked for."""
+    """The search range of a clock."""
 
     max_offset_s: float = 30.0  # in the middle of the train
-    max_drift_ppm: float = 500.0  # quartz is within 100; what a recorder drops adds to it
+    max_drift_ppm: float = 500.0  # quartz is within 100; dropped samples of a recorder add to it
     spread_s: float = 0.06  # at the right clock, the two times of an event differ by no more than this
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A clock, and how far it can be trusted.
+    """A clock, and its error.
 
     Args:
         clock: from the train's own seconds to those of the reference.
-        error_s: 95 % of single times, taken to the reference, are off by less. This holds the jitter of both
-            trains' times and the error of the line where it is worst. The resolution of the trains is taken
-            out of it, as it is a matter of the events, not of the times.
+        error_s: 95 % of single times, converted to the reference, have a smaller error. It includes the
+            jitter of both trains' times and the largest error of the line. It excludes the resolution of the
+            trains, which is a property of the events, not of the times.
         matched: events that both trains have.
         events: all of the train.
     """
@@ -96,7 +98,7 @@ class Fit:
 def fit_clock(train: Train, reference: Train, search: Search | None = None) -> Fit:
     """Find the clock that takes a train to the reference.
 
-    A delay that all events share, such as a detector's or the way of the sound, is part of the offset.
+    A delay that all events share, such as a detector's or of sound in air, is part of the offset.
 
     Raises:
         InputError: the trains have too little in common, or repeat themselves.
@@ -112,7 +114,7 @@ def fit_clock(train: Train, reference: Train, search: Search | None = None) -> F
 
 
 def _coarse(own: Array, other: Array, search: Search) -> Clock:
-    """The offset, at the drift of a grid, that most pairs of events agree upon."""
+    """The offset, at the drift of a grid, on which most pairs of events agree."""
     own = own[own <= own[0] + _COARSE_S]
     middle, span = (own[0] + own[-1]) / 2, own[-1] - own[0]
     reach = search.max_offset_s + search.max_drift_ppm / 1e6 * span / 2
@@ -146,9 +148,9 @@ def _differences(own: Array, other: Array, reach_s: float) -> tuple[Array, Array
 
 
 def _check(heights: npt.NDArray[np.int64], peak: int, drifts: int) -> None:
-    """Refuse a peak that chance may have made, or that has a rival."""
+    """Refuse a peak that may be chance, or that has a competing one."""
     height, chance = int(heights[peak]), float(heights.mean())
-    import scipy.special  # takes .15 s, which runs without alignment need not wait for
+    import scipy.special  # takes .15 s, which runs without alignment do not need
 
     if height < _LEAST or scipy.special.pdtrc(height - 1, chance) * len(heights) * drifts > _FALSE_ALARM:
         raise InputError(
@@ -166,8 +168,9 @@ def _check(heights: npt.NDArray[np.int64], peak: int, drifts: int) -> None:
 def _refine(
     clock: Clock, own: Array, other: Array, search: Search, blur_s: float
 ) -> tuple[Clock, Array, Array, float]:
-    """A line through the pairs of nearest events, these pairs (float64 [matched] each), and how far apart the
-    two of a pair may be.
+    """A line through the pairs of nearest events, these pairs (float64 [matched] each), and the largest
+        distance
+    in a pair.
     """
     gate, horizon = 2 * search.spread_s, _COARSE_S
     fit = _theil_sen
@@ -187,7 +190,7 @@ def _refine(
 
 
 def _pairs(clock: Clock, own: Array, other: Array, gate_s: float) -> tuple[Array, Array]:
-    """Events that are each other's nearest and no further apart than the gate."""
+    """Events that are each other's nearest within the gate."""
     there = clock.to_common(own)
     theirs = _nearest(there, other)
     back = _nearest(other[theirs], there)
@@ -217,7 +220,7 @@ def _least_squares(mine: Array, theirs: Array) -> Clock:
 
 
 def _error_s(clock: Clock, mine: Array, theirs: Array, gate_s: float, blur_s: float) -> float:
-    """What 95 % of single times are off by less than."""
+    """The error that 95 % of single times do not exceed."""
     off, lever = theirs - clock.to_common(mine), mine - mine.mean()
     jitter = _jitter_s(off, gate_s, blur_s) ** 2
     line = (jitter + blur_s**2 / 12) * float(1 / len(off) + (lever**2).max() / (lever**2).sum())
@@ -225,11 +228,11 @@ def _error_s(clock: Clock, mine: Array, theirs: Array, gate_s: float, blur_s: fl
 
 
 def _jitter_s(off: Array, gate_s: float, blur_s: float) -> float:
-    """Standard deviation of the times themselves, from the differences of pairs: the most that it may be.
+    """Upper bound of the standard deviation of the times themselves, from the differences of pairs.
 
-    A difference is normal jitter on top of the uniform blur, or the pair is a mismatch and it is anything
-    within the gate. Of the two unknowns, jitter and share of mismatches, the upper end of the jitter's 95 %
-    interval by likelihood.
+    A difference is normal jitter plus uniform noise; or the pair is a mismatch, with any difference within
+    the gate. Of the two unknowns, jitter and share of mismatches, the upper end of the jitter's 95 % interval
+    by likelihood.
     """
     off = off[:: -(-len(off) // _SAMPLE)]
     blur_s = max(blur_s, 1e-4)

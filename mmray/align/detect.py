@@ -1,8 +1,7 @@
-"""Events that two streams can have in common, found in the streams themselves: cuts and flashes in pictures,
-onsets in sounds. They are what clocks are compared by.
+"""Detects events for comparing clocks: cuts and flashes in pictures, onsets in sounds.
 
-Both detectors take a stream piece by piece, keep some bytes a frame or hop, and tell at the end what stood
-out. They are simple on purpose: an event that is missed or false costs the comparison little.
+Both detectors take a stream piece by piece, keep a few bytes for each frame or hop, and return the events at
+the end. They are simple on purpose: a missed or false event affects the comparison little.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ from mmray.align.clock import Array, Train
 HOP_S = 0.01  # bins of 100 Hz are enough to tell the bands apart
 _BANDS_HZ = (100, 400, 1_200, 3_000, 8_000)  # edges: voices, beeps and bangs are loud in different ones
 _SILENCE = 1e-7  # mean power of a band that counts as silence, 70 dB below full scale
-_CONTEXT = 10  # hops that an onset must be louder than
+_CONTEXT = 10  # earlier hops that an onset must exceed
 _LEAST_CHANGE = 2.0  # grey levels; sensor noise is below
 _LEAST_RISE = 3.0  # nepers of power, all bands together; steady noise rises by 1 by chance
 _OUTSTANDING = 6.0  # median deviations above the median
-_APART_S = 0.2  # what follows sooner belongs to the event before it: a flash goes on and off
+_APART_S = 0.2  # a later event within this time belongs to the same one: a flash goes on and off
 
 
 class PictureEvents:
     """Cuts and flashes: where a frame differs much from the one before it.
 
-    An event lies between two frames, so its time is their middle and its resolution their distance.
+    An event is between two frames, so its time is their middle and its resolution their distance.
     """
 
     def __init__(self) -> None:
@@ -49,7 +48,7 @@ class PictureEvents:
             return Train(at[:0])
         distance = np.diff(at)
         usual = float(np.median(distance))
-        change[distance > 1.5 * usual] = 0.0  # frames were lost, so nobody saw when it happened
+        change[distance > 1.5 * usual] = 0.0  # frames were lost, so the time of the event is unknown
         return Train(_outstanding((at[:-1] + at[1:]) / 2, change, _LEAST_CHANGE), usual)
 
 
@@ -82,7 +81,7 @@ class SoundEvents:
         power = np.abs(np.fft.rfft(frames, axis=1)) ** 2 / self._hop**2
         bands = np.add.reduceat(power, self._edges, axis=1)[:, : len(self._edges) - 1]
         loud = np.log(bands + _SILENCE)
-        if not abs(start_s - self._end_s) < _APART_S:  # a gap: what was before it tells nothing
+        if not abs(start_s - self._end_s) < _APART_S:  # a gap: the samples before it are of no use
             self._context = np.repeat(loud[:1], _CONTEXT, axis=0)
         known = np.concatenate([self._context, loud])
         before = np.lib.stride_tricks.sliding_window_view(known[:-1], _CONTEXT, axis=0).max(axis=2)
@@ -101,7 +100,7 @@ class SoundEvents:
 
 
 def _outstanding(at_s: Array, strength: Array, least: float) -> Array:
-    """Times at which the strength stands out of the rest, and did not just before."""
+    """Times at which the strength exceeds the rest, and did not just before."""
     middle = np.median(strength)
     spread = np.median(np.abs(strength - middle))
     found = at_s[strength > max(least, float(middle + _OUTSTANDING * spread))]

@@ -1,9 +1,9 @@
-"""Streams with clocks of their own → moments: each frame with what other streams hold around its time.
+"""Streams with separate clocks → moments: each frame with the events of other streams around its time.
 
-An as-of join over time in bounded memory: every stream is read once, in step with the frames, and only what
-the next frames may need is held. Events may arrive out of order within a bound; what comes later than that is
-dropped and counted, as data behind the watermark are (Akidau et al. 2015, The Dataflow Model, PVLDB 8(12)).
-Streams are pulled, so one that is live and silent makes the join wait for its next event.
+An as-of join over time in bounded memory: every stream is read once, together with the frames, and only
+events that the next frames may need are held. Events may arrive out of order within a bound; later ones are
+dropped and counted, like data behind the watermark (Akidau et al. 2015, The Dataflow Model, PVLDB 8(12)).
+Streams are pulled, so a live stream without events makes the join wait.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ V = TypeVar("V")
 
 @dataclass(frozen=True)
 class Event(Generic[V]):
-    """What a stream holds from one time to another, in seconds of its own clock; a frame has no length."""
+    """An item of a stream with its start and end, in seconds of its own clock; a frame has no length."""
 
     start_s: float
     end_s: float
@@ -38,7 +38,7 @@ class Stream(Generic[V]):
 
 @dataclass(frozen=True)
 class Moment(Generic[V]):
-    """A frame, and by stream the events that touch the window around it, in order of their start."""
+    """A frame, and by stream the events in the window around it, in order of their start."""
 
     frame: Event[V]
     near: Mapping[str, tuple[Event[Any], ...]]
@@ -46,12 +46,12 @@ class Moment(Generic[V]):
 
 @dataclass(frozen=True)
 class Bounds:
-    """The window around a frame, and what may be held for it."""
+    """The window around a frame, and limits of held events."""
 
     before_s: float = 1.0
     after_s: float = 1.0
-    lateness_s: float = 2.0  # an event may come so long after one that starts later
-    max_held: int = 10_000  # events of one stream; beyond that the oldest go
+    lateness_s: float = 2.0  # an event may arrive this much later than one that starts after it
+    max_held: int = 10_000  # events of one stream; beyond that the oldest are dropped
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class AsOfJoin:
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
-        #: Events that were left out, by stream and reason: "late", or "crowded" where too many were held.
+        #: Dropped events, by stream and reason: "late", or "crowded" if too many were held.
         self.dropped: Counter[tuple[str, str]] = Counter()
         #: The most events that were held at once, of all streams together.
         self.most_held = 0

@@ -1,7 +1,7 @@
-"""One record brought into step: which stretch of its audio and which caption belong to its image.
+"""Alignment of one record: which part of its audio and which caption belong to its image.
 
-Works on the times that a record states, before anything is decoded. A modality for which there is no answer
-is named with the reason; whether that costs the record or only the modality is its policy's business.
+Uses the times in a record, before anything is decoded. A modality that cannot be aligned is named with the
+reason; its policy decides whether the record or only the modality is rejected.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from mmray.schema import Modality
 
 @dataclass(frozen=True)
 class Region:
-    """A stretch of a clip, in seconds from its first sample; it may reach beyond either end."""
+    """A part of a clip, in seconds from its first sample; it may extend beyond both ends."""
 
     start_s: float
     end_s: float
     tolerance_s: float  # so much of it may lie beyond either end, and becomes silence
-    sample_rate: float | None = None  # samples a second as they were recorded; None: what the header says
+    sample_rate: float | None = None  # true samples a second; None: as in the header
 
 
 @dataclass
 class Step:
-    """What brings one record into step. Without arguments: everything is used as it is."""
+    """The alignment of one record. Without arguments: everything is used as it is."""
 
     region: Region | None = None  # of the audio; None: from its beginning
     caption: str | None = None  # in place of the text member; None: the member itself
-    out: dict[Modality, OutOfStep] = field(default_factory=dict)  # what cannot be brought into step, and why
-    # How far each modality that is in step may still be off, in ms. Whoever decodes the audio adds the
-    # silence that had to be put in.
+    out: dict[Modality, OutOfStep] = field(default_factory=dict)  # modalities that cannot be aligned, and why
+    # The largest remaining offset of each aligned modality, in ms. Decoding of the audio adds the silence
+    # that was inserted.
     error_ms: dict[Modality, float] = field(default_factory=dict)
 
 
 class Aligner:
-    """Says for each record what brings it into step.
+    """Finds the alignment of each record.
 
     Args:
         spec: window, choice, tolerance and policies.
         used: modalities that the run looks at.
-        audio_max_s: the model hears no more than this; a longer window is cut around the image's time, in
-            the proportion of its two sides.
+        audio_max_s: maximum input of the model; a longer window is cut around the image's time, in the
+            proportion of its two sides.
     """
 
     def __init__(self, spec: AlignSpec, used: Collection[Modality], audio_max_s: float) -> None:
@@ -53,14 +53,14 @@ class Aligner:
         self._heard = min(1.0, audio_max_s / (spec.before_s + spec.after_s))
 
     def __call__(self, meta: bytes | None, present: Collection[Modality]) -> Step:
-        """Bring one record into step.
+        """Align one record.
 
-        Without a time of its image there is nothing to be in step with: then a modality that is alone in its
-        record is used as it is, and any other is out of step. The image itself may be missing.
+        Without a time of its image there is nothing to align to: then the only modality of a record is used
+        as it is, and any other is not aligned. The image itself may be missing.
 
         Args:
             meta: the record's JSON member.
-            present: modalities of the run that it has a member of.
+            present: modalities of the run for which it has a member.
         """
         step = Step()
         if not self._moved:
@@ -109,7 +109,7 @@ class Aligner:
 
         def nearness(span: tuple[float, float]) -> tuple[float, float, float]:
             start, end = map(text.clock.to_common, span)
-            # Seconds that the span has in common with the window, or, negative, the gap between them.
+            # Overlap of the span and the window in seconds, or, if negative, the gap between them.
             common = min(end, last) - max(start, first)
             return common, -max(start - moment, moment - end, 0.0), -abs(start + end - 2 * moment)
 
@@ -123,7 +123,7 @@ class Aligner:
         step.error_ms["text"] = error_ms + 1e3 * gap_s
 
     def _slack_s(self, error_ms: float, modality: Modality) -> float:
-        """What the error of the times themselves leaves of the tolerance."""
+        """The tolerance minus the error of the times themselves."""
         slack_s = self._spec.tolerance_s - error_ms / 1e3
         if slack_s < 0:
             raise OutOfStep(

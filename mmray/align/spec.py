@@ -1,4 +1,4 @@
-"""What a run wants to be in step, and what becomes of a modality that is not."""
+"""A run's options for alignment, and policies for a modality that cannot be aligned."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class AlignSpec(BaseModel):
     # The window around the image's time, in seconds. YAMNet hears patches of 0.975 s, each 0.48 s.
     before_s: float = Field(1.0, ge=0, le=600)
     after_s: float = Field(1.0, ge=0, le=600)
-    # overlap: the caption that lies longest within the window; nearest: the one nearest to the image's time
+    # overlap: the caption with the largest overlap with the window; nearest: nearest to the image's time
     captions: Literal["overlap", "nearest"] = "overlap"
-    # What may stay unbridged, the times' own error included. The default is a little more than the 185 ms of
-    # late sound that viewers accept (ITU-R BT.1359-1).
+    # Largest remaining offset, including the error of the times. The default is slightly more than the 185 ms
+    # of late sound that viewers accept (ITU-R BT.1359-1).
     tolerance_s: float = Field(0.2, ge=0, le=600)
     audio: Policy = "require"
     text: Policy = "require"

@@ -1,4 +1,4 @@
-"""The times that a record states about itself: field `times` of its JSON member, checked strictly.
+"""The times in a record: field `times` of its JSON member, validated strictly.
 
     {"times": {
       "image": {"at_s": 12.48, "offset_s": 0.31, "drift_ppm": 40, "error_ms": 6},
@@ -6,8 +6,9 @@
       "text": {"captions": [[11.0, 13.5, "a crow"], [13.5, 15.0, "a cat"]]}
     }}
 
-Each stream counts on a clock of its own; `offset_s` and `drift_ppm` take it to the common one (see `Clock`),
-and `error_ms` says how far off its times may still be. Refuses what is not finite, out of bounds or unknown.
+Each stream has its own clock; `offset_s` and `drift_ppm` convert it to the common one (see `Clock`), and
+`error_ms` is the remaining error of its times. Refuses values that are not finite or out of bounds, and
+unknown fields.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ from mmray.schema import META_BYTES
 
 MAX_CAPTIONS = 4_096
 
-# Strict: a string or a truth value is no time. Unix times fit, with a resolution of 0.2 µs; milliseconds and
-# nanoseconds since 1970 do not, so that a wrong unit is told.
+# Strict: a string or a boolean is not a time. Unix times fit, with a resolution of 0.2 µs; milliseconds and
+# nanoseconds since 1970 do not, so that a wrong unit is detected.
 Seconds = Annotated[float, Strict(), Field(ge=-1e10, le=1e10, allow_inf_nan=False)]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
-# JSON may hold half a surrogate pair, which is no text.
+# JSON may contain half a surrogate pair, which is not text.
 Caption = Annotated[str, AfterValidator(lambda text: text.encode().decode())]
 
 
-class OutOfStep(RecordError):  # noqa: N818  (what is the matter, not a fault of the bytes)
-    """A modality that cannot be brought into step; its policy decides what becomes of the record."""
+class OutOfStep(RecordError):  # noqa: N818  (a state, not a fault of the bytes)
+    """A modality that cannot be aligned; its policy decides how the record is handled."""
 
 
 class _Stream(BaseModel):
-    """What all streams may state: how their clock runs against the common one."""
+    """Fields of all streams: the relation of their clock to the common one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,14 +57,14 @@ class ImageTimes(_Stream):
 
 
 class AudioTimes(_Stream):
-    """When the clip's first sample was recorded, and how many a second, if not as many as its header says."""
+    """When the clip's first sample was recorded, and its true sample rate if different from its header."""
 
     start_s: Seconds
     sample_rate: Number | None = Field(None, gt=0, le=1e6)
 
 
 class TextTimes(_Stream):
-    """Captions with the spans in which they hold, or the span of the text member."""
+    """Captions with their spans, or the span of the text member."""
 
     captions: tuple[tuple[Seconds, Seconds, Caption], ...] | None = Field(None, max_length=MAX_CAPTIONS)
     span: tuple[Seconds, Seconds] | None = None
@@ -85,7 +86,7 @@ class TextTimes(_Stream):
 
 
 class Times(BaseModel):
-    """All that a record states; a stream that is not there is null."""
+    """All times of a record; null for a missing stream."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -98,7 +99,7 @@ def parse_times(meta: bytes | None) -> Times:
     """The times in a record's JSON member.
 
     Raises:
-        OutOfStep: there are none ("times-missing"), or they are not as the schema says ("times-malformed").
+        OutOfStep: there are none ("times-missing"), or they do not match the schema ("times-malformed").
     """
     if meta is None:
         raise OutOfStep("the record has no JSON member", "times-missing")

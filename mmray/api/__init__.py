@@ -1,1 +1,1 @@
-"""What programs in Python use; `import mmray` has all of it, and loads each when it is used first."""
+"""The Python API; `import mmray` has all names, and imports each at first use."""

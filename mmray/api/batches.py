@@ -1,4 +1,4 @@
-"""Batches as Python programs hold them ↔ Arrow tables: lists of dicts, dicts of arrays, pandas frames."""
+"""Batches of Python programs ↔ Arrow tables: lists of dicts, dicts of arrays, pandas frames."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from PIL import Image
 from mmray.errors import InputError
 from mmray.schema import MODALITIES, RECORDS, Modality, table
 
-#: Columns that are read. All others are handed on.
+#: Columns that are read. All others are passed through.
 READ = (*MODALITIES, "meta", "error")
 
 
 def take_apart(batch: Any) -> tuple[pa.Table, dict[str, Any], Callable[[pa.Table], Any]]:  # noqa: ANN401
-    """Records of a batch, and what else it holds.
+    """Records of a batch, and its other columns.
 
     Args:
         batch: a pyarrow.Table, a pandas.DataFrame, a list of dicts, or a dict of arrays.
 
     Returns:
-        RECORDS; the other columns by name; and what makes a table into a batch of the same form.
+        RECORDS; the other columns by name; and a function from a table to a batch of the same form.
 
     Raises:
-        InputError: it is of another form, has no column with a modality, or a value that is none.
+        InputError: it has another form, no column with a modality, or an invalid value.
     """
     columns, back = _columns(batch)
     taken: dict[str, Any] = {m: _encoded(m, columns[m]) for m in MODALITIES if m in columns}
     if not taken:
         raise InputError(
-            f"a batch has a column for image, text or audio; this one has {', '.join(columns) or 'none'}"
+            f"a batch needs a column image, text or audio; this one has {', '.join(columns) or 'none'}"
         )
     rows = len(next(iter(taken.values())))
     others = {name: values for name, values in columns.items() if name not in READ}
@@ -65,7 +65,7 @@ def _columns(batch: Any) -> tuple[dict[str, Any], Callable[[pa.Table], Any]]:  #
 
 
 def _encoded(modality: Modality, values: Any) -> pa.Array | pa.ChunkedArray:  # noqa: ANN401
-    """Bytes of each record, as a file of that modality has them."""
+    """Bytes of each record, as in a file of that modality."""
     if isinstance(values, pa.Array | pa.ChunkedArray) and not pa.types.is_nested(values.type):
         return values.cast(pa.binary())
     listed = values.to_pylist() if isinstance(values, pa.Array | pa.ChunkedArray) else values
@@ -73,15 +73,15 @@ def _encoded(modality: Modality, values: Any) -> pa.Array | pa.ChunkedArray:  # 
 
 
 def _bytes(modality: Modality, value: Any) -> bytes | None:  # noqa: ANN401
-    """One record's.
+    """Bytes of one record.
 
     Raises:
-        InputError: the value is nothing of that modality.
+        InputError: the value has no type of that modality.
     """
     match value:
         case None:
             return None
-        case float() if np.isnan(value):  # how pandas says that there is none
+        case float() if np.isnan(value):  # pandas' missing value
             return None
         case bytes() | bytearray() | memoryview():
             return bytes(value)

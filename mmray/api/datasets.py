@@ -21,7 +21,7 @@ from mmray.sources import read as read_shard
 #: Columns of the dataset.
 COLUMNS = ("shard", "row", "key", *MODALITIES, "meta", "error")
 
-#: Keys of a run's config that say how shards are read.
+#: Keys of a run's config for reading shards.
 SETTINGS = (
     "block_bytes",
     "block_rows",
@@ -45,16 +45,16 @@ def read(paths: str | PathLike[str] | Sequence[str | PathLike[str]], **settings:
 
     Args:
         paths: files, directories, patterns, URLs, as `input` of a run's config.
-        settings: keys of a run's config that say how shards are read, as `captions="join"`: see `SETTINGS`.
+        settings: keys of a run's config for reading shards, as `captions="join"`: see `SETTINGS`.
 
     Returns:
-        A row for each record: `shard` (its id) and `row` (its number there), which name it for ever; `key`;
-        `image`, `text`, `audio`, `meta`: bytes as stored, None where it lacks them; `error`: None, or a dict
-        of `stage`, `type`, `reason` where it cannot be read. Each block is of one shard.
+        A row for each record: `shard` (its id) and `row` (its number there), which identify it permanently;
+        `key`; `image`, `text`, `audio`, `meta`: bytes as stored, None where it lacks them; `error`: None, or
+        a dict of `stage`, `type`, `reason` where it cannot be read. Each block is of one shard.
 
     Raises:
         InputError: there are no shards.
-        ConfigError: a setting is wrong, or is none of reading.
+        ConfigError: a setting is wrong, or not for reading.
     """
     if unknown := set(settings) - set(SETTINGS):
         raise ConfigError(f"read: {', '.join(sorted(unknown))}: settings are {', '.join(SETTINGS)}")

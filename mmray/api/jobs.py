@@ -21,10 +21,10 @@ from mmray.storage import Location
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that came to its end."""
+    """A finished run."""
 
     output: str  # the run directory
-    summary: Mapping[str, Any]  # what summary.json holds
+    summary: Mapping[str, Any]  # contents of summary.json
 
     @property
     def ok(self) -> bool:
@@ -41,7 +41,7 @@ class Finished:
 
     @property
     def report(self) -> str | None:
-        """Where report.html lies, if it was written."""
+        """Path of report.html, if it was written."""
         report = RunDirectory.at(self.output).report
         return str(report) if report.exists() else None
 
@@ -57,22 +57,22 @@ def run(
     on_message: Callable[[str], None] = lambda _: None,
     **settings: Any,  # noqa: ANN401
 ) -> Finished:
-    """Run a bundle over all records of some shards, or go on where an earlier call broke off.
+    """Run a bundle over all records of some shards, or resume an interrupted call.
 
         done = mmray.run(input="data/shards", bundle="bundles/stamps", output="runs/first", carry=["label"])
         done.parts().to_table().to_pandas()
 
-    It joins the Ray cluster of this program, of RAY_ADDRESS or of `ray start`, or starts one for the time.
+    It joins the Ray cluster of this program, of RAY_ADDRESS or of `ray start`, or starts a temporary one.
 
     Args:
         config: of the run, or its YAML file.
-        on_progress: told twice a second how far it is, by a thread of its own.
-        on_message: told what somebody should read.
-        settings: keys of the config, which count more than the file.
+        on_progress: gets the progress twice a second, in a separate thread.
+        on_message: gets messages for the user.
+        settings: keys of the config, which override the file.
 
     Raises:
-        UsageError: nothing was run: a setting, the input, the bundle or the output is not as it must be.
-        RunError: the run broke off; the same call goes on with it.
+        UsageError: nothing was run: a setting, the input, the bundle or the output is invalid.
+        RunError: the run was interrupted; the same call resumes it.
     """
     if isinstance(config, RunConfig):
         config = (

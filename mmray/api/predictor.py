@@ -19,21 +19,21 @@ from mmray.predictor import open_preprocessor
 from mmray.preprocess import OnDamaged
 from mmray.preprocess.spec import Limits
 
-# What only a run needs: where a record lies, and what its part was made with.
+# Columns that only a run needs: the position of a record, and the bundle of its part.
 _OF_RUNS = ("shard", "row", "key", "end", "offset", "length", "variant", "bundle")
 
 
 def open_bundle(path: str | Path) -> Bundle:
-    """A bundle from a directory, or from a URL, whose files are copied to this machine once.
+    """A bundle from a directory, or from a URL, whose files are downloaded once.
 
     Raises:
-        BundleError: there is none, or it is not whole.
+        BundleError: it is missing or incomplete.
     """
     return Bundle.open(path)
 
 
 class Predictor:
-    """Records in, predictions out; what the batch job and the server answer for the same records.
+    """Records in, predictions out; the same answers as from the batch job and the server.
 
         predict = mmray.Predictor("bundles/stamps")
         predict([{"image": Path("cat.jpg"), "text": "a cat"}])[0]["label"]
@@ -49,14 +49,14 @@ class Predictor:
         variant: which compiled form; "auto" takes the one that this machine runs fastest.
         provider: where to run: "auto", "cpu", "cuda", "tensorrt", "openvino".
         threads: threads of one inference.
-        abstain: share of the labels that may be wrong; where the score is too low for that, there is none.
-            "auto": as the bundle asks; "never".
+        abstain: share of the labels that may be wrong; records with a lower score get no label.
+            "auto": the bundle's default; "never".
         on_damaged: "reject": a record with a modality that cannot be decoded has an error; "mask": it is
             predicted from the rest.
-        limits: bounds on what one record may make us allocate, by name, as `limits` of a run's config.
+        limits: memory limits of one record, by name, as `limits` of a run's config.
 
     Raises:
-        BundleError: there is no bundle, it is not whole, or a file was altered.
+        BundleError: the bundle is missing or incomplete, or a file was altered.
         EngineError: the model does not load, or does not give the bundle's golden outputs on this machine.
         ConfigError: a limit is wrong, or the bundle does not support the risk.
     """
@@ -77,17 +77,17 @@ class Predictor:
         self._preprocess = open_preprocessor(opened, on_damaged=on_damaged, limits=bounds)
         self._model = Model(opened, variant=variant, provider=provider, threads=threads, abstain=abstain)
         self.bundle = opened
-        #: The variant that runs.
+        #: The variant in use.
         self.variant = self._model.variant
         #: Names of the classes, in the order of `scores`.
         self.labels = tuple(opened.labels)
 
-    def __call__(self, batch: Any) -> Any:  # noqa: ANN401  (it gives the form that it takes)
+    def __call__(self, batch: Any) -> Any:  # noqa: ANN401  (it returns the form that it gets)
         """Predict some records.
 
         Args:
             batch: a pyarrow.Table, a pandas.DataFrame, a list of dicts, or a dict of arrays, with a column
-                for each modality that is there. `image`: bytes of a file, a Path, a PIL image, or uint8
+                for each existing modality. `image`: bytes of a file, a Path, a PIL image, or uint8
                 [H, W, 3]; `text`: str; `audio`: bytes of a file, a Path, or (samples [N] or [N, channels],
                 rate in Hz); None where a record lacks it.
 
@@ -99,12 +99,12 @@ class Predictor:
             - `scores` float32 [C], of all classes in the order of `labels`
             - `modalities`, what was predicted from; `damaged`, what could not be decoded
             - `error`: None, or a dict of `stage`, `type` and `reason`
-            - of a cascade `stage` and `confidence`; where labels may be withheld `abstained`; of a model
+            - for a cascade `stage` and `confidence`; if labels may be withheld `abstained`; for a model
               without labels `features` float16 [D] instead of label and scores
 
         Raises:
             InputError: the batch is of another form.
-            EngineError: the engine or its device failed, which is no record's fault.
+            EngineError: the engine or its device failed, which is not a record's fault.
         """
         records, others, back = take_apart(batch)
         preprocess = self._preprocess
@@ -115,7 +115,7 @@ class Predictor:
 
 
 def _column(values: Any) -> pa.Array | pa.ChunkedArray:  # noqa: ANN401
-    """Values as Arrow holds them; arrays of more than one dimension become lists, NaN of pandas null."""
+    """Values for Arrow; arrays of more than one dimension become lists, NaN of pandas becomes null."""
     if isinstance(values, pa.Array | pa.ChunkedArray):
         return values
     if isinstance(values, np.ndarray) and values.ndim > 1:

@@ -12,7 +12,7 @@ from mmray.storage import Location
 
 
 def serve_app(bundle: str | Path, **settings: Any) -> Application:  # noqa: ANN401
-    """The application that `mmray serve` runs, for `serve.run`, `serve deploy`, or beside others.
+    """The application of `mmray serve`, for `serve.run`, `serve deploy`, or together with others.
 
         serve.run(mmray.serve_app("bundles/stamps", max_replicas=4), route_prefix="/stamps")
 
@@ -22,6 +22,6 @@ def serve_app(bundle: str | Path, **settings: Any) -> Application:  # noqa: ANN4
 
     Raises:
         ConfigError: a key or a value is wrong.
-        BundleError: no bundle there.
+        BundleError: not a bundle.
     """
     return build({"bundle": str(Location.parse(bundle)), **settings})

@@ -1,1 +1,1 @@
-"""How much load a server bears: requests at times that are fixed beforehand, whatever it does."""
+"""Load tests of a server: requests at fixed times, independent of its answers."""

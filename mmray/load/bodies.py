@@ -1,4 +1,4 @@
-"""Records as the bodies of requests: multipart, as a browser or curl sends them, made once."""
+"""Records as request bodies: multipart, like those of a browser or curl, made once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def bodies(inputs: Sequence[str], records: int) -> list[bytes]:
                 if len(made) == records:
                     return made
     if not made:
-        raise InputError(f"{' '.join(inputs)}: no record there can be read")
+        raise InputError(f"{' '.join(inputs)}: no readable record; check it with `mmray plan`")
     return made
 
 

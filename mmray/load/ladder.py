@@ -1,4 +1,4 @@
-"""The highest rate that a server holds, found by trying."""
+"""Searches the highest rate that a server holds."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import math
 from collections.abc import Callable
 
 _FACTOR = 1.5  # between two rates of the ladder
-_HALVINGS = 2  # of what lies between the last that held and the first that did not: 1.5 becomes 1.11
+_HALVINGS = 2  # bisections between the last rate that held and the first that did not: 1.5 becomes 1.11
 _DOWN, _UP = 3, 16  # rates at most, below and above the first
 
 
 def highest_rate(holds: Callable[[float], bool], first: float) -> float | None:
-    """The highest rate that was seen to hold twice; None if none did.
+    """The highest rate that held twice; None if none did.
 
-    Rates go up (or down) by a factor until one fails (or holds); what lies between is halved. The best of
-    several tries may have had luck. So that rate is tried once more, and where it fails then, the next lower
-    one that held, at last a few that are lower still.
+    Rates go up (or down) by a factor until one fails (or holds); then the interval is bisected. The best of
+    several tries may be luck. So that rate is tried again; if it fails, the next lower one that held, and
+    finally a few lower ones.
 
     Args:
         holds: tries a rate.

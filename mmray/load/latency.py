@@ -1,4 +1,4 @@
-"""What a step of load says: quantiles of latencies, and how sure they are."""
+"""Results of a load step: quantiles of latencies, with their intervals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy.special import bdtr
 
 _TAIL = 0.99
 _CONFIDENCE = 0.95
-#: Fewer answers leave the interval of their 99th percentile open above: .99 ** 368 is below .025.
+#: With fewer answers the interval of the 99th percentile has no upper end: .99 ** 368 is below .025.
 LEAST_REQUESTS = 368
 
 
@@ -21,16 +21,16 @@ LEAST_REQUESTS = 368
 class Sent:
     """One request. Times are seconds of one clock."""
 
-    due_s: float  # when it was to be sent
+    due_s: float  # when it was due
     sent_s: float
     done_s: float
     status: int  # of HTTP; 0: no answer came
 
     @property
     def latency_s(self) -> float:
-        """From when it was due: who waits for a server that stalls, waits before it can send, too.
+        """From when it was due: a user of a stalled server also waits before sending.
 
-        A request that is refused or breaks off never got its answer.
+        Infinite for a request that was refused or interrupted.
         """
         return self.done_s - self.due_s if self.status == 200 else math.inf
 
@@ -63,7 +63,7 @@ class Step:
 
 
 def step_of(sent: Sequence[Sent], asked_per_s: float, client_share: float) -> Step:
-    """What requests of one rate say.
+    """Results of requests at one rate.
 
     Args:
         sent: at least one, in the order in which they were due.
@@ -89,16 +89,16 @@ def step_of(sent: Sequence[Sent], asked_per_s: float, client_share: float) -> St
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
-    """The least value that so many of the values do not exceed; no interpolation, since some are infinite."""
+    """The least value that so many of the values do not exceed; no interpolation: some are infinite."""
     return ordered[max(0, math.ceil(share * len(ordered) - 1e-9) - 1)]
 
 
 def interval(ordered: Sequence[float], share: float, confidence: float) -> tuple[float, float]:
-    """Two of the values that the quantile of their distribution lies between, whatever the distribution.
+    """Two of the values that enclose the quantile of their distribution, for any distribution.
 
     By order statistics: how many of n values are below the quantile is binomial (Hahn & Meeker, Statistical
-    Intervals, 1991, section 5.2). The values have to be independent. Latencies of requests that stood in one
-    queue are not quite, so the interval is somewhat too short.
+    Intervals, 1991, section 5.2). The values must be independent. Latencies of requests in one
+    queue are not quite independent, so the interval is somewhat too short.
 
     Args:
         ordered: values, ascending.

@@ -1,9 +1,9 @@
-"""Requests at times that were fixed beforehand (an open loop): a server that stalls cannot put them off.
+"""Requests at fixed times (an open loop): a stalled server does not delay them.
 
-A client that waits for an answer before it sends again sends less the slower the server is, and measures
-few of the requests that would have waited: "coordinated omission" (Gil Tene, How NOT to Measure Latency,
-2015). Users do not wait for each other. So arrivals are a Poisson process, each request has a task of its
-own, and its latency counts from when it was due.
+A client that waits for an answer before it sends again sends less the slower the server is, and measures few
+of the requests that would have waited: "coordinated omission" (Gil Tene, How NOT to Measure Latency, 2015).
+Users do not wait for each other. So arrivals are a Poisson process, each request has its own task, and its
+latency counts from when it was due.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Target:
     url: str
     bodies: Sequence[bytes]  # sent in turns
     content_type: str
-    timeout_s: float = 10.0  # for an answer; later it is none
+    timeout_s: float = 10.0  # for an answer; later ones do not count
 
 
 def arrivals(rate_per_s: float, *, warm_s: float, requests: int, seed: int) -> list[float]:
@@ -53,13 +53,13 @@ def arrivals(rate_per_s: float, *, warm_s: float, requests: int, seed: int) -> l
 
 
 def load(target: Target, rate_per_s: float, *, requests: int, warm_s: float, seed: int) -> Step:
-    """Send at one rate until all are answered; what came of it.
+    """Send at one rate until all are answered; returns the results.
 
     Args:
-        target: where to.
+        target: of the requests.
         rate_per_s: requests a second, on average.
         requests: that count.
-        warm_s: seconds before, in which the same requests come and do not count.
+        warm_s: seconds before, in which requests are sent but do not count.
         seed: of the times at which they come.
     """
     due = arrivals(rate_per_s, warm_s=warm_s, requests=requests, seed=seed)
@@ -70,7 +70,7 @@ def load(target: Target, rate_per_s: float, *, requests: int, warm_s: float, see
 
 
 def one_by_one(target: Target) -> list[Sent]:
-    """Each body once, the next one when the last is answered: what a server does that is idle."""
+    """Each body once, the next one after the answer: the latency of an idle server."""
     return _in_thread(_send_in_turn(target))
 
 
@@ -103,7 +103,7 @@ async def _send(session: aiohttp.ClientSession, target: Target, body: bytes, due
 
 
 def _session(target: Target) -> aiohttp.ClientSession:
-    """Connections are kept, and there are as many as requests on their way."""
+    """Connections are reused; there are as many as open requests."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),
         timeout=aiohttp.ClientTimeout(total=target.timeout_s),
@@ -112,7 +112,7 @@ def _session(target: Target) -> aiohttp.ClientSession:
 
 
 def _in_thread(work: Coroutine[Any, Any, T]) -> T:
-    """Run it in a thread: the main thread hears signals, and asyncio would swallow what a handler raises."""
+    """Run it in a thread: signals are for the main thread, and asyncio would swallow their exceptions."""
     result: Future[T] = Future()
 
     def run() -> None:

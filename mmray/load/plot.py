@@ -1,4 +1,4 @@
-"""A sweep as a picture: latency over throughput, a colour for each setting, and the target."""
+"""A plot of a sweep: latency over throughput, a colour for each setting, and the target."""
 
 from __future__ import annotations
 

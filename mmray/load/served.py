@@ -1,4 +1,4 @@
-"""`mmray serve` in a process of its own, for as long as it is measured."""
+"""`mmray serve` in a separate process, as long as it is measured."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COMMAND = (sys.executable, "-P", "-c", "from mmray.cli import main; main()")
 
 @dataclass(frozen=True)
 class Setting:
-    """What of a server is tried."""
+    """A setting of a server."""
 
     replicas: int
     batch_rows: int
@@ -47,7 +47,7 @@ class Setting:
 def settings_of(
     replicas: Sequence[int], batch_rows: Sequence[int], waits_ms: Sequence[float]
 ) -> list[Setting]:
-    """All combinations that differ: a batch of one waits for nobody."""
+    """All different combinations: a batch of one never waits."""
     found = {
         Setting(number, rows, wait_ms if rows > 1 else 0.0)
         for number in replicas
@@ -64,14 +64,14 @@ def command_of(bundle: str, options: Sequence[str]) -> str:
 
 @contextmanager
 def served(bundle: str, options: Sequence[str]) -> Iterator[str]:
-    """The URL of a server of its own, warm; it ends with the body.
+    """The URL of a new, warm server; it ends with the body.
 
     Args:
         bundle: its directory.
         options: of `mmray serve`, without a port.
 
     Raises:
-        EngineError: it does not come up; with its last words.
+        EngineError: it does not start; with its last messages.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -37,8 +37,8 @@ class EarlyFusion(PackedModel):
     Patches of pixels are embedded as in ViT (Dosovitskiy et al., 2021, arXiv:2010.11929, section 3.1), frames
     as in AST (Gong et al., 2021, arXiv:2104.01778); one encoder reads all of them, as in ViLT (Kim et al.,
     2021, arXiv:2102.03334). Each modality has positions of its own, which also tell its type. A record has
-    one picture and one text. Of the patches of a clip the mean is taken, token by token, so that a clip of
-    any length is as many tokens as one patch; the order of its patches is lost.
+    one picture and one text. The patches of a clip are averaged, token by token, so that a clip of
+    any length has as many tokens as one patch; the order of its patches is lost.
 
     Tokens of absent modalities are masked. Unlike in a `FusedModel` they cost as much as any.
 
@@ -82,7 +82,7 @@ class EarlyFusion(PackedModel):
 
     @property
     def dims(self) -> tuple[int, ...]:
-        """Widths that add up to the features': here one."""
+        """Widths of the parts of the features: here one."""
         return (self.classify.in_features,)
 
     def encode(
@@ -90,9 +90,9 @@ class EarlyFusion(PackedModel):
         feeds: Mapping[str, Tensor],
         known: Mapping[Modality, Tensor] | None = None,  # noqa: ARG002
     ) -> dict[Modality, Tensor]:
-        """Tokens [B, L_m, hidden] of each modality, NaN in the place of those that a record does not have.
+        """Tokens [B, L_m, hidden] of each modality, NaN for those that a record does not have.
 
-        Nothing may be known; there are no encoders that could have run before.
+        `known` must be empty: there are no encoders that could have run before.
         """
         found: dict[Modality, Tensor] = {}
         for modality in self.modalities:
@@ -145,7 +145,9 @@ class EarlyFusion(PackedModel):
 
 
 def _tokens(length: int, of_one: int) -> int:
-    """How many tokens a side is."""
+    """Number of tokens of a side."""
     if length % of_one:
-        raise ValueError(f"early fusion: {length} pixels or frames are no whole number of tokens of {of_one}")
+        raise ValueError(
+            f"early fusion: {length} pixels or frames are not a multiple of {of_one}, the size of a token"
+        )
     return length // of_one

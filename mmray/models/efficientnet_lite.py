@@ -1,4 +1,4 @@
-"""EfficientNet-Lite: the image encoder. Owns normalization, so it takes pixels as they travel.
+"""EfficientNet-Lite: the image encoder. It normalizes by itself, so it takes uint8 pixels.
 
 Lite variants are EfficientNet without squeeze-excitation and with ReLU6 for swish; stem and head keep their
 width under scaling (Tan & Le, 2019, arXiv:1905.11946, and its "lite" release). The default is Lite0.
@@ -54,7 +54,7 @@ class _Unit(nn.Module):
 
 
 class _Block(nn.Module):
-    """Inverted residual: expand, depthwise, project; skipped over where shapes allow."""
+    """Inverted residual: expand, depthwise, project; with a skip connection if shapes allow."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -114,10 +114,10 @@ class EfficientNetLite(Encoder):
                 module.norm = nn.Identity()
 
     def inherit(self, parent: EfficientNetLite) -> None:
-        """Start from the weights of a deeper one: of each stage the first blocks, and stem and head.
+        """Start from the weights of a deeper one: the first blocks of each stage, stem and head.
 
         DistilBERT starts from a part of its teacher's layers in the same way (Sanh et al., 2019,
-        arXiv:1910.01108, section 3). The head keeps its own weights where `features` differ. Do it before
+        arXiv:1910.01108, section 3). The head keeps its own weights if `features` differ. Call it before
         `fold_norms` of either, or after that of both.
 
         Raises:
@@ -137,7 +137,7 @@ class EfficientNetLite(Encoder):
             self.head.load_state_dict(parent.head.state_dict())
 
     def load_checkpoint(self, state: Mapping[str, Tensor]) -> None:
-        """Take the weights of the `efficientnet-lite0` checkpoint of EfficientNet-PyTorch's naming.
+        """Load the weights of the `efficientnet-lite0` checkpoint of EfficientNet-PyTorch's naming.
 
         The ImageNet classifier is left out. Raises RuntimeError when names or shapes do not fit.
         """

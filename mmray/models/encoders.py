@@ -1,4 +1,4 @@
-"""The frozen encoders of a bundle: modules, the preprocessing that they expect, and where they came from."""
+"""The frozen encoders of a bundle: modules, their preprocessing, and their source."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class EncoderSet:
 
     @property
     def sources(self) -> list[Source]:
-        """Where the weights came from, for the bundle's manifest."""
+        """The source of the weights, for the bundle's manifest."""
         return [source_of(weights) for weights in self.pretrained]
 
     def only(self, modalities: Collection[Modality]) -> EncoderSet:
@@ -68,7 +68,9 @@ class EncoderSet:
             ConfigError: there is no encoder for one of them.
         """
         if lacking := [m for m in modalities if m not in self.modules]:
-            raise ConfigError(f"{self.identity}: no encoder for {lacking[0]}")
+            raise ConfigError(
+                f"{self.identity}: no encoder for {lacking[0]}; add one, or leave the modality out"
+            )
         dropped: dict[str, None] = {m: None for m in self.modules if m not in modalities}
         kept = {m: module for m, module in self.modules.items() if m in modalities}
         return replace(
@@ -91,7 +93,7 @@ def pretrained_encoders(downloads: Path) -> EncoderSet:
     """EfficientNet-Lite0, MiniLM and YAMNet with their published weights (130 MB in `downloads`).
 
     Raises:
-        UsageError: a file cannot be fetched or is not the published one.
+        UsageError: a file cannot be downloaded or is not the published one.
     """
     image = EfficientNetLite()
     image.load_checkpoint(torch.load(fetch(EFFICIENTNET_LITE0, downloads), weights_only=True))

@@ -29,14 +29,14 @@ def input_names(modalities: Iterable[Modality]) -> tuple[str, ...]:
 
 
 class PackedModel(nn.Module, ABC):
-    """A model over packed modalities as one graph: it encodes each, then decides from what is present."""
+    """A model over packed modalities as one graph: it encodes each, then predicts from what is present."""
 
     modalities: tuple[Modality, ...]
 
     @property
     @abstractmethod
     def dims(self) -> tuple[int, ...]:
-        """Widths that add up to the features'."""
+        """Widths of the parts of the features."""
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -86,11 +86,11 @@ class PackedModel(nn.Module, ABC):
     def encode(
         self, feeds: Mapping[str, Tensor], known: Mapping[Modality, Tensor] | None = None
     ) -> dict[Modality, Tensor]:
-        """What each modality of B records becomes by itself, float [B, ...].
+        """Each modality of B records, encoded separately, float [B, ...].
 
         Args:
             feeds: the arguments of `forward`, by name.
-            known: modalities of which that is there already: they are not encoded.
+            known: encoded modalities that exist already: they are not encoded again.
 
         Raises:
             ValueError: an input is missing.
@@ -98,10 +98,10 @@ class PackedModel(nn.Module, ABC):
 
     @abstractmethod
     def decide(self, encoded: Mapping[Modality, Tensor], present: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [B, C] and features [B, D] of what `encode` gave, from what is `present`, bool [B, M]."""
+        """Logits [B, C] and features [B, D] from the result of `encode` and `present`, bool [B, M]."""
 
     def answer(self, encoded: Mapping[Modality, Tensor], present: Tensor) -> tuple[Tensor, ...]:
-        """The graph's outputs of what `encode` gave."""
+        """The graph's outputs from the result of `encode`."""
         logits, features = self.decide(encoded, present)
         return logits, logits.softmax(dim=1), features
 
@@ -111,8 +111,8 @@ class FusedModel(PackedModel):
 
     Args:
         encoders: encoder of each modality, called with its inputs but the row index.
-        head: gives logits from fused features and `present`. Its features are the encoders' side by side,
-            in the order of `mmray.schema.MODALITIES`. None: the model only gives features.
+        head: gives logits from fused features and `present`. Its features are those of the encoders,
+            concatenated in the order of `mmray.schema.MODALITIES`. None: the model only gives features.
     """
 
     def __init__(self, encoders: Mapping[Modality, Encoder], head: nn.Module | None = None) -> None:
@@ -135,7 +135,7 @@ class FusedModel(PackedModel):
     def encode(
         self, feeds: Mapping[str, Tensor], known: Mapping[Modality, Tensor] | None = None
     ) -> dict[Modality, Tensor]:
-        """Features [B, D_m] of each modality, of records that lack it as they come; else as of any model."""
+        """Features [B, D_m] of each modality, arbitrary for records that lack it; else as of any model."""
         known = known or {}
         found: dict[Modality, Tensor] = {}
         for modality in self.modalities:
@@ -149,8 +149,8 @@ class FusedModel(PackedModel):
         return found
 
     def join(self, encoded: Mapping[Modality, Tensor], present: Tensor) -> Tensor:
-        """Fused features [B, D] of what `encode` gave, zero where `present` [B, M] is false."""
-        # A selection and not a product: 0 * NaN would let an absent modality through.
+        """Fused features [B, D] from the result of `encode`, zero where `present` [B, M] is false."""
+        # Where, not a product: 0 * NaN would be NaN for an absent modality.
         parts = [
             torch.where(present[:, column, None], encoded[modality], 0.0)
             for column, modality in enumerate(self.modalities)
@@ -158,18 +158,18 @@ class FusedModel(PackedModel):
         return torch.cat(parts, dim=1)
 
     def decide(self, encoded: Mapping[Modality, Tensor], present: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [B, C] and fused features [B, D] of what `encode` gave, from what is `present` [B, M].
+        """Logits [B, C] and fused features [B, D] from the result of `encode` and `present` [B, M].
 
         Raises:
             ValueError: the model has no head.
         """
         if self.head is None:
-            raise ValueError("a model without a head decides nothing; it only gives features")
+            raise ValueError("a model without a head has no logits; it only gives features")
         features = self.join(encoded, present)
         return self.head(features, present), features
 
     def answer(self, encoded: Mapping[Modality, Tensor], present: Tensor) -> tuple[Tensor, ...]:
-        """Features alone where there is no head."""
+        """Only features if there is no head."""
         return (self.join(encoded, present),) if self.head is None else super().answer(encoded, present)
 
 

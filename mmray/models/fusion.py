@@ -12,20 +12,20 @@ MASKED = -1e4
 
 
 class GatedFusion(nn.Module):
-    """Logits of records from whatever modalities they have, by a gated sum of middle features.
+    """Logits of records from any subset of modalities, by a gated sum of hidden features.
 
         h_m = tanh(W_m norm_m(x_m) + b_m),  g = softmax over the present m of (G [h_1 … h_M, present] + c)_m
         logits = MLP(sum over the present m of g_m * h_m)
 
-    A gated multimodal unit (Arevalo et al., 2017, arXiv:1702.01992, section 3.1). Two things are ours: gates
-    are normalized over what is present, unit by unit, so that a lone modality passes whole; and the gate
-    is told which modalities are there. Features that are not present are never read, not even NaN.
+    A gated multimodal unit (Arevalo et al., 2017, arXiv:1702.01992, section 3.1). Two changes: gates are
+    normalized over the present modalities, unit by unit, so that a single modality passes unchanged; and the
+    gate gets the flags of present modalities. Features that are not present are never used, not even NaN.
 
     Args:
         dims: width of each modality's features, in the order of the columns of `present`.
         classes: number of classes.
-        width: of the middle features.
-        dropout: share of the middle features, and of the MLP's, that training leaves out.
+        width: of the hidden features.
+        dropout: share of the hidden features, and of the MLP's, that training drops.
     """
 
     def __init__(self, dims: Sequence[int], classes: int, width: int = 256, dropout: float = 0.1) -> None:

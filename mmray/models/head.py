@@ -1,4 +1,4 @@
-"""The head of a fused model: each modality adds its evidence, weighed by which others are there."""
+"""The head of a fused model: each modality adds its evidence, weighted by which others are present."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 class SubsetHead(nn.Module):
-    """Logits of records from whatever modalities they have.
+    """Logits of records from any subset of modalities.
 
         logits = bias[s] + sum over m of gain[s, m] * weight_m @ features_m
 
@@ -18,9 +18,9 @@ class SubsetHead(nn.Module):
     weights are shared by all subsets; only a few gains and one bias belong to each. Features of absent
     modalities must be zero.
 
-    This is late fusion. Where it is learnt by gradient steps, and not in closed form, give every modality's
-    features one scale first: of unscaled ones (MiniLM's are of length 1, EfficientNet-Lite's of about 17)
-    those with small values learn too slowly.
+    This is late fusion. If it is trained by gradient steps, and not in closed form, scale the features of all
+    modalities equally first: otherwise (MiniLM's have length 1, EfficientNet-Lite's about 17) those with
+    small values learn too slowly.
 
     Args:
         dims: width of each modality's features, in the order of the columns of `present`.

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from mmray.models.encoder import Encoder
 
 NORM_EPS = 1e-12
-#: Added to the attention scores of padding. Finite, so that a row of padding only gives no NaN, and within
-#: float16, where -1e9 would be infinite; exp(-1e4) is 0 in float32 all the same.
+#: Added to the attention scores of padding. Finite, so that a row of only padding does not give NaN, and
+#: within float16, where -1e9 would be infinite; exp(-1e4) is 0 in float32, too.
 MASKED = -1e4
 
 _NAMES = (
@@ -97,7 +97,7 @@ class MiniLM(Encoder):
         return unit
 
     def load_checkpoint(self, state: Mapping[str, Tensor]) -> None:
-        """Take the weights of a BERT checkpoint in Hugging Face's naming; its pooler is left out.
+        """Load the weights of a BERT checkpoint in Hugging Face's naming; its pooler is left out.
 
         Raises RuntimeError when names or shapes do not fit.
         """

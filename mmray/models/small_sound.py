@@ -1,9 +1,9 @@
-"""SmallSound: a student's audio encoder, a convolutional net along time that is small enough to learn words.
+"""SmallSound: a student's audio encoder, a small convolutional network along time that can learn words.
 
 As in TC-ResNet for keyword spotting (Choi et al., 2019, arXiv:1904.03814, section 2) the mel bands are
 channels, and residual layers look along time; their convolutions are separable, as in MatchboxNet (Majumdar &
-Ginsburg, 2020, arXiv:2004.08531). YAMNet averages over frequency, though it is which band sounds that tells
-vowels apart.
+Ginsburg, 2020, arXiv:2004.08531). YAMNet averages over frequency, but frequency bands distinguish
+vowels.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Unit(nn.Module):
 
 
 class _Separable(nn.Module):
-    """Depthwise convolution, then a pointwise one; skipped over where shapes allow."""
+    """Depthwise convolution, then a pointwise one; with a skip connection if shapes allow."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""SmallText: a student's text encoder, a table of word vectors and nothing else."""
+"""SmallText: a student's text encoder, only a table of word vectors."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Threads of torch: one for each operator, and the cores work on different batches.
+"""Threads of torch: one for each operator; the cores work on different batches.
 
-Operators on several threads meet at a barrier many times a batch, so one busy core slows them all down.
-Encoding 100 stamps on two cores, in turns: 3.4 s that way and 3.1 s this way while they were free; 85 s and
-28 s at a load of 9.
+Operators on several threads wait at a barrier many times in a batch, so one busy core slows all of them down.
+Encoding 100 stamps on two cores, alternating: 3.4 s with several threads and 3.1 s with one while the cores
+were free; 85 s and 28 s at a load of 9.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Out = TypeVar("Out")
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Operators use one thread within; sums are then added in one order, so results are reproducible."""
+    """Operators use one thread inside the body; the order of sums is fixed, so results are reproducible."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -33,7 +33,7 @@ def one_thread() -> Iterator[None]:
 def map_in_order(function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
     """Results in the order of the items, on as many Python threads as torch may use, one for each operator.
 
-    Only a few items are drawn ahead, so `items` may be longer than the memory.
+    Only a few items are drawn ahead, so `items` may be larger than the memory.
     """
     workers = torch.get_num_threads()
     waiting: deque[Future[Out]] = deque()

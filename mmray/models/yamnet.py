@@ -1,7 +1,7 @@
 """YAMNet: the audio encoder, a MobileNetV1 over log-mel patches.
 
 Architecture: Howard et al., 2017, arXiv:1704.04861; trained on AudioSet by Plakal & Ellis. The published
-graph has its batch norms folded into the convolutions, and a batch fixed at 1; here the batch is free.
+graph has its batch norms folded into the convolutions, and a batch fixed at 1; here the batch is dynamic.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class YAMNet(Encoder):
         return x.mean(dim=(2, 3))
 
     def load_convolutions(self, parameters: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Take the (weight, bias) of each convolution, in the order of the graph.
+        """Load the (weight, bias) of each convolution, in the order of the graph.
 
         Raises ValueError when their number or a shape does not fit.
         """

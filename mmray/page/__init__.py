@@ -1,1 +1,1 @@
-"""HTML pages that are one file: a style for light, dark and print, tables, and drawings as inline SVG."""
+"""HTML pages in one file: a style for light, dark and print, tables, and drawings as inline SVG."""

@@ -1,4 +1,4 @@
-"""The frame of a page: head, style, sections, tables. No scripts, nothing to load."""
+"""The frame of a page: head, style, sections, tables. No scripts, no external files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def document(title: str, body: str, *, style: str = "") -> str:
     Args:
         title: as text.
         body: as HTML.
-        style: CSS beside that of all pages.
+        style: CSS in addition to that of all pages.
     """
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -51,17 +51,17 @@ def document(title: str, body: str, *, style: str = "") -> str:
 
 
 def section(title: str, table: Table) -> Iterator[str]:
-    """A heading and a table, where it has rows."""
+    """A heading and a table, if it has rows."""
     if table.rows:
         yield f"<h2>{escape(title)}</h2>{table_html(title, table)}"
 
 
 def table_html(title: str, table: Table) -> str:
-    """A table that scrolls by itself where it is too wide, by keyboard as well."""
+    """A table that scrolls if it is too wide, also by keyboard."""
 
     def line(tag: str, cells: tuple[str, ...]) -> str:
         classes = [' class="text"' if name in table.text else "" for name in table.header]
-        tags = [tag if cell else "td" for cell in cells]  # an empty header is none, to who hears a page
+        tags = [tag if cell else "td" for cell in cells]  # for screen readers an empty header is not a header
         return "".join(
             f"<{tag}{kind}>{cell if isinstance(cell, Markup) else escape(cell)}</{tag}>"
             for tag, kind, cell in zip(tags, classes, cells, strict=True)

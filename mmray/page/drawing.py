@@ -16,7 +16,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-#: Colours of a light page by the names of the page's CSS variables. All can tell blue, orange and grey apart.
+#: Colours of a light page, by the page's CSS variables. Blue, orange and grey are distinguishable for all.
 COLOURS = {
     "ink": "#1d2129",
     "faint": "#687080",
@@ -35,7 +35,7 @@ def canvas(size: tuple[float, float], salt: str) -> Iterator[Figure]:
 
     Args:
         size: width and height, in points.
-        salt: what tells this drawing from others of its page, which must not share ids.
+        salt: unique to this drawing in its page, because ids must not be shared.
     """
     options = {
         "svg.fonttype": "none",
@@ -65,12 +65,12 @@ def axes_within(figure: Figure, margins: tuple[float, float, float, float]) -> A
 
 
 def to_svg(figure: Figure, label: str, told: Sequence[str] = ()) -> str:
-    """The figure as a part of an HTML page: no prologue, only ids that it uses, CSS variables as colours.
+    """The figure as a part of an HTML page: no prologue, only used ids, CSS variables as colours.
 
     Args:
         figure: of `canvas`.
-        label: what it shows, for who does not see it.
-        told: what the marks with the ids ``point-0``, ``point-1``... say when they are pointed at.
+        label: description, for screen readers.
+        told: tooltips of the marks with the ids ``point-0``, ``point-1``...
     """
     figure.patch.set_alpha(0)
     file = io.StringIO()

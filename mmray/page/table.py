@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 
 class Markup(str):
-    """HTML that goes into a page as it is. All other text is escaped."""
+    """HTML that is put into a page unchanged. All other text is escaped."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as they are shown. Text stands to the left, figures to the right."""
+    """Cells as they are shown. Text is aligned to the left, figures to the right."""
 
     header: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]

@@ -1,1 +1,1 @@
-"""How sure a share is: exact bounds where trials are independent, intervals where records come in groups."""
+"""Bounds of shares: exact ones for independent trials, intervals for records in groups."""

@@ -6,10 +6,10 @@ from scipy.special import betaincinv
 
 
 def upper_bound(happened: int, trials: int, confidence: float) -> float:
-    """The share is at most this, with that confidence, where `happened` of `trials` independent ones did."""
+    """Upper bound of the share, with that confidence, if `happened` of `trials` independent ones did."""
     return 1.0 if happened >= trials else float(betaincinv(happened + 1, trials - happened, confidence))
 
 
 def lower_bound(happened: int, trials: int, confidence: float) -> float:
-    """The share is at least this."""
+    """Lower bound of the share."""
     return 0.0 if happened == 0 else float(betaincinv(happened, trials - happened + 1, 1 - confidence))

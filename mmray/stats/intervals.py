@@ -1,16 +1,16 @@
-"""How sure a share or a difference is, where records come in groups that are not independent of each other.
+"""Bounds of a share or a difference, for records in groups that are not independent of each other.
 
-The bounds are those of a bootstrap that weighs whole groups: each gets a weight drawn from an exponential
+The bounds are those of a bootstrap that weights whole groups: each gets a weight drawn from an exponential
 distribution (the Bayesian bootstrap, Rubin 1981; groups instead of records as in Cameron, Gelbach & Miller
-2008, "Bootstrap-based improvements for inference with clustered errors"). To the groups that were seen one is
-added in which everything goes wrong, so that what was not seen is not taken for impossible. Where all groups
-have one record and the values are yes or no, the bound is that of Clopper & Pearson (1934). For any values
-within limits it is that of Gaffke (2005), see Learned-Miller & Thomas (2019), "A new confidence interval for
-the mean of a bounded random variable".
+2008, "Bootstrap-based improvements for inference with clustered errors"). One group in which
+everything goes wrong is added to the observed ones, so that unobserved events do not count as impossible. If
+all groups have one record and the values are yes or no, the bound is that of Clopper & Pearson (1934). For
+any values within limits it is that of Gaffke (2005), see Learned-Miller & Thomas (2019), "A new confidence
+interval for the mean of a bounded random variable".
 
-Nothing is drawn: the distribution of a weighted sum of exponential variables is known closely enough by its
-saddlepoint (Lugannani & Rice 1980; for the bootstrap: Davison & Hinkley 1997, section 9.5). So the same
-records give the same bound in whatever order, at any confidence.
+No random numbers are drawn: the distribution of a weighted sum of exponential variables is known closely
+enough by its saddlepoint (Lugannani & Rice 1980; for the bootstrap: Davison & Hinkley 1997, section 9.5). So
+the same records give the same bound in any order, at any confidence.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtri
 
 _EXACT = 1e-7  # of a bound
-_CERTAIN = 40.0  # normal score of what is sure
+_CERTAIN = 40.0  # normal score of certainty
 
 Values: TypeAlias = npt.NDArray[np.bool_] | npt.NDArray[np.float64] | npt.NDArray[np.float32]
 
@@ -55,14 +55,14 @@ class Clusters:
         return len(self._sizes)
 
     def upper(self, values: Values, confidence: float) -> float:
-        """The mean is at most this.
+        """Upper bound of the mean.
 
         Args:
             values: [N], of each record; bool or within [-1, 1].
             confidence: one-sided, at least 0.5 and less than 1.
 
         Returns:
-            Never less than the mean of the values; 1 where there are none.
+            Never less than the mean of the values; 1 if there are none.
 
         Raises:
             ValueError: the values are not one for each record, or not within [-1, 1]; or the confidence.
@@ -70,14 +70,14 @@ class Clusters:
         return self._upper(self._checked(values), confidence)
 
     def lower(self, values: Values, confidence: float) -> float:
-        """The mean is at least this. Arguments and errors as of `upper`."""
+        """Lower bound of the mean. Arguments and errors as for `upper`."""
         checked = self._checked(values)
         if values.dtype == np.bool_:
             return 1 - self._upper(1 - checked, confidence)
         return -self._upper(-checked, confidence)
 
     def interval(self, values: Values, confidence: float) -> tuple[float, float]:
-        """Two-sided: both bounds, each missed half as often as they may be together."""
+        """Two-sided: both bounds, each with half of the error probability."""
         one_sided = (1 + confidence) / 2
         return self.lower(values, one_sided), self.upper(values, one_sided)
 
@@ -100,8 +100,8 @@ def share_interval(
     """As `Clusters.interval` of bool values, from sums of each group.
 
     Args:
-        happened: [G], of how many records of each group the value is true.
-        sizes: [G], records of each group; groups without any do not count.
+        happened: [G], for how many records of each group the value is true.
+        sizes: [G], records of each group; empty groups do not count.
         confidence: two-sided.
     """
     there, one_sided = sizes > 0, (1 + confidence) / 2
@@ -119,16 +119,16 @@ def difference_interval(
 
 
 def _upper(sums: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], confidence: float) -> float:
-    """The mean is at most this, given the sum and the number of the values of each group."""
+    """Upper bound of the mean, given the sum and the number of the values of each group."""
     if not 0.5 <= confidence < 1:
         raise ValueError(f"a confidence of {confidence} is not at least 0.5 and less than 1")
     if not len(sizes):
         return 1.0
     seen = float(sums.sum() / sizes.sum())
-    # The group that was not seen is as large as large groups are: these may be few, and go wrong more
-    # often. The mean size does not cover then (jobs/bench/gates.py); the largest makes wider bounds.
+    # The added group has the size of large groups: these may be few, and go wrong more often. The mean size
+    # would not cover that (jobs/bench/gates.py); the largest gives wider bounds.
     unseen = (sizes**3).sum() / (sizes**2).sum()
-    # Many groups are alike. Complex numbers sort by both parts.
+    # Many groups are equal. Complex numbers sort by both parts.
     kinds, counts = np.unique(sums + 1j * sizes, return_counts=True)
     sums, sizes = np.append(kinds.real, unseen), np.append(kinds.imag, unseen)
     counts = np.append(counts, 1)
@@ -144,12 +144,12 @@ def _upper(sums: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], confid
 
 
 def least_groups(share: float, confidence: float) -> int:
-    """Groups of equal size that it takes to show a share to be at most this, if nothing at all was seen.
+    """Number of groups of equal size needed to show that a share is at most this, if no event was observed.
 
-    Where sizes differ it takes more: then ask `Clusters.upper` with values that are all False.
+    If sizes differ, more are needed: then use `Clusters.upper` with values that are all False.
 
     Raises:
-        ValueError: the share is 0, which no number of groups shows.
+        ValueError: the share is 0, which no number of groups can show.
     """
     if share <= 0:
         raise ValueError("no number of groups shows that something never happens: allow a share above 0")
@@ -165,12 +165,12 @@ def holm(shown_at: Mapping[str, Callable[[float], bool]], confidence: float) -> 
     """Which of several claims are shown, so that all of these together hold with the confidence.
 
     Step-down (Holm 1979, "A simple sequentially rejective multiple test procedure"): with m claims left, each
-    must be shown at 1 - (1 - confidence) / m; those that are leave, and the others need less.
+    must be shown at 1 - (1 - confidence) / m; those that are shown are removed, and the others need less.
 
     Args:
-        shown_at: of each claim, whether the evidence shows it at a confidence. What is shown at one is shown
+        shown_at: for each claim, whether the evidence shows it at a confidence. A claim shown at one is shown
             at any lower one.
-        confidence: that no claim of the answer is false.
+        confidence: that no returned claim is false.
     """
     left, shown = dict(shown_at), set[str]()
     while left:
@@ -188,8 +188,8 @@ def _score_below(terms: npt.NDArray[np.float64], counts: npt.NDArray[np.intp]) -
 
     The saddlepoint formula of Lugannani & Rice (1980), "Saddle point approximation for the distribution of
     the sum of independent random variables", in the form of Barndorff-Nielsen (1986), "Inference on full or
-    partial parameters based on the standardized signed log likelihood ratio". A bound comes out by up to
-    .6 % of itself too wide, where nothing was seen; by less else.
+    partial parameters based on the standardized signed log likelihood ratio". A bound is up to .6 %
+    of itself too wide if no event was observed; less otherwise.
 
     Args:
         terms: [K], factors.

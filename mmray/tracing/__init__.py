@@ -1,1 +1,1 @@
-"""Where the time of some records goes, in one process: by stage, and by node of the graphs."""
+"""Profiles some records in one process: by stage, and by node of the graphs."""

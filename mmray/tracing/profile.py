@@ -1,4 +1,4 @@
-"""Some records through preprocessing and model in this process, and a span of each stage and node."""
+"""Runs some records through preprocessing and model in this process, with a span for each stage and node."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmray.errors import InputError
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.sources import ReadOptions, Shard, read
 
-_STAGES = ("read", "align", "image", "text", "audio", "model", "shadow")  # in the order of a block's way
+_STAGES = ("read", "align", "image", "text", "audio", "model", "shadow")  # in the order of execution
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Node:
 
 @dataclass(frozen=True)
 class Profile:
-    """What some records took."""
+    """Times of some records."""
 
     variant: str
     rows: int
     seconds: Mapping[str, float]  # by stage; the model's are longer than they are without tracing
-    nodes: Sequence[Node]  # the dearest first
+    nodes: Sequence[Node]  # the most expensive first
     events: Sequence[Mapping[str, Any]]  # of the trace
 
 
@@ -48,20 +48,20 @@ def profile(
     provider: Provider = "auto",
     rows: int = 200,
 ) -> Profile:
-    """Run records as one worker of a job does, and note what takes how long.
+    """Run records like one worker of a job, and record times.
 
-    The first block runs twice and counts once: kernels and libraries are loaded the first time.
+    The first block runs twice and counts once: kernels and libraries are loaded in the first run.
 
     Args:
         bundle: the model.
         shards: where records are; the first ones are taken.
-        variant: as of `mmray.predictor.Predictor`.
-        provider: likewise.
+        variant: as in `mmray.predictor.Predictor`.
+        provider: as in `Predictor`.
         rows: how many records, at most.
 
     Raises:
-        InputError: no record there.
-        BundleError, EngineError: as of `Predictor`.
+        InputError: there is no record.
+        BundleError, EngineError: as in `Predictor`.
     """
     with tempfile.TemporaryDirectory() as folder:
         predict = Predictor(bundle, variant=variant, provider=provider, trace=Path(folder) / "nodes")
@@ -106,7 +106,7 @@ def write_trace(found: Profile, path: Path) -> None:
 
 
 def _laid_out(took: Mapping[str, float], start: int, rows: int) -> list[dict[str, Any]]:
-    """A block's stages one behind the other: each is timed as a whole, over all records of the block."""
+    """A block's stages one after the other: each is timed as a whole, over all records of the block."""
     at, events = start / 1e3, []
     for stage in _STAGES:
         if duration := 1e6 * took.get(stage, 0.0):
@@ -116,7 +116,7 @@ def _laid_out(took: Mapping[str, float], start: int, rows: int) -> list[dict[str
 
 
 def _nodes(file: Path, began: int) -> list[dict[str, Any]]:
-    """Of ONNX Runtime's trace, what nodes took."""
+    """Times of nodes, from ONNX Runtime's trace."""
     return [
         _event(
             event["args"]["op_name"],

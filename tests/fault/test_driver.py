@@ -95,7 +95,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(command, undisturbed, num
     assert process.returncode == code
     assert "Traceback" not in err
     assert err.count("error: ") == 1
-    assert "the same command continues from there" in err
+    assert "the same command resumes" in err
     kept = {part.name for part in command.parts()}
     command.finish(command.start())
     assert kept <= {part.name for part in command.parts()}

@@ -96,5 +96,5 @@ def test_the_proof_for_a_gpu_takes_the_same_way_on_a_cpu(bundle, shards):
     assert found["placement"][0]["elsewhere"] == 0
     assert found["decisions"][0]["agrees"] == 1
     assert all(row["rows_per_s"] > 0 for row in found["rates"])
-    assert [row["what"] for row in found["job"]] == ["job, fp32", "Ray Data, padded alike"]
+    assert [row["what"] for row in found["job"]] == ["job, fp32", "Ray Data, same padding"]
     assert {row["rows"] for row in found["job"]} == {240}

@@ -119,7 +119,9 @@ def test_batches_keep_order_and_number_on(serve):
 
 
 def test_nobody_there_is_said_with_the_place():
-    with pytest.raises(ServerError, match=r"http://127\.0\.0\.1:1: no answer .*check that the server runs there"):
+    with pytest.raises(
+        ServerError, match=r"http://127\.0\.0\.1:1: no answer .*check that the server runs there"
+    ):
         Client("http://127.0.0.1:1").model()
 
 

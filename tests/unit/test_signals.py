@@ -47,7 +47,7 @@ def under_signals(body, *arguments):
 @pytest.mark.parametrize("drop", [drop_in_a_callback, drop_in_a_library])
 def test_a_signal_that_was_dropped_is_raised_again(drop, number, kind):
     begun = time.monotonic()
-    with pytest.raises(kind, match="the same command continues"):
+    with pytest.raises(kind, match="the same command resumes"):
         under_signals(asleep_after, drop, number)
     assert time.monotonic() - begun < 20
 

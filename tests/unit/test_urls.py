@@ -1,4 +1,4 @@
-"""A URL leads where it says, in every process; it is taken literally, and never holds a secret."""
+"""A URL leads where it says, in every process; it is taken literally, and never has a secret."""
 
 import subprocess
 import sys
@@ -74,7 +74,7 @@ def test_the_environment_may_name_the_endpoint(s3: Bucket, monkeypatch):
     ],
 )
 def test_a_secret_is_refused_and_not_repeated(url):
-    with pytest.raises(UsageError, match=r"holds a secret.*environment") as e:
+    with pytest.raises(UsageError, match=r"has a secret.*environment") as e:
         Location.parse(url)
     assert "HU" not in str(e.value)
 

@@ -98,7 +98,7 @@ def test_values_may_be_what_python_programs_hold(predict, tmp_path):
     ("batch", "said"),
     [
         ("text", "a batch is a pyarrow.Table"),
-        ([{"picture": b""}], "a column for image, text or audio; this one has picture"),
+        ([{"picture": b""}], "a column image, text or audio; this one has picture"),
         ([{"image": "cat.png"}], "image: cannot take a str"),
         ([{"image": PIXELS.astype(float)}], "image: cannot take a ndarray"),
         ([{"audio": SOUND}], "audio: cannot take a ndarray"),

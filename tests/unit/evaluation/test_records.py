@@ -91,9 +91,7 @@ def test_no_usable_record_is_an_error_that_names_the_input_the_split_and_the_way
     write_shard(tmp_path / "s.tar", [("a", {"png": b"no picture", "json": b'{"split": "tune"}'})])
     records = find(tmp_path, bundle)
     for split in SPLITS:
-        with pytest.raises(
-            InputError, match=f"{tmp_path}: no usable record of the split '{split}'; add"
-        ):
+        with pytest.raises(InputError, match=f"{tmp_path}: no usable record of the split '{split}'; add"):
             records.load(split)
 
 

@@ -88,7 +88,7 @@ def test_takes_the_modalities_of_its_spec_and_no_others():
 
 
 def test_a_picture_of_broken_patches_is_refused():
-    with pytest.raises(ValueError, match="no whole number of tokens of 16"):
+    with pytest.raises(ValueError, match="not a multiple of 16"):
         EarlyFusion(PreprocessSpec(image=ImageSpec(height=100, width=96)), 4, sizes=TINY)
 
 

@@ -305,7 +305,9 @@ def test_foreign_outputs_are_never_overwritten(tmp_path):
     (tmp_path / "out").mkdir()
     for name in ("s.lmdb", "s.lmdb.captions.tsv"):
         (tmp_path / "out" / name).write_bytes(b"precious")
-        with pytest.raises(OutputError, match=f"out/{name}: exists, but is not from the same conversion of s.tar@"):
+        with pytest.raises(
+            OutputError, match=f"out/{name}: exists, but is not from the same conversion of s.tar@"
+        ):
             run(tmp_path / "in", tmp_path / "out")
         assert (tmp_path / "out" / name).read_bytes() == b"precious"
         (tmp_path / "out" / name).unlink()

@@ -54,7 +54,9 @@ def test_two_hard_links_are_one_file(data):
     os.link(data / "b.tar", data / "sub/b-again.tar")
     listing = take_listing(["in"])
     assert [shard.name for shard in listing.shards] == ["b.tar", "sub/a.tar"]
-    assert listing.notes == [f"further names of the same files, ignored (1): {data}/sub/b-again.tar is {data}/b.tar"]
+    assert listing.notes == [
+        f"further names of the same files, ignored (1): {data}/sub/b-again.tar is {data}/b.tar"
+    ]
 
 
 def test_a_copy_is_another_file(data):

@@ -383,9 +383,7 @@ def test_pickles_are_refused_and_never_loaded(path, protocol, key):
 
     write_lmdb(path, [("__len__", b"x"), (key, pickle.dumps(Trap(), protocol))])
     for call in (layout_of, lambda shard: list(read(shard, ReadOptions()))):
-        with pytest.raises(
-            (InputError, OSError), match=f"s.lmdb: key b'{key}' has a Python pickle.*rewrite"
-        ):
+        with pytest.raises((InputError, OSError), match=f"s.lmdb: key b'{key}' has a Python pickle.*rewrite"):
             call(shard_at(path))
 
 
