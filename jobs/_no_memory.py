@@ -1,4 +1,4 @@
-"""What happens on a device whose memory another process has taken; started by itself, that process."""
+"""What happens on a device whose memory another process uses; run as a script, it is that process."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mmray.bundle import FP32
 from mmray.errors import MmrayError
 from mmray.loading import open_engine
 
-_LEFT_BYTES = 300 << 20  # of a device's memory that another process takes
+_LEFT_BYTES = 300 << 20  # share of a device's memory that another process takes
 
 
 def crowded(setting: Setting) -> dict[str, Any]:
-    """What happens on a device whose memory another process has taken."""
+    """What happens on a device whose memory another process uses."""
     if setting.provider != "cuda":
         return {"what": "device without memory", "found": "only on a GPU"}
     with _memory_taken():
@@ -31,12 +31,12 @@ def crowded(setting: Setting) -> dict[str, Any]:
             return {"what": "device without memory", "found": f"refused: {e}"[:300]}
         except Exception as e:  # ONNX Runtime's own exception types share no base
             return {"what": "device without memory", "found": f"{type(e).__name__}: {e}"[:300]}
-    return {"what": "device without memory", "found": "it ran all the same"}
+    return {"what": "device without memory", "found": "it ran anyway"}
 
 
 @contextmanager
 def _memory_taken() -> Iterator[None]:
-    """Another process holds all of the device's memory but a little."""
+    """Another process uses almost all of the device's memory."""
     holder = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert holder.stdout is not None
     try:
@@ -48,7 +48,7 @@ def _memory_taken() -> Iterator[None]:
 
 
 def _hold_memory() -> None:
-    """Take the memory, say so, and wait for the end of standard input."""
+    """Allocate the memory, report it, and wait for the end of standard input."""
     import onnxruntime as ort
 
     ort.preload_dlls()

@@ -26,7 +26,7 @@ _RUNS = 10
 
 @dataclass(frozen=True)
 class Setting:
-    """What is proved, and how long it may take."""
+    """What is measured, and time limits."""
 
     bundle: Bundle
     inputs: list[str]
@@ -57,7 +57,7 @@ def placement(setting: Setting, variant: str) -> dict[str, Any]:
 
 
 def decisions(setting: Setting, variant: str, records: LabelledTensors, parent: Outputs) -> dict[str, Any]:
-    """Golden outputs, and decisions with every subset of the modalities beside fp32's on the CPU."""
+    """Golden outputs, and decisions with every subset of the modalities, compared with fp32 on the CPU."""
     engine = open_engine(setting.bundle, variant, provider=setting.provider, threads=1, ladder=setting.ladder)
     inputs, expected = setting.bundle.golden(variant)
     decisive = setting.bundle.decisive
@@ -76,7 +76,7 @@ def decisions(setting: Setting, variant: str, records: LabelledTensors, parent: 
 
 
 def rates(setting: Setting, variant: str, nhwc: bool) -> Iterator[dict[str, Any]]:
-    """Rows a second by the rows of a batch: computing alone, and with the copies in and out."""
+    """Rows a second by the rows of a batch: only computing, and with the copies in and out."""
     for rows in setting.batch_rows:
         ladder = job_ladder(setting.bundle.spec, rows)
         engine = open_engine(
@@ -100,7 +100,7 @@ def rates(setting: Setting, variant: str, nhwc: bool) -> Iterator[dict[str, Any]
 
 
 def alternating(setting: Setting, variant: str) -> dict[str, Any]:
-    """Milliseconds a batch: one shape, two in turns by one session, and by a session for each."""
+    """Milliseconds a batch: one shape, two alternating shapes in one session, and with a session for each."""
     spec, typical = setting.bundle.spec, setting.ladder.typical
     other = typical._replace(images=max(1, typical.images - 1))
 

@@ -1,4 +1,4 @@
-"""What `prove_gpu.py` compares with the job: the same with no model, and as Ray Data writes it."""
+"""What `prove_gpu.py` compares with the job: the same without a model, and Ray Data."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def cpu_ceiling(setting: Setting, processes: int) -> dict[str, Any]:
 
 
 def _prepare_some(bundle: str, inputs: list[str], first: int, step: int, most: int) -> int:
-    """Read and preprocess each shard whose turn it is; `most` blocks at most, where that is not 0."""
+    """Read and preprocess every n-th shard; at most `most` blocks, if that is not 0."""
     preprocess = open_preprocessor(Bundle.open(bundle))
     rows = blocks = 0
     for shard in list_shards(inputs)[first::step]:
@@ -80,7 +80,7 @@ def job(setting: Setting, variant: str, folder: Path) -> dict[str, Any]:
 
 
 def ray_data(setting: Setting, folder: Path) -> dict[str, Any]:
-    """Ray Data as its documentation writes it, with batches padded as ours are."""
+    """Ray Data as in its documentation, with batches padded like ours."""
     output = Path(tempfile.mkdtemp(dir=folder))
     context = DataContext.get_current()
     context.enable_progress_bars = False
@@ -105,11 +105,11 @@ def ray_data(setting: Setting, folder: Path) -> dict[str, Any]:
     at = np.sort(table["predicted_at"].to_numpy())
     later = at > at[0]  # the first batch is the start
     rate = later.sum() / (at[-1] - at[0]) if later.any() else 0.0
-    return {"what": "Ray Data, padded alike", "rows": table.num_rows, "rows_per_s": round(float(rate), 1)}
+    return {"what": "Ray Data, same padding", "rows": table.num_rows, "rows_per_s": round(float(rate), 1)}
 
 
 class _Infer:
-    """The actor that the documentation would have: one padded batch a call."""
+    """The actor as in the documentation: one padded batch for each call."""
 
     def __init__(self, bundle: str, rows: int, provider: Provider) -> None:
         self._bundle = Bundle.open(bundle)

@@ -1,10 +1,10 @@
-"""Write a bundle with a reference of drift (docs/drift.md), for one that was made without.
+"""Add a reference for drift (docs/drift.md) to a bundle that has none.
 
     python jobs/add_reference.py --bundle bundles/emoji --input data/emoji --output bundles/emoji-referring
 
 Runs each variant that passed its gate over the tune split, and counts. Expected: one line with the number of
-records and sketches; the new bundle answers as the old one does. `mmray optimize`, `mmray train` and
-jobs/build_bundle.py need no such step.
+records and sketches; the new bundle gives the same answers as the old one. `mmray optimize`, `mmray train`
+and jobs/build_bundle.py do this themselves.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from mmray.evaluation import reference_from
 
 
 def main(
-    bundle: Annotated[str, typer.Option(help="To start from.")],
+    bundle: Annotated[str, typer.Option(help="The old bundle.")],
     shards: Annotated[list[str], typer.Option("--input", help="Shards with the tune split.")],
     output: Annotated[Path, typer.Option(help="The new bundle.")],
 ) -> None:
-    """Write the bundle, print what it has; exit code 1 where the tune split is too small."""
+    """Write the bundle, print its counts; exit code 1 if the tune split is too small."""
     parent = Bundle.open(bundle)
     made = extend_bundle(
         output,

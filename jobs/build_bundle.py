@@ -1,8 +1,8 @@
 """Build a bundle from labelled shards: frozen pretrained encoders and a head trained on them.
 
 Result: `bundles/stamps`, about 120 MB, and a table of its accuracy for every subset of the modalities
-(stamps: about .92 from all three). The weights (130 MB) are fetched once into `data/downloads`. Takes about a
-minute on two cores; a bundle that is already there for the same shards and options is left alone.
+(stamps: about .92 from all three). The weights (130 MB) are downloaded once into `data/downloads`. Takes
+about a minute on two cores; an existing bundle of the same shards and options is kept.
 
     python jobs/build_bundle.py --input data/tuxpaint --output bundles/stamps
 """
@@ -27,8 +27,10 @@ from mmray.sources import list_shards
 def main(
     input: Annotated[list[str], typer.Option(help="Shards: directory, file or pattern; repeat for more.")],
     output: Annotated[Path, typer.Option(help="Directory of the bundle.")],
-    modalities: Annotated[str, typer.Option(help="What the model takes.")] = ",".join(MODALITIES),
-    downloads: Annotated[Path, typer.Option(help="Where fetched weights are kept.")] = Path("data/downloads"),
+    modalities: Annotated[str, typer.Option(help="Modalities of the model.")] = ",".join(MODALITIES),
+    downloads: Annotated[Path, typer.Option(help="Directory of downloaded weights.")] = Path(
+        "data/downloads"
+    ),
 ) -> None:
     """Build a bundle from labelled shards."""
     try:
@@ -45,7 +47,7 @@ def main(
 
 
 def build(inputs: list[str], output: Path, recipe: Recipe, downloads: Path) -> Bundle:
-    """Import torch, which takes seconds, only where something is to be built."""
+    """Import torch, which takes seconds, only if a bundle must be built."""
     from mmray.importing import build_bundle
     from mmray.models.encoders import pretrained_encoders
 

@@ -3,7 +3,7 @@
     python jobs/held_out.py --bundle bundles/stamps --run all=runs/demo --run image=runs/demo-image
 
 The runs must carry label and split (`carry: [label, split]`); only records whose label the bundle knows
-count. Expected on the stamps: all modalities ahead of the image alone by several points.
+are used. Expected on the stamps: all modalities ahead of the image alone by several points.
 """
 
 from math import sqrt

@@ -1,19 +1,19 @@
-"""Prove the job on this machine's GPU: right, placed where it should be, and as fast as the CPUs prepare.
+"""Test the job on this machine's GPU: correctness, placement of nodes, and speed compared with the CPUs.
 
     OMP_NUM_THREADS=1 python jobs/prove_gpu.py --bundle bundles/stamps --input data/tuxpaint
 
-Within six minutes on one GPU, each table as soon as it is there, one JSON line last; add that line to
-docs/log.md, with the card's name. In this order:
+Within six minutes on one GPU; prints each table when it is ready and one JSON line at the end; add that line
+to docs/log.md, with the card's name. In this order:
 
-- placement: nodes on the device, and which operators are not;
-- decisions: golden outputs, and decisions beside those of fp32 on the CPU, with every subset of modalities;
-- rates: rows a second by rows of a batch, plain and channels-last; two shapes in turns;
+- placement: nodes on the device, and operators that are not;
+- decisions: golden outputs, and decisions compared with fp32 on the CPU, with every subset of modalities;
+- rates: rows a second by rows of a batch, plain and channels-last; two alternating shapes;
 - ceiling: records a second that 1, 4, 16 plain processes prepare;
-- job: the job, with a cascade where the bundle has one, and Ray Data as its documentation has it, in turns;
-- memory: a device whose memory another process has taken.
+- job: the job, with a cascade if the bundle has one, and Ray Data as in its documentation, in turns;
+- memory: a device whose memory another process uses.
 
-Exit code 1 where a variant decides otherwise, or the decisions of the job do. Without a GPU,
-`--provider cpu --quick` takes the same way on the CPU, in a minute.
+Exit code 1 if the decisions of a variant or of the job differ. Without a GPU, `--provider cpu --quick` does
+the same on the CPU, in a minute.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ from mmray.variants.gate import Thresholds
 
 BATCH_ROWS, QUICK_BATCH_ROWS = (8, 64, 256), (4, 8)
 HELD_OUT, QUICK_HELD_OUT = 256, 24
-# What so many records can show of a graph that decides as on the CPU: those of the stamps' recipe, and of 24.
+# Thresholds that so many records can show for a graph that decides as on the CPU: of the stamps' recipe, and
+# for 24.
 ENOUGH = Thresholds(agreement=0.9, slice_agreement=0.8, accuracy_loss=0.07, slice_accuracy_loss=0.15)
 FEW = Thresholds(
     least_groups=8, agreement=0.8, slice_agreement=0.3, accuracy_loss=0.2, slice_accuracy_loss=0.7
@@ -63,7 +64,7 @@ def main(
     try:
         if provider in ("cuda", "tensorrt") and best_provider() != "cuda":
             raise UsageError(
-                "no NVIDIA GPU here that ONNX Runtime can use: `mmray doctor` says what is missing"
+                "no NVIDIA GPU here that ONNX Runtime can use: `mmray doctor` shows what is missing"
             )
         setting = _setting(Bundle.open(bundle), input, provider, quick=quick)
         figures, faults = prove(setting, only or list(PARTS), HELD_OUT if not quick else QUICK_HELD_OUT)
@@ -79,7 +80,7 @@ PARTS = ("placement", "decisions", "rates", "ceiling", "job", "memory")
 
 
 def prove(setting: Setting, parts: Sequence[str], rows: int) -> tuple[dict[str, Any], list[str]]:
-    """All parts that are wanted; what they found, and what is not as it must be."""
+    """Run the requested parts; returns their results and failures."""
     figures: dict[str, Any] = {}
     faults: list[str] = []
     start = perf_counter()

@@ -1,14 +1,14 @@
-"""Submit a run to a Ray cluster as soon as its head takes jobs, and follow it to its end.
+"""Submit a run to a Ray cluster as soon as its head accepts jobs, and follow it to its end.
 
     RAY_AUTH_MODE=token python jobs/submit.py jobs/configs/batch.yaml \
         --input 's3://my-bucket/shards/train-{000000..000999}.tar' --bundle s3://my-bucket/bundles/stamps \
         --output s3://my-bucket/runs/today
 
-Takes what `mmray run` takes, and exits as it does. Of this machine only the config file travels: mmray is
+Has the options and exit codes of `mmray run`. Only the config file is sent from this machine: mmray is
 installed on the nodes, and input, bundle and output are URLs, or absolute paths that every node has. A head
-that has just started refuses jobs for some seconds, since its job agent comes up after its dashboard; what is
-refused is tried again until --wait is over. Expected: the run's own lines, `audit clean`, exit code 0. The
-same line again resumes what is unfinished. Ctrl-C ends the following, not the run.
+that has just started refuses jobs for some seconds, because its job agent starts after its dashboard; refused
+jobs are submitted again until --wait is over. Expected: the run's own lines, `audit clean`, exit code 0. The
+same command resumes an unfinished run. Ctrl-C stops following, not the run.
 """
 
 import asyncio
@@ -35,14 +35,14 @@ def submit(address: str, arguments: list[str], wait_s: float) -> tuple[JobSubmis
     Args:
         address: of the dashboard, as `http://localhost:8265`.
         arguments: of `mmray run`; the first may be a config file.
-        wait_s: how long a head that is not there, or not ready, is asked again.
+        wait_s: how long to retry while the head does not exist or is not ready.
 
     Raises:
         TimeoutError: it was not ready in that time.
-        AuthenticationError: no token, or another one.
-        RuntimeError: the head refuses the job for good.
+        AuthenticationError: no token, or a wrong one.
+        RuntimeError: the head refuses the job permanently.
     """
-    job = f"mmray-{uuid4().hex[:12]}"  # our own, so that an attempt whose answer was lost is not run twice
+    job = f"mmray-{uuid4().hex[:12]}"  # our own id, so that a job whose answer was lost is not run twice
     deadline = time.monotonic() + wait_s
     with tempfile.TemporaryDirectory() as directory:
         environment = {}
@@ -62,19 +62,19 @@ def submit(address: str, arguments: list[str], wait_s: float) -> tuple[JobSubmis
                     raise
                 if time.monotonic() >= deadline:
                     reason = str(e).strip().splitlines()[-1]
-                    raise TimeoutError(f"{address} took no job within {wait_s:g} s: {reason}") from e
+                    raise TimeoutError(f"{address} accepted no job within {wait_s:g} s: {reason}") from e
                 time.sleep(AGAIN_S)
             else:
                 return client, job
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether the head is not there, or not ready; it answers 500 for its agent's 400, too."""
+    """Whether the head does not exist or is not ready; it also answers 500 for its agent's 400."""
     return isinstance(error, OSError) or ("status code 5" in str(error) and "status code 4" not in str(error))
 
 
 async def follow(client: JobSubmissionClient, job: str) -> int:
-    """Print what the job prints; its exit code."""
+    """Print the job's output; returns its exit code."""
     async for lines in client.tail_job_logs(job):
         print(lines, end="", flush=True)
     while not (info := client.get_job_info(job)).status.is_terminal():

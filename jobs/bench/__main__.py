@@ -1,6 +1,6 @@
-"""The door to the benchmarks and studies: what there is, and each of them by its name.
+"""Runs the benchmarks and studies by name, and lists them.
 
-python jobs/bench              what each shows, its command with the time it takes, and what is expected
+python jobs/bench              what each shows, its command with its duration, and the expected result
 python jobs/bench NAME …       the same as python jobs/bench/NAME.py …
 """
 
@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def told(script: Path) -> str:
-    """What a script's docstring says: its first line, its command, and what is expected."""
+    """Parts of a script's docstring: its first line, its command, and the expected result."""
     text = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or ""
     title, *paragraphs = text.split("\n\n")
     command = next(part for part in paragraphs if part.startswith("    "))

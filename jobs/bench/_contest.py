@@ -1,7 +1,7 @@
-"""One contender of `make bench`: its command in processes of its own, their time and memory, and its answers.
+"""One contender of `make bench`: its command in separate processes, their time and memory, and its answers.
 
-Processes are found by a variable of their environment, which every child inherits: Ray's daemons too, which
-leave the process group and the parent that they were started by. Linux only.
+Processes are found by an environment variable, which every child inherits: also Ray's daemons, which leave
+their process group and parent. Linux only.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ OURS = "mmray"
 _MARK = "MMRAY_BENCH_RUN"
 _LONGEST_S = 900.0  # of one run
 _SAMPLE_S = 0.5
-_SCORES_APART = 1e-3  # batches are cut differently, so sums are rounded differently
+_SCORES_APART = 1e-3  # batches differ, so sums are rounded differently
 
 
 class ContestError(MmrayError):
-    """A contender that failed, or whose answers are not ours."""
+    """A contender that failed, or whose answers differ from ours."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True)
 class Input:
-    """The same records as tars and, for who reads those faster, as Parquet files of raw bytes."""
+    """The same records as tars and, for contenders that read them faster, as Parquet files of raw bytes."""
 
     tars: Path
     parquet: Path
@@ -65,7 +65,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Ran:
-    """A run of a contender that is over."""
+    """A finished run of a contender."""
 
     seconds: float  # from the command to the last prediction on disk
     startup_s: float  # from the command to the first prediction
@@ -81,7 +81,7 @@ class Ran:
 
 
 def choose_shards(folder: Path, records: int | None) -> tuple[list[Path], int]:
-    """The first shards that hold so many records, None: all; and how many they hold.
+    """The first shards with so many records, None: all; and their number of records.
 
     Raises:
         InputError: there are no tars.
@@ -98,12 +98,12 @@ def choose_shards(folder: Path, records: int | None) -> tuple[list[Path], int]:
 
 
 def make_input(shards: Sequence[Path], place: Path, copies: int) -> Input:
-    """The shards `copies` times under other names, as links, and a Parquet file beside each.
+    """The shards `copies` times under other names, as links, and a Parquet file for each.
 
     Args:
         shards: tars.
-        place: directory to make; neither of the two kinds is below the other, so that nobody meets both.
-        copies: how often each shard is there.
+        place: directory to make; neither of the two kinds is below the other, so that no reader sees both.
+        copies: of each shard.
     """
     found = Input(place / "tars", place / "parquet")
     for folder in (found.tars, found.parquet):
@@ -129,13 +129,13 @@ def run_contender(name: str, given: Input, output: Path, bundle: Path, *, sample
 
     Args:
         name: one of SCRIPTS.
-        given: what it is to predict.
-        output: where it writes; must not be there yet.
+        given: its input.
+        output: its output; must not exist.
         bundle: directory of the bundle.
-        sampled: whether its memory is sampled, which takes it a little time.
+        sampled: whether its memory is sampled, which costs it some time.
 
     Raises:
-        ContestError: it failed, with the end of what it said.
+        ContestError: it failed, with the end of its output.
     """
     mark = f"{_MARK}={uuid4().hex}"
     key, _, value = mark.partition("=")
@@ -173,7 +173,7 @@ def run_contender(name: str, given: Input, output: Path, bundle: Path, *, sample
 
 
 def slope_ms(short: Ran, long: Ran) -> float:
-    """Milliseconds that each further record takes."""
+    """Milliseconds for each additional record."""
     return 1e3 * (long.predicting_s - short.predicting_s) / (long.rows - short.rows)
 
 
@@ -199,13 +199,13 @@ def _sampling(mark: str | None) -> Iterator[list[float]]:
 def _processes(mark: str) -> Iterator[int]:
     """Processes whose environment has the mark."""
     for environment in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):  # ended meanwhile, or somebody else's
+        with suppress(OSError):  # ended meanwhile, or another user's
             if mark.encode() in environment.read_bytes().split(b"\0"):
                 yield int(environment.parent.name)
 
 
 def _pss_mb(pid: int) -> float:
-    """Proportional set size: what processes share is divided among them, so that a sum counts it once."""
+    """Proportional set size: shared memory is divided among processes, so that a sum counts it once."""
     with suppress(OSError):  # ended meanwhile
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
@@ -214,14 +214,14 @@ def _pss_mb(pid: int) -> float:
 
 
 def _end(mark: str) -> None:
-    """End what a run has left behind, so that the next one has the machine to itself."""
+    """End the remaining processes of a run, so that the next one has the machine to itself."""
     for pid in _processes(mark):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
 def answers(name: str, output: Path) -> pa.Table:
-    """What a contender predicted: columns `shard` (no folder, no suffix), `key`, `label`, `score`, sorted."""
+    """Predictions of a contender: columns `shard` (no folder, no suffix), `key`, `label`, `score`, sorted."""
     place, path = (output / "parts", "shard") if name == OURS else (output, "path")
     rows = ds.dataset(place, format="parquet").to_table([path, "key", "label", "score"])
     # A shard's id ends with its size.

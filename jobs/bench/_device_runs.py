@@ -1,4 +1,4 @@
-"""Runs of the job whose devices are stand-ins, for `device.py`: what is run, and what came of it."""
+"""Runs of the job with simulated devices, for `device.py`: cases and results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import ray
 from _stand_in import StandInJob
 from ray.data import DataContext
 
-# What the tests are made of: pictures, sounds, tars.
+# From the tests: pictures, sounds, tars.
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from support.media import encode, encode_audio, photo, tone  # type: ignore[import-not-found]
 from support.tars import write_shard  # type: ignore[import-not-found]
@@ -37,7 +37,7 @@ from mmray.pipeline.watchdog import metered
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.sources import ReadOptions, list_shards, read
 
-KEPT_CPUS = 2  # that the plan keeps for an actor; a stand-in needs next to none
+KEPT_CPUS = 2  # CPUs that the plan reserves for an actor; a simulated device needs almost none
 SHARD_ROWS = 512
 _BYTES_A_PATCH = 48 * 160  # samples: a patch each 48 frames of 160
 
@@ -58,7 +58,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What it came to."""
+    """The result."""
 
     counted: Snapshot
     driver_s: dict[str, float]  # CPU seconds of this process: "plan", "run", "ledger"
@@ -75,7 +75,7 @@ class Outcome:
 
 
 def execute(bundle: Bundle, case: Case, output: Path) -> Outcome:
-    """Run a case on a Ray of its own, or on the one that this process has joined."""
+    """Run a case on a new Ray, or on the one that this process has joined."""
     config = RunConfig.model_validate(
         {
             "input": [str(path) for path in case.shards],
@@ -94,7 +94,7 @@ def execute(bundle: Bundle, case: Case, output: Path) -> Outcome:
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
-    # Else the first devices would be timed while others are still loaded, which takes both cores.
+    # Else the first devices would be timed while others are still loading, which takes both cores.
     DataContext.get_current().wait_for_min_actors_s = 600
     try:
         with connected() as machines:
@@ -143,7 +143,7 @@ def execute(bundle: Bundle, case: Case, output: Path) -> Outcome:
 
 
 def write_captions(folder: Path, rows: int) -> list[Path]:
-    """Shards of one caption a record."""
+    """Shards of records with one caption."""
 
     def records(first: int) -> Iterator[tuple[str, dict[str, bytes]]]:
         for row in range(first, min(rows, first + SHARD_ROWS)):
@@ -154,7 +154,7 @@ def write_captions(folder: Path, rows: int) -> list[Path]:
 
 
 def write_pictures(folder: Path, rows: int) -> list[Path]:
-    """Shards of one large JPEG a record, of eight different ones."""
+    """Shards of records with one large JPEG, from eight different ones."""
     jpegs = [encode(photo(1280, 960, seed), "JPEG", quality=90) for seed in range(8)]
     firsts = range(0, rows, rows // 8)
     return [
@@ -197,7 +197,7 @@ def write_mixed(folder: Path, rows: int) -> list[Path]:
 
 
 def is_real(bundle: Bundle, shards: list[Path], output: Path) -> bool:
-    """Whether the stand-in's predictions are those of the model in this process, unpadded."""
+    """Whether the simulated device's predictions equal those of the model in this process, unpadded."""
     preprocess, predict = open_preprocessor(bundle), Predictor(bundle, variant="fp32", provider="cpu")
     tables = [
         predict(preprocess(records))

@@ -1,4 +1,4 @@
-"""Parts of the study of drift: records run once, references drawn of them, watches over others."""
+"""Parts of the study of drift: records run once, references drawn from them, watches over others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Rows: TypeAlias = npt.NDArray[np.intp]
 
 @dataclass
 class Split:
-    """What one split's records came to."""
+    """Values of one split's records."""
 
     seen: list[Seen]
     features: npt.NDArray[np.float32]  # [n, D]
@@ -62,7 +62,7 @@ class Study:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def drawn(self) -> tuple[Rows, Rows, Rows]:
-        """Of the tune split: who lays out bins, who is counted in them, and 500 others; by whole groups."""
+        """Of the tune split: records for bins, records for counts, and 500 others; by whole groups."""
         names, of = np.unique(self.tune.groups, return_inverse=True)
         order = np.argsort(self._random.permutation(len(names))[of], kind="stable")
         shown, rest = order[:SHOWN], order[SHOWN:]
@@ -82,7 +82,7 @@ class Study:
 
 
 def table_of(reference: VariantReference, values: Values) -> list[Rows]:
-    """Of each sketch the place of each record in the counts; -1 where it has none."""
+    """For each sketch, the place of each record in the counts; -1 if it has none."""
     found = []
     for name, (sketch, bins) in bins_of(reference.sketches).items():
         column = values[name]
@@ -130,7 +130,7 @@ def run_split(predict: Predictor, records: LabelledTensors) -> Split:
 def cost(
     predict: Predictor, records: LabelledTensors, reference: Reference, variant: str
 ) -> dict[str, float]:
-    """CPU time of a block's inference, of sketching it, and of the tests that fall to it on average.
+    """CPU time of a block's inference, of sketching it, and of its average share of tests.
 
     Args:
         predict: runs the inference.

@@ -1,4 +1,4 @@
-"""Plots of what the scripts here measure, for the docs. Takes their JSON; measures nothing itself."""
+"""Plots of the results of these scripts, for the docs. Takes their JSON."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,10 @@ _WAYS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def draw_study(study: Mapping[str, Any], units: Mapping[str, str], path: Path) -> None:
-    """Accuracy over strength with its standard error, a panel for each damage; and what a record costs.
+    """Accuracy over strength with its standard error, a panel for each damage; and the cost of a record.
 
     Args:
-        study: what `jobs/bench/blur.py` prints.
+        study: output of `jobs/bench/blur.py`.
         units: of the strengths, by damage.
         path: of the image.
     """
@@ -49,7 +49,7 @@ def draw_study(study: Mapping[str, Any], units: Mapping[str, str], path: Path) -
     bars = panels[3].barh(list(_WAYS), [study["record_ms"][way] for way in _WAYS], color=colours)
     panels[3].bar_label(bars, fmt="%.1f", padding=3)
     panels[3].invert_yaxis()
-    panels[3].set_title("what a record costs")
+    panels[3].set_title("cost of a record")
     panels[3].set_xlabel("milliseconds on one core")
     panels[3].margins(x=0.2)
     _plain(panels[3])
@@ -60,7 +60,7 @@ def draw_study(study: Mapping[str, Any], units: Mapping[str, str], path: Path) -
 
 
 def draw_history(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Each stage's ratio over time, as a share of its first; what was lost is a cross.
+    """Each stage's ratio over time, as a share of its first; a cross marks a loss.
 
     Args:
         entries: lines of the history of `jobs/bench/check.py`, in order.
@@ -75,7 +75,7 @@ def draw_history(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
         lost = [(d, s) for d, s, e in zip(days, shares, entries, strict=True) if stage in e["lost"]]
         panel.plot(*zip(*lost, strict=True) if lost else ([], []), "x", ms=8, color=line.get_color())
     panel.axhline(1, color="#9ca3af", lw=0.8)
-    panel.set_ylabel("speed beside the bare library,\nas a share of the first")
+    panel.set_ylabel("speed relative to the bare library,\nas a share of the first")
     figure.legend(ncols=len(entries[0]["ratio"]), frameon=False, loc="outside upper left")
     panel.xaxis.set_major_formatter(ConciseDateFormatter(panel.xaxis.get_major_locator()))
     _plain(panel)
@@ -84,10 +84,10 @@ def draw_history(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def draw_course(found: Mapping[str, Any], path: Path) -> None:
-    """Rows a second over time, a colour for each node, and what happened to nodes.
+    """Rows a second over time, a colour for each node, and events of nodes.
 
     Args:
-        found: what `jobs/bench elastic` prints.
+        found: output of `jobs/bench elastic`.
         path: of the image.
     """
     width = found["bin_s"]
@@ -102,7 +102,7 @@ def draw_course(found: Mapping[str, Any], path: Path) -> None:
     top = max(below)
     for number, (at, what, _) in enumerate(found["events"]):
         panel.axvline(at, color="#374151", lw=0.9, ls="--")
-        place = (at, top * (1.03 + 0.07 * (number % 3)))  # not upon each other
+        place = (at, top * (1.03 + 0.07 * (number % 3)))  # not on top of each other
         panel.annotate(what, place, xytext=(2, 0), textcoords="offset points", fontsize=8)
     panel.set_ylim(0, top * 1.25)
     panel.set_xlabel("seconds after the first row")

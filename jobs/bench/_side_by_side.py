@@ -1,6 +1,6 @@
-"""Two contenders at once, each on a core of its own: what else the machine does, and its clock, meets both.
+"""Two contenders at once, each on its own core: other load and clock changes of the machine affect both.
 
-Runs one after the other differ by a tenth on a shared machine; such a pair by a few hundredths.
+Sequential runs differ by a tenth on a shared machine; such a pair by a few hundredths.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from _contest import ContestError, Input, Ran, run_contender, slope_ms
 def paired_ratios(
     names: tuple[str, str], inputs: tuple[Input, Input], bundle: Path, place: Path
 ) -> Iterator[float]:
-    """Throughput of the first contender over the second's, twice: then they have changed cores.
+    """Throughput of the first contender over the second's, twice, with cores swapped.
 
     A contender's daemons run on its core, too.
 
@@ -28,11 +28,11 @@ def paired_ratios(
         place: directory to write in.
 
     Raises:
-        ContestError: there is one core only, or a contender failed.
+        ContestError: there is only one core, or a contender failed.
     """
     cores = sorted(os.sched_getaffinity(0))[:2]
     if len(cores) < 2:
-        raise ContestError("two contenders at once need two cores")
+        raise ContestError("two contenders at once need two cores; run them one after the other")
     for turn in permutations(cores):
         short, long = (
             _run_both(names, turn, given, bundle, place / f"{size}-{turn[0]}")

@@ -1,4 +1,4 @@
-"""What `jobs/bench/gates.py` simulates: groups of records, and bounds and choices that rest on them."""
+"""Simulations of `jobs/bench/gates.py`: groups of records, and bounds and choices based on them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIZES = ("1", "1-50", "few of 50", "few of 50, hit more")
 ONE, ANY, FEW, HIT = SIZES
 GRID = np.round(np.arange(0.98, -0.01, -0.04), 2)  # thresholds, strictest first
 SLICES, SLICE_LIMIT = 12, 0.1
-WORST = 0.61  # probability of a wrong answer without any confidence; some thresholds are just too low then
+WORST = 0.61  # probability of a wrong answer at zero confidence; then some thresholds are slightly too low
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -28,14 +28,14 @@ Ids = npt.NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Case:
-    """Groups, and how what happens to their records depends on them."""
+    """Groups, and how events of their records depend on them."""
 
     groups: int
     sizes: str  # of SIZES
     within: float  # correlation of records of one group
 
     def draw(self, random: np.random.Generator) -> tuple[Ids, Floats]:
-        """Group [N] of each record, and by how much more often than on average it is hit [N]."""
+        """Group [N] of each record, and its relative frequency of events [N]."""
         few = max(0.02, 3 / self.groups)
         if self.sizes == ONE:
             sizes = np.ones(self.groups, np.intp)
@@ -73,7 +73,7 @@ def percentiles(sums: Floats, sizes: Floats, seed: int) -> Floats:
 
 
 def bound_of_loss(case: Case, lost: float, gained: float, simulations: int) -> dict[str, Any]:
-    """How often upper bounds of a mean hold: of a share that is `lost`, or of losses less gains.
+    """How often upper bounds of a mean hold: of a share that is `lost`, or of losses minus gains.
 
     A bound of the loss from above is one of the paired difference from below.
     """
@@ -105,9 +105,9 @@ def bound_of_loss(case: Case, lost: float, gained: float, simulations: int) -> d
 
 
 def wrong_slices(case: Case, bad: int, simulations: int) -> dict[str, Any]:
-    """How often any of the slices that are at the limit is called good.
+    """How often any of the slices at the limit passes.
 
-    The other slices go wrong a tenth as often; `found` is the share of them that is shown to be good.
+    The other slices have a tenth of the errors; `found` is the share of them that passes.
     """
     random = np.random.default_rng(3)
     rates = np.where(np.arange(SLICES) < bad, SLICE_LIMIT, SLICE_LIMIT / 10)
@@ -125,7 +125,7 @@ def wrong_slices(case: Case, bad: int, simulations: int) -> dict[str, Any]:
 
 
 def _good_slices(slices: Sequence[tuple[Ids, Bools]]) -> Bools:
-    """Whether each slice is called good, by Holm, by its bound alone, and by what was seen [3, slices]."""
+    """Whether each slice passes, by Holm, by its own bound, and by the estimate [3, slices]."""
     clusters = [Clusters(group) for group, _ in slices]
 
     def shown(number: int, confidence: float) -> bool:
@@ -143,7 +143,7 @@ def _good_slices(slices: Sequence[tuple[Ids, Bools]]) -> Bools:
 
 
 def chosen_exit(case: Case, budget: float, simulations: int) -> dict[str, Any]:
-    """How often records leave a cascade above a threshold at which more of all than the budget are harmed.
+    """How often a threshold is chosen at which more records than the budget allows are harmed by early exits.
 
     A record of confidence c is harmed with probability WORST (1 - c)^2: WORST / 3 (1 - t)^3 of all.
     """
@@ -162,7 +162,7 @@ def chosen_exit(case: Case, budget: float, simulations: int) -> dict[str, Any]:
 
 
 def chosen_risk(case: Case, risk: float, simulations: int) -> dict[str, Any]:
-    """How often more of the answers above the chosen threshold are wrong than was wanted.
+    """How often more of the answers above the chosen threshold are wrong than the risk allows.
 
     Of those, a share of WORST / 3 (1 - t)^2 is. Thresholds begin where a third of the risk would be shown if
     nothing were wrong, which is known without labels.
@@ -187,14 +187,14 @@ def chosen_risk(case: Case, risk: float, simulations: int) -> dict[str, Any]:
 
 
 def _answers(case: Case, random: np.random.Generator) -> tuple[Ids, Floats, Bools]:
-    """Of each record [N]: its group, its confidence, and whether its answer is wrong."""
+    """For each record [N]: its group, its confidence, and whether its answer is wrong."""
     group, factor = case.draw(random)
-    sure = case.latent(random, group)  # records of one caption are equally sure of it
+    sure = case.latent(random, group)  # records of one caption have the same confidence
     return group, sure, case.latent(random, group) < WORST * (1 - sure) ** 2 * factor
 
 
 def lowest(grid: Floats, bound: Callable[[float], float], allowed: float) -> float:
-    """The lowest threshold whose bound keeps within what is allowed, as all before it do; 1 if none does.
+    """The lowest threshold whose bound is within the limit, like all before it; 1 if none is.
 
     Fixed sequence testing (Angelopoulos et al. 2021, "Learn then Test", section 2.3).
     """

@@ -1,8 +1,8 @@
-"""What each stage of the path costs on one core, and the same work by the bare libraries beside it.
+"""Cost of each stage on one core, compared with the same work by the bare libraries.
 
 A stage's *ratio* is the bare library's time over ours: 1 is as fast as the library allows; it falls when a
-stage gets slower. Both sides run the same records in turns, and of each block the fastest run counts, so
-that other work on the machine moves a ratio little, and another machine not much more.
+stage gets slower. Both sides run the same records in turns, and the fastest run of each block counts, so that
+other load changes a ratio little, and another machine not much more.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from mmray.predictor import Predictor, open_preprocessor
 from mmray.schema import Modality
 from mmray.sources import ReadOptions, Shard, list_shards, read
 
-# The bare side converts such images as they are, which Pillow would tell between our lines.
+# The bare side converts such images directly, and Pillow's warning would appear between our lines.
 warnings.filterwarnings("ignore", message="Palette images with Transparency")
 
 STAGES = ("read", "image", "text", "audio", "model", "write")
@@ -61,7 +61,7 @@ def stage_costs(inputs: Iterable[str], bundle: Bundle, *, least_rows: int, repea
     Args:
         inputs: shards.
         bundle: whose model takes image, text and audio.
-        least_rows: whole shards are taken until they hold so many records.
+        least_rows: whole shards are used until they have so many records.
         repeats: runs of each block, of which the fastest counts.
     """
     best: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
@@ -111,7 +111,7 @@ def _walk(shard: Shard) -> None:
 
 
 class _Bare:
-    """The work of each stage with nothing but the library that does it, without any check."""
+    """The work of each stage with only the library that does it, without checks."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._spec = bundle.spec

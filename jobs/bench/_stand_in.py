@@ -1,8 +1,8 @@
-"""Stand-ins for devices and CPUs, as slow as the real ones: the real work, then a sleep.
+"""Simulated devices and CPUs with the speed of real ones: the real work, then a sleep.
 
-The device is calibrated by what one H200 did with the stamps bundle (docs/gpu.md): its times by variant and
-rows, its copies, and above all the 1.5 s that it plans for whenever a batch has another shape than the one
-before. Workers of a job find this module beside the script.
+The device is calibrated with measurements of one H200 with the stamps bundle (docs/gpu.md): its times by
+variant and rows, its copies, and especially the 1.5 s of planning whenever a batch has another shape than the
+previous one. Workers of a job import this module from the script's directory.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ RATES = {
 #: Rows a second of each modality alone (fp16, 256 rows): a picture, a text of 64 tokens, 2.6 patches.
 ALONE = {"image": 11_932, "text": 55_132, "audio": 38_319}
 TOKENS, PATCHES = 64, 2.6
-PLANNING_S = 1.5  # of a batch whose shape differs from that before
+PLANNING_S = 1.5  # of a batch whose shape differs from the previous one
 BYTES_PER_S = 7.3e9  # of copies: 46.7 MB of 256 rows took 6.4 ms
 
 
 def work_s(shape: Shape, variant: str) -> float:
-    """Seconds of the device for a batch whose shape is that of the one before."""
+    """Seconds of the device for a batch with the same shape as the previous one."""
     rates = RATES[variant]
     seconds = [rows / rate for rows, rate in rates.items()]
     largest = max(rates)
@@ -49,11 +49,11 @@ def work_s(shape: Shape, variant: str) -> float:
 
 
 class StandIn(Device):
-    """A device that takes its time.
+    """A device with simulated times.
 
     Args:
         times_of: a variant, or the seconds that it takes for a row of a batch, without planning or copies.
-        instant: whether it takes no time at all: the job is then bound by its CPUs alone.
+        instant: whether it takes no time: then the job is limited only by its CPUs.
     """
 
     def __init__(self, times_of: str | float, *, instant: bool = False) -> None:
@@ -81,7 +81,7 @@ class StandIn(Device):
 
 
 class StandInCpu:
-    """Preprocessing on a CPU that takes its time."""
+    """Preprocessing on a CPU with simulated times."""
 
     def __init__(self, preprocess: Preprocessor, slower: float) -> None:
         self._preprocess = preprocess
@@ -99,7 +99,7 @@ class StandInCpu:
 
 @dataclass(frozen=True)
 class StandInJob(Job):
-    """A job whose actors hold such devices, and whose tasks run on such CPUs."""
+    """A job whose actors have such devices, and whose tasks run on such CPUs."""
 
     times_of: str | float = "fp32"
     instant: bool = False

@@ -35,7 +35,8 @@ class Level(NamedTuple):
     threshold: float
 
     def seen_on(self, known: Sequence[Row], unknown: Sequence[Row]) -> dict[str, Any]:
-        """Shares with intervals: of the known that got a label, of those labels wrong, of the unknown."""
+        """Shares with intervals: known records with a label, wrong ones among these, unknown ones with a
+        label."""
         answered = [row for row in known if row.score >= self.threshold]
         return {
             "risk": self.risk,
@@ -64,12 +65,12 @@ def answer(bundle: Bundle, variant: str, inputs: Sequence[str]) -> list[Row]:
 
 
 def is_known(row: Row, bundle: Bundle) -> bool:
-    """Whether the model could be right."""
+    """Whether the record belongs to a class of the model."""
     return row.label in bundle.labels
 
 
 def thresholds_of(bundle: Bundle, variant: str) -> list[Level]:
-    """Those that were found on tune, after the one that lets everything pass.
+    """Thresholds found on tune, after the one that accepts everything.
 
     Raises:
         BundleError: the bundle has none.
@@ -77,13 +78,13 @@ def thresholds_of(bundle: Bundle, variant: str) -> list[Level]:
     found = [Level(entry.risk, entry.threshold) for entry in bundle.entry(variant).selective]
     if not found:
         raise BundleError(
-            f"{bundle.path}: variant {variant!r} has no thresholds; make it by `mmray optimize`"
+            f"{bundle.path}: variant {variant!r} has no thresholds; make it with `mmray optimize`"
         )
     return [Level(None, 0.0), *sorted(found, reverse=True)]
 
 
 def auroc(higher: Sequence[float], lower: Sequence[float]) -> float | None:
-    """Chance that one drawn from the first is above one from the second, ties half (Mann & Whitney 1947)."""
+    """Probability that a value of the first exceeds one of the second, ties half (Mann & Whitney 1947)."""
     if not higher or not lower:
         return None
     return round(float(mannwhitneyu(higher, lower).statistic / len(higher) / len(lower)), 4)

@@ -1,4 +1,4 @@
-"""A run of the job with one variant: what came of it, and what its workers took."""
+"""A run of the job with one variant: its results, and the CPU time of its workers."""
 
 import os
 from collections.abc import Iterable
@@ -21,28 +21,28 @@ from mmray.pipeline.snapshot import Snapshot
 from mmray.schema import MODALITIES, Modality
 
 Address = tuple[str, int]  # shard and row
-_WORKER = "(ray::MapWorker"  # how Ray names the processes that do all of the work in a fused topology
+_WORKER = "(ray::MapWorker"  # Ray's name of the processes that do all of the work in a fused topology
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
 class Ran:
-    """A run that is over."""
+    """A finished run."""
 
     output: str
     this_run: dict[str, Any]
-    told_at: int | None  # records that were done when a shift was first told
+    told_at: int | None  # records that were done when a shift was first reported
     cpu_s: float  # of the workers
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Of the processors; and of the clock, from the first predictions to the end."""
+        """CPU time; and wall time from the first predictions to the end."""
         return {"cpu": self.cpu_s, "clock": self.this_run["elapsed_s"] - self.this_run["startup_s"]}
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A variant of a bundle, and what it may look at."""
+    """A variant of a bundle, and the modalities that it may look at."""
 
     bundle: str
     variant: str
@@ -65,7 +65,7 @@ def parse_contender(text: str) -> Contender:
     """From bundle:variant or bundle:variant:image+text.
 
     Raises:
-        InputError: it is neither, or names a modality that does not exist.
+        InputError: it has another form, or names an unknown modality.
     """
     bundle, _, rest = text.partition(":")
     variant, _, looks_at = rest.partition(":")
@@ -78,10 +78,13 @@ def parse_contender(text: str) -> Contender:
 def run_once(contender: Contender, folder: Path, output: Path) -> Ran:
     """One run of the job."""
     told = []
-    earlier, latest = set(cpu_seconds()), dict[int, float]()  # workers of the run before may still be ending
+    earlier, latest = (
+        set(cpu_seconds()),
+        dict[int, float](),
+    )  # workers of the previous run may still be ending
 
     def watch(snapshot: Snapshot) -> None:
-        latest.update(cpu_seconds())  # a process that has ended keeps what it was last seen with
+        latest.update(cpu_seconds())  # a process that has ended keeps its last value
         if snapshot.shift:
             told.append(snapshot.rows)
 
@@ -104,7 +107,7 @@ def run_once(contender: Contender, folder: Path, output: Path) -> Ran:
 
 
 def cpu_seconds() -> dict[int, float]:
-    """What each worker of this machine's Ray session has had of the processors so far, by process (Linux)."""
+    """CPU time of each worker of this machine's Ray session so far, by process (Linux)."""
     seconds: dict[int, float] = {}
     parents: dict[int, int] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -121,7 +124,7 @@ def cpu_seconds() -> dict[int, float]:
 
 
 def decisions(ran: Ran, bundle: str) -> pa.Table:
-    """What a run answered to the records whose label the bundle knows, each once, in their order."""
+    """Answers of a run to the records whose label the bundle knows, each once, in order."""
     known = pc.field("meta_label").isin(Bundle.open(bundle).labels) & pc.starts_with(
         pc.field("shard"), "000-"
     )
@@ -131,14 +134,14 @@ def decisions(ran: Ran, bundle: str) -> pa.Table:
 
 
 def is_right(rows: pa.Table, judged: Iterable[Address]) -> npt.NDArray[np.bool_]:
-    """Of each record whether its label was found; a reject has none, as one that has nothing to look at."""
+    """For each record, whether its label was found; not for a reject, for example without any modality."""
     right = pc.fill_null(pc.equal(rows["label"], rows["meta_label"]), False).to_pylist()
     found = dict(zip(addresses(rows), right, strict=True))
     return np.array([found.get(address, False) for address in judged], np.bool_)
 
 
 def groups(rows: pa.Table) -> dict[Address, str]:
-    """Group of each record; one without is a group of its own."""
+    """Group of each record; one without is a group by itself."""
     named = rows["meta_caption_group"].to_pylist()
     return {at: n or f"{at[0]}#{at[1]}" for n, at in zip(named, addresses(rows), strict=True)}
 

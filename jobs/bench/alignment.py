@@ -1,14 +1,14 @@
-"""What alignment is worth, and how well streams with different clocks are brought into step.
+"""The gain from alignment, and the accuracy of joining streams with different clocks.
 
     OMP_NUM_THREADS=1 python jobs/bench alignment --bundle bundles/stamps --input 'data/tuxpaint/test-*.tar'
     # two to four minutes on one core
 
 First the stamps: accuracy on the held-out records as they are, and when each is a moment of a longer
 recording (`datasets/shift_stamps.py`), with `align` and without. Then recordings of one scene by three
-devices whose clocks disagree (`datasets/recordings.py`), joined by `datasets/align_streams.py`: how far the
-sound that a record holds at its frame's time really is from that frame, and whether the error that the record
-states is true. Expected: two tables, then one JSON line. Alignment gives back what shifting took, over 99 %
-of the pairs are within 20 ms, and about 95 % or more within what is stated.
+devices whose clocks disagree (`datasets/recordings.py`), joined by `datasets/align_streams.py`: the true
+distance of a frame and the sound at its time in a record, and whether the stated error is true. Expected: two
+tables, then one JSON line. Alignment recovers the accuracy lost by shifting, over 99 % of the pairs are
+within 20 ms, and about 95 % or more within the stated error.
 """
 
 import io
@@ -41,16 +41,17 @@ import recordings
 import shift_stamps
 
 SUBSETS: tuple[tuple[Modality, ...], ...] = (("image", "text", "audio"), ("text",), ("audio",))
-# A stamp's sound begins when its picture is shown, and half of them last a second. Silence behind it is heard
-# as well: the audio alone is told as before up to 1.45 s, two of YAMNet's patches, and far worse from 2 s on.
+# A stamp's sound begins when its picture is shown, and half of them last a second. Silence after it is also
+# input: the accuracy from audio alone is unchanged up to 1.45 s, two of YAMNet's patches, and far worse from
+# 2 s on.
 ALIGN = AlignSpec(before_s=0.0, after_s=1.45)
-SAMPLES = 64  # of 16-bit sound; so many are found nowhere else
+SAMPLES = 64  # samples of 16-bit sound; so many are unique
 
 
 def accuracy(
     bundle: Bundle, pattern: str, used: tuple[Modality, ...], align: AlignSpec | None
 ) -> tuple[int, float]:
-    """How many records have a used modality and a label that the bundle knows, and which share is right."""
+    """Number of records with a used modality and a known label, and the share that is right."""
     preprocess = open_preprocessor(bundle, modalities=used, align=align)
     predict = Predictor(bundle, columns=OutputColumns(classes=0, carry=("label",)))
     right = []
@@ -85,15 +86,15 @@ def stamps(bundle: Bundle, pattern: str, place: Path) -> dict[str, dict[str, flo
 
 @dataclass(frozen=True)
 class Pair:
-    """A record's frame and the sound that it holds at the frame's time."""
+    """A record's frame and its sound at the frame's time."""
 
-    error_s: float | None  # how much later the sound was made; None where the recorder lost it
+    error_s: float | None  # delay of the sound; None if the recorder lost it
     stated_s: float
-    caption_is_right: bool | None  # None where nobody spoke, or the subtitle was lost
+    caption_is_right: bool | None  # None without speech, or if the subtitle was lost
 
 
 def pairs(recording: Path, joined: Path) -> Iterator[Pair]:
-    """Compare records with the truth, by their content: the samples are looked up in the chunks."""
+    """Compare records with the truth, by their content: the samples are searched in the chunks."""
     truth = json.loads((recording / "truth.json").read_text())
     align = Aligner(AlignSpec(captions="nearest", tolerance_s=1.0), ("image", "text"), 1.0)
     recorder = Clock(**truth["clocks"]["audio"])
@@ -178,7 +179,7 @@ def main(
     seconds: Annotated[float, typer.Option(help="Length of each.")] = 300.0,
     jitter_ms: Annotated[float, typer.Option(help="Standard deviation of their stamps.")] = 4.0,
 ) -> None:
-    """Measure what alignment gives back, and how well clocks are compared."""
+    """Measure the gain from alignment, and the accuracy of clocks."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         found = {

@@ -1,13 +1,13 @@
-"""What caption and sound do for the recognition of images that get worse and worse, and for its time.
+"""The effect of caption and sound on accuracy and time, for images of decreasing quality.
 
     OMP_NUM_THREADS=1 python jobs/bench blur --bundle bundles/stamps-optimized   # four minutes on one core
 
 Needs a bundle with a cascade, and `pip install 'mmray[plots]'`. The images of the held-out records are
-spoilt step by step, as the model would see them: by blur, noise and lack of light, after the corruptions of
+degraded step by step, as the model would see them: by blur, noise and lack of light, after the corruptions of
 Hendrycks & Dietterich 2019 ("Benchmarking Neural Network Robustness"). Each record is then answered from the
 image alone, from the text alone, by the cascade, and from everything. Expected on the stamps: the image alone
-loses 20 to 50 points; cascade and fusion next to none in noise and little light, and about ten in a blur that
-leaves nothing to see. The cascade costs a fraction of the image alone. A table, a plot and one JSON line.
+loses 20 to 50 points; cascade and fusion almost none in noise and little light, and about ten in
+extreme blur. The cascade costs a fraction of the image alone. A table, a plot and one JSON line.
 Times are this process's own.
 """
 
@@ -42,7 +42,7 @@ from mmray.sources import ReadOptions, list_shards, read
 
 Pixels = npt.NDArray[np.uint8]
 
-_ELECTRONS = 10_000  # that white light frees in a pixel of a camera at full light
+_ELECTRONS = 10_000  # electrons from white light in a pixel of a camera at full light
 _GAMMA = 2.2  # of stored values, about
 
 
@@ -58,14 +58,14 @@ def add_noise(pixels: Pixels, sigma: float, random: np.random.Generator) -> Pixe
 
 
 def darken(pixels: Pixels, stops: float, random: np.random.Generator) -> Pixels:
-    """Half the light for each stop, with the shot noise of what is left (Poisson)."""
+    """Half the light for each stop, with the shot noise of the rest (Poisson)."""
     light = (pixels / 255.0) ** _GAMMA * _ELECTRONS / 2**stops
     return (255 * np.clip(random.poisson(light) / _ELECTRONS, 0, 1) ** (1 / _GAMMA)).round().astype(np.uint8)
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A way to spoil images, and how much."""
+    """A way to degrade images, and its strength."""
 
     spoil: Callable[[Pixels, float, np.random.Generator], Pixels]
     strengths: tuple[float, ...]
@@ -97,7 +97,7 @@ WAYS = {
 
 @dataclass(frozen=True)
 class Found:
-    """How one way did on one kind of images."""
+    """Results of one way on one kind of images."""
 
     accuracy: float
     standard_error: float
@@ -111,7 +111,7 @@ Study = dict[str, dict[float, dict[str, Found]]]
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Records that the model was not trained on, and what is known of them."""
+    """Records that the model was not trained on, with labels and groups."""
 
     blocks: list[pa.Table]  # RECORDS
     labels: list[str]
@@ -119,7 +119,7 @@ class HeldOut:
 
     @classmethod
     def read(cls, pattern: str, bundle: Bundle) -> "HeldOut":
-        """Those that have an image, and a label that the bundle knows."""
+        """Records with an image and a label that the bundle knows."""
         found = cls([], [], [])
         for shard in list_shards([pattern]):
             for block in read(shard, ReadOptions()):
@@ -160,7 +160,7 @@ class Answerer:
         self._predict = Predictor(bundle, variant=cascade if way.staged else FP32)
 
     def __call__(self, blocks: list[pa.Table], held_out: HeldOut) -> Found:
-        """Answer the held-out records, whose images may have been spoilt, and time it."""
+        """Answer the held-out records, whose images may be degraded, and measure time."""
         answered = []
         start = process_time()
         for block in blocks:
@@ -179,7 +179,7 @@ class Answerer:
 
 
 def study(bundle: Bundle, cascade: str, held_out: HeldOut) -> Study:
-    """What each way gives, by damage and strength."""
+    """Results of each way, by damage and strength."""
     spec = bundle.spec.image
     if spec is None:
         raise BundleError(f"{bundle.path}: the model takes no images")
@@ -241,7 +241,7 @@ def main(
     cascade: Annotated[str, typer.Option(help="Name of the variant.")] = "cascade",
     plots: Annotated[Path, typer.Option(help="Directory for the plots.")] = Path("docs/images"),
 ) -> None:
-    """Spoil, answer, and tell."""
+    """Degrade images, answer records, and print the results."""
     plots.mkdir(parents=True, exist_ok=True)
     try:
         opened = Bundle.open(bundle)

@@ -1,8 +1,8 @@
-"""How much memory and time calibration for static int8 takes, for however many records.
+"""Memory and time of calibration for static int8, for any number of records.
 
     OMP_NUM_THREADS=1 python jobs/bench calibration --rows 5000   # four minutes
 
-Reads the shards in turns until there were so many records, preprocesses them as a run does, and collects the
+Reads the shards repeatedly until there are enough records, preprocesses them like a run, and collects the
 moments of all inputs, then the ranges of all activations. Expected on the stamps: about the same peak for 500
 records and for 5,000. One JSON line.
 """
@@ -27,7 +27,7 @@ def main(
     bundle: Annotated[str, typer.Option(help="Bundle directory.")] = "bundles/stamps",
     rows: Annotated[int, typer.Option(help="Records.")] = 5000,
 ) -> None:
-    """Collect both, print what that took."""
+    """Collect both, print time and memory."""
     opened = Bundle.open(bundle)
     model, start = onnx.load(opened.graph(FP32)), perf_counter()
     collect_moments(model, _feeds(input, opened, rows, batch_rows=MOMENT_ROWS))

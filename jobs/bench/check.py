@@ -1,18 +1,18 @@
-"""Has the job, or a stage of it, become slower? `make bench-check` asks the baseline.
+"""Check whether the job, or a stage of it, has become slower than the baseline: `make bench-check`.
 
     OMP_NUM_THREADS=1 python jobs/bench check   # three minutes
     OMP_NUM_THREADS=1 python jobs/bench check --history runs/speed.jsonl   # adds a line, draws all of them
-    OMP_NUM_THREADS=1 python jobs/bench check --update   # after a loss that was meant: half an hour
+    OMP_NUM_THREADS=1 python jobs/bench check --update   # after an intended loss: half an hour
 
 A stage's ratio is the bare library's time over ours (`jobs/bench/_stages.py`); the job's is its throughput
 over that of plain processes of the same functions (`jobs/bench/contenders/limit.py`), each on a core of its
-own. Never seconds. `jobs/bench/baseline.json` has rounds of each, by the name of the records, and the lowest
-of them is the floor. So far there are three, which is few: --update writes twenty. What seems lost is
-measured again, and is lost where three rounds are all below the floor: with twenty rounds in the baseline,
-and if rounds were independent, that happens to what is as fast as it was in one of 21^3 checks; with three in
-one of 64. Found for sure is what is slower by more than the baseline's rounds differ (column `finds`).
-Expected: a table, and exit code 1 where something was lost. The tests do the same with stages of a small
-model and synthetic records, and leave room for a busy machine.
+own. Seconds are not compared. `jobs/bench/baseline.json` has rounds of each, by the name of the records, and
+the lowest of them is the floor. So far there are three, which is few: --update writes twenty. An apparent
+loss is measured again, and counts if three rounds are all below the floor: with twenty rounds in the
+baseline, and if rounds were independent, a stage of unchanged speed fails in one of 21^3 checks; with three
+in one of 64. A loss larger than the spread of the baseline's rounds is reliably found (column `finds`).
+Expected: a table, and exit code 1 after a loss. The tests do the same with stages of a small model and
+synthetic records, with tolerances for a busy machine.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from mmray.errors import MmrayError
 
 BASELINE = Path(__file__).parent / "baseline.json"
 EVIDENCE = 20  # rounds of a baseline
-ROUNDS = 3  # until what seems lost is lost
+ROUNDS = 3  # until an apparent loss counts
 JOB = "job"
 
 Ratios = Mapping[str, float]
@@ -54,17 +54,17 @@ def job_ratio(folder: Path, bundle: Path) -> float:
 
 
 def floors(baseline: Sequence[Ratios], room: float = 0.0) -> dict[str, float]:
-    """What each ratio must not fall below: its lowest of some rounds.
+    """The floor of each ratio: its lowest of some rounds.
 
     Args:
         baseline: ratios by stage, or the job's, of each round.
-        room: share of it that may be lost all the same.
+        room: tolerated share of a loss.
     """
     return {stage: (1 - room) * min(ratios[stage] for ratios in baseline) for stage in baseline[0]}
 
 
 def found_for_sure(baseline: Sequence[Ratios]) -> dict[str, float]:
-    """By which share a stage must get slower to be below its floor however lucky the round."""
+    """By which share a stage must become slower to be below its floor in every round."""
     highest = {stage: max(ratios[stage] for ratios in baseline) for stage in baseline[0]}
     return {stage: highest[stage] / least - 1 for stage, least in floors(baseline).items()}
 
@@ -88,7 +88,7 @@ def main(
         Path | None, typer.Option(help="A line is added to this file, and all of them drawn beside it.")
     ] = None,
 ) -> None:
-    """Measure, compare, and fail where something became slower."""
+    """Measure, compare, and fail if something became slower."""
     known: dict[str, list[Ratios]] = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
     try:
         opened = Bundle.open(bundle)

@@ -1,27 +1,28 @@
-"""How many shapes the devices see, what bounds the job, and what a cascade saves, with simulated devices.
+"""Shapes on devices, the bottleneck of the job, and the gain of a cascade, with simulated devices.
 
     OMP_NUM_THREADS=1 python jobs/bench device [--only shapes --only cascade …]   # ten minutes on two cores
 
-The stand-in device gives the real results of a small model on the CPU, in well below a millisecond a record,
-and sleeps until the time has come at which a real one would have been done: `jobs/bench/_stand_in.py`. Ray is
-told that the machine has GPUs, so the plan is that of a machine which has. What is real: reading,
-preprocessing, transport, packing, padding, writing.
+The simulated device gives the real results of a small model on the CPU, in well below a millisecond a record,
+and sleeps until a real one would have finished: `jobs/bench/_stand_in.py`. Ray is told that the machine has
+GPUs, so the plan is that of a machine with GPUs. Real are reading, preprocessing, transport, packing, padding
+and writing.
 
 - shapes: 10,000 records of all subsets of modalities, 1 to 256 tokens, 0 to 12 patches, with the times of
   fp32 and fp16, and with a device that takes none: the job is then as fast as its CPUs prepare.
-- cascade: pictures and sounds of real stamps, a cascade that `mmray optimize` made of a small model, beside
-  the model in full.
-- devices: captions alone, 16 ms a record, 1 to 16 devices: two cores prepare more than 16 devices take.
+- cascade: pictures and sounds of real stamps, a cascade that `mmray optimize` made from a small model,
+  compared with the full model.
+- devices: only captions, 16 ms a record, 1 to 16 devices: two cores prepare more than 16 devices take.
 - advice: large pictures, one CPU for tasks, and a device that takes 3.2 times as many as that prepares: the
-  run must say that decoding bounds it, and what more CPUs would give; then it gets them. So that two cores
-  hold four or five such CPUs beside Ray and the actor, these are stand-ins, too: they do the real work, and
-  sleep for five times as long as it took.
+run
+  must report that decoding is the bottleneck, and the gain from more CPUs; then it gets them. So that two
+  cores can simulate four or five such CPUs in addition to Ray and the actor, these are simulated, too: they
+  do the real work, and sleep for five times as long as it took.
 - driver: captions and no latency, 10,000 and 100,000 records: CPU time and memory of the driver's process.
 
 Tables, then one JSON line last. Expected: at most 12 shapes and 40 changes a
 device, and .9 of the rate without a device; the cascade at least twice as fast; one device busy for 95 % of
-the time, 16 for 90 %; the gain of the CPUs right within 15 %. Exit code 1 where it is otherwise. Times of a
-machine that others use meanwhile mean nothing.
+the time, 16 for 90 %; the predicted gain of the CPUs right within 15 %. Exit code 1 otherwise. Times on a
+machine with other load are meaningless.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ CPUS = os.cpu_count() or 1
 ROUNDS = 2  # of all cases, in turns
 MIXED_ROWS = 10_000
 MOST_SHAPES, MOST_CHANGES, LEAST_RATE = 12, 40, 0.9
-COPIES = (3, 12)  # of the stamps: what the second has more is the slope
+COPIES = (3, 12)  # of the stamps: the difference gives the slope
 TOLD = 63
 LEAST_GAIN = 2.0
 ACTORS = (1, 2, 4, 8, 16)
@@ -68,7 +69,7 @@ CAPTION_ROWS = 64  # of a batch of them, so that each device has some
 BATCHES_EACH = 16
 PICTURES = 2_048
 PICTURE_ROWS = 16
-SLOWER = 6.0  # a stand-in CPU than a core of this machine
+SLOWER = 6.0  # of a simulated CPU relative to a core of this machine
 GAIN = 3.2  # how much faster the device of the pictures is than one CPU that prepares them
 RECORDS = (10_000, 100_000)  # of the driver's cost
 LEAST_BUSY = {"1": 0.95, "16": 0.90}
@@ -78,7 +79,7 @@ Verdict = tuple[dict[str, Any], list[str]]  # figures, and what is not as expect
 
 
 def measure_shapes(place: Path) -> Verdict:
-    """Shapes and changes of a device, padding, and the rate beside that without a device."""
+    """Shapes and changes of a device, padding, and the rate relative to that without a device."""
     spec = PreprocessSpec(image=ImageSpec(), text=TextSpec(max_tokens=256), audio=AudioSpec())
     bundle = make_bundle(place / "bundle", spec=spec)
     shards = write_mixed(place / "in", MIXED_ROWS)
@@ -149,10 +150,10 @@ def measure_cascade(place: Path) -> Verdict:
     entry = bundle.manifest.variants[cascade].cascade
     assert entry is not None
     print(
-        f"cascade: {gain:.2f} times as fast; {share:.2%} decided otherwise, allowed {entry.disagreement:.2%}"
+        f"cascade: {gain:.2f} times as fast; {share:.2%} of labels differ, allowed {entry.disagreement:.2%}"
     )
     faults = [f"cascade: only {gain:.2f} times as fast"] * (gain < LEAST_GAIN)
-    faults += [f"cascade: {share:.2%} decided otherwise"] * (share > entry.disagreement)
+    faults += [f"cascade: {share:.2%} of decisions differ"] * (share > entry.disagreement)
     rounded = {name: [round(rate, 1) for rate in found] for name, found in rates.items()}
     figures = {"rows_per_s": rounded, "gain": round(gain, 3), "left": left}
     return {**figures, "differ": round(share, 5), "allowed": round(entry.disagreement, 5)}, faults
@@ -171,9 +172,9 @@ def make_cascade(place: Path, shards: list[Path]) -> tuple[Bundle, str]:
 
 
 def retold(source: Path, target: Path) -> Path:
-    """A copy of a tar of stamps whose captions tell the label of 63 in 100, and of the others nothing.
+    """A copy of a tar of stamps whose captions determine the label of 63 in 100, and nothing for the others.
 
-    So many the real model answers from the caption (docs/cascade.md); the small one is too weak for it.
+    The real model answers so many from the caption (docs/cascade.md); the small one is too weak for that.
     """
     target.parent.mkdir(exist_ok=True)
     with tarfile.open(source) as tar, tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as out:
@@ -222,7 +223,7 @@ def measure_devices(place: Path) -> Verdict:
 
 
 def measure_advice(place: Path) -> Verdict:
-    """What one CPU is told, and what the CPUs that it asks for give."""
+    """The advice with one CPU, and the gain from the CPUs that it suggests."""
     bundle = make_bundle(place / "bundle", spec=SPEC.model_copy(update={"image": ImageSpec()}))
     shards = write_pictures(place / "in", PICTURES)
     preprocess = open_preprocessor(bundle)
@@ -253,7 +254,7 @@ def measure_advice(place: Path) -> Verdict:
 
 
 def measure_driver(place: Path) -> Verdict:
-    """CPU seconds of the driver by the million records, and its memory at both numbers of them."""
+    """CPU seconds of the driver for a million records, and its memory at both numbers."""
     bundle = make_bundle(place / "bundle", spec=SPEC)
     shards = write_captions(place / "in", RECORDS[1])
     rss_mb, seconds = [], []

@@ -1,4 +1,4 @@
-"""How soon a watch tells another artist's records from the tune split's, how often it errs, what it costs.
+"""Drift detection on another artist's records: how soon, how many false alarms, at what cost.
 
     OMP_NUM_THREADS=1 python jobs/bench drift --bundle bundles/emoji --input data/emoji   # seven minutes
 
@@ -9,8 +9,8 @@ Runs one variant over the tune and the test split once, without Ray. Then, 200 t
 - *another artist*: the same reference, and records of the test split, until an alarm.
 
 Expected on the emoji set: at a level of 1 % a false alarm in one draw of a hundred at most, at 20 % in fewer
-than 20 %; the unseen artist told within 500 records each time; all of it less than 2 % of the inference. Exit
-code 1 where not. Tables, then one JSON line.
+than 20 %; the unseen artist detected within 500 records each time; the cost less than 2 % of the inference.
+Exit code 1 otherwise. Tables, then one JSON line.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mmray.evaluation import Records
 from mmray.predictor import Predictor
 
 DAY = 12_800  # records
-LOOSE = 0.2  # a level at which false alarms do occur, to see that the bound is one
+LOOSE = 0.2  # a level at which false alarms occur, to test the bound
 MOST_FALSE, MOST_COST = 0.01, 0.02
 _ALL = 10**6
 
@@ -44,7 +44,7 @@ def main(
     variant: Annotated[str, typer.Option(help="Of the bundle.")] = "fp32",
     draws: Annotated[int, typer.Option(help="Of references and of records.")] = 200,
 ) -> None:
-    """Run the study, print tables and a JSON line, exit with 1 where it is not as expected."""
+    """Run the study, print tables and a JSON line, exit with 1 if the results are not as expected."""
     opened = Bundle.open(bundle)
     predict = Predictor(opened, variant=variant, provider="cpu")
     records = Records([shards], opened, {"train": 1, "tune": _ALL, "test": _ALL})
@@ -61,7 +61,7 @@ def main(
             loose = watched(compared, values, rows, LOOSE)
             tests[name] += loose.tests
             false[f"{name}, level {LOOSE:g}"] += loose.alarm is not None
-            # A stricter watch raises no alarm where this one does not.
+            # A stricter watch raises no alarm if this one does not.
             false[name] += bool(loose.alarm) and watched(compared, values, rows).alarm is not None
         others = study.choose(len(study.test.groups), len(study.test.groups))
         for kind, numbers in told.items():

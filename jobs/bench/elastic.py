@@ -1,11 +1,11 @@
-"""Rows a second of one run, while nodes of its cluster come, die, and are warned that they will go.
+"""Rows a second of one run, while nodes of its cluster start, die, and get shutdown notices.
 
     python jobs/bench elastic --input data/tuxpaint --bundle bundles/stamps --plot elastic.png   # 4 min
 
 A head without CPUs and nodes of one logical CPU each, all on this machine. Workers wait in the model for
---row-s seconds a record, so nodes hardly share its cores, and rows a second say how many are at work. All
-else is real: raylets that are killed, Ray Data, readers, parts. Expected: new nodes at work within 20 s, a
-clean audit, no row done twice but what a node had open when it was killed. One JSON line.
+--row-s seconds a record, so nodes hardly share its cores, and rows a second show how many are at work.
+Everything else is real: raylets that are killed, Ray Data, readers, parts. Expected: new nodes at work within
+20 s, a clean audit, no row done twice except those that a node had open when it was killed. One JSON line.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(
     row_s: Annotated[float, typer.Option(help="Seconds that a record takes.")] = 0.6,
     plot: Annotated[Path | None, typer.Option(help="PNG of rows a second over time.")] = None,
 ) -> None:
-    """Run, print what each node did, exit with 1 where the audit is not clean."""
+    """Run, print the rows of each node, exit with 1 if the audit is not clean."""
     folder = Path(tempfile.mkdtemp(prefix="mmray-elastic-"))
     log, output = folder / "rows", folder / "out"
     nodes = Nodes(1, head_cpus=0, environment=waiting(log, row_s))

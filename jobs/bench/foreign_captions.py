@@ -1,12 +1,12 @@
-"""What captions do to the answer that the model's text encoder does not read, kept and masked.
+"""The effect of captions that the model's text encoder does not read, kept and masked.
 
     python datasets/tuxpaint.py --languages en,ru,el,ar,zh_cn,hi,fr,de,es --output data/tuxpaint-many
     python jobs/bench foreign_captions --input data/tuxpaint-many --bundle bundles/stamps   # minutes
 
 Needs a bundle that states its scripts, and `pip install 'mmray[language]'` where it states languages. Records
 of `split: test` with a label of the bundle are answered from the text, the image, and both, the text kept or
-masked. Expected on the stamps: masking gains six to eleven points in another script, in another language none
-that could be seen. ± is the standard error, clustered by `caption_group`; the gain is of pairs.
+masked. Expected on the stamps: masking gains six to eleven points in another script, and nothing visible in
+another language. ± is the standard error, clustered by `caption_group`; the gain is paired.
 """
 
 import json
@@ -38,7 +38,7 @@ def main(
     input: Annotated[list[str], typer.Option(help="Shards: directory, file or pattern; repeat for more.")],
     bundle: Annotated[str, typer.Option(help="Bundle directory.")],
 ) -> None:
-    """Print accuracies by language and way, and which share of the texts is told as foreign."""
+    """Print accuracies by language and way, and the share of texts that is detected as foreign."""
     opened = Bundle.open(bundle)
     records = pa.concat_tables(block for shard in list_shards(input) for block in read(shard, ReadOptions()))
     about = [meta_fields(meta) for meta in records["meta"].to_pylist()]

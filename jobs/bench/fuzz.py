@@ -6,8 +6,8 @@ Expected: exit code 0 and one JSON line last, with `"findings": 0`. A finding is
 exception, a dead worker, a case of over 5 s of CPU time or of over 30 s, one whose resident memory grows by
 over 256 MB (Linux's peak, reset before each case), or rows that do not add up or are not found again by their
 offset. Its shard goes to --findings, and the exit code is 1. `--replay DIR` runs saved shards instead. The
-address space of a worker is capped, too, so that no case takes the machine with it; a reject that speaks of
-memory is a finding as well.
+address space of a worker is limited, too, so that no case affects the machine; a reject that mentions memory
+is a finding as well.
 """
 
 import json
@@ -27,7 +27,7 @@ from typing import Annotated, Any
 
 import typer
 
-# This is a test, only too long for the suite, and made of what the tests are made of.
+# This is a test that is too long for the suite, made from the tests' parts.
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from support.checker import Case, Checker, memory_mb  # type: ignore[import-not-found]
 from support.mutations import damaged_shard_bytes  # type: ignore[import-not-found]
@@ -41,7 +41,7 @@ def serve(connection: Connection, place: str) -> None:
     check = Checker(place)
     limit = int(memory_mb("VmSize") * 1e6) + ADDRESS_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libmpg123 has much to say about bad frames
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libmpg123 prints many lines about bad frames
     connection.send(None)
     with suppress(EOFError):  # the parent is done
         while True:
@@ -49,7 +49,7 @@ def serve(connection: Connection, place: str) -> None:
 
 
 class Worker:
-    """A worker process, started anew where a case kills it or takes too long."""
+    """A worker process, restarted if a case kills it or takes too long."""
 
     def __init__(self, place: str) -> None:
         self._place = place
@@ -81,15 +81,15 @@ class Worker:
 
 def main(
     cases: Annotated[int, typer.Option(help="Number of damaged shards.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="The same seed does the same damage.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same damage.")] = 0,
     workers: Annotated[int, typer.Option(help="Number of processes.")] = 2,
-    findings: Annotated[Path, typer.Option(help="Where shards go that are findings.")] = Path("runs/fuzz"),
+    findings: Annotated[Path, typer.Option(help="Directory of shards with findings.")] = Path("runs/fuzz"),
     replay: Annotated[Path | None, typer.Option(help="Run the .tar files of this folder instead.")] = None,
 ) -> None:
-    """Run the cases; exit code 1 where there is a finding."""
+    """Run the cases; exit code 1 if there is a finding."""
     saved = sorted(replay.glob("*.tar")) if replay else []
     if replay and not saved:
-        raise typer.BadParameter(f"{replay} holds no .tar files")
+        raise typer.BadParameter(f"{replay} has no .tar files; give a folder of saved findings")
     free: queue.Queue[Worker] = queue.Queue()
 
     def run(number: int) -> tuple[str, bytes, Case]:

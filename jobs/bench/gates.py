@@ -1,13 +1,13 @@
-"""Whether the bounds that gates and cascades rest on hold, by simulation where the truth is known.
+"""Simulations with known truth: whether the bounds of gates and cascades hold.
 
     OMP_NUM_THREADS=1 python jobs/bench gates   # ten minutes on two cores, one with --quick
 
-Draws groups of 1 to 50 records, in which things go wrong record by record, for whole groups, or between (a
+Draws groups of 1 to 50 records, in which errors occur record by record, for whole groups, or in between (a
 correlation within groups of 0, 1 or .5), evenly or more often in large groups, and counts how often each
-bound is on the right side of the truth. *New* are the bounds of `mmray.stats.intervals`; beside them are
-percentiles of a bootstrap over groups, and the exact binomial bound that takes groups as trials. Expected:
-each new bound holds in at least 94 % of 2,000 simulations, each choice that rests on one is wrong in at most
-6 %; exit code 1 where not. Tables, then one JSON line.
+bound is on the right side of the truth. *New* are the bounds of `mmray.stats.intervals`; they are compared
+with percentiles of a bootstrap over groups, and with the exact binomial bound with groups as trials.
+Expected: each new bound holds in at least 94 % of 2,000 simulations, each choice based on one is wrong in at
+most 6 %; exit code 1 otherwise. Tables, then one JSON line.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def main(
         console.print(table)
     for part in ("exit", "risk"):
         console.print(_choices(part, found[part]))
-    slack = 3 * np.sqrt(LEAST * (1 - LEAST) / times) if quick else 0.0  # few simulations say little
+    slack = 3 * np.sqrt(LEAST * (1 - LEAST) / times) if quick else 0.0  # few simulations are not conclusive
     least = min(result["new"] for part in ("share", "difference") for _, result in found[part])
     most = max(result["new"] for part in ("slices", "exit", "risk") for _, result in found[part])
     holds = least >= LEAST - slack and most <= 1 - LEAST + slack

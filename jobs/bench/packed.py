@@ -1,12 +1,11 @@
-"""What packed modalities save, and that they change no decision: each subset of them, packed and padded.
+"""The gain of packed modalities, and that they change no decision: each subset, packed and padded.
 
     OMP_NUM_THREADS=1 python jobs/bench packed --input data/tuxpaint --bundle bundles/stamps   # a minute
 
 The same records, with only the modalities of a subset; *padded*, every record has a row in every modality, a
-blank one (of one patch, of one token) where it has none. Expected on the stamps: the same decisions; text
-alone at least three times faster packed than padded, and than all modalities. A table, then one JSON line.
-Times are this process's own, on one thread, so that other work on the machine disturbs them little; compare
-ratios of one run.
+blank one (of one patch, of one token) if it has none. Expected on the stamps: the same decisions; text alone
+at least three times as fast packed as padded, and as all modalities. A table, then one JSON line. CPU times
+of this process, on one thread, so that other load affects them little; compare ratios of one run.
 """
 
 import json
@@ -114,7 +113,7 @@ def compare(engine: Engine, tensors: pa.Table, spec: PreprocessSpec, batch_rows:
 
 
 def pad(tensors: pa.Table, spec: PreprocessSpec) -> Feeds:
-    """One batch in which every record has a row in every modality; `present` says which of them count."""
+    """One batch in which every record has a row in every modality; `present` shows which are real."""
     blank = dict(_blanks(spec))
     filled = tensors
     for name, value in blank.items():

@@ -1,17 +1,17 @@
-"""How fast records are read, without decoding them, and how much memory that takes.
+"""Speed and memory of reading records, without decoding.
 
     OMP_NUM_THREADS=1 python jobs/bench read --input data/tuxpaint   # minutes
 
 Converts the tars to LMDBs in a temporary folder, then reads them in rounds, each reader once a round, in this
-process and with the files in the page cache; the best round counts. A shard is opened when its turn comes, as
-in a run; where a line says "mapped" it was opened and read before, and "one shard" has all records. Large
-members of LMDBs are read as views of their files, of which only the first page of each is touched: to map the
-others costs whoever uses them. Where a line says "copied", they are read into columns of their own.
+process and with the files in the page cache; the best round counts. A shard is opened when it is read, as in
+a run; lines with "mapped" opened and read it before, and "one shard" has all records. Large members of LMDBs
+are read as views of their files, of which only the first page is touched: mapping the other pages is a cost
+of their use. In lines with "copied", they are read into new columns.
 
 `cursor` is lmdb's own loop, which copies each value and drops it, so that the copy never leaves the
 processor's cache; `cursor, Arrow` makes a column of the values of 64 records. Ray Data reads the tars,
-multiplied by hard links, on one CPU of a cluster of its own; the time for half as many links is subtracted.
-Then each kind is read as one shard of all records, and of ten times as many, by fresh processes.
+multiplied by hard links, on one CPU of its own cluster; the time for half as many links is subtracted. Then
+each kind is read as one shard of all records, and of ten times as many, by new processes.
 
 Expected in the JSON line that comes last: `members / ray` above 2, `members, one shard / cursor, one shard`
 above .4, `msgpack, one shard / cursor, one shard` above .25 and `growth_mb` below 50.
@@ -57,7 +57,7 @@ def read_shards(shards: list[Shard], *, views: bool = True) -> None:
 
 
 def read_mapped(shards: list[Shard]) -> float:
-    """Seconds of our reader, where the environments are open and mapped."""
+    """Seconds of our reader, with open and mapped environments."""
     opened = [environment.opened(shard.url) for shard in shards]
     read_shards(shards)
     seconds = timed(read_shards, shards)
@@ -98,7 +98,7 @@ def run_all(loop: Callable[[lmdb.Environment], None], environments: list[lmdb.En
 
 
 def walk_mapped(loop: Callable[[lmdb.Environment], None], paths: list[str]) -> float:
-    """Seconds of the loop, where the environments are open and mapped."""
+    """Seconds of the loop, with open and mapped environments."""
     with ExitStack() as stack:
         opened = [
             stack.enter_context(lmdb.open(path, subdir=False, readonly=True, lock=False)) for path in paths
@@ -114,7 +114,7 @@ def read_package(tars: list[Shard]) -> None:
 
 
 def read_ray(folder: Path, tars: list[Shard]) -> float:
-    """Seconds that Ray Data takes for the tars, start-up apart."""
+    """Seconds of Ray Data for the tars, without start-up."""
     import ray
 
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
@@ -140,7 +140,7 @@ def read_ray(folder: Path, tars: list[Shard]) -> float:
 
 
 def timed(call: Callable[..., object], *arguments: object, **options: object) -> float:
-    """Seconds that a call takes."""
+    """Seconds of a call."""
     start = time.perf_counter()
     call(*arguments, **options)
     return time.perf_counter() - start
@@ -203,7 +203,7 @@ def make_large(folder: Path, tars: list[Shard], times: int) -> list[Path]:
 
 
 def measure(path: str) -> None:
-    """Read one shard, and print the memory that it took: of the process's own, and all."""
+    """Read one shard, and print the memory that it took: private, and all."""
     (shard,) = list_shards([path])
     start, own = memory_mb("RssAnon"), 0.0
     for _ in read(shard, ReadOptions(views=True)):
@@ -212,14 +212,14 @@ def measure(path: str) -> None:
 
 
 def memory_mb(field: str) -> float:
-    """A field of this process's memory. RssAnon is without mapped files, which the system can take back."""
+    """A field of this process's memory. RssAnon excludes mapped files, which the system can reclaim."""
     found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found
     return int(found[1]) * 1024 / 1e6
 
 
 def measured(path: Path) -> dict[str, float]:
-    """As `measure`, in a process of its own."""
+    """As `measure`, in a separate process."""
     command = [sys.executable, __file__, "--measured", str(path)]
     result: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     return result
@@ -261,7 +261,7 @@ def main(
 
 
 def print_table(seconds: dict[str, float], records: int, payload_mb: float) -> None:
-    """Rates of all readers, and how they stand to lmdb's own loop."""
+    """Rates of all readers, and relative to lmdb's own loop."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("reader")
     for column in ("records/s", "MB/s", "of cursor"):

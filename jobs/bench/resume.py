@@ -1,12 +1,12 @@
-"""Crash at 90 % of a run, resume, and say what the resume reads and how long it takes; beside Ray Data's own.
+"""Crash at 90 % of a run and resume: bytes read and time of the resume, compared with Ray Data's own.
 
     OMP_NUM_THREADS=1 python jobs/bench resume --input data/tuxpaint --bundle bundles/stamps   # minutes
 
-Runs the job once undisturbed, then kills it (-9) once 90 % of the rows are in parts, takes away the parts
-that came between that moment and the kill, and resumes it. Then the same for a plain Ray Data pipeline
-(read_parquet, an actor around the same model, write_parquet) with CheckpointConfig, whose output is left as
-the kill left it. Expected: mmray reads at most 12 % of the input's bytes again and processes at most 20 % as
-long (start-up apart). Prints one JSON line last.
+Runs the job once undisturbed, then kills it (-9) once 90 % of the rows are in parts, removes the parts
+written between that moment and the kill, and resumes it. Then the same for a plain Ray Data pipeline
+(read_parquet, an actor around the same model, write_parquet) with CheckpointConfig, whose output is not
+changed after the kill. Expected: mmray reads at most 12 % of the input's bytes again and takes at most 20 %
+of the processing time (without start-up). Prints one JSON line at the end.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main(
 
 
 def _multiply(source: Path, target: Path, copies: int) -> int:
-    """Copies of every shard under `copies` names, as links would be one shard; how many records that are."""
+    """Copies of every shard under `copies` names (links would be one shard); returns how many records."""
     target.mkdir()
     for copy in range(copies):
         for shard in sorted(source.glob("*.tar")):
@@ -92,7 +92,7 @@ def _ours(place: Path, bundle: Path, rows: int) -> dict[str, Any]:
 
 
 def _trim(parts: Path, rows: int) -> None:
-    """Delete the latest parts, as long as so many rows remain: as if the kill had come that much earlier."""
+    """Delete the latest parts, as long as so many rows remain: as if the kill had happened earlier."""
     remaining = _parquet_rows(parts)
     for part in sorted(parts.glob("*.parquet"), key=lambda part: -part.stat().st_mtime_ns):
         held = int(pq.read_metadata(part).num_rows)
@@ -140,14 +140,14 @@ def _theirs(place: Path, bundle: Path, rows: int) -> dict[str, Any]:
 
 
 def _kill_at(command: list[str], reached: Callable[[], bool]) -> bool:
-    """Start a command and kill it, with what it started, once the condition holds; whether that came."""
+    """Start a command and kill it, with its children, once the condition holds; returns whether it did."""
     process = subprocess.Popen(
         command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     while process.poll() is None and not reached():
         time.sleep(0.05)
     killed = process.poll() is None
-    # The workers, too, as when the machine dies: they would go on writing for seconds after their driver.
+    # Also the workers, as if the machine died: they would continue writing for seconds after their driver.
     for pid in [process.pid, *_descendants(process.pid)] if killed else []:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -163,7 +163,7 @@ def _descendants(pid: int) -> list[int]:
             after_name = stat.read_text().rpartition(")")[2].split()
             children.setdefault(int(after_name[1]), []).append(int(stat.parent.name))
     found = list(children.get(pid, []))
-    for child in found:  # grows while it is walked
+    for child in found:  # grows during the iteration
         found += children.get(child, [])
     return found
 

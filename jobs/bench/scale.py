@@ -1,9 +1,9 @@
-"""What grows with a data set, as cost against size: listing, plan, ledger, driver, meter, memory of the head.
+"""Costs against the size of a data set: listing, plan, ledger, driver, meter, memory of the head.
 
     python jobs/bench scale [--quick] [--only ledger --only plan …]   # an hour or more, quick: minutes
 
-Each size is measured in a process of its own. Expected: for each ceiling a table whose costs grow no faster
-than the size, and one JSON line last; exit code 1 where that, or a bound of docs/scale.md, does not hold.
+Each size is measured in a separate process. Expected: for each ceiling a table whose costs grow no faster
+than the size, and one JSON line at the end; exit code 1 if that, or a bound of docs/scale.md, does not hold.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Annotated
 
 import typer
 
-_SLACK = 1.25  # of a line: times of machines that others use drift
+_SLACK = 1.25  # of a line: times drift on machines with other load
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ Figures = dict[str, float]
 
 
 def measured(name: str, size: int) -> Figures:
-    """What a size costs, in a fresh process: its peak memory is that of this alone."""
+    """Cost of a size, in a new process, so that its peak memory is only that."""
     command = [sys.executable, __file__, "--measured", name, "--size", str(size)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: Figures = json.loads(done.stdout.splitlines()[-1])
@@ -77,7 +77,7 @@ def show(ceiling: Ceiling, found: dict[int, Figures]) -> None:
 
 def main(
     only: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(CEILINGS)}; default: all.")] = None,
-    quick: Annotated[bool, typer.Option(help="Small sizes: whether it works, in two minutes.")] = False,
+    quick: Annotated[bool, typer.Option(help="Small sizes: a functional test, in two minutes.")] = False,
     measured_name: Annotated[str | None, typer.Option("--measured", hidden=True)] = None,
     size: Annotated[int, typer.Option(hidden=True)] = 0,
 ) -> None:

@@ -1,12 +1,12 @@
-"""Two ways to train the same model, each with several seeds: which is more often right on held-out records.
+"""Compares two ways to train the same model, each with several seeds, by accuracy on held-out records.
 
     python jobs/bench seeds --input data/emoji --one student,student-1 --other logits,logits-1
     # a run of the job for each bundle
 
 Each bundle runs once in the batch job. The gain of a record is the mean over the seeds; its interval is
-paired and by groups of records (caption_group), for the seeds that were run. What another seed would have
-changed is seen by the gains of the single ones. Expected of features beside logits: no gain that shows. A
-table, then one JSON line.
+paired and by groups of records (caption_group), for the seeds that were run. The gains of single seeds show
+the effect of another seed. Expected of features in addition to logits: no significant gain. A table, then one
+JSON line.
 """
 
 import json
@@ -42,7 +42,7 @@ def main(
         pairs = list(zip(ours, theirs, strict=True))
         held_out = sorted(input.glob(shards))
         if not held_out:
-            raise InputError(f"{input}: no {shards} there")
+            raise InputError(f"{input}: no {shards} there; check --input and --shards")
         answers: list[list[pa.Table]] = []
         with tempfile.TemporaryDirectory() as place, connected():
             folder = Path(place) / "records"

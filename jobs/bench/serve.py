@@ -1,14 +1,13 @@
-"""`mmray serve` beside a plain two-worker uvicorn server: the same model and records, interleaved rounds.
+"""`mmray serve` against a plain two-worker uvicorn server: the same model and records, interleaved rounds.
 
     OMP_NUM_THREADS=1 python jobs/bench serve main --input data/tuxpaint --bundle bundles/stamps   # 2 min
 
-It finds what a server takes at most; which latency it holds, `mmray bench-serve` finds by an open loop. The
-load comes from a second process: a closed loop of `connections` that each send the next record when the last
-is answered. The other servers sleep meanwhile. With `--variant cascade` the plain server runs the same model
-without its exits. Then twice as many connections as may be in flight show what overload does. A table,
-then one JSON line. Compare ratios of one run: other work on the machine moves both, least the CPU time
-of an answer, of all processes of a server together. Expected behind HAProxy: about as many requests a second
-as the plain server.
+It finds the maximum throughput of a server; for its latency, `mmray bench-serve` uses an open loop. The load
+comes from a second process: a closed loop of `connections` that each send the next record after an answer.
+The other servers sleep meanwhile. With `--variant cascade` the plain server runs the same model without its
+exits. Then twice as many connections as may be in flight show the effect of overload. A table, then one JSON
+line. Compare ratios of one run: other load affects both servers; the CPU time of an answer, of all processes
+of a server, is affected least. Expected behind HAProxy: about as many requests a second as the plain server.
 """
 
 import asyncio
@@ -38,7 +37,7 @@ from mmray.load.bodies import CONTENT_TYPE, bodies
 _HERE = Path(__file__).parent
 _TICKS = os.sysconf("SC_CLK_TCK")
 _OVERLOAD = 128  # connections: twice what two replicas have in flight
-#: Ways into the server that are measured: HAProxy straight to the replicas, and Serve's own proxy in Python.
+#: Measured ingresses: HAProxy directly to the replicas, and Serve's own proxy in Python.
 _INGRESSES = {
     "mmray": {"RAY_SERVE_ENABLE_HA_PROXY": "1"},
     "mmray, Python proxy": {"RAY_SERVE_ENABLE_HA_PROXY": "0"},
@@ -57,7 +56,7 @@ def main(
     seconds: Annotated[float, typer.Option(help="Of each round.")] = 8.0,
     connections: Annotated[int, typer.Option(help="At saturation.")] = 32,
 ) -> None:
-    """Start both, load them in turns, print what came of it."""
+    """Start both, load them in turns, print the results."""
     env = {**os.environ, "BUNDLE": bundle, "VARIANT": variant, "OMP_NUM_THREADS": "1"}
     bin = Path(sys.executable).parent
     uvicorn = [str(bin / "uvicorn"), "plain_server:app", "--app-dir", str(_HERE / "contenders")]
@@ -91,7 +90,7 @@ def main(
 
 @app.command(hidden=True)
 def generate(url: str, folder: Path, connections: int, seconds: float) -> None:
-    """The load generator, in a process of its own; prints statuses and latencies as JSON."""
+    """The load generator, in a separate process; prints statuses and latencies as JSON."""
     sent = [file.read_bytes() for file in sorted(folder.iterdir())]
     print(json.dumps(asyncio.run(closed_loop(url, sent, connections, seconds))))
 
@@ -114,12 +113,12 @@ async def closed_loop(url: str, sent: list[bytes], connections: int, seconds: fl
             try:
                 status, stays = await answer(reader)
             except (asyncio.IncompleteReadError, ConnectionError):
-                status, stays = 0, False  # broke off
+                status, stays = 0, False  # interrupted
             statuses[status] += 1
             if status == 200:
                 latencies.append(time.perf_counter() - start)
             else:
-                await asyncio.sleep(0.1)  # a client that is refused waits, if not as long as it is told to
+                await asyncio.sleep(0.1)  # a refused client waits, but not as long as requested
             if not stays:
                 writer.close()
                 reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
@@ -137,7 +136,7 @@ async def closed_loop(url: str, sent: list[bytes], connections: int, seconds: fl
 
 
 async def answer(reader: asyncio.StreamReader) -> tuple[int, bool]:
-    """Status of the next answer, and whether the connection stays."""
+    """Status of the next answer, and whether the connection stays open."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
     if "transfer-encoding: chunked" in head:
         await reader.readuntil(b"0\r\n\r\n")
@@ -155,7 +154,7 @@ def load(url: str, folder: Path, connections: int, seconds: float) -> dict[str, 
 
 
 def cpu_s(root: int) -> float:
-    """CPU time so far of a process and all below it."""
+    """CPU time so far of a process and its descendants."""
     parents, seconds = {}, {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it has just ended
@@ -169,7 +168,7 @@ def cpu_s(root: int) -> float:
 
 
 def wait_for(url: str) -> None:
-    """Until the server answers."""
+    """Wait until the server answers."""
     end = time.monotonic() + 120
     while time.monotonic() < end:
         try:

@@ -1,12 +1,12 @@
-"""How full do one and two requests at a time keep a link to a store?
+"""Utilization of a link to a store with one and with two requests at a time.
 
     OMP_NUM_THREADS=1 python jobs/bench store   # five minutes
 
-A server on loopback speaks as much of S3 as reading takes. It answers after a latency, and gives each
-connection and all of them together so many bytes a second. Tasks read one large object each, in small reads,
-as a worker reads a shard: by one request of 8 MiB at a time, by two requests ahead (of 4 MiB each, which hold
-as much, and of 8 MiB), and as `mmray.remote.RemoteFile` does it. Expected: a table of MB/s in which two ahead
-are no slower than one, then one JSON line.
+A server on loopback implements the part of S3 that reading needs. It answers after a latency, with limited
+bytes a second for each connection and for all together. Tasks read one large object each, in small reads,
+like a worker that reads a shard: with one request of 8 MiB at a time, with two requests ahead (of 4 MiB each,
+which need the same memory, and of 8 MiB), and like `mmray.remote.RemoteFile`. Expected: a table of MB/s in
+which two ahead are not slower than one, then one JSON line.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _STEP_BYTES = 64 << 10
 
 
 class Link(NamedTuple):
-    """What lies between a task and its store."""
+    """The link between a task and its store."""
 
     latency_ms: float
     connection_mb_s: float
@@ -87,7 +87,7 @@ def _measure(read: Callable[[str, int], int], url: str, tasks: int, nbytes: int)
 
 
 def _one(url: str, nbytes: int, piece: int) -> Iterator[bytes]:
-    """A request whenever the last answer is used up."""
+    """A new request when the last answer is consumed."""
     place = Location.parse(url)
     with place.filesystem.open_input_file(place.path) as file:
         for start in range(0, nbytes, piece):
@@ -103,7 +103,7 @@ def _as_it_is(url: str) -> Iterator[bytes]:
 
 
 def _two(url: str, nbytes: int, piece: int) -> Iterator[bytes]:
-    """Two requests on their way while an answer is read."""
+    """Two requests in transit while an answer is read."""
     place = Location.parse(url)
     starts = range(0, nbytes, piece)
     with place.filesystem.open_input_file(place.path) as file, ThreadPoolExecutor(2) as pool:
@@ -121,7 +121,7 @@ def _drain(parts: Iterator[bytes]) -> int:
 
 
 class _served:  # noqa: N801  (used as a function)
-    """The store in a process of its own, so that it shares no interpreter with the tasks."""
+    """The store in a separate process, so that it shares no interpreter with the tasks."""
 
     def __init__(self, link: Link, nbytes: int) -> None:
         context = get_context("spawn")
@@ -145,7 +145,7 @@ def _serve(link: Link, nbytes: int, say: Connection) -> None:
 
 
 class _Pace:
-    """So many bytes a second, however many ask."""
+    """So many bytes a second in total."""
 
     def __init__(self, mb_s: float) -> None:
         self._mb_s = mb_s

@@ -1,12 +1,12 @@
-"""mmray beside what people use instead, and beside the limit of the machine. `make bench` runs it.
+"""mmray against alternatives, and against the limit of the machine. `make bench` runs it.
 
     OMP_NUM_THREADS=1 python jobs/bench throughput --input data/tuxpaint --bundle bundles/stamps   # 20 min
 
-Every contender (`jobs/bench/contenders/`) predicts N records, then 2N, in a process of its own; what the
-second N add to the time since the first prediction is the slope, so start-up drops out. Rounds are
-interleaved, and a contender whose answers are not mmray's ends the bench. A first run of each is for the page
-cache and for memory; its time does not count. Expected: a table, then one JSON line with mmray's throughput
-over each contender's, the median of the rounds' ratios. Compare ratios of one run on a quiet machine.
+Every contender (`jobs/bench/contenders/`) predicts N records, then 2N, in a separate process; the
+additional time of the second N is the slope, without start-up. Rounds are interleaved, and a contender with
+other answers than mmray's aborts the benchmark. A first run of each fills the page cache and measures memory;
+its time does not count. Expected: a table, then one JSON line with mmray's throughput over each contender's,
+the median of the rounds' ratios. Compare ratios of one run on a quiet machine.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def contest(
     first = {name: run_contender(name, once, place / f"{name}-0", bundle, sampled=True) for name in names}
     pairs: dict[str, list[tuple[Ran, Ran]]] = {name: [] for name in names}
     for number in range(1, rounds + 1):
-        turn = number % len(names)  # nobody always runs first
+        turn = number % len(names)  # no contender always runs first
         for name in [*names[turn:], *names[:turn]]:
             short, long = (
                 run_contender(name, given, place / f"{name}-{number}-{size}", bundle)
@@ -64,7 +64,7 @@ def contest(
 
 
 def startup(ran: Ran) -> dict[str, float]:
-    """Where mmray's seconds from the command to the first prediction go."""
+    """mmray's seconds from the command to the first prediction, by step."""
     marks = [ran.said[name] for name in ("command", "surveyed", "planned", "first")]
     names = ("imports_and_survey", "ray", "workers_and_first_block")
     return {name: round(b - a, 2) for name, a, b in zip(names, marks, marks[1:], strict=False)}
@@ -89,11 +89,11 @@ def main(
     bundle: Annotated[Path, typer.Option(help="Bundle directory.")] = Path("bundles/stamps"),
     only: Annotated[str, typer.Option(help="Contenders, by comma; mmray always runs.")] = ",".join(SCRIPTS),
     rounds: Annotated[int, typer.Option(min=1)] = 2,
-    records: Annotated[int | None, typer.Option(help="Records, at least; shards are taken whole.")] = None,
+    records: Annotated[int | None, typer.Option(help="Minimum of records; whole shards are used.")] = None,
     copies: Annotated[int, typer.Option(min=1, help="N is this many times those records.")] = 2,
     memory: Annotated[bool, typer.Option("--memory", help="Also mmray's memory at 10 N records.")] = False,
 ) -> None:
-    """Run the contest, and print what came out."""
+    """Run the contest, and print the results."""
     names = [name for name in SCRIPTS if name == OURS or name in only.split(",")]
     try:
         if unknown := set(only.split(",")) - set(SCRIPTS):

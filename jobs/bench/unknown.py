@@ -1,13 +1,13 @@
-"""What a model that may abstain does with records that belong to none of its classes.
+"""How an abstaining model handles records that belong to none of its classes.
 
     OMP_NUM_THREADS=1 python jobs/bench unknown --bundle bundles/stamps-optimized --input data/tuxpaint
     # seconds
 
 Known are the records of the test split whose label the bundle knows; unknown are those with any other label,
-of every split, for it was trained on none of them, and all of `--unknown`. A threshold bounds which share of
-the *labels* of records like the known ones is wrong. It promises nothing for the unknown: how many of them
-still get a label is what this shows. Expected on the stamps at a risk of .1: three quarters of the unknown
-abstain, one quarter still gets a label (docs/abstaining.md). A table and one JSON line.
+of every split, because it was trained on none of them, and all of `--unknown`. A threshold bounds the share
+of wrong *labels* for records like the known ones. It guarantees nothing for the unknown: this shows how many
+of them still get a label. Expected on the stamps at a risk of .1: three quarters of the unknown abstain, one
+quarter still gets a label (docs/abstaining.md). A table and one JSON line.
 """
 
 import json
@@ -22,10 +22,12 @@ from mmray.bundle import FP32, Bundle
 def main(
     bundle: Annotated[str, typer.Option(help="Bundle directory, made by `mmray optimize`.")],
     input: Annotated[list[str], typer.Option(help="Shards with `label` and `split` in the JSON members.")],
-    unknown: Annotated[list[str] | None, typer.Option(help="Shards of none of the classes.")] = None,
+    unknown: Annotated[
+        list[str] | None, typer.Option(help="Shards with records of none of the classes.")
+    ] = None,
     variant: Annotated[str, typer.Option(help="Of the bundle.")] = FP32,
 ) -> None:
-    """Answer both kinds of records; print who got a label at which threshold."""
+    """Answer both kinds of records; print the shares with a label at each threshold."""
     opened = Bundle.open(bundle)
     rows = answer(opened, variant, input)
     known = [row for row in rows if is_known(row, opened) and row.split == "test"]

@@ -1,18 +1,18 @@
-"""Variants beside each other in the batch job: time, accuracy, and of a cascade the watch over it.
+"""Compares variants in the batch job: time, accuracy, and detection of a shift by a cascade.
 
     OMP_NUM_THREADS=1 python jobs/bench variants bundles/stamps-optimized:fp32:image \
         bundles/stamps-optimized:fp32 bundles/stamps-optimized:cascade   # five minutes a contender
 
-A contender is bundle:variant, or bundle:variant:modalities, as `image+text`, for a model that is given no
-others. All run over N and over 2N held-out records in turns, in one Ray session. What the second N add is the
-slope, so start-up drops out. Each is compared with the first one: how many times as fast, and the one-sided
-95 % bound of how much more often right, paired and by groups of records (caption_group); ±: the standard
-error of that difference, of which about 1.6 times is the least that so many records can show.
-Expected on the stamps: the cascade is at least 1.3 times as fast as the picture alone and not less accurate,
-and 2.5 times as fast as fp32 with all. With `--permute-captions` each record has the caption of another one
-instead; then the table tells after how many records the run with the last contender, a cascade, said that
-early answers went wrong. A table, then one JSON line. Compare ratios of one run; those of the workers' CPU
-time suffer less from other work on the machine than the clock's.
+A contender is bundle:variant, or bundle:variant:modalities, as `image+text`, to use only these. All run over
+N and over 2N held-out records in turns, in one Ray session. The additional time of the second N is the slope,
+without start-up. Each is compared with the first one: relative speed, and the one-sided 95 % bound of the
+difference in accuracy, paired and by groups of records (caption_group); ±: the standard error of that
+difference; about 1.6 times it is the smallest difference that so many records can show. Expected on the
+stamps: the cascade is at least 1.3 times as fast as the picture alone and not less accurate, and 2.5 times as
+fast as fp32 with all. With `--permute-captions` each record has the caption of another one instead; then the
+table shows after how many records the run with the last contender, a cascade, reported wrong early answers. A
+table, then one JSON line. Compare ratios of one run; those of the workers' CPU time are less affected by
+other load than wall time.
 """
 
 import io
@@ -44,12 +44,12 @@ from mmray.errors import InputError, MmrayError
 from mmray.pipeline.cluster import connected
 from mmray.stats.intervals import Clusters
 
-_SOON = 1_000  # records within which a shift had better be told
+_SOON = 1_000  # records within which a shift should be reported
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is run, and how often."""
+    """Contenders and repetitions."""
 
     contenders: list[Contender]
     shards: list[Path]  # of held-out records
@@ -140,7 +140,7 @@ def compare(case: Case, place: Path) -> dict[str, Any]:
 
 
 def shift(case: Case, place: Path) -> dict[str, Any]:
-    """When each run over records with the captions of others says that the cascade went wrong."""
+    """When each run over records with permuted captions reports that the cascade went wrong."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("permutation", "told after", "compared", "differ"):
         table.add_column(name, justify="right")
@@ -168,7 +168,7 @@ def permute_captions(source: Path, target: Path, random: np.random.Generator) ->
         members = [(member, _content(old, member)) for member in old if member.isfile()]
     texts = [i for i, (member, _) in enumerate(members) if member.name.endswith(".txt")]
     order = random.permutation(texts)
-    given = dict(zip(order, np.roll(order, 1), strict=True))  # one round trip: nobody keeps its own
+    given = dict(zip(order, np.roll(order, 1), strict=True))  # one cycle: no record keeps its own
     with tarfile.open(target, "w") as new:
         for i, (member, content) in enumerate(members):
             data = members[given[i]][1] if i in given else content

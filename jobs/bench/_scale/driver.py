@@ -1,9 +1,9 @@
-"""What a run costs its driver and the rest of the head: real Ray, plan, operators, sink and ledger.
+"""Cost of a run for its driver and the rest of the head: real Ray, plan, operators, sink and ledger.
 
-The first rows are run of a plan of a billion, as each unit costs what the one before did.
+The first rows of a plan of a billion are run, because each unit costs the same.
 
-Readers and devices are stand-ins that take next to no time. This machine has to do the workers' part, too, so
-its rate is not the driver's; what counts is CPU time by rows.
+Readers and devices are simulated and take almost no time. This machine also does the workers' part, so its
+rate is not the driver's; CPU time by rows is measured.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # of a machine that others use, too
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # on a machine with other load
 
 import ray
 from _scale.process import NONE, head, use_of
@@ -49,7 +49,7 @@ class CountingMeter(ExportingMeter):
     """Counts the messages of workers, too."""
 
     def messages(self) -> float:
-        """How many came."""
+        """Number of messages."""
         return float(self._counts["messages"])
 
 

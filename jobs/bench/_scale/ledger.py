@@ -1,4 +1,4 @@
-"""What it costs to learn what is done: parts that cover ten shards each, of which half of those asked are."""
+"""Cost of finding finished rows: parts that cover ten shards each; half of the queried shards are covered."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from _scale.process import peak_mb, use_of
 
-# What the tests are made of: outcomes without a model.
+# From the tests: outcomes without a model.
 sys.path.insert(0, str(Path(__file__).parents[3] / "tests"))
 from support.outcomes import begin, rows_of, shard, write  # type: ignore[import-not-found]
 
@@ -22,7 +22,7 @@ SHARDS_A_PART = 10
 
 
 def nth(number: int) -> Shard:
-    """A shard whose id is always of the same length, so that one part can be made of another."""
+    """A shard whose id always has the same length, so that one part can be made from another."""
     made: Shard = shard(f"train/{number // 1000:05d}/shard-{number:08d}.tar", SHARD_ROWS)
     return made
 
@@ -38,11 +38,11 @@ def make(folder: Path, parts: int) -> None:
         for i, one in enumerate(first):
             data = data.replace(one.id.encode(), nth(part * SHARDS_A_PART + i).id.encode())
         (folder / "parts" / f"{part:08d}-{name}").write_bytes(data)
-        (folder / "rejects" / f"{part:08d}-{name}").touch()  # the ledger looks at their names only
+        (folder / "rejects" / f"{part:08d}-{name}").touch()  # the ledger uses only their names
 
 
 def holding(out: RunDirectory) -> RunDirectory:
-    """The same, as the run has it that may write there."""
+    """The same, as held by the run that may write there."""
     lease = out.leases / "bench"
     out.leases.make_directory()
     lease.write_atomically(b"")
@@ -50,7 +50,7 @@ def holding(out: RunDirectory) -> RunDirectory:
 
 
 def of_parts(parts: int) -> dict[str, float]:
-    """Load the ledger of so many parts, and ask it what is missing of as many shards as they cover."""
+    """Load the ledger of so many parts, and query the missing rows of as many shards as they cover."""
     with tempfile.TemporaryDirectory(prefix="mmray-ledger-") as place:
         folder = Path(place) / "run"
         make(folder, parts)
@@ -63,7 +63,7 @@ def of_parts(parts: int) -> dict[str, float]:
         start = time.perf_counter()
         assert len(ledger.missing(wanted)) == shards // 2
         missing_s, peak = time.perf_counter() - start, peak_mb()
-        Ledger.load(holding(out))  # which keeps what it read
+        Ledger.load(holding(out))  # which writes the cache
         begun, start = use_of().cpu_s, time.perf_counter()
         assert len(Ledger.load(out).parts) == parts
         again_s, again_cpu_s = time.perf_counter() - start, use_of().cpu_s - begun

@@ -1,4 +1,4 @@
-"""What listing shards costs: of a store that takes 30 ms to answer, and of a local disk."""
+"""Cost of listing shards: on a store with 30 ms latency, and on a local disk."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from _scale.tars import tar_of_captions
 from mmray.sources import take_listing
 
 LATENCY_S = 0.03
-SHARD_BYTES = 1 << 20  # head and tail of so large a shard are two requests, as those of any that is real
+SHARD_BYTES = 1 << 20  # head and tail of such a large shard are two requests, like those of real ones
 _A_FOLDER = 1000
 
 
 def of_store(shards: int) -> dict[str, float]:
-    """List a store for the first time, and again with what is known of it."""
+    """List a store for the first time, and again with the known listing."""
     with store(shards, SHARD_BYTES, LATENCY_S) as (url, server):
 
         def counts() -> tuple[int, int]:

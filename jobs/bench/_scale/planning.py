@@ -1,4 +1,4 @@
-"""What it costs to plan: shards of 10,000 rows each, for 64 devices, none of them processed yet."""
+"""Cost of planning: shards of 10,000 rows each, for 64 devices, none of them processed yet."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MACHINES = Machines(cpus=2_048, gpus=64, nodes=8)
 
 
 def of_shards(shards: int) -> dict[str, float]:
-    """Cut so many shards into units, write the plan down, and read it again."""
+    """Cut so many shards into units, write the plan, and read it again."""
     size = SHARD_ROWS * ROW_BYTES
     listed = tuple(
         Shard(f"{i // 1000:05d}/t-{i:08d}.tar@{size}", f"s3://bucket/in/{i // 1000:05d}/t-{i:08d}.tar", size,

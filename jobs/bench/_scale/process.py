@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
-#: Processes of Ray that a head has, by what their command lines begin or end with.
+#: Processes of a Ray head, by the start or end of their command lines.
 HEAD = {"gcs": "gcs_server", "raylet": "raylet/raylet", "meter": "ray::ExportingMeter"}
 
 
 class Use(NamedTuple):
-    """What a process took so far."""
+    """Resources used by a process so far."""
 
     cpu_s: float
     rss_mb: float
@@ -32,12 +32,12 @@ def use_of(pid: int | str = "self") -> Use:
 
 
 def peak_mb() -> float:
-    """The most resident memory that this process had."""
+    """Peak resident memory of this process."""
     return _status(Path("/proc/self"), "VmHWM")
 
 
 def head() -> dict[str, Use]:
-    """What this process and those of its Ray head took: "driver", "gcs", "raylet", "meter"."""
+    """Resources used by this process and those of its Ray head: "driver", "gcs", "raylet", "meter"."""
     found = {"driver": use_of()}
     for pid, command in _below(os.getpid()):
         for name, text in HEAD.items():

@@ -1,6 +1,7 @@
-"""Readers and devices that take next to no time, so that what is left of a run is its driver's work.
+"""Readers and devices that take almost no time, so that only the driver's work is left of a run.
 
-Rows are real for all that count them: each has its shard and number, is written into a part, and is audited.
+Rows are real for all code that counts them: each has its shard and number, is written into a part, and is
+audited.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from mmray.pipeline.survey import output_columns
 from mmray.schema import RECORDS, TENSORS, OutputColumns, outcomes, table
 from mmray.sources import ReadOptions, Shard
 
-ROW_BYTES = 1_000  # what the size of a shard says of its rows
+ROW_BYTES = 1_000  # bytes of a shard for each row
 
 
 def shard_of(number: int, rows: int) -> Shard:
-    """A shard that is nowhere."""
+    """A shard that does not exist."""
     size = rows * ROW_BYTES
     return Shard(f"{number // 1000:05d}/t-{number:08d}.tar@{size}", f"/nowhere/t-{number:08d}.tar", size)
 

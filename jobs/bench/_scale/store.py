@@ -1,7 +1,7 @@
-"""A stand-in for S3 that holds any number of shards and answers each request after the same time.
+"""A simulated S3 with any number of shards, which answers each request after the same time.
 
-The tests' server (moto) takes milliseconds of CPU for a request, so it would be what is measured. This one
-speaks as much of S3 as a listing needs: pages of a thousand names, HEAD, and GET of a range.
+The tests' server (moto) takes milliseconds of CPU for a request, so it would dominate the measurement. This
+one implements the part of S3 that a listing needs: pages of a thousand names, HEAD, and GET of a range.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _run(shards: int, shard_bytes: int, latency_s: float, told: Connection) -> N
 def store(shards: int, shard_bytes: int, latency_s: float) -> Iterator[tuple[str, Connection]]:
     """The URL of a directory with so many shards; and a pipe that answers True with the counts so far.
 
-    These are the calls, and the most that waited at once.
+    The counts are the calls, and the maximum of waiting ones.
     """
     ours, theirs = multiprocessing.Pipe()
     server = multiprocessing.Process(target=_run, args=(shards, shard_bytes, latency_s, theirs), daemon=True)

@@ -1,4 +1,4 @@
-"""A local disk that keeps account of what is read, as one line a file that was opened."""
+"""A local disk that records reads, one line for each opened file."""
 
 import io
 from pathlib import Path
@@ -7,7 +7,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 
 class CountingFileSystem(LocalFileSystem):  # type: ignore[misc]  # fsspec has no types
-    """The local disk, with an account of what is read."""
+    """The local disk, with a record of reads."""
 
     def __init__(self, account: str) -> None:
         super().__init__()
@@ -19,7 +19,7 @@ class CountingFileSystem(LocalFileSystem):  # type: ignore[misc]  # fsspec has n
 
 
 class CountingFile(io.FileIO):
-    """Tells how much of it was read when it is closed."""
+    """Writes how much of it was read when it is closed."""
 
     def __init__(self, path: str, account: str) -> None:
         super().__init__(path)

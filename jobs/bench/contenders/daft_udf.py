@@ -1,10 +1,10 @@
-"""Daft with a class UDF of one process a core, each with a session of ONNX Runtime of one thread.
+"""Daft with a class UDF, one process for each core, each with a session of ONNX Runtime with one thread.
 
     PYTHONPATH=jobs/bench/contenders python jobs/bench/contenders/daft_udf.py INPUT OUTPUT BUNDLE
 
-Reads Parquet files of the raw bytes (columns `key`, `image`, `text`, `audio`) that lie beside the tars in
-INPUT: what Daft reads fastest, and made before the clock starts. One UDF decodes and infers, so that tensors
-need not travel between processes.
+Reads Parquet files of the raw bytes (columns `key`, `image`, `text`, `audio`) next to the tars in
+INPUT: Daft reads them fastest, and they are made before the measurement. One UDF decodes and infers, so that
+    tensors are not sent between processes.
 """
 
 import sys

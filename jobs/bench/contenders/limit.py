@@ -1,9 +1,9 @@
-"""The limit: one plain process a core, one thread each, mmray's own functions, and no framework.
+"""The limit: one plain process for each core, one thread each, mmray's own functions, and no framework.
 
     python jobs/bench/contenders/limit.py INPUT OUTPUT BUNDLE
 
 Each process takes a whole shard at a time, largest first, reads, preprocesses and predicts it, and writes one
-Parquet file of it. Nothing is resumed, watched, audited or settled.
+Parquet file of it. There is no resume, monitoring, audit or cleanup.
 """
 
 import sys
@@ -23,7 +23,7 @@ _COLUMNS = ("shard", "key", "label", "score", "scores")
 
 
 class _Worker:
-    """What a process holds."""
+    """State of a process."""
 
     opened: "_Worker"  # of this process
 

@@ -1,9 +1,9 @@
-"""What `mmray run --set variant=fp32 --set provider=cpu` does, with the times at which it got somewhere.
+"""`mmray run --set variant=fp32 --set provider=cpu`, with the times of its steps.
 
     python jobs/bench/contenders/mmray_run.py INPUT OUTPUT BUNDLE
 
 Writes a run directory, whose parts have no `predicted_at`; the first prediction is the meter's. The JSON line
-also says when the input was `surveyed` and the cluster was there and the run `planned`.
+also has the times when the input was `surveyed` and, with the cluster ready, the run was `planned`.
 """
 
 import json
@@ -22,7 +22,7 @@ from mmray.pipeline.survey import Survey
 
 
 class Times:
-    """Notes when a run got somewhere, and tells the display of the command."""
+    """Records the times of a run's steps, and passes them on to the display."""
 
     def __init__(self, watcher: Watcher) -> None:
         self._watcher = watcher

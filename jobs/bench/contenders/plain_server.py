@@ -1,4 +1,4 @@
-"""What a careful user serves without Ray: FastAPI, two uvicorn workers, an ONNX Runtime session in each.
+"""A server without Ray: FastAPI, two uvicorn workers, an ONNX Runtime session in each.
 
     BUNDLE=bundles/stamps uvicorn plain_server:app --workers 2 --app-dir jobs/bench/contenders
 

@@ -2,8 +2,8 @@
 
     python jobs/bench/contenders/ray_checkpoint.py RECORDS OUTPUT BUNDLE
 
-RECORDS is a directory of Parquet files of RECORDS with a unique column `id`. Run again, it resumes. Appends
-the bytes that it reads of RECORDS, a line for each time that a file is opened, to OUTPUT-read.txt.
+RECORDS is a directory of Parquet files of RECORDS with a unique column `id`. A second call resumes.
+Appends the bytes read from RECORDS, a line for each opened file, to OUTPUT-read.txt.
 """
 
 import sys
@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 import ray
-from counting import CountingFileSystem  # beside this script, so that Ray's workers find it, too
+from counting import CountingFileSystem  # next to this script, so that Ray's workers find it, too
 from ray.data import ActorPoolStrategy, DataContext
 from ray.data.checkpoint import CheckpointConfig
 
@@ -37,9 +37,10 @@ if __name__ == "__main__":
         id_column="id", checkpoint_path=f"{output}-checkpoint", delete_checkpoint_on_success=False
     )
     disk = pafs.PyFileSystem(pafs.FSSpecHandler(CountingFileSystem(f"{output}-read.txt")))
-    # One actor without a CPU of its own: a resume filters in actors that each take a CPU, so on two CPUs
-    # nothing would be left to read with, and it would stand still.
-    # Enough blocks that some are written before the end; by default Ray would make one of all.
+    # One actor without its own CPU: a resume filters in actors that each take a CPU, so with two CPUs none
+    # would
+    # be left for reading, and it would hang.
+    # Enough blocks so that some are written before the end; by default Ray would make a single one.
     ray.data.read_parquet(records, filesystem=disk, override_num_blocks=40).map_batches(
         Infer,
         fn_constructor_args=(bundle,),

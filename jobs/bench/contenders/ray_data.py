@@ -1,10 +1,11 @@
-"""Ray Data as its documentation writes batch inference: read_webdataset, map, map_batches, write_parquet.
+"""Ray Data as in its documentation of batch inference: read_webdataset, map, map_batches, write_parquet.
 
     python jobs/bench/contenders/ray_data.py INPUT OUTPUT BUNDLE
 
-A session of ONNX Runtime of one thread a core, in a pool of actors; no torch. Each actor asks for half a CPU:
-with a whole one for each, none would be left for the tasks that read and preprocess, and Ray would wait for
-ever; with one actor fewer than cores, a core would idle, since the model takes three quarters of the time.
+A session of ONNX Runtime with one thread for each core, in a pool of actors; no torch. Each actor requests
+half a CPU: with a whole one for each, none would be left for the tasks that read and preprocess, and Ray
+would wait forever; with one actor fewer than cores, a core would idle, because the model takes three quarters
+of the time.
 """
 
 import sys
@@ -21,7 +22,7 @@ _ACTOR_CPUS = 0.5
 
 def preprocess(row: dict[str, Any], bundle: str) -> dict[str, Any]:
     """One sample → its tensors, compact: uint8 pixels, token ids, float16 log-mel."""
-    # A member that a sample lacks comes as NaN.
+    # A missing member is NaN.
     members = {name: value for name, value in row.items() if isinstance(value, bytes)}
     return {"path": row["path"], "key": row["__key__"], **opened_decoder(bundle)(members)}
 

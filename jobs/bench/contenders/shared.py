@@ -1,4 +1,4 @@
-"""What the contenders of `make bench` share with mmray: its preprocessing, row by row, and its fp32 graph.
+"""Code that the contenders of `make bench` share with mmray: preprocessing by row, and its fp32 graph.
 
 Each is a script that is called with INPUT OUTPUT BUNDLE, writes Parquet files with the columns `path` (of the
 shard), `key`, `label`, `score` and `predicted_at` into the directory OUTPUT, and prints one JSON line last.
@@ -30,13 +30,13 @@ from mmray.schema import TENSOR_OF, TENSORS, Modality
 from mmray.sources import EXTENSIONS
 
 # Records of one inference. With 32 Ray Data took 25.4 ms a record instead of 22.1, DataLoader 15.6 instead of
-# 10.7, and Daft the same: they take records as they come, and pad each text to the longest of its batch.
+# 10.7, and Daft the same: they take records in their order, and pad each text to the longest of its batch.
 BATCH_ROWS = 8
 CORES = len(os.sched_getaffinity(0))
 
 
 class Decoder:
-    """Members of one record → its values of TENSORS, by the functions that mmray calls."""
+    """Members of one record → its values of TENSORS, with the functions that mmray calls."""
 
     def __init__(self, bundle: str) -> None:
         opened, limits = Bundle.open(bundle), Limits()
@@ -53,10 +53,10 @@ class Decoder:
             ).tobytes()
 
     def __call__(self, members: Mapping[str, Any]) -> dict[str, Any]:
-        """Values of ``pixels``, ``input_ids`` and ``log_mel``; None where the record has no such member.
+        """Values of ``pixels``, ``input_ids`` and ``log_mel``; None if the record has no such member.
 
         Args:
-            members: bytes by extension; what is no modality is ignored.
+            members: bytes by extension; other members are ignored.
         """
         values: dict[str, Any] = dict.fromkeys(TENSOR_OF.values())
         for modality, decode in self._decoders.items():
@@ -68,7 +68,7 @@ class Decoder:
 
 @lru_cache(maxsize=1)
 def opened_decoder(bundle: str) -> Decoder:
-    """The decoder of this process: made when it is first needed, and kept."""
+    """The decoder of this process: made at first use, and kept."""
     return Decoder(bundle)
 
 
@@ -117,7 +117,7 @@ def shards_of(folder: str) -> list[str]:
 
 
 def finish(output: str) -> None:
-    """Say how it went: Unix times of the first prediction and of the end, and how many rows were written."""
+    """Print the result: Unix times of the first prediction and of the end, and the number of written rows."""
     ended = time()
     rows = ds.dataset(output, format="parquet").to_table(["predicted_at"])
     print(json.dumps({"first": pc.min(rows["predicted_at"]).as_py(), "end": ended, "rows": rows.num_rows}))
