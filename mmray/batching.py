@@ -54,9 +54,9 @@ def batches(tensors: pa.Table, batch_rows: int) -> Iterator[npt.NDArray[np.int64
             texts = tokens = 0
         texts += length > 0
         tokens += length
-    for alike in np.split(rows[order], starts):
-        if len(alike):
-            yield from np.array_split(alike, -(-len(alike) // batch_rows))
+    for similar in np.split(rows[order], starts):
+        if len(similar):
+            yield from np.array_split(similar, -(-len(similar) // batch_rows))
 
 
 def pack(

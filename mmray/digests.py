@@ -22,7 +22,7 @@ SEAL = "sha256.json"
 _LARGE_BYTES = 8 << 20  # 20 ms on one core; digests of smaller files are not shared between processes
 # File times have a resolution of milliseconds, on some network drives of a second: a file that has just
 # changed may change again with the same time.
-_SETTLED_NS = 2_000_000_000
+_STABLE_NS = 2_000_000_000
 
 _State = tuple[int, ...]
 _known: dict[tuple[str, _State], str] = {}
@@ -40,7 +40,7 @@ def sha256_of(path: Path) -> str:
         _known[key] = found
         return found
     found = computed_sha256(path)
-    if _state(path) == before and time.time_ns() - max(before[-2:]) > _SETTLED_NS:
+    if _state(path) == before and time.time_ns() - max(before[-2:]) > _STABLE_NS:
         _known[key] = found
         _remember(key, found)
     return found

@@ -50,7 +50,7 @@ _COLUMN = re.compile(r"(\d+ more )?(column|feature)")
 _OF_COLUMNS = "name them in `columns` to read them, or in `carry` to keep them beside the predictions"
 _FILE = " of no record"  # suffix of the kinds of files
 _OF_FILES = "pack them into shards, or name them as inputs"
-_APART = (NAMELESS, SYSTEM, SPECIAL)  # of no record: they are next to one
+_ORPHANS = (NAMELESS, SYSTEM, SPECIAL)  # of no record: they are next to one
 _KINDS = 40  # that are counted separately
 
 
@@ -63,7 +63,7 @@ class Unread(NamedTuple):
 
     @property
     def is_of_record(self) -> bool:
-        return self.kind not in _APART and not self.kind.endswith(_FILE)
+        return self.kind not in _ORPHANS and not self.kind.endswith(_FILE)
 
     @property
     def reason(self) -> str:

@@ -5,7 +5,7 @@ cross-correlogram of point processes (Perkel, Gerstein & Moore 1967, Biophysical
 Carter read a cross-correlation (1976, IEEE Trans. ASSP 24). As drift smears the peak, each drift of a grid is
 tried. Then offset and drift together, by a line through the pairs that match: the median of pairwise slopes
 (Theil 1950; Sen 1968, J. Am. Stat. Assoc. 63), refined by least squares over the pairs that stay close, which
-are matched anew each time (trimmed iterated closest points: Chetverikov et al. 2002, ICPR).
+are matched again each time (trimmed iterated closest points: Chetverikov et al. 2002, ICPR).
 
 Events in only one train do no harm unless chance could explain the peak; then the fit is refused. If
 temperature bends a clock, fit shorter pieces.
@@ -180,8 +180,8 @@ def _refine(
             raise InputError(f"the clocks cannot be compared: only {len(mine)} events are in both streams")
         before, clock = clock, fit(mine, theirs)
         off = np.abs(theirs - clock.to_common(mine))
-        settled = abs(clock.to_common(own[-1]) - before.to_common(own[-1])) < 1e-6 and fit is _least_squares
-        if settled and horizon >= own[-1] - own[0]:
+        converged = abs(clock.to_common(own[-1]) - before.to_common(own[-1])) < 1e-6 and fit is _least_squares
+        if converged and horizon >= own[-1] - own[0]:
             break
         # 1.4826 times the median deviation is the standard deviation of a normal distribution.
         gate = min(gate, max(3.5 * 1.4826 * float(np.median(off)), blur_s, _LEAST_GATE_S))

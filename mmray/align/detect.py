@@ -13,14 +13,14 @@ import numpy.typing as npt
 
 from mmray.align.clock import Array, Train
 
-HOP_S = 0.01  # bins of 100 Hz are enough to tell the bands apart
+HOP_S = 0.01  # bins of 100 Hz are enough to separate the bands
 _BANDS_HZ = (100, 400, 1_200, 3_000, 8_000)  # edges: voices, beeps and bangs are loud in different ones
 _SILENCE = 1e-7  # mean power of a band that counts as silence, 70 dB below full scale
 _CONTEXT = 10  # earlier hops that an onset must exceed
 _LEAST_CHANGE = 2.0  # grey levels; sensor noise is below
 _LEAST_RISE = 3.0  # nepers of power, all bands together; steady noise rises by 1 by chance
 _OUTSTANDING = 6.0  # median deviations above the median
-_APART_S = 0.2  # a later event within this time belongs to the same one: a flash goes on and off
+_LEAST_GAP_S = 0.2  # a later event within this time belongs to the same one: a flash goes on and off
 
 
 class PictureEvents:
@@ -81,7 +81,7 @@ class SoundEvents:
         power = np.abs(np.fft.rfft(frames, axis=1)) ** 2 / self._hop**2
         bands = np.add.reduceat(power, self._edges, axis=1)[:, : len(self._edges) - 1]
         loud = np.log(bands + _SILENCE)
-        if not abs(start_s - self._end_s) < _APART_S:  # a gap: the samples before it are of no use
+        if not abs(start_s - self._end_s) < _LEAST_GAP_S:  # a gap: the samples before it are of no use
             self._context = np.repeat(loud[:1], _CONTEXT, axis=0)
         known = np.concatenate([self._context, loud])
         before = np.lib.stride_tricks.sliding_window_view(known[:-1], _CONTEXT, axis=0).max(axis=2)
@@ -104,4 +104,4 @@ def _outstanding(at_s: Array, strength: Array, least: float) -> Array:
     middle = np.median(strength)
     spread = np.median(np.abs(strength - middle))
     found = at_s[strength > max(least, float(middle + _OUTSTANDING * spread))]
-    return found[np.diff(found, prepend=-np.inf) >= _APART_S]
+    return found[np.diff(found, prepend=-np.inf) >= _LEAST_GAP_S]

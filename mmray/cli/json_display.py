@@ -28,7 +28,7 @@ class JsonDisplay:
         self._retry = retry
         self._done_before = self._expected = 0
         self._next = 0.0
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._reports = False
         begin(output)
 
@@ -69,12 +69,12 @@ class JsonDisplay:
 
     def progress(self, snapshot: Snapshot) -> None:
         """The latest counts every few seconds; warnings at once, and only once."""
-        if snapshot.shift and snapshot.shift not in self._told:
-            self._told.add(snapshot.shift)
+        if snapshot.shift and snapshot.shift not in self._reported:
+            self._reported.add(snapshot.shift)
             say(snapshot.shift, logging.WARNING)
         for shard, reason in snapshot.unreadable.items():
-            if shard not in self._told:
-                self._told.add(shard)
+            if shard not in self._reported:
+                self._reported.add(shard)
                 say("a shard cannot be read", logging.WARNING, shards=[shard], reason=reason)
         if snapshot.rows and time.monotonic() >= self._next:
             self._next = time.monotonic() + _EVERY_S

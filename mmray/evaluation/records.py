@@ -104,7 +104,7 @@ class Records:
 
     @cached_property
     def _at(self) -> dict[tuple[str, int], int]:
-        """Index of each record by where it lies."""
+        """Index of each record by its position."""
         return {
             (self._shards[number].id, place): i
             for i, (number, place) in enumerate(

@@ -1,4 +1,4 @@
-"""Settings of a server one after the other, each at rising rates: which of them hold a target."""
+"""Tries settings of a server one after the other, each at rising rates, against a latency target."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from mmray.load.open_loop import Target, load, one_by_one
 from mmray.load.served import Setting, served
 
 _ROUTE = "/v1/predict"
-_FIRST = 0.5  # of what the replicas would answer one after the other: the rate to begin with
+_FIRST = 0.5  # of the rate of sequential answers: the first rate
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a sweep is to find out.
+    """Target and options of a sweep.
 
     Args:
         bundle: directory.
         target_ms: that the 99th percentile must not exceed.
-        requests: of a step that count.
-        warm_s: of a step, that do not.
+        requests: counted ones of a step.
+        warm_s: seconds of a step that do not count.
         options: of `mmray serve`, for all settings.
     """
 
@@ -39,13 +39,13 @@ class Asked:
 
 @dataclass(frozen=True)
 class Found:
-    """What one setting bears."""
+    """Results of one setting."""
 
     setting: Setting
-    idle_ms: float  # median latency of requests that come alone
+    idle_ms: float  # median latency of single requests
     refused: int  # records that the server rejects, so that they were not sent
     steps: list[Step]
-    held: Step | None  # the highest rate that held twice, the second time
+    held: Step | None  # the highest rate that held twice; results of the second time
 
     def to_json(self) -> dict[str, Any]:
         """For the report."""
@@ -61,7 +61,7 @@ class Found:
 
 
 def best_of(found: Sequence[Found]) -> Found | None:
-    """The setting with the highest rate that held; of equal ones the smaller."""
+    """The setting with the highest rate that held; the smaller one if equal."""
     holding = [(one.held.asked_per_s, -one.setting.replicas, one) for one in found if one.held]
     return max(holding, key=lambda each: each[:2])[2] if holding else None
 
@@ -73,21 +73,21 @@ def measure(
 
     Args:
         setting: of the server.
-        asked: what to find out.
+        asked: target and options.
         bodies: of requests, at least one.
-        watch: is told of each step.
+        watch: gets each step.
 
     Raises:
-        EngineError: the server does not come up.
+        EngineError: the server does not start.
         InputError: it rejects every record.
     """
     with served(asked.bundle, [*setting.options, *asked.options]) as url:
         target = Target(url + _ROUTE, bodies, CONTENT_TYPE)
-        one_by_one(target)  # what is done for the first time takes longer
+        one_by_one(target)  # the first calls take longer
         alone = one_by_one(target)
         good = [body for body, sent in zip(bodies, alone, strict=True) if sent.status == 200]
         if not good:
-            raise InputError(f"{asked.bundle} rejects all {len(bodies)} records; `mmray predict` says why")
+            raise InputError(f"{asked.bundle} rejects all {len(bodies)} records; `mmray predict` shows why")
         idle_ms = 1e3 * median(sent.latency_s for sent in alone if sent.status == 200)
         first = _FIRST * setting.replicas * 1e3 / idle_ms
         if idle_ms > asked.target_ms:  # it will not become faster
@@ -111,4 +111,4 @@ def climb(
         return step.holds(asked.target_ms)
 
     held = highest_rate(holds, first_per_s)
-    return steps, steps[-1] if held else None  # what holds the second time is tried last
+    return steps, steps[-1] if held else None  # the rate that holds twice is tried last

@@ -128,6 +128,6 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-_TOLD_APART_BY = "\n".join((PRETRAINED_SPEC.digest(), *(weights.sha256 for weights in PRETRAINED)))
+_IDENTITY = "\n".join((PRETRAINED_SPEC.digest(), *(weights.sha256 for weights in PRETRAINED)))
 #: Changes when features of the pretrained encoders change.
-PRETRAINED_ENCODERS = f"pretrained {_sha256(_TOLD_APART_BY.encode())[:16]}"
+PRETRAINED_ENCODERS = f"pretrained {_sha256(_IDENTITY.encode())[:16]}"

@@ -26,7 +26,7 @@ from mmray.coverage import Missing
 from mmray.drift import Counts
 from mmray.errors import one_line
 from mmray.pipeline.plan import Unit
-from mmray.pipeline.snapshot import End, Place, Told
+from mmray.pipeline.snapshot import End, Message, Place
 
 MeterHandle = Any  # a Ray actor handle of mmray.pipeline.meter.Meter; Ray gives it no type
 
@@ -192,12 +192,12 @@ class Reporter:
         told, rows = self._announced.get(place.shard), place.rows
         return told is not None and told.first <= rows.first and (rows.last or 0) <= (told.last or 0)
 
-    def _news(self, places: tuple[Place, ...] | None = None) -> Told:
+    def _news(self, places: tuple[Place, ...] | None = None) -> Message:
         """Take the unreported counts; call it with the lock held."""
-        told = Told(self._stage, places, self._counts, self._occupied, self._device, self._seen)
+        message = Message(self._stage, places, self._counts, self._occupied, self._device, self._seen)
         self._counts, self._occupied, self._seen = Counter(), Counter(), None
         self._told_stage, self._told_at = self._stage, monotonic()
-        return told
+        return message
 
     def _end_when_still(self) -> None:
         with self._changed:

@@ -8,7 +8,7 @@ from threading import Lock
 from time import time
 
 from mmray.drift import Counts, VariantReference, Watch
-from mmray.pipeline.snapshot import STAGES, START, DeviceUse, Doing, End, Place, Snapshot, Told
+from mmray.pipeline.snapshot import STAGES, START, DeviceUse, Doing, End, Message, Place, Snapshot
 
 _SURE = 0.999  # confidence of the bound at which a shift is reported
 
@@ -60,14 +60,14 @@ class Meter:
                 places = before.places if before else ()
             self._doing[worker] = Doing(stage, places)
 
-    def tell(self, worker: str, told: Told) -> None:
+    def tell(self, worker: str, message: Message) -> None:
         """A worker's message: its finished work, and what it is doing now."""
-        self.add(told.counts, told.occupied, told.device, told.seen)
-        self.enter(worker, told.stage, told.places)
+        self.add(message.counts, message.occupied, message.device, message.seen)
+        self.enter(worker, message.stage, message.places)
 
-    def leave(self, worker: str, told: Told) -> None:
+    def leave(self, worker: str, message: Message) -> None:
         """A worker has finished, with these last counts; one that never sends this has died."""
-        self.add(told.counts, told.occupied, told.device, told.seen)
+        self.add(message.counts, message.occupied, message.device, message.seen)
         with self._lock:
             self._doing.pop(worker, None)
 

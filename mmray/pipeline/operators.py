@@ -35,7 +35,7 @@ _CPU_AHEAD = CALLS + 6  # they are small if no batch has to be filled
 _DECODED_TOGETHER = 2
 
 _ACTORS_S = 900  # until all actors are there
-_STILLBORN = 3  # consecutive actors that may die before they are ready
+_FAILED_STARTS = 3  # consecutive actors that may die before they are ready
 
 # Ray does not retry a task whose worker died: the next pass processes the rows that are missing on disk, so a
 # record that kills its worker cannot do so forever.
@@ -156,7 +156,7 @@ def _settings(plan: Plan) -> Iterator[None]:
         context.wait_for_min_actors_s = _ACTORS_S
     context.target_max_block_size = BLOCK_BYTES
     context.max_errored_blocks = -1  # of workers that died; ours report their exceptions (see liveness)
-    context.max_consecutive_actor_init_deaths = _STILLBORN
+    context.max_consecutive_actor_init_deaths = _FAILED_STARTS
     scaling = context.autoscaling_config
     # Not only if all are busy: actors on a node that will shut down get no more work, but remain.
     scaling.actor_pool_util_upscaling_threshold = 0.5

@@ -40,7 +40,7 @@ class Doing(NamedTuple):
     end: End = "died"  # how it ended, if it has
 
 
-class Told(NamedTuple):
+class Message(NamedTuple):
     """A worker's message. The head node pays for each message more than for its contents."""
 
     stage: str

@@ -22,7 +22,7 @@ from mmray.engine.turns import Device
 from mmray.predictor.answers import Step
 from mmray.predictor.blame import Answered, Failed, Runner
 from mmray.predictor.opening import default_columns, open_runners
-from mmray.predictor.stage import StagePass, Told
+from mmray.predictor.stage import AnswerInfo, StagePass
 from mmray.schema import Modality, OutputColumns, outcomes
 from mmray.shapes import Ladder
 
@@ -92,7 +92,7 @@ class Predictor:
         #: Largest difference from the bundle's golden outputs on this machine.
         self.golden_difference = opened.golden_difference
         self._bundle = bundle
-        self._told = Told(
+        self._info = AnswerInfo(
             self.variant,
             bundle.digest,
             np.array(bundle.labels, dtype=object),
@@ -197,7 +197,7 @@ class Predictor:
         if complete:
             tensors = complete(tensors, runner.stage.takes)
             decoding = perf_counter() - start
-        rows = StagePass(tensors, self._told, runner.stage, number, self.stages)
+        rows = StagePass(tensors, self._info, runner.stage, number, self.stages)
         for answer in self._run(runner, tensors, rows.sound, rows.is_shadow):
             if isinstance(answer, Failed):
                 rows.fail(answer)

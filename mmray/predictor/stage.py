@@ -19,7 +19,7 @@ from mmray.schema import OutputColumns
 
 
 @dataclass(frozen=True)
-class Told:
+class AnswerInfo:
     """What answers state about their model."""
 
     variant: str
@@ -34,19 +34,19 @@ class StagePass:
 
     Args:
         tensors: rows of TENSORS, or those that the previous stage passed on.
-        told: what answers state about the model.
+        info: what answers state about the model.
         stage: that they go through.
         number: of the stage, from 1.
         stages: how many there are.
     """
 
-    def __init__(self, tensors: pa.Table, told: Told, stage: Stage, number: int, stages: int) -> None:
-        self._tensors, self._told, self._stage = tensors, told, stage
+    def __init__(self, tensors: pa.Table, info: AnswerInfo, stage: Stage, number: int, stages: int) -> None:
+        self._tensors, self._info, self._stage = tensors, info, stage
         self._number, self._stages = number, stages
         self._early = early_of(tensors).copy()
         #: Rows that were answered before and go on only to be compared, bool [N].
         self.is_shadow = self._early >= 0
-        self._answers = Answers(tensors, told.labels, told.columns)
+        self._answers = Answers(tensors, info.labels, info.columns)
         self._done = self._answers.failed()
         self._handed_on: Feeds = {}
         self._seen: list[SeenBatch] = []
@@ -71,7 +71,7 @@ class StagePass:
             present: [B, M], of the modalities that the stage has seen.
             outputs: of the graph, for those rows.
         """
-        decisive = self._told.decisive
+        decisive = self._info.decisive
         if self._number == self._stages:
             leaves = np.ones(len(rows), np.bool_)
             confidence = np.asarray(outputs[decisive].max(axis=1), np.float32)
@@ -111,8 +111,8 @@ class StagePass:
         if len(shadowed):
             self._early[shadowed] = self._handed_on[EARLY][shadowed]
         going_on = np.sort(np.concatenate([np.flatnonzero(~self._done), shadowed]))
-        told = self._told
+        info = self._info
         table = self._answers.to_table(
-            answered, variant=told.variant, bundle=told.bundle, stage=self._number, seen=self._stage.seen
+            answered, variant=info.variant, bundle=info.bundle, stage=self._number, seen=self._stage.seen
         )
         return Step(table, answered, hand_on(self._tensors, going_on, self._handed_on, self._early), going_on)

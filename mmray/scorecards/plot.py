@@ -75,7 +75,7 @@ def draw(points: Sequence[Point], labels: Sequence[str], frame: Frame, size: tup
         nameless = [(curve[len(curve) // 2], "cascade, none chosen")] if curve else []
         has_chosen = any(point.chosen for point in cascades)
         _draw_labels(axes, curve, named if has_chosen else named + nameless, frame)
-        told = [_told(point, label) for point, label in named]
+        told = [_tooltip(point, label) for point, label in named]
         return to_svg(figure, "Accuracy against milliseconds a record", told)
 
 
@@ -189,7 +189,7 @@ def _bars(axes: Axes, point: Point) -> Iterator[Box]:
             yield Box(x + dodge - 1.5, low, x + dodge + 1.5, high)
 
 
-def _told(point: Point, label: str) -> str:
+def _tooltip(point: Point, label: str) -> str:
     """The tooltip of a mark."""
     tested = f"; {_result(point.test, 'test')}" if point.test else ""
     return f"{label}: {point.ms:.1f} ms, {_result(point, point.split)}{tested}"

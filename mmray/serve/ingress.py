@@ -72,7 +72,7 @@ def guarded(folder: Path | None) -> Iterator[None]:
         folder: of `private_haproxy`, if there is one.
     """
     command = [sys.executable, "-IS", guardian.__file__, str(os.getpid()), str(folder or "/nowhere")]
-    # In a session of its own: a signal to our group is none to it.
+    # In a separate session: signals to our group do not reach it.
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
         yield
 
@@ -86,7 +86,7 @@ def drain(folder: Path, within_s: float) -> None:
     """
     deadline = time.monotonic() + within_s
     time.sleep(_ACCEPT_S)
-    for control in folder.rglob("admin.sock"):  # in a directory of the node's
+    for control in folder.rglob("admin.sock"):  # in a directory of the node
         try:
             _command(control, "disable frontend http_frontend")
             busy_at = time.monotonic()

@@ -40,7 +40,7 @@ from mmray.storage import Location
 from mmray.unread import Unread, kind_of_file
 
 _THREADS = 4
-_APART = 10_000  # files of no record that are counted individually
+_MOST_ORPHANS = 10_000  # files of no record that are counted individually
 _AHEAD_BYTES = 128 << 20  # bytes of files that are loaded but not yet consumed
 
 
@@ -193,8 +193,8 @@ class _Records:
 
         def load(row: int) -> dict[str, Any]:
             payload = self._load(entries[row])
-            if row == 0 and (apart := self._of_no_record(entries)):
-                payload["unread"] = [*(payload.get("unread") or []), *apart]
+            if row == 0 and (orphans := self._of_no_record(entries)):
+                payload["unread"] = [*(payload.get("unread") or []), *orphans]
             return payload
 
         def cost(row: int) -> int:
@@ -208,7 +208,7 @@ class _Records:
         """Files of the directory that belong to no record; they are reported with the first record."""
         used = {name for entry in entries for name in entry.group.names.values()}
         others = (n for n in self._listed if n not in used and n.rpartition("/")[2] not in METADATA)
-        return said([Unread(kind_of_file(name), name) for name in others][:_APART]) or []
+        return said([Unread(kind_of_file(name), name) for name in others][:_MOST_ORPHANS]) or []
 
     def _key(self, entry: Entry) -> str:
         folder = "" if self._shard.name == "." else f"{self._shard.name}/"

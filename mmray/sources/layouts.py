@@ -34,7 +34,7 @@ Found = tuple[bytes, int, int, "Contents | Payload | Fault"]
 
 _PICKLES = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 SUFFIXES = 4096  # extensions that are cached
-_APART = 10_000  # consecutive entries of no record that are counted individually
+_MOST_ORPHANS = 10_000  # consecutive entries of no record that are counted individually
 
 
 class Fault(NamedTuple):
@@ -64,7 +64,7 @@ class Layout:
         self._carried = {name.lower(): name for name in options.carry}
         self._split_at = options.key_split
         #: Entries of no record: reported with the next record, or taken from here.
-        self.apart: list[Unread] = []
+        self.orphans: list[Unread] = []
         self._plain: dict[
             tuple[str, ...], list[dict[str, Any]] | None
         ] = {}  # one object for all equal records
@@ -108,16 +108,16 @@ class Layout:
 
     def pass_over(self, name: bytes) -> None:
         """An entry that belongs to no record."""
-        if len(self.apart) < _APART and not is_note(name):
+        if len(self.orphans) < _MOST_ORPHANS and not is_note(name):
             text = text_of(name)
-            self.apart.append(Unread(SYSTEM if of_system(text) else NAMELESS, text))
+            self.orphans.append(Unread(SYSTEM if of_system(text) else NAMELESS, text))
 
-    def take_apart(self, contents: Contents) -> None:
+    def take_orphans(self, contents: Contents) -> None:
         """Report the skipped entries with this record."""
-        if self.apart and self._payload and not self.whole:
-            said = listed(self.apart) or []
+        if self.orphans and self._payload and not self.whole:
+            said = listed(self.orphans) or []
             contents["unread"] = (contents.get("unread") or []) + said
-            self.apart = []
+            self.orphans = []
 
     def carry(self, contents: Contents, name: str, value: object) -> bool:
         """Keep a small value of a record if `carry` has its name."""

@@ -69,7 +69,7 @@ def take_listing(inputs: Sequence[str], known: Iterable[Shard] = ()) -> Listing:
     see, found = partial(_see, known=before), expanded.found
     some = _to_look_at(found)
     rest = (one for i, one in enumerate(found) if i not in some)
-    listed = _listed([one.file for one in rest if not _is_known(before.get(one.place.url), _told(one))])
+    listed = _listed([one.file for one in rest if not _is_known(before.get(one.place.url), _state_of(one))])
     seen = list(
         in_parallel(
             lambda i: see(found[i], opens=i in some, listed=listed.get(found[i].file.url)),
@@ -171,7 +171,7 @@ def _see(
         return _Seen(found, ("folder", place.filesystem.type_name, path), hint, found.state)
     key: tuple[object, ...] = (place.filesystem.type_name, _spelled(place.path), found.size, found.mtime_ns)
     try:
-        now = _told(found)
+        now = _state_of(found)
         if place.is_local:
             now, key = stat_file(file.path)
         if earlier and earlier.state and _is_known(earlier, now):
@@ -193,7 +193,7 @@ def _see(
     return _Seen(found, (*key, state.version), kind, state, fault and f"{place}: {fault}")
 
 
-def _told(found: Found) -> State:
+def _state_of(found: Found) -> State:
     """State of a file from a store's listing."""
     return State(found.size, trusted_mtime(found.mtime_ns))
 

@@ -21,7 +21,7 @@ class Members(Layout):
     def group(self, first: int) -> Iterator[Found]:
         entries = self._snapshot.walk(max(0, first - 1), values=self._payload)
         before = b"".join(name for name, _ in islice(entries, min(first, 1)))
-        key, begin, stop, self.apart = None, first, first, []
+        key, begin, stop, self.orphans = None, first, first, []
         members: Contents = {}
         fault: Fault | None = None
         columns, limit, payload = self._columns, self._limit, self._payload
@@ -49,8 +49,8 @@ class Members(Layout):
                     )
                     fault = Fault(f"members of this key are not neighbours: {between}", "interleaved-members")
             stop = number + 1
-            if self.apart:  # it is before the record, or among its entries
-                self.take_apart(members)
+            if self.orphans:  # it is before the record, or among its entries
+                self.take_orphans(members)
             if column is not None:
                 if column in members:
                     reason = f"more than one {column} member: {text_of(name)} is the second"
@@ -62,7 +62,7 @@ class Members(Layout):
                 self._add_unlisted(members, name, suffix, value)
             before = name if odd or last else b""  # no other key can be among the entries of a record
         if key is not None:
-            self.take_apart(members)
+            self.take_orphans(members)
             yield key, begin, stop, fault or members
 
     def _add_unlisted(self, members: Contents, name: bytes, suffix: bytes, value: Payload) -> None:

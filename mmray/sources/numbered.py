@@ -42,7 +42,7 @@ class Numbered(Layout):
         self._prefixes = dict(sorted(found.items(), key=lambda item: order.index(item[1])))
 
     def group(self, first: int) -> Iterator[Found]:
-        self.apart = []
+        self.orphans = []
         last: Found | None = None
         for number, (name, value) in enumerate(self._snapshot.walk(first, values=self._payload), first):
             prefix, _, digits = name.rpartition(b"-")
@@ -55,7 +55,7 @@ class Numbered(Layout):
                 last = digits, number, number + 1, self._record(prefix, digits, value)
         if last:
             if isinstance(last[3], dict):
-                self.take_apart(last[3])
+                self.take_orphans(last[3])
             yield last
         self._check_count()
 
@@ -97,7 +97,7 @@ class Numbered(Layout):
                 media += [Unread(kind, text_of(name), modality)] if modality else []
                 others += [] if modality else [f"{text[:40]}-…"]
         self.say(contents, "entry", others, media)
-        self.take_apart(contents)
+        self.take_orphans(contents)
         return contents
 
     def _check_count(self) -> None:

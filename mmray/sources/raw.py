@@ -178,7 +178,7 @@ def _of_lmdb(shard: Shard, layout: AnyLayout | None) -> Iterator[Record | Lost |
                 except RecordError as e:
                     record.fault = e.reason
                 yield record.close()
-                yield from opened.apart
-                opened.apart = []
+                yield from opened.orphans
+                opened.orphans = []
     except ShardError as e:  # part of a database would be taken for the whole
         raise OSError(f"{shard.url}: {e.reason}") from e

@@ -19,7 +19,7 @@ from mmray.storage import Location
 _END_BYTES = 64 << 10  # of head and of tail
 _DIGEST_BYTES = 16
 # A store has times in seconds: a younger file may change again without a new time.
-_SETTLED_S = 5
+_STABLE_S = 5
 _SECOND_NS = 1_000_000_000
 _NONE = "-"
 
@@ -111,7 +111,7 @@ def look(place: Location, mtime_ns: int = 0) -> tuple[State, bytes]:
 
 def trusted_mtime(mtime_ns: int) -> int:
     """A time from a store; 0 while another content may still get the same time."""
-    return mtime_ns if mtime_ns < (time() - _SETTLED_S) * _SECOND_NS else 0
+    return mtime_ns if mtime_ns < (time() - _STABLE_S) * _SECOND_NS else 0
 
 
 class Watch:

@@ -30,7 +30,7 @@ from mmray.unread import DANGLING, NAMELESS, PACKED_LINK, SPECIAL, SYSTEM, Unrea
 
 _RECENT_KEYS, _RECENT_CHARS = 10_000, 4 << 20  # how many earlier keys are stored; bounds the memory
 _MEMBERS = 1024  # of one record, of any extension
-_APART = 10_000  # consecutive members of no record that are counted individually
+_MOST_ORPHANS = 10_000  # consecutive members of no record that are counted individually
 _REGROUP_BYTES = 256 << 20  # bytes of records that are open at once while members are regrouped
 _BUFFER_BYTES = 1 << 20  # one request to an object store serves many small members
 
@@ -84,7 +84,7 @@ class _Records:
         self._recent: OrderedDict[str, tuple[int, set[str]]] = OrderedDict()
         self._recent_chars = 0
         self._after_damage: Damage | None = None
-        self._apart: list[Unread] = []  # members of no record: reported with the next one
+        self._orphans: list[Unread] = []  # members of no record: reported with the next one
         self._links: Links | None = None  # None in a compressed tar, which has no random access
 
     def read(self, file: ByteFile, shard: Shard, wanted: Sequence[Missing]) -> Iterator[dict[str, Any]]:
@@ -101,7 +101,7 @@ class _Records:
         """The wanted rows, from a byte on, until they are complete."""
         self._wanted, last = wanted, wanted[-1].last
         self._open.clear()
-        self._open_bytes, self._after_damage, self._apart = 0, None, []
+        self._open_bytes, self._after_damage, self._orphans = 0, None, []
         size = None if shard.compressed else shard.size
         self._links = Links(file, size) if size is not None else None
         for part in walk(file, size, start=start, max_bytes=self._max_bytes, wanted=self._is_wanted):
@@ -116,11 +116,11 @@ class _Records:
         if self._open:  # the last started record is
             last_one = next(reversed(self._open.values()))
             last_one.fields["end"] = True
-            last_one.unread += self._apart
+            last_one.unread += self._orphans
         while self._open:
             yield from self._close()
         if self._row < 0:
-            yield empty_row(self._shard_id, "", shard.size) | {"unread": said(self._apart)}
+            yield empty_row(self._shard_id, "", shard.size) | {"unread": said(self._orphans)}
 
     def _is_wanted(self, name: str) -> int:
         """How many bytes of a member's payload to read. Called before `_add`."""
@@ -158,8 +158,8 @@ class _Records:
 
     def _pass_over(self, name: str, kind: str = NAMELESS) -> None:
         """A member that belongs to no record: it is reported with the next one."""
-        if not is_meta(name) and len(self._apart) < _APART:
-            self._apart.append(Unread(SYSTEM if of_system(name) else kind, name))
+        if not is_meta(name) and len(self._orphans) < _MOST_ORPHANS:
+            self._orphans.append(Unread(SYSTEM if of_system(name) else kind, name))
 
     def _open_record(self, part: Member | Other, key: str) -> Iterator[dict[str, Any]]:
         """Open the record of a member if necessary, which may close others."""
@@ -170,8 +170,8 @@ class _Records:
             self._after_damage = None  # the record continues, so the damage was inside it
         opened = self._open[key]
         opened.fields["length"] = part.end - opened.fields["offset"]
-        opened.unread += self._apart  # it is inside the record's bytes now
-        self._apart = []
+        opened.unread += self._orphans  # it is inside the record's bytes now
+        self._orphans = []
 
     def _add(self, member: Member) -> Iterator[dict[str, Any]]:
         key, extension = split(member.name, self._split_at)
@@ -233,15 +233,15 @@ class _Records:
         for opened in [self._open[key]] if key is not None else self._open.values():
             opened.fields["length"] = end - opened.fields["offset"]
             opened.fail(damage.kind, damage.reason, "shard")
-        next(reversed(self._open.values())).unread += self._apart
-        self._after_damage, self._apart = damage, []
+        next(reversed(self._open.values())).unread += self._orphans
+        self._after_damage, self._orphans = damage, []
 
     def _begin(self, key: str, offset: int) -> None:
         self._row += 1
         damage, self._after_damage = self._after_damage, None
         start = damage.offset if damage else offset
         opened = self._open[key] = OpenRecord(new_row(self._shard_id, self._row, key, start, 0))
-        opened.unread, self._apart = self._apart, []
+        opened.unread, self._orphans = self._orphans, []
         if damage:
             reason = f"may lack members lost just before it: {damage.reason}"
             opened.fail("shard-damaged", reason, "shard")
@@ -253,7 +253,7 @@ class _Records:
         self._closed = opened.row
         earlier_row, earlier = self._recent.get(key, (-1, opened.extensions))
         if opened.extensions.isdisjoint(earlier):
-            opened.fail("interleaved-members", self._lie_apart(earlier_row, earlier))
+            opened.fail("interleaved-members", self._scattered(earlier_row, earlier))
         self._remember(key, opened)
         if self._row_is_wanted(opened.row):
             opened.fields["unread"] = said(opened.unread)
@@ -270,7 +270,7 @@ class _Records:
         if key in self._recent:
             self._recent_chars -= _chars(key, self._recent.pop(key)[1])
 
-    def _lie_apart(self, row: int, extensions: set[str]) -> str:
+    def _scattered(self, row: int, extensions: set[str]) -> str:
         what = f"members of this key are not neighbours: row {row} has {', '.join(sorted(extensions))}"
         if self._window > 1:
             return f"{what}, more than {self._window} records before; raise regroup_rows"

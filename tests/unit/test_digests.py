@@ -13,7 +13,7 @@ from mmray.digests import computed_sha256, is_sealed, seal, sealed, sha256_of, s
 @pytest.fixture
 def settled(monkeypatch):
     """Files need not lie still for two seconds before their digest is kept."""
-    monkeypatch.setattr(digests, "_SETTLED_NS", -1)
+    monkeypatch.setattr(digests, "_STABLE_NS", -1)
 
 
 @pytest.fixture

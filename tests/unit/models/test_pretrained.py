@@ -58,7 +58,7 @@ def test_another_file_than_the_published_one_is_refused_and_not_kept(wheels, tmp
 def test_an_altered_copy_is_refused(wheels, tmp_path):
     path = fetch(wanted(), tmp_path / "downloads")
     path.write_bytes(PAYLOAD + b"!")
-    with pytest.raises(UsageError, match="delete it to fetch it again"):
+    with pytest.raises(UsageError, match="delete it to download it again"):
         fetch(wanted(), tmp_path / "downloads")
 
 

@@ -6,7 +6,7 @@ from support.drift import by_hand, counts
 
 from mmray.coverage import Missing
 from mmray.pipeline.meter import Meter
-from mmray.pipeline.snapshot import START, Doing, Place, Told
+from mmray.pipeline.snapshot import START, Doing, Message, Place
 
 
 def test_counts_of_all_workers_add_up():
@@ -101,7 +101,7 @@ def test_a_worker_that_does_not_leave_is_lost_with_its_rows():
     for worker in "abc":
         meter.enter(worker, "read", (PLACE,))
         meter.enter(worker, "model")
-    meter.leave("a", Told("model"))
+    meter.leave("a", Message("model"))
     meter.give_up("c", "hung", "model")
     assert meter.take_lost() == [Doing("model", (PLACE,)), Doing("model", (PLACE,), end="hung")]
     assert meter.take_lost() == []
@@ -141,10 +141,10 @@ def test_the_first_reason_to_break_off_stays():
 
 def test_a_worker_says_in_one_message_what_it_did_and_what_it_is_at():
     meter = Meter()
-    meter.tell("a", Told("read", (PLACE,)))
-    meter.tell("a", Told("model", None, {"rows": 3}, {"busy": 1.0, "wall": 2.0}, "GPU 0"))
+    meter.tell("a", Message("read", (PLACE,)))
+    meter.tell("a", Message("model", None, {"rows": 3}, {"busy": 1.0, "wall": 2.0}, "GPU 0"))
     snapshot = meter.read()
     assert (snapshot.rows, snapshot.doing) == (3, {"a": Doing("model", (PLACE,))})
     assert snapshot.devices["GPU 0"].busy_s == 1.0
-    meter.leave("a", Told("model", None, {"rows": 2}))
+    meter.leave("a", Message("model", None, {"rows": 2}))
     assert (meter.read().rows, meter.read().doing) == (5, {})

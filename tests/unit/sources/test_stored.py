@@ -42,7 +42,7 @@ def listings(s3):
 
 def settle(monkeypatch):
     """As if what is stored had been there for long."""
-    monkeypatch.setattr(state, "_SETTLED_S", 0)
+    monkeypatch.setattr(state, "_STABLE_S", 0)
 
 
 @pytest.mark.parametrize("as_list", [False, True], ids=["braces", "list"])
