@@ -2,15 +2,16 @@
 
     OMP_NUM_THREADS=1 python jobs/bench check   # three minutes
     OMP_NUM_THREADS=1 python jobs/bench check --history runs/speed.jsonl   # adds a line, draws all of them
-    OMP_NUM_THREADS=1 python jobs/bench check --update   # after a loss that was meant: half an hour
+    OMP_NUM_THREADS=1 python jobs/bench check --update   # after a loss that was meant: 45 minutes
 
 A stage's ratio is the bare library's time over ours (`jobs/bench/_stages.py`); the job's is its throughput
 over that of plain processes of the same functions (`jobs/bench/contenders/limit.py`), each on a core of its
-own. Never seconds. `jobs/bench/baseline.json` has rounds of each, by the name of the records, and the lowest
-of them is the floor. So far there are three, which is few: --update writes twenty. What seems lost is
-measured again, and is lost where three rounds are all below the floor: with twenty rounds in the baseline,
-and if rounds were independent, that happens to what is as fast as it was in one of 21^3 checks; with three in
-one of 64. Found for sure is what is slower by more than the baseline's rounds differ (column `finds`).
+own. Never seconds. `jobs/bench/baseline.json` has twenty rounds of each, by the name of the records. A tenth
+of them may have met other work on the machine, so the third lowest is the floor. What seems lost is measured
+again, and is lost if three rounds are all below the floor. A ratio that did not change is lost in one of 177
+checks: of the C(23, 3) = 1,771 places that three of 23 exchangeable rounds can take, 10 are below the third
+lowest of the others. A loss larger than the distance from the highest round to the floor is found for sure
+(column `finds`).
 Expected: a table, and exit code 1 where something was lost. The tests do the same with stages of a small
 model and synthetic records, and leave room for a busy machine.
 """
@@ -38,6 +39,7 @@ from mmray.errors import MmrayError
 
 BASELINE = Path(__file__).parent / "baseline.json"
 EVIDENCE = 20  # rounds of a baseline
+DISTURBED = 0.1  # share of them that other work on the machine may have slowed down
 ROUNDS = 3  # until what seems lost is lost
 JOB = "job"
 
@@ -54,13 +56,14 @@ def job_ratio(folder: Path, bundle: Path) -> float:
 
 
 def floors(baseline: Sequence[Ratios], room: float = 0.0) -> dict[str, float]:
-    """What each ratio must not fall below: its lowest of some rounds.
+    """What each ratio must not fall below: its lowest of some rounds, but for those that were disturbed.
 
     Args:
         baseline: ratios by stage, or the job's, of each round.
         room: share of it that may be lost all the same.
     """
-    return {stage: (1 - room) * min(ratios[stage] for ratios in baseline) for stage in baseline[0]}
+    place = int(DISTURBED * len(baseline))
+    return {stage: (1 - room) * sorted(ratios[stage] for ratios in baseline)[place] for stage in baseline[0]}
 
 
 def found_for_sure(baseline: Sequence[Ratios]) -> dict[str, float]:

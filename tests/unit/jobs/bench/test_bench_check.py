@@ -47,7 +47,8 @@ def test_a_decoder_that_takes_a_fifth_longer_is_found(measure, monkeypatch):
     assert found["image"] < least
 
 
-def test_the_floor_is_the_lowest_round():
+def test_the_floor_is_the_lowest_round_but_for_a_tenth_that_may_be_disturbed():
+    assert CHECK.floors([{"read": float(ratio)} for ratio in reversed(range(20))]) == {"read": 2.0}
     rounds = [{"read": 1.0}, {"read": 1.2}]
     assert CHECK.floors(rounds) == {"read": 1.0}
     assert CHECK.floors(rounds, room=0.4)["read"] == pytest.approx(0.6)
