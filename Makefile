@@ -16,8 +16,8 @@ emoji: .venv/installed
 test: check browser
 	@echo "── tests that need no Ray, in two processes"
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/property
-	@echo "── tests on a real Ray cluster, and in a browser"
-	@$(BIN)/python -m pytest --ignore=tests/unit --ignore=tests/property
+	@echo "── tests on a real Ray cluster, and in a browser, in two processes with a cluster each"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/unit --ignore=tests/property
 
 test-long: .venv/installed azurite
 	@echo "── tests that take long: more kills, more records, more formats"

@@ -1,9 +1,11 @@
-"""Writes an object of a store atomically."""
+"""Writes a file or an object of a store atomically."""
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from uuid import uuid4
 
 import pyarrow as pa
@@ -15,6 +17,34 @@ from mmray.errors import UsageError
 TEMPORARY = ".tmp-"  # prefix of temporary files; readers of a directory skip them
 # Filesystems of pyarrow that show an object only when it is complete, and the old one until then.
 _ATOMIC = ("s3", "gcs")
+
+
+def put_file(target: Path, data: bytes | memoryview | pa.Buffer) -> None:
+    """Write a local file atomically, even through a crash.
+
+    A temporary file is flushed to the disk, then renamed, then the directory is flushed so that the renaming
+    survives, too.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name != "posix":  # a directory cannot be opened elsewhere
+        return
+    directory = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def put(filesystem: pafs.FileSystem, root: str, path: str, data: pa.Buffer) -> None:

@@ -20,7 +20,7 @@ import pyarrow.fs as pafs
 
 from mmray import azure, gcs, stores
 from mmray.errors import CannotError, InputError
-from mmray.put import TEMPORARY, put
+from mmray.put import TEMPORARY, put, put_file
 from mmray.remote import RemoteFile, retrying, version_in
 from mmray.urls import Driver, open_url
 
@@ -249,27 +249,12 @@ class Location:
             self._try(lambda: self.filesystem.move(self.path, target.path))
 
     def write_atomically(self, data: bytes | memoryview | pa.Buffer) -> None:
-        """Write a file atomically, even through a crash: write, flush, replace.
-
-        On a local disk a temporary file is flushed to the disk, then renamed, then the directory is flushed
-        so that the renaming survives, too. For stores see `mmray.put`.
-        """
+        """Write a file atomically, even through a crash; see `mmray.put`."""
         if not self.is_local:
             content = pa.py_buffer(data)
             self._try(lambda: put(self.filesystem, self._root, self.path, content))
             return
-        target = Path(self.path)
-        temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        _flush_directory(target.parent)
+        put_file(Path(self.path), data)
 
     def create(self, data: bytes) -> bool | None:
         """Create a small object of a store if there is none; of several concurrent writers, one succeeds.
@@ -301,13 +286,3 @@ class Location:
 
     def _try(self, act: Callable[[], T]) -> T:
         return act() if self.is_local else retrying(act, self.url)
-
-
-def _flush_directory(path: Path) -> None:
-    if os.name != "posix":  # a directory cannot be opened elsewhere
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

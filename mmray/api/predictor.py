@@ -51,6 +51,7 @@ class Predictor:
         threads: threads of one inference.
         abstain: share of the labels that may be wrong; records with a lower score get no label.
             "auto": the bundle's default; "never".
+        features: also give the fused features of each record, as a run with `features: true` does.
         on_damaged: "reject": a record with a modality that cannot be decoded has an error; "mask": it is
             predicted from the rest.
         limits: memory limits of one record, by name, as `limits` of a run's config.
@@ -69,13 +70,16 @@ class Predictor:
         provider: Provider = "auto",
         threads: int = 1,
         abstain: Abstain = "auto",
+        features: bool = False,
         on_damaged: OnDamaged = "reject",
         limits: Mapping[str, Any] | None = None,
     ) -> None:
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         bounds = with_assignments(Limits, dict(limits or {}), (), "limits")
         self._preprocess = open_preprocessor(opened, on_damaged=on_damaged, limits=bounds)
-        self._model = Model(opened, variant=variant, provider=provider, threads=threads, abstain=abstain)
+        self._model = Model(
+            opened, variant=variant, provider=provider, threads=threads, abstain=abstain, features=features
+        )
         self.bundle = opened
         #: The variant in use.
         self.variant = self._model.variant
@@ -99,8 +103,9 @@ class Predictor:
             - `scores` float32 [C], of all classes in the order of `labels`
             - `modalities`, what was predicted from; `damaged`, what could not be decoded
             - `error`: None, or a dict of `stage`, `type` and `reason`
-            - for a cascade `stage` and `confidence`; if labels may be withheld `abstained`; for a model
-              without labels `features` float16 [D] instead of label and scores
+            - for a cascade `stage` and `confidence`; if labels may be withheld `abstained`
+            - `features` float16 [D] if asked for, zero after an error; a model without labels gives them
+              instead of label and scores
 
         Raises:
             InputError: the batch is of another form.

@@ -5,11 +5,9 @@ same command resumes it.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from traceback import format_exc
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
@@ -19,7 +17,7 @@ from mmray.cli import json_lines
 from mmray.cli.bundles import AsJson, LogFormat, bundle_app, examples
 from mmray.cli.models import bench_serve, optimize, predict, profile, serve, train
 from mmray.cli.outgoing import tolerate_closed_pipe
-from mmray.errors import MmrayError, SignalError, one_line
+from mmray.errors import SignalError
 
 # Heavy imports (ray, onnxruntime) happen inside the commands: --help and a wrong option answer at once.
 
@@ -35,8 +33,6 @@ READABLE = (
     "It reads tars (plain, gzip, bzip2, zstd), LMDBs, TFRecords (plain, gzip), Parquet, Arrow, CSV, TSV and "
     "JSONL files and folders of loose files"
 )
-
-_OUR_FAULT = 70  # EX_SOFTWARE of sysexits.h
 
 ConfigFile = Annotated[
     Path | None, typer.Argument(metavar="[CONFIG.yaml]", help="Run config; options override it.")
@@ -84,28 +80,11 @@ def main() -> NoReturn:
             app()
     except (Exception, SignalError) as e:
         from mmray.cli.display import print_error
+        from mmray.cli.failing import exit_code, last_words
 
-        print_error(*_last_words(e))
-        sys.exit(_exit_code(e))
+        print_error(*last_words(e))
+        sys.exit(exit_code(e))
     sys.exit(0)
-
-
-def _exit_code(failure: BaseException) -> int:
-    if isinstance(failure, MmrayError | SignalError):
-        return failure.exit_code
-    return MmrayError.exit_code if isinstance(failure, OSError | MemoryError) else _OUR_FAULT
-
-
-def _last_words(failure: BaseException) -> tuple[str, str]:
-    """A failure in one line, with a traceback before it if it is a bug."""
-    if isinstance(failure, MmrayError | SignalError):
-        return str(failure), ""
-    if isinstance(failure, OSError | MemoryError):
-        place = getattr(failure, "filename", None)
-        reason = getattr(failure, "strerror", None) or str(failure) or "out of memory"
-        where = f"{os.fsdecode(place)}: " if isinstance(place, str | bytes) else ""
-        return f"{where}{reason}; fix the cause, and run the same command again", ""
-    return f"a bug in mmray: {one_line(failure)}; please report the lines above", format_exc()
 
 
 @app.command(

@@ -105,14 +105,15 @@ def open_runners(
     return Opened(choice.variant, runners, ladder, difference)
 
 
-def default_columns(bundle: Bundle, variant: str, abstain: Abstain) -> OutputColumns:
-    """Scores of every class, and for a cascade its stages; features if the model has no labels.
+def default_columns(bundle: Bundle, variant: str, abstain: Abstain, features: bool = False) -> OutputColumns:
+    """Scores of every class, and for a cascade its stages; features if asked for or without labels.
 
     Raises:
         ConfigError: the bundle does not support the risk.
     """
     staged = bundle.manifest.variants[variant].cascade is not None
     least = least_score(bundle, variant, abstain)
+    width = bundle.manifest.features if features or not bundle.labels else 0
     if bundle.labels:
-        return OutputColumns(classes=len(bundle.labels), staged=staged, least_score=least)
-    return OutputColumns(classes=0, labelled=False, features=bundle.manifest.features)
+        return OutputColumns(classes=len(bundle.labels), features=width, staged=staged, least_score=least)
+    return OutputColumns(classes=0, labelled=False, features=width)

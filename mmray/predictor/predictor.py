@@ -47,6 +47,7 @@ class Predictor:
             model has no labels, and for a cascade the stages.
         abstain: share of the labels that may be wrong; a record whose score is too low gets no label.
             "auto": as the bundle asks. Ignored with `columns`, which have the minimum score.
+        features: give the fused features beside labels. Ignored with `columns`.
         device: what runs the graphs; None: one of its own.
         trace: beginning of the names of files into which ONNX Runtime writes the time of each node, see
             `end_traces`.
@@ -70,6 +71,7 @@ class Predictor:
         shadow: float = 0.0,
         columns: OutputColumns | None = None,
         abstain: Abstain = "auto",
+        features: bool = False,
         device: Device | None = None,
         trace: Path | None = None,
     ) -> None:
@@ -87,7 +89,7 @@ class Predictor:
             trace=trace,
         )
         self.variant = opened.variant
-        self.columns = columns or default_columns(bundle, self.variant, abstain)
+        self.columns = columns or default_columns(bundle, self.variant, abstain, features)
         self.schema = outcomes(self.columns)
         #: Largest difference from the bundle's golden outputs on this machine.
         self.golden_difference = opened.golden_difference

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from mmray.schema import TENSOR_OF, Modality
+
+
+def sample(record: dict[str, Any]) -> dict[str, Any]:
+    """A raw record as JSON: what `POST /v1/predict` takes, and its key.
+
+    Args:
+        record: of RECORDS, of `pyarrow.Table.to_pylist`.
+    """
+    files = {m: record[m] and b64encode(record[m]).decode() for m in ("image", "audio")}
+    text = record["text"] and record["text"].decode(errors="replace")
+    return {"key": record["key"], "record": {m: v for m, v in {**files, "text": text}.items() if v}}
 
 
 def left_out(tensors: pa.Table) -> dict[Modality, pa.Table]:

@@ -59,13 +59,21 @@ SCHEMAS: dict[str, Any] = {
         "minProperties": 1,
     },
     "Model": _object(
-        ["name", "labels", "modalities", "variant", "digest", "limits"],
+        ["name", "labels", "modalities", "variant", "digest", "limits", "samples"],
         name=_STRING,
         labels={"type": "array", "items": _STRING},
         modalities={"type": "array", "items": _MODALITY},
         variant=_STRING,
         digest=_STRING,
         limits={"type": "object", "additionalProperties": _NUMBER},
+        samples={"type": "boolean", "description": "whether `GET /v1/samples` has records to try"},
+    ),
+    "Samples": _object(
+        ["samples"],
+        samples={
+            "type": "array",
+            "items": _object(["key", "record"], key=_STRING, record={"$ref": "#/components/schemas/Record"}),
+        },
     ),
     "Problem": _object(
         ["type", "title", "status", "detail", "stage", "reason"],

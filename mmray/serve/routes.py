@@ -124,6 +124,18 @@ def _add_api(app: FastAPI, service: Service) -> None:
     async def model() -> Response:
         return _json(service.model())
 
+    if settings.samples:
+        offered = json.dumps(service.samples())
+
+        @app.get(
+            "/v1/samples",
+            summary="Records of the bundle, to try",
+            response_class=Response,
+            responses=openapi.answer("Samples") | openapi.problems(401, 405),
+        )
+        async def samples() -> Response:
+            return Response(offered, media_type=JSON)
+
     @app.get("/healthz", summary="The process is alive", response_class=PlainTextResponse)
     async def healthz() -> Response:
         return PlainTextResponse("ok\n")

@@ -16,7 +16,7 @@ from mmray.bundle import Bundle
 from mmray.errors import EngineError, one_line
 from mmray.serve import traces
 from mmray.serve.admission import Admission
-from mmray.serve.answers import explained, latency_ms, prediction
+from mmray.serve.answers import explained, latency_ms, prediction, sample
 from mmray.serve.bodies import Item, parse_batch, parse_one
 from mmray.serve.compute import Compute
 from mmray.serve.metrics import Metrics
@@ -95,7 +95,18 @@ class Service:
                 "batch_records": settings.max_records,
                 **settings.limits.model_dump(exclude={"member_bytes"}),
             },
+            "samples": settings.samples,
         }
+
+    def samples(self) -> dict[str, Any]:
+        """What `GET /v1/samples` answers: records to try, each once.
+
+        Raises:
+            BundleError: the file that holds them is unreadable.
+        """
+        records = self._bundle.golden_records()
+        found = {record["key"]: sample(record) for record in records.to_pylist()} if records else {}
+        return {"samples": [one for one in found.values() if one["record"]]}
 
     async def ready(self) -> None:
         """Whether the model is likely to answer the next request.

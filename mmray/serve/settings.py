@@ -60,6 +60,11 @@ class ServeSettings(BaseModel):
     foreign_text: OnForeignText = Field(
         "keep", description="mask: a text in a script or language that the model does not read is left out"
     )
+    samples: bool = Field(
+        False,
+        description="offer the raw records of the bundle's golden inputs on the page; whoever may use the "
+        "server may then see them",
+    )
     token_file: str | None = Field(None, description="bearer tokens, one a line; $MMRAY_TOKEN adds one")
 
     @model_validator(mode="after")

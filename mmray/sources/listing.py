@@ -64,21 +64,7 @@ def take_listing(inputs: Sequence[str], known: Iterable[Shard] = ()) -> Listing:
     """
     before = {shard.url: shard for shard in known if shard.state}
     expanded = expand(inputs)
-    is_local = all(found.place.is_local for found in expanded.found)
-    threads = THREADS if is_local else REQUESTS
-    see, found = partial(_see, known=before), expanded.found
-    some = _to_look_at(found)
-    rest = (one for i, one in enumerate(found) if i not in some)
-    listed = _listed([one.file for one in rest if not _is_known(before.get(one.place.url), _state_of(one))])
-    seen = list(
-        in_parallel(
-            lambda i: see(found[i], opens=i in some, listed=listed.get(found[i].file.url)),
-            range(len(found)),
-            threads,
-        )
-    )
-    if len(some) < len(found) and any(map(_is_surprising, seen)):
-        seen = list(in_parallel(see, found, threads))
+    seen = _see_all(expanded.found, before)
     for one in seen:
         if not one.is_shard:
             expanded.unread.add(kind_of_file(one.found.place.path), one.found.place.url)
@@ -129,6 +115,23 @@ class _Seen:
         path = self.found.place.path
         linked = self.found.place.is_local and os.path.realpath(path) != path
         return linked, len(path), path, len(self.found.root), self.found.place.url
+
+
+def _see_all(found: Sequence[Found], known: Mapping[str, Shard]) -> list[_Seen]:
+    """Examine each file; of many on a store only a sample, if their bytes match their names."""
+    is_local = all(one.place.is_local for one in found)
+    threads = THREADS if is_local else REQUESTS
+    see, some = partial(_see, known=known), _to_look_at(found)
+    rest = (one for i, one in enumerate(found) if i not in some)
+    listed = _listed([one.file for one in rest if not _is_known(known.get(one.place.url), _state_of(one))])
+
+    def see_some(i: int) -> _Seen:
+        return see(found[i], opens=i in some, listed=listed.get(found[i].file.url))
+
+    seen = list(in_parallel(see_some, range(len(found)), threads))
+    if len(some) < len(found) and any(map(_is_surprising, seen)):
+        return list(in_parallel(see, found, threads))
+    return seen
 
 
 def _to_look_at(found: Sequence[Found]) -> Collection[int]:

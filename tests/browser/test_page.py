@@ -3,10 +3,12 @@
 import re
 import shlex
 
+import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 from support.browser import chromium
+from support.bundles import small_bundle
 from support.damaged import truncated_jpeg
 from support.media import clip, image_bytes
 
@@ -141,6 +143,23 @@ def test_a_server_that_does_not_answer_is_named_in_words(visit):
     visit.page.context.set_offline(False)
     visit.predict()
     expect(visit.page.locator("#result")).to_be_visible()
+
+
+def test_a_sample_is_predicted_by_one_click(browser, server):
+    with server.also("samples", bundle=str(small_bundle().path), samples=True) as url:
+        [first, *_] = httpx.get(f"{url}/v1/samples").json()["samples"]
+        page = browser.new_page()
+        visit = Visit(page, f"{url}/")
+        buttons = page.get_by_role("group", name="Samples").get_by_role("button")
+        expect(buttons.first).to_have_text(first["record"]["text"])
+        buttons.first.click()
+        expected = httpx.post(f"{url}/v1/predict", json=first["record"]).json()
+        expect(page.locator("#label")).to_have_text(expected["label"])
+        not_given = [name for name, said in visit.counted().items() if said == "not given"]
+        assert len(not_given) == 3 - len(first["record"])
+        assert Axe().run(page).violations_count == 0
+        assert not visit.messages
+        page.close()
 
 
 def test_the_keyboard_alone_is_enough(visit):

@@ -224,6 +224,19 @@ def test_the_model_tells_what_it_is(server):
     assert model["limits"]["body_bytes"] > 0
 
 
+def test_samples_are_offered_where_that_is_asked_for_and_can_be_predicted(server):
+    assert not Client(server.url).model()["samples"]
+    assert httpx.get(f"{server.url}/v1/samples").status_code == 404
+    with server.also("samples", bundle=str(small_bundle().path), samples=True) as url:
+        assert Client(url).model()["samples"]
+        offered = httpx.get(f"{url}/v1/samples").json()["samples"]
+        assert offered
+        assert len({sample["key"] for sample in offered}) == len(offered)
+        for sample in offered:
+            answer = httpx.post(f"{url}/v1/predict", json=sample["record"])
+            assert answer.json()["modalities"] == [m for m in MODALITIES if m in sample["record"]]
+
+
 def test_more_than_it_can_do_is_refused_at_once_and_it_goes_on(server, truth):
     """Whoever is answered is answered right; nobody sees anything but 200 and 503."""
     with (

@@ -1,7 +1,7 @@
 // The page: a record is put together in the form on the left, its prediction shown on the right.
 
 import { $, NAMES, element, showAnswer } from "./answer.js";
-import { Problem, hasToken, keepToken, model, predict } from "./server.js";
+import { Problem, hasToken, keepToken, model, predict, samples } from "./server.js";
 import { decode, draw, peaksOf, play, startRecording } from "./sound.js";
 
 const LABELS_NAMED = 40; // of those that the model knows
@@ -208,6 +208,27 @@ async function meet() {
   const named = known.labels.slice(0, LABELS_NAMED);
   if (known.labels.length > named.length) named.push(`and ${known.labels.length - named.length} more`);
   $("labels").replaceChildren(...named.map((label) => element("li", "", label)));
+  if (known.samples) await offerSamples();
+}
+
+async function offerSamples() {
+  const buttons = (await samples()).map(({ key, record }) => {
+    const inputs = Object.keys(NAMES).filter((modality) => record[modality]).map((m) => NAMES[m]);
+    const button = element("button", "round", record.text || inputs.join(" and "));
+    Object.assign(button, { type: "button", title: inputs.join(", "), onclick: () => tryOut(key, record) });
+    return button;
+  });
+  $("samples").append(...buttons);
+  $("samples").hidden = !buttons.length;
+}
+
+async function tryOut(key, record) {
+  const bytes = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+  form.elements.text.value = record.text ?? "";
+  for (const modality of Object.keys(files)) {
+    await put(modality, record[modality] ? new File([bytes(record[modality])], key) : null);
+  }
+  await send();
 }
 
 function askForToken(then) {

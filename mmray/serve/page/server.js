@@ -1,4 +1,4 @@
-// The server as this page sees it: two requests, and problems (RFC 9457) turned into words.
+// The server as this page sees it: three requests, and problems (RFC 9457) turned into words.
 
 const TOKEN = "mmray-token";
 const TITLES = {
@@ -26,6 +26,7 @@ export function hasToken() {
 }
 
 export const model = () => ask("v1/model");
+export const samples = async () => (await ask("v1/samples")).samples;
 
 /** Predict from a FormData; the answer has also `round_trip_ms`. */
 export async function predict(form) {

@@ -122,6 +122,15 @@ def test_a_limit_that_does_not_exist_is_named(bundle):
         mmray.Predictor(bundle, limits={"image_pixel": 3})
 
 
+def test_features_are_given_where_they_are_asked_for(bundle, predict, rows):
+    found = mmray.Predictor(bundle, provider="cpu", features=True)(rows)
+    for with_features, without in zip(found, predict(rows), strict=True):
+        features = with_features.pop("features")
+        assert with_features == without
+        assert len(features) == bundle.manifest.features
+        assert any(features) == (without["error"] is None)
+
+
 def test_an_empty_batch_is_answered_by_none(predict):
     assert predict([]) == []
     table = pa.table({"id": pa.array([], pa.int64()), "text": pa.array([], pa.string())})

@@ -8,12 +8,13 @@ from PIL import Image
 from support.scripts import load_script
 
 CHECK, STAGED = load_script("jobs/bench/check.py"), load_script("jobs/bench/_stages.py")
+REPEATS = 12  # of which the fastest counts: the machine may have other work for some of them
 WIDE = 0.6  # share that may be lost: the tests' machine has other work
 
 
 @pytest.fixture(scope="module")
 def measure(shards, bundle):
-    return lambda: STAGED.stage_costs([str(shards)], bundle, least_rows=80, repeats=3).ratios
+    return lambda repeats=3: STAGED.stage_costs([str(shards)], bundle, least_rows=80, repeats=repeats).ratios
 
 
 def test_each_stage_is_as_fast_as_it_was_beside_the_bare_library(measure):
@@ -24,11 +25,12 @@ def test_each_stage_is_as_fast_as_it_was_beside_the_bare_library(measure):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_a_decoder_that_takes_a_fifth_longer_is_found(measure, monkeypatch):
     import mmray.preprocess as preprocess
 
     decode = preprocess.decode_image
-    evidence = [measure() for _ in range(8)]
+    evidence = [measure(REPEATS) for _ in range(8)]
 
     def slower(*given):
         start = perf_counter()
@@ -41,10 +43,12 @@ def test_a_decoder_that_takes_a_fifth_longer_is_found(measure, monkeypatch):
     monkeypatch.setattr(preprocess, "decode_image", slower)
     # Decoding is nearly all that the stage does, so a fifth more of it lowers the ratio to about .85.
     least = CHECK.floors(evidence)["image"]
-    assert CHECK.best_ratios(lambda: {"image": measure()["image"]}, {"image": least})["image"] < least
+    found = CHECK.best_ratios(lambda: {"image": measure(REPEATS)["image"]}, {"image": least})
+    assert found["image"] < least
 
 
-def test_the_floor_is_the_lowest_round():
+def test_the_floor_is_the_lowest_round_but_for_a_tenth_that_may_be_disturbed():
+    assert CHECK.floors([{"read": float(ratio)} for ratio in reversed(range(20))]) == {"read": 2.0}
     rounds = [{"read": 1.0}, {"read": 1.2}]
     assert CHECK.floors(rounds) == {"read": 1.0}
     assert CHECK.floors(rounds, room=0.4)["read"] == pytest.approx(0.6)
