@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 import venv
@@ -10,7 +12,20 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from support.pages import blocks
 from support.scripts import ROOT
+
+from mmray.client import Client
+
+#: To the server of the last program of docs/python.md.
+ASK = """
+import json
+from urllib.request import Request, urlopen
+
+body = json.dumps({"text": "a sitting cat"}).encode()
+asked = Request("http://127.0.0.1:8000/stamps/v1/predict", body, {"Content-Type": "application/json"})
+print(json.load(urlopen(asked))["label"])
+"""
 
 
 def call(*command, cwd, **environment):
@@ -70,3 +85,25 @@ def test_a_new_environment_with_the_wheel_alone_runs_the_demo_and_again_in_secon
     assert "already built" in call(mmray, "demo", cwd=tmp_path)
     installed = Path(call(python, "-c", "import mmray; print(mmray.__file__)", cwd=tmp_path).strip())
     assert installed.is_relative_to(tmp_path / "venv")
+    place = tmp_path / "mmray-demo"
+    given = ("--input", "data/tuxpaint/test-*.tar", "--bundle", "bundles/stamps", "--output", "runs/mine")
+    assert "audit clean" in call(mmray, "run", *given, cwd=place)
+    assert predicted_by_server(mmray, place) == "animals"
+    call(python, "-m", "pip", "install", "-q", "duckdb", cwd=tmp_path)  # that the page uses alone
+    page = place / "page.py"
+    page.write_text("\n".join([*(text for _, text in blocks("python.md")), ASK]))
+    assert call(python, page, cwd=place).splitlines()[-1] == "animals"
+
+
+def predicted_by_server(mmray, place):
+    """What `mmray serve` answers to a caption."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    command = [mmray, "serve", "bundles/stamps", "--port", url.rpartition(":")[2]]
+    with subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, text=True) as server:
+        assert "is served at" in server.stdout.readline()
+        label = Client(url).predict({"text": "a sitting cat"})["label"]
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=30) == 0
+    return label
