@@ -209,9 +209,8 @@ def upload(container: ContainerClient, name: str, data: pa.Buffer, *, replaces: 
     from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 
     try:
-        content = (
-            pa.BufferReader(data) if data.size else b""
-        )  # an empty reader fails in read(-1), pyarrow 26.0.1
+        # pyarrow 26.0.1: an empty reader fails in read(-1).
+        content = pa.BufferReader(data) if data.size else b""
         container.upload_blob(name, content, length=data.size, overwrite=replaces)
     except ResourceExistsError as e:  # any 409
         if e.error_code != "BlobAlreadyExists":
