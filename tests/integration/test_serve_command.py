@@ -85,7 +85,7 @@ def kill_group(process):
 @pytest.mark.parametrize(
     ("end", "code"),
     [
-        (kill_ray, 3),
+        pytest.param(kill_ray, 3, marks=pytest.mark.long),
         pytest.param(subprocess.Popen.kill, -signal.SIGKILL, marks=pytest.mark.long),
         pytest.param(kill_group, 0, marks=pytest.mark.long),
     ],

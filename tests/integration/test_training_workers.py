@@ -6,6 +6,7 @@ from mmray.training.recipe import TrainRecipe
 from mmray.training.run import Places, train_bundle
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_workers_train_one_model(shards, tmp_path):
     recipe = TrainRecipe.model_validate(

@@ -23,6 +23,7 @@ def write_product(path, width):
     return path
 
 
+@pytest.mark.long
 def test_the_memory_is_the_graphs_own(tmp_path):
     """A process that starts another hands its own peak on in Linux's ru_maxrss."""
     ballast = np.ones(100 << 20, np.uint8)
