@@ -1,4 +1,4 @@
-"""Checks that something listens at RAY_ADDRESS.
+"""Before a cluster is joined: checks that something listens at RAY_ADDRESS; silences Ray meanwhile.
 
 Ray itself tries for minutes to reach an address where nothing listens, then ends the process without a
 message (Ray 2.60).
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import suppress
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from mmray.errors import UsageError
 
@@ -36,3 +38,18 @@ def check_ray_address() -> None:
         raise UsageError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({reason}); {remedy}") from e
     with suppress(OSError):
         connection.close()
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Send file descriptor 2 to /dev/null: Ray's C++ code prints there at every log level."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -13,7 +12,7 @@ import ray
 from mmray import signals
 from mmray.errors import MmrayError, RunError, UsageError, one_line
 from mmray.pipeline.plan import Machines
-from mmray.ray_address import check_ray_address
+from mmray.ray_address import check_ray_address, muted
 
 
 @contextmanager
@@ -30,7 +29,7 @@ def connected() -> Iterator[Machines]:
     if owner:
         check_ray_address()
         try:
-            with _muted():
+            with muted():
                 ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
         except ConnectionError as e:
             address = os.environ.get("RAY_ADDRESS", "the address in use")
@@ -80,18 +79,3 @@ class Nodes:
     def _ids() -> frozenset[str]:
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
         return frozenset(node["NodeID"] for node in nodes if node["Alive"])
-
-
-@contextmanager
-def _muted() -> Iterator[None]:
-    """Send file descriptor 2 to /dev/null: Ray's C++ code prints there at every log level."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)

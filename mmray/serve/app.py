@@ -26,7 +26,7 @@ from mmray.canary import check_canary
 from mmray.confidence import least_score
 from mmray.config import explain
 from mmray.errors import ConfigError, EngineError, UsageError, one_line
-from mmray.ray_address import check_ray_address
+from mmray.ray_address import check_ray_address, muted
 from mmray.serve.deployments import application
 from mmray.serve.ingress import CLIENT_CONNECTIONS, drain, guarded, private_haproxy
 from mmray.serve.ports import check_free
@@ -192,12 +192,13 @@ def _start_ray(ends: ExitStack, client_connections: int) -> Path | None:
         if "RAY_ADDRESS" not in os.environ:
             haproxy = ends.enter_context(private_haproxy(client_connections))
             ends.enter_context(guarded(haproxy))
-        ray.init(
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            _system_config=_SYSTEM,
-        )
+        with muted():
+            ray.init(
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                _system_config=_SYSTEM,
+            )
     except ConnectionError as e:
         raise UsageError(
             f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: no Ray cluster answers there: {e}"
