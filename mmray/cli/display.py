@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
@@ -169,7 +170,7 @@ def print_survey(found: Survey, done: int) -> None:
     """Inputs of a run."""
     shares = ", ".join(f"{m} {share:.0%}" for m, share in found.census.modalities.items())
     kinds = " and ".join(found.census.kinds)
-    size = f"{number(len(found.shards), 'shard')} of {kinds}, {found.input_bytes / 1e6:,.1f} MB"
+    size = f"{number(len(found.shards), 'shard')} of {kinds}, {decimal(found.input_bytes)}"
     inputs = " ".join(found.config.input)
     print_field("input", f"{inputs}: {size}, about {number(found.expected_rows, 'record')} ({shares})")
     for note in found.notes:
