@@ -152,13 +152,13 @@ class RemoteFile(io.RawIOBase):
         self._planned = self._version = version
         self._version_of = version_of
         self._stream: pa.NativeFile | None = None
-        self._size = retrying(self._open_size, url)
         self._position = 0
         self._held = memoryview(b"")  # bytes from `_held_from` on
         self._held_from = 0
         self._ahead = 0  # minimum bytes of a request in sequential reading
         self._pool: ThreadPoolExecutor | None = None
         self._coming: deque[tuple[int, Future[memoryview]]] = deque()  # pieces, by their first byte
+        self._size = retrying(self._open_size, url)  # the last: if it fails, the file is closed as it is
 
     def readable(self) -> bool:
         return True

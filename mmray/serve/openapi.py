@@ -102,7 +102,7 @@ _EXAMPLES = {
 }
 _PROBLEM_EXAMPLE = {
     "type": "about:blank",
-    "title": "Unprocessable Entity",
+    "title": "Unprocessable Content",
     "status": 422,
     "detail": "the image is truncated",
     "stage": "preprocess",

@@ -11,6 +11,8 @@ from starlette.responses import Response
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
+#: As RFC 9110 names them; Python's `http` does so from 3.13 on.
+_TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 
 class Problem(Exception):  # noqa: N818  (RFC 9457's word)
@@ -48,7 +50,7 @@ class Problem(Exception):  # noqa: N818  (RFC 9457's word)
     def as_json(self) -> dict[str, Any]:
         return {
             "type": "about:blank",
-            "title": HTTPStatus(self.status).phrase,
+            "title": _TITLES.get(self.status) or HTTPStatus(self.status).phrase,
             "status": self.status,
             "detail": self.detail,
             "stage": self.stage,

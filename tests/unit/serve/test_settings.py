@@ -104,7 +104,7 @@ def test_a_reject_becomes_a_problem_with_its_stage_and_type():
     assert response.media_type == "application/problem+json"
     assert json.loads(response.body) == {
         "type": "about:blank",
-        "title": "Unprocessable Entity",
+        "title": "Unprocessable Content",
         "status": 422,
         "detail": "no picture \udcff",
         "stage": "preprocess",
