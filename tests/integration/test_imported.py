@@ -48,6 +48,7 @@ def mmray(*arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
 
 
+@pytest.mark.long
 def test_clip_and_clap_label_records_by_prompts(shards, ray_cluster, tmp_path):
     bundle = clip_and_clap()[2]
     rows = predictions(shards, bundle, tmp_path / "out")
