@@ -19,7 +19,7 @@ env -u OMP_NUM_THREADS python "$root/jobs/build_bundle.py" --input "$data" --out
 
 say "job: every record through the actors of a Ray cluster, predictions in runs/demo/parts"
 mmray run "$root/jobs/configs/demo.yaml" --input "$data" --bundle "$bundle" --output runs/demo
-echo "   Five of the nine shards trained the model, which is surer of what it knows: so it warns of drift."
+echo "   The model was trained on the train shards among these, and is surer of them: so it may warn of drift."
 
 say "the same job on the records of the test split, with their pictures alone"
 mmray run "$root/jobs/configs/demo.yaml" --input "$data/test-*.tar" --bundle "$bundle" --output runs/demo-image \

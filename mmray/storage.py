@@ -21,7 +21,7 @@ import pyarrow.fs as pafs
 from mmray import azure, gcs, stores
 from mmray.errors import CannotError, InputError
 from mmray.put import TEMPORARY, put, put_file
-from mmray.remote import RemoteFile, retrying, version_in
+from mmray.remote import RemoteFile, StoreError, retrying, version_in
 from mmray.urls import Driver, open_url
 
 T = TypeVar("T")
@@ -173,16 +173,15 @@ class Location:
     def listed(self, most: int) -> dict[str, stores.Listed]:
         """Objects of a store whose paths begin with this one, with their versions, by path.
 
-        Args:
-            most: of so many, in the order of their names.
+        Empty if this store, or its client here, cannot list versions: `current_version` gives them as well.
 
-        Returns:
-            None if this store, or this installation, cannot list them with versions.
+        Args:
+            most: objects at most, in the order of their names.
         """
         act = partial(stores.listed, self.filesystem, self._root, self.path)
         try:
             return self._try(lambda: {one.path: one for one in islice(act(), most)})
-        except CannotError:
+        except (CannotError, StoreError):
             return {}
 
     def glance(self, nbytes: int) -> Glance:

@@ -8,6 +8,7 @@ import pytest
 from support.tars import members_of, tar_bytes
 
 import mmray.s3
+from mmray import remote
 from mmray.errors import ChangedError, InputError
 from mmray.remote import RemoteFile
 from mmray.sources import ReadOptions, changes, list_shards, listing, read, state, take_listing
@@ -63,15 +64,18 @@ def many(monkeypatch):
     monkeypatch.setattr(listing, "_SOME", 5)
 
 
-@pytest.mark.parametrize("has_client", [True, False])
-def test_of_a_great_many_shards_only_some_are_opened(stored, many, monkeypatch, has_client):
+@pytest.mark.parametrize("client", ["works", "missing", "misconfigured"])
+def test_of_a_great_many_shards_only_some_are_opened(stored, many, monkeypatch, client):
     """The versions of the others are listed, or asked for one by one; so a change of them is seen as well."""
-    if not has_client:
+    mmray.s3._client.cache_clear()
+    if client == "missing":
         monkeypatch.setitem(sys.modules, "boto3", None)
-        mmray.s3._client.cache_clear()
+    elif client == "misconfigured":
+        monkeypatch.setenv("AWS_PROFILE", "nowhere")
+        monkeypatch.setattr(remote, "BACKOFF_S", 0.01)
     shards = list_shards([stored.url("in")])
     asked = [(request.method, request.path) for request in stored.server.requests if ".tar" in request.path]
-    assert sorted(Counter(asked).values()) == [1] * (2 * 5 if has_client else len(NAMES) + 5)
+    assert sorted(Counter(asked).values()) == [1] * (2 * 5 if client == "works" else len(NAMES) + 5)
     assert sum(method == "GET" for method, _ in asked) == 5
     assert all(shard.state.version for shard in shards)
     assert sum(bool(shard.state.digest) for shard in shards) == 5
