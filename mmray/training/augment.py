@@ -51,10 +51,10 @@ def _pixels(pixels: Tensor, generator: torch.Generator) -> Tensor:
     x = pixels.permute(0, 3, 1, 2).float()
 
     def spread(width: float, *shape: int) -> Tensor:
-        return (2 * torch.rand(n, *shape, generator=generator) - 1) * width
+        return (2 * torch.rand(n, *shape, generator=generator, device=generator.device) - 1) * width
 
     angle, scale = spread(_TURN), spread(_SCALE).exp()
-    mirrored = torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
+    mirrored = torch.where(torch.rand(n, generator=generator, device=generator.device) < 0.5, -1.0, 1.0)
     cos, sin = angle.cos() * scale, angle.sin() * scale
     moved = torch.stack([torch.stack([cos * mirrored, -sin], 1), torch.stack([sin * mirrored, cos], 1)], 1)
     affine = torch.cat([moved, spread(_SHIFT, 2)[:, :, None]], 2)
@@ -73,17 +73,17 @@ def _log_mel(log_mel: Tensor, generator: torch.Generator) -> Tensor:
     silence = log_mel.float().amin()
 
     def spread(width: float) -> Tensor:
-        return (2 * torch.rand(n, 1, generator=generator) - 1) * width
+        return (2 * torch.rand(n, 1, generator=generator, device=generator.device) - 1) * width
 
     x = _stretched(log_mel.float(), spread(_STRETCH).exp(), spread(_MOVED_FRAMES), 1, silence)
     x = _stretched(x, spread(_BAND_STRETCH).exp(), spread(_MOVED_BANDS), 2, silence)
     x = x + spread(_LOUDER)[:, :, None]
-    noise = silence + _NOISE * torch.rand(n, 1, 1, generator=generator)
-    x = torch.logaddexp(x, noise + 0.5 * torch.randn(x.shape, generator=generator))
+    noise = silence + _NOISE * torch.rand(n, 1, 1, generator=generator, device=generator.device)
+    x = torch.logaddexp(x, noise + 0.5 * torch.randn(x.shape, generator=generator, device=generator.device))
     for length, most, axis in ((frames, _FRAMES, 1), (bands, _BANDS, 2), (bands, _BANDS, 2)):
-        width = torch.rand(n, 1, generator=generator) * min(most, math.ceil(length / 4))
-        start = torch.rand(n, 1, generator=generator) * length
-        place = torch.arange(length)[None]
+        width = torch.rand(n, 1, generator=generator, device=generator.device) * min(most, math.ceil(length / 4))
+        start = torch.rand(n, 1, generator=generator, device=generator.device) * length
+        place = torch.arange(length, device=x.device)[None]
         blank = (place >= start) & (place < start + width)
         mean = x.mean(dim=(1, 2), keepdim=True)
         x = torch.where(blank[:, :, None] if axis == 1 else blank[:, None], mean, x)
@@ -93,7 +93,7 @@ def _log_mel(log_mel: Tensor, generator: torch.Generator) -> Tensor:
 def _stretched(x: Tensor, factor: Tensor, moved: Tensor, axis: int, outside: Tensor) -> Tensor:
     """[N, F, K] resampled along an axis by linear interpolation; factor and shift [N, 1]."""
     length = x.shape[axis]
-    place = torch.arange(length)[None] * factor + moved
+    place = torch.arange(length, device=x.device)[None] * factor + moved
     low = place.floor()
     share = (place - low)[:, :, None] if axis == 1 else (place - low)[:, None]
     index = low.long().clamp(0, length - 1)

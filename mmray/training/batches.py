@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,7 @@ class Batches:
         classes: names of the labels, in order.
         known: features [N, D_m] of frozen encoders over all of them (`mmray.training.frozen`).
         augmented: whether images and sounds are altered at random.
+        device: where the tensors are; images and sounds are altered there, too.
     """
 
     def __init__(
@@ -45,8 +47,10 @@ class Batches:
         known: Mapping[Modality, npt.NDArray[np.float32]],
         *,
         augmented: bool,
+        device: torch.device,
     ) -> None:
         self._prepared, self._known, self._augmented = prepared, known, augmented
+        self._device = device
         self._targets = np.searchsorted(classes, prepared.labels)
         self._skipped = {name for m in known for name in INPUTS[m]}
         self._present = prepared.present
@@ -80,15 +84,19 @@ class Batches:
 
     def _batch(self, rows: npt.NDArray[np.intp], seed: int | None) -> Batch:
         if len(self._known) == self._present.shape[1]:  # nothing has to be read
-            feeds = {"present": torch.from_numpy(self._present[rows])}
+            feeds = {"present": self._tensor(self._present[rows])}
         else:
             arrays = with_blank_rows(self._prepared.feeds(rows))
             feeds = {
-                name: torch.from_numpy(array.copy())
+                name: self._tensor(array)
                 for name, array in arrays.items()
                 if name not in self._skipped
             }
             if seed is not None:
-                feeds = augment(feeds, torch.Generator().manual_seed(seed))
-        known = {m: torch.from_numpy(np.asarray(values[rows])) for m, values in self._known.items()}
-        return Batch(feeds, known, torch.from_numpy(self._targets[rows]), rows)
+                feeds = augment(feeds, torch.Generator(self._device).manual_seed(seed))
+        known = {m: self._tensor(values[rows]) for m, values in self._known.items()}
+        return Batch(feeds, known, self._tensor(self._targets[rows]), rows)
+
+    def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
+        """A copy of the array: the array may be read-only memory of a file."""
+        return torch.tensor(array, device=self._device)

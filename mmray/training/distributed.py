@@ -1,4 +1,4 @@
-"""The same training on several Ray workers, with Ray Train: gradients are averaged over gloo.
+"""The same training on several Ray workers, with Ray Train: gradients are averaged over gloo, or NCCL on GPUs.
 
 Every worker sees the same folder of prepared tensors, so on several machines it must lie on a shared disk.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 import ray.train
+import ray.train.torch
 import torch
 import torch.distributed
 from ray.train import RunConfig, ScalingConfig
@@ -23,6 +24,7 @@ class Together:
     def __init__(self) -> None:
         context = ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
+        self.device = ray.train.torch.get_device()
 
     def average(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace each gradient by its mean over all workers, in one message."""
@@ -45,15 +47,16 @@ def run_workers(
     Args:
         work: gets `config`; makes its own `Together`.
         config: plain values.
-        workers: how many, with a CPU each.
+        workers: how many, with a GPU each if the cluster has so many, else with a CPU each.
         folder: where Ray Train keeps its own files.
     """
     if not ray.is_initialized():
         ray.init(include_dashboard=True)  # Ray Train asks the state API, which it has
+    has_gpus = ray.cluster_resources().get("GPU", 0) >= workers
     trainer = TorchTrainer(
         work,
         train_loop_config=config,
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=False),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=has_gpus),
         run_config=RunConfig(storage_path=folder, name="ray-train"),
     )
     trainer.fit()

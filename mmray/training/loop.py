@@ -45,15 +45,19 @@ class Workers(Protocol):
 
     rank: int
     world: int
+    device: torch.device  # of this worker's model and batches
 
     def average(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace each gradient by its mean over all workers."""
 
 
 class Alone:
-    """One worker."""
+    """One worker, on this machine's GPU if torch finds one."""
 
     rank, world = 0, 1
+
+    def __init__(self) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def average(self, parameters: Iterable[nn.Parameter]) -> None:
         """Nothing to do."""
@@ -127,7 +131,7 @@ class _Run:
         wants_features = recipe.distil is not None and recipe.distil.features > 0
         width = taught.features.shape[1] if taught and wants_features else 0
         torch.manual_seed(recipe.seed)
-        self._objective = Objective(recipe, sum(task.model.dims), width)
+        self._objective = Objective(recipe, sum(task.model.dims), width).to(task.workers.device)
         own = {"params": list(self._objective.parameters()), "lr": recipe.learning_rate}
         self._optimizer = torch.optim.AdamW([*parameter_groups(task.model, recipe), own], fused=True)
         if task.sparsity:
@@ -143,7 +147,7 @@ class _Run:
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
         task.model.train()
-        sums: dict[str, float] = {}
+        sums: dict[str, Tensor] = {}
         began = said = monotonic()
         workers = task.workers
         drawn = task.batches.epoch(
@@ -159,12 +163,13 @@ class _Run:
             self._optimizer.step()
             self._schedule.step()
             for name, value in parts.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach())
+                known = value.detach()  # not read here, which would wait for a GPU
+                sums[name] = sums[name] + known if name in sums else known
             if workers.rank == 0 and monotonic() - said > _QUIET_S:
                 said = monotonic()
                 left = (said - began) / number * (self._steps - number)
                 task.say(f"{task.title} {epoch + 1}: {number} of {self._steps} batches, {left:.0f} s left")
-        return {name: value / self._steps for name, value in sums.items()}
+        return {name: float(value) / self._steps for name, value in sums.items()}
 
     def keep(self, history: list[Entry], *, is_best: bool) -> None:
         """Write the checkpoint to resume from; each file is replaced atomically."""
@@ -187,7 +192,7 @@ class _Run:
         file = self._task.folder / _CHECKPOINT
         if not file.exists():
             return []
-        state = torch.load(file, weights_only=True)
+        state = torch.load(file, weights_only=True, map_location="cpu")
         self._task.model.load_state_dict(state["model"])
         self._objective.load_state_dict(state["objective"])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -207,10 +212,8 @@ class _Run:
         taught = self._task.taught
         teacher = {}
         if taught:
-            teacher = {
-                "logits": torch.from_numpy(taught.logits[batch.rows]),
-                "features": torch.from_numpy(taught.features[batch.rows]),
-            }
+            answers = {"logits": taught.logits[batch.rows], "features": taught.features[batch.rows]}
+            teacher = {name: torch.from_numpy(a).to(logits.device) for name, a in answers.items()}
         found: dict[str, Tensor] = self._objective(looks, features, batch.targets, teacher)
         return found
 

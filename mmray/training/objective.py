@@ -72,7 +72,7 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 def hide(present: Tensor, chance: float, generator: torch.Generator) -> Tensor:
     """`present` bool [B, M] with modalities hidden at random, but never all that a record has."""
-    drawn = torch.rand(present.shape, generator=generator)
+    drawn = torch.rand(present.shape, generator=generator).to(present.device)
     kept = present & (drawn >= chance)
     # If a record lost all, it keeps the modality that was closest to being kept.
     nearest = F.one_hot(torch.where(present, drawn, -1.0).argmax(dim=1), present.shape[1]).bool()

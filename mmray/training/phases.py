@@ -51,10 +51,11 @@ def run_phases(task: Task, records: Prepared) -> list[Entry]:
     if recipe.quantize:
         rows = np.random.default_rng(recipe.seed).permutation(task.train)[:_RANGE_ROWS]
         feeds = (records.feeds(rows[i : i + _RANGE_BATCH]) for i in range(0, len(rows), _RANGE_BATCH))
-        qat.prepare(task.model, records.spec, feeds)
+        qat.prepare(task.model.cpu(), records.spec, feeds)  # exports the model, which a CPU does
+        task.model.to(task.workers.device)
         history = train(replace(task, title="QAT, epoch"))
         if task.workers.rank == 0:
-            onnx.save(qat.to_int8(task.model.eval(), records.spec), task.folder / INT8)
+            onnx.save(qat.to_int8(task.model.eval().cpu(), records.spec), task.folder / INT8)
         qat.strip(task.model)
         return history
     if recipe.sparsity:
@@ -65,7 +66,7 @@ def run_phases(task: Task, records: Prepared) -> list[Entry]:
 def _prune(task: Task, wanted: Prune, records: Prepared) -> list[Entry]:
     share: dict[Modality, float] = {m: s for m in records.spec.modalities if (s := getattr(wanted, m))}
     rows = task.train[records.present[task.train].all(axis=1)][:2]
-    batch = {name: torch.from_numpy(a.copy()) for name, a in records.feeds(rows).items()}
+    batch = {name: torch.tensor(a, device=task.workers.device) for name, a in records.feeds(rows).items()}
     pruner = Pruner(task.model, share, wanted.steps, batch)
     history: list[Entry] = []
     for step in range(1, wanted.steps + 1):

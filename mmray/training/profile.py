@@ -20,7 +20,7 @@ OUTSIDE = "between operators"
 
 @dataclass(frozen=True)
 class Operator:
-    """All calls of one operator, and the time in it without the operators that it calls."""
+    """All calls of one operator, and the time in it without the operators that it calls: the device's."""
 
     name: str
     seconds: float
@@ -53,7 +53,8 @@ def profile_training(training: Training, batches: int, trace: Path) -> TrainingP
         task = replace(task, train=some, tune=task.tune[:rows], epochs=1, folder=Path(folder) / "first")
         train(replace(task, train=some[:rows]))
         activities = [ProfilerActivity.CPU]
-        if torch.cuda.is_available():
+        on_gpu = task.workers.device.type == "cuda"
+        if on_gpu:
             activities.append(ProfilerActivity.CUDA)
         with profile(activities=activities) as profiler:
             began = perf_counter()
@@ -61,9 +62,9 @@ def profile_training(training: Training, batches: int, trace: Path) -> TrainingP
             seconds = perf_counter() - began
     profiler.export_chrome_trace(str(trace))
     found = [
-        Operator(event.key, event.self_cpu_time_total / 1e6, event.count)
+        Operator(event.key, microseconds / 1e6, event.count)
         for event in profiler.key_averages()
-        if event.self_cpu_time_total
+        if (microseconds := event.self_device_time_total if on_gpu else event.self_cpu_time_total)
     ]
     outside = max(0.0, seconds - sum(operator.seconds for operator in found))
     found.append(Operator(OUTSIDE, outside, len(some) // rows))

@@ -103,7 +103,7 @@ def _prune(encoder: nn.Module, rows: tuple[Tensor, ...], full: Widths, kept: flo
         gone = (now - _rounded(before * kept, together, before)) // together
         if gone > 0:
             scores = importance(group).view(-1, together).sum(dim=1)
-            places = scores.argsort()[:gone, None] * together + torch.arange(together)
+            places = scores.argsort()[:gone, None].cpu() * together + torch.arange(together)
             graph.get_pruning_group(root, cut, places.flatten().tolist()).prune()
     _count_heads(encoder)
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
 from mmray.bundle import FP32, Bundle, check_replaceable, write_bundle
 from mmray.engine import Engine
@@ -125,7 +126,8 @@ class Training:
         self.known = self._frozen()
         if not recipe.start:
             some = np.random.default_rng(recipe.seed).permutation(self.train_rows)[:_SCALED_ROWS]
-            start_gains(self.model, recipe, self.batches(augmented=False).plain(some, _SCALED_ROWS // 4))
+            batches = self.batches(augmented=False, device=torch.device("cpu"))
+            start_gains(self.model, recipe, batches.plain(some, _SCALED_ROWS // 4))
         self.taught = self._taught(say)
 
     def train(self, workers: Workers, say: Say) -> list[Entry]:
@@ -136,8 +138,8 @@ class Training:
         """The task of the training loop."""
         return Task(
             recipe=self.recipe,
-            model=self.model,
-            batches=self.batches(augmented=self.recipe.augment),
+            model=self.model.to(workers.device),
+            batches=self.batches(augmented=self.recipe.augment, device=workers.device),
             train=self.train_rows,
             tune=self.tune_rows,
             taught=self.taught,
@@ -147,9 +149,11 @@ class Training:
             workers=workers,
         )
 
-    def batches(self, *, augmented: bool) -> Batches:
+    def batches(self, *, augmented: bool, device: torch.device) -> Batches:
         """Batches of the records."""
-        return Batches(self.records, np.array(self.classes), self.known, augmented=augmented)
+        return Batches(
+            self.records, np.array(self.classes), self.known, augmented=augmented, device=device
+        )
 
     def _prepare(self, made: Design, say: Say) -> Prepared:
         return prepare(
@@ -196,11 +200,12 @@ def _silent(_: str) -> None:
 def _write(training: Training, output: Path, history: list[Entry], say: Say) -> Bundle:
     model, records, spec = training.model.eval(), training.records, training.design.spec
     fold_norms(model)
-    plain = training.batches(augmented=False)
-    tune, test = (
+    plain = training.batches(augmented=False, device=next(model.parameters()).device)
+    tune, test = [
         subset_outputs(model, plain, records, records.of(split), training.classes)
         for split in ("tune", "test")
-    )
+    ]
+    model.cpu()  # to be exported
     selective = judge_selective(tune, test)
     sample, sample_records = _sample(training.shards, training.design)
     cases = batch_cases(sample, spec)

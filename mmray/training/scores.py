@@ -38,7 +38,7 @@ def subset_outputs(
     for batch in batches.plain(rows, _ROWS):
         encoded, present = model.encode(batch.feeds, batch.known), batch.feeds["present"]
         for kind, found in zip(kinds, logits, strict=True):
-            found.append(model.decide(encoded, present & torch.tensor(kind))[0].numpy())
+            found.append(model.decide(encoded, present & present.new_tensor(kind))[0].cpu().numpy())
     has, groups = prepared.present[rows], prepared.groups[rows]
     labels = np.searchsorted(np.array(classes), prepared.labels[rows])
     scores, present_of, whole, at = [], [], [], []
