@@ -151,7 +151,7 @@ def _setting(bundle: Bundle, inputs: list[str], provider: str, *, quick: bool) -
 
 def show(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print a table."""
-    hidden = {"stage_seconds", "advice", "topology", "actors", "devices", "cascade", "fault"}
+    hidden = {"drift", "stage_seconds", "advice", "topology", "actors", "devices", "cascade", "fault"}
     columns = [name for name in dict.fromkeys(k for row in rows for k in row) if name not in hidden]
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     for name in columns:
