@@ -13,7 +13,7 @@ to docs/log.md, with the card's name. In this order:
 - memory: a device whose memory another process uses.
 
 Exit code 1 if the decisions of a variant or of the job differ. Without a GPU, `--provider cpu --quick` does
-the same on the CPU, in a minute.
+the same on the CPU, in a minute, and `--provider openvino --quick` where onnxruntime-openvino is installed.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ FEW = Thresholds(
 def main(
     bundle: Annotated[str, typer.Option(help="Bundle directory.")] = "bundles/stamps",
     input: Annotated[list[str], typer.Option(help="Shards; some with held-out records.")] = ["data/tuxpaint"],  # noqa: B006  (never altered)
-    provider: Annotated[str, typer.Option(help="cuda, tensorrt or cpu.")] = "cuda",
+    provider: Annotated[str, typer.Option(help="cuda, tensorrt, openvino or cpu.")] = "cuda",
     quick: Annotated[bool, typer.Option(help="Small batches, few records, one round.")] = False,
     only: Annotated[list[str] | None, typer.Option(help="Of the parts above; default: all.")] = None,
 ) -> None:

@@ -17,6 +17,7 @@ from mmray.engine import (
     best_provider,
     device_type,
     engine_version,
+    fitting_graph,
     shared_graph,
 )
 from mmray.shapes import Ladder
@@ -67,7 +68,7 @@ def open_engine(
             return Engine(prepacked, provider="cpu", threads=threads, prepacked=True)
     compiled, precision = None, bundle.entry(variant).precision
     profiles = tuple(shape_profiles(ladder)) if chosen == "tensorrt" and ladder and is_whole else ()
-    if chosen not in ("cpu", "cuda"):
+    if chosen == "tensorrt":
         about = (
             f"{sha256_of_all(files)} {chosen} {device_type(chosen)} {engine_version()} {precision} {profiles}"
         )
@@ -80,7 +81,8 @@ def open_engine(
         record_placement=record_placement,
         trace=trace,
     )
-    engine = Engine(files[0], provider=chosen, threads=threads, setup=setup)
+    graph = fitting_graph(files, cache_directory()) if chosen == "openvino" else files[0]
+    engine = Engine(graph, provider=chosen, threads=threads, setup=setup)
     bundle.graph_files(file)  # no file was altered while it was read
     engine.compiled = compiled
     return engine

@@ -107,7 +107,7 @@ def candidates(bundle: Bundle, wanted: str, provider: Provider) -> list[Form]:
             for name in bundle.passing()
             if entries[name].provider in ("any", provider) and entries[name].cascade is None
         ]
-    if wanted == "auto" and provider == "cuda":
+    if wanted == "auto" and provider in ("cuda", "openvino"):  # slow on the one, other answers on the other
         names = [
             name  # fp32 is the baseline, even if an imported graph has integer operators
             for name in names

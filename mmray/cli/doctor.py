@@ -9,8 +9,11 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Literal
+
+from rich.markup import escape
 
 from mmray.cli.display import console, print_json
 from mmray.errors import UsageError
@@ -51,7 +54,8 @@ def print_findings(findings: list[Finding], *, as_json: bool) -> None:
         return
     for finding in findings:
         console.print(
-            f"{_SIGNS[finding.level]} [bold]{finding.subject:<12}[/] {finding.message}", soft_wrap=True
+            f"{_SIGNS[finding.level]} [bold]{finding.subject:<12}[/] {escape(finding.message)}",
+            soft_wrap=True,
         )
 
 
@@ -132,14 +136,17 @@ def _memory(info: Path = Path("/proc/meminfo")) -> Iterator[Finding]:
 
 
 def _placement(directory: str) -> Iterator[Finding]:
-    """Placement of nodes by ONNX Runtime, for each usable variant on the best provider here."""
+    """Placement of nodes by ONNX Runtime, of each usable variant, on the best provider and on OpenVINO."""
     from mmray.bundle import Bundle
-    from mmray.engine import best_provider
+    from mmray.engine import Provider, available_providers, best_provider
     from mmray.errors import EngineError
     from mmray.loading import open_engine
 
-    bundle, provider = Bundle.open(directory), best_provider()
-    for name in bundle.passing():
+    bundle = Bundle.open(directory)
+    providers: list[Provider] = [best_provider()]
+    if available_providers()["openvino"]:
+        providers.append("openvino")
+    for name, provider in product(bundle.passing(), providers):
         entry = bundle.manifest.variants[name]
         if entry.cascade or entry.provider not in ("any", provider):
             continue
@@ -148,7 +155,7 @@ def _placement(directory: str) -> Iterator[Finding]:
                 bundle, name, provider=provider, threads=1, record_placement=True
             ).placement()
         except EngineError as e:
-            yield Finding("bad", "placement", f"{name}: {e}")
+            yield Finding("bad", "placement", f"{name} on {provider}: {e}")
             continue
         elsewhere = Counter(op for where, ops in placed.items() if where != provider for op in ops)
         said = f"{name}: {len(placed.get(provider, []))} nodes on {provider}"

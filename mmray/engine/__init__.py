@@ -14,18 +14,22 @@ from mmray.engine.bound import Bound, Sessions, placement, sizes_of
 from mmray.engine.compiled import Compiled
 from mmray.engine.cpu import LEFT_OUT, kernel_options
 from mmray.engine.device import device_name, device_type, engine_version
+from mmray.engine.openvino import fitting_graph
 from mmray.engine.prepack import shared_graph
 from mmray.engine.providers import (
+    ON_CPU,
     ORT_NAMES,
     Provider,
     Setup,
     available_providers,
     best_provider,
     provider_chain,
+    remedy,
 )
 from mmray.errors import EngineError
 
 __all__ = [
+    "ON_CPU",
     "Bound",
     "Compiled",
     "Engine",
@@ -36,6 +40,7 @@ __all__ = [
     "device_name",
     "device_type",
     "engine_version",
+    "fitting_graph",
     "shared_graph",
 ]
 
@@ -69,6 +74,8 @@ class Engine:
     ) -> None:
         chosen = provider if provider != "auto" else best_provider()
         setup = setup or Setup()
+        if not available_providers()[chosen]:
+            raise EngineError(f"this build of ONNX Runtime has no {ORT_NAMES[chosen]}; {remedy(chosen)}")
         # Warnings about this machine's devices do not help a user. On a GPU, cuDNN's front end also logs an
         # error for each convolution that falls back to its older interface ("No execution plans support the
         # graph"): it is computed anyway, and real failures are raised.
@@ -94,7 +101,7 @@ class Engine:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if chosen in ("cuda", "tensorrt"):
             ort.preload_dlls()
-        providers = provider_chain(chosen, setup)
+        providers = provider_chain(chosen, setup, threads)
 
         def load() -> ort.InferenceSession:
             return ort.InferenceSession(
@@ -122,9 +129,9 @@ class Engine:
     def wants_padding(self) -> bool:
         """Whether batches should have few shapes, and every modality at least one row.
 
-        A device plans its kernels for each shape, and cuDNN refuses an empty convolution.
+        A GPU plans its kernels for each shape, and cuDNN refuses an empty convolution.
         """
-        return self.provider != "cpu"
+        return self.provider not in ON_CPU
 
     def width(self, name: str) -> int:
         """Last dimension of an input."""

@@ -1,4 +1,4 @@
-"""Cache of files that a provider compiled for this machine (TensorRT's engines, OpenVINO's blobs).
+"""Cache of files that a provider compiled for this machine (TensorRT's engines).
 
 Providers load such files without a check and write to them while they run. So they are kept with a checksum,
 each process works on its own copy, and the copy replaces the cached files once its answers are checked.

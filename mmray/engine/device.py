@@ -9,11 +9,12 @@ from pathlib import Path
 import onnxruntime as ort
 
 from mmray.engine.cpu import cpu_features
+from mmray.engine.providers import ON_CPU
 
 
 def device_type(provider: str) -> str:
     """Model and features of a provider's device, as far as known."""
-    return _cpu_type() if provider in ("cpu", "openvino") else f"{_gpu_types()} {_cpu_type()}"
+    return _cpu_type() if provider in ON_CPU else f"{_gpu_types()} {_cpu_type()}"
 
 
 def device_name(provider: str) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnxruntime as ort
@@ -40,23 +40,37 @@ def shared_graph(files: Sequence[Path], cache: Path) -> Path:
         EngineError: the files changed while it was made.
     """
     digest = sha256_of_all(files)
-    place = cache / "prepacked" / _key(digest)
-    prepacked = place / "graph.onnx"
+    return made_once(cache / "prepacked" / _key(digest), files, digest, _prepack)
+
+
+def made_once(place: Path, files: Sequence[Path], digest: str, make: Callable[[Path, Path], None]) -> Path:
+    """A graph made from another one, kept for all processes of this machine; made if missing or damaged.
+
+    Args:
+        place: its directory, named by all that it depends on.
+        files: ONNX file, and its external weights.
+        digest: theirs, by `sha256_of_all`.
+        make: writes the graph, from the ONNX file to a path; further files may be beside it.
+
+    Raises:
+        EngineError: the files changed while it was made.
+    """
+    made_graph = place / "graph.onnx"
     if is_sealed(place):
-        return prepacked
+        return made_graph
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(place.with_suffix(".lock")):  # actors start at the same time; one makes it, the others wait
         if not is_sealed(place):
             with tempfile.TemporaryDirectory(dir=place.parent, prefix=".tmp-") as temporary:
                 made = Path(temporary) / "made"
                 made.mkdir()
-                _prepack(files[0], made / prepacked.name)
+                make(files[0], made / made_graph.name)
                 if sha256_of_all(files) != digest:
                     raise EngineError(f"{files[0]}: changed while it was read; run again")
                 seal(made)
                 shutil.rmtree(place, ignore_errors=True)
                 made.rename(place)
-    return prepacked
+    return made_graph
 
 
 def _prepack(graph: Path, target: Path) -> None:

@@ -1,7 +1,7 @@
 """ONNX Runtime's providers: our names for them, and their options.
 
-CPU and CUDA have been tested (docs/gpu.md). The others are set up according to the documentation of ONNX
-Runtime 1.31; `jobs/prove_gpu.py` tests them on a device.
+CPU, CUDA and OpenVINO on a CPU have been tested (docs/gpu.md, docs/variants.md). TensorRT is set up according
+to the documentation of ONNX Runtime 1.31; `jobs/prove_gpu.py` tests it on a device.
 """
 
 from __future__ import annotations
@@ -20,6 +20,15 @@ ORT_NAMES = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
+}
+
+#: Providers that compute on the CPU, for which batches may have any shape.
+ON_CPU = ("cpu", "openvino")
+
+# How to get a provider that this build of ONNX Runtime lacks.
+_REMEDIES = {
+    "openvino": "in an environment of its own, uninstall onnxruntime and onnxruntime-gpu, then "
+    "run pip install onnxruntime-openvino onnx; or choose provider=cpu",
 }
 
 _CUDA_OPTIONS = {
@@ -45,7 +54,7 @@ class Setup:
     trace: Path | None = None  # prefix of a file in which ONNX Runtime writes the time of each node
 
 
-def provider_chain(provider: str, setup: Setup) -> list[Any]:
+def provider_chain(provider: str, setup: Setup, threads: int = 1) -> list[Any]:
     """Providers for a session, the wanted one first; unsupported operators run on the following ones."""
     cuda = (ORT_NAMES["cuda"], _CUDA_OPTIONS | {"prefer_nhwc": str(int(setup.nhwc))})
     cpu = ORT_NAMES["cpu"]
@@ -54,11 +63,18 @@ def provider_chain(provider: str, setup: Setup) -> list[Any]:
     if provider == "tensorrt":
         return [(ORT_NAMES["tensorrt"], tensorrt_options(setup)), cuda, cpu]
     if provider == "openvino":
-        options = {"device_type": "CPU"}
-        if setup.cache:
-            options["cache_dir"] = str(setup.cache)
-        return [(ORT_NAMES["openvino"], options), cpu]
+        return [(ORT_NAMES["openvino"], openvino_options(threads)), cpu]
     return [cpu]
+
+
+def openvino_options(threads: int) -> dict[str, str]:
+    """Options of the OpenVINO provider.
+
+    It does not read the session's number of threads. Float32 is stated, because OpenVINO by itself prefers
+    bfloat16 on a CPU that has it, and no variant was judged so. Compiled models are not cached: the stamps
+    loaded no faster from there, and each process needs a copy as large as the weights.
+    """
+    return {"device_type": "CPU", "num_of_threads": str(threads), "precision": "FP32"}
 
 
 def tensorrt_options(setup: Setup) -> dict[str, str]:
@@ -95,6 +111,11 @@ def available_providers() -> Mapping[str, bool]:
     """The providers of this installation of ONNX Runtime, by our names."""
     built = ort.get_available_providers()
     return {ours: theirs in built for ours, theirs in ORT_NAMES.items()}
+
+
+def remedy(provider: str) -> str:
+    """What to do where this installation of ONNX Runtime lacks a provider."""
+    return _REMEDIES.get(provider, "run `mmray doctor`, or choose provider=cpu")
 
 
 def best_provider() -> Provider:

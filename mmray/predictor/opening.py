@@ -11,7 +11,7 @@ from mmray.batching import CPU_ROWS
 from mmray.bundle import Bundle
 from mmray.cascade import open_stages
 from mmray.confidence import Abstain, least_score
-from mmray.engine import Provider, best_provider, device_name
+from mmray.engine import ON_CPU, Provider, best_provider, device_name
 from mmray.engine.turns import Device
 from mmray.golden import prove, remade
 from mmray.predictor.blame import Runner
@@ -80,7 +80,7 @@ def open_runners(
     Args and errors are those of `mmray.predictor.Predictor`.
     """
     where = best_provider() if provider == "auto" else provider
-    if where != "cpu" and ladder is None:
+    if where not in ON_CPU and ladder is None:
         ladder = job_ladder(bundle.spec, batch_rows)
     choice = choose(bundle, variant, provider=where, threads=threads, ladder=ladder)
     stages = open_stages(

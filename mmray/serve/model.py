@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmray.bundle import Bundle
-from mmray.engine import Provider, best_provider
+from mmray.engine import ON_CPU, Provider, best_provider
 from mmray.predictor import Predictor, open_preprocessor
 from mmray.preprocess.spec import PreprocessSpec
 from mmray.schema import Modality
@@ -108,7 +108,7 @@ class BatchedModel:
         provider: Provider = "auto",
     ) -> None:
         # Loading runs the golden inputs: a ready replica is warm and has passed its self-test.
-        on_device = provider != "cpu" and best_provider() != "cpu"
+        on_device = provider not in ON_CPU and best_provider() != "cpu"
         self._predict = Predictor(
             bundle,
             variant=settings.variant,

@@ -3,8 +3,10 @@
 import socket
 
 import pytest
+from support.bundles import small_bundle
 
-from mmray.cli.doctor import _memory, diagnose
+from mmray.cli.doctor import Finding, _memory, diagnose, print_findings
+from mmray.engine import available_providers
 from mmray.errors import BundleError
 
 
@@ -25,6 +27,20 @@ def test_where_a_machine_does_not_tell_its_memory_nothing_is_said(tmp_path):
 
 def test_without_a_bundle_nothing_is_said_of_placement():
     assert "placement" not in {finding.subject for finding in diagnose()}
+
+
+def test_with_a_bundle_its_nodes_are_placed_on_every_provider_that_computes_on_the_cpu():
+    said = [
+        finding.message for finding in diagnose(str(small_bundle().path)) if finding.subject == "placement"
+    ]
+    assert all("nodes on" in message for message in said)
+    assert any("nodes on openvino" in message for message in said) == available_providers()["openvino"]
+
+
+def test_the_extra_that_a_remedy_names_is_shown(capsys):
+    """Square brackets are not markup."""
+    print_findings([Finding("note", "media", "run pip install 'mmray[media]'")], as_json=False)
+    assert "pip install 'mmray[media]'" in capsys.readouterr().out
 
 
 def test_a_directory_that_is_no_bundle_is_an_error(tmp_path):

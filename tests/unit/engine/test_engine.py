@@ -95,5 +95,20 @@ def test_auto_takes_the_device_where_there_is_one(tensors):
     assert np.abs(engine(feeds)["scores"][:-1] - expected).max() < 1e-3
 
 
+@pytest.mark.skipif(available_providers()["openvino"], reason="this build has what the test must lack")
+def test_a_build_without_openvino_says_which_to_install():
+    with pytest.raises(EngineError, match="pip install onnxruntime-openvino onnx"):
+        Engine(small_bundle().graph("fp32"), provider="openvino")
+
+
+@pytest.mark.skipif(not available_providers()["openvino"], reason="needs onnxruntime-openvino")
+def test_openvino_gives_what_the_cpu_gives_for_batches_of_any_shape(engine, tensors):
+    found = Engine(small_bundle().graph("fp32"), provider="openvino")
+    assert not found.wants_padding
+    for rows in (tensors, *(tensors.slice(row, 1) for row in range(len(GOLDEN_ROWS)))):
+        feeds = pack(rows, SPEC)
+        assert np.abs(engine(feeds)["scores"] - found(feeds)["scores"]).max() < 1e-6
+
+
 def test_the_cpu_is_always_available():
     assert available_providers()["cpu"]

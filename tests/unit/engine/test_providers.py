@@ -5,7 +5,7 @@ from support.bundles import SPEC
 
 from mmray.batching import blank
 from mmray.engine import Setup, available_providers
-from mmray.engine.providers import provider_chain, tensorrt_options
+from mmray.engine.providers import openvino_options, provider_chain, tensorrt_options
 from mmray.loading import shape_profiles
 from mmray.shapes import job_ladder, server_ladder
 
@@ -65,3 +65,11 @@ def test_compiled_engines_are_kept_where_the_cache_is(tmp_path):
     options = tensorrt_options(Setup(cache=tmp_path))
     assert options["trt_engine_cache_path"] == options["trt_timing_cache_path"] == str(tmp_path)
     assert "trt_engine_cache_enable" not in tensorrt_options(Setup())
+
+
+def test_openvino_computes_in_float32_with_the_threads_of_the_caller():
+    """It does not read the session's number, and by itself it prefers bfloat16 where the CPU has it."""
+    [(name, options), _] = provider_chain("openvino", Setup(precision="fp16"), threads=3)
+    assert name == "OpenVINOExecutionProvider"
+    assert options == openvino_options(3)
+    assert (options["num_of_threads"], options["precision"]) == ("3", "FP32")
