@@ -10,7 +10,8 @@ cd "$(dirname "$0")/.."
 PATH="$PWD/.venv/bin:$PATH"
 export OMP_NUM_THREADS=1
 
-say() { printf '\n── %s\n' "$1"; }
+started=$SECONDS
+say() { printf '\n── %s (%d min)\n' "$1" $(((SECONDS - started) / 60)); }
 
 data=data/emoji bundles=bundles/thesis runs=runs/thesis seeds='0 1 2' quick='' set=()
 optimized='late student-whole pruned image-small qat'
@@ -61,7 +62,6 @@ optimize() { # NAME [RECIPE]: int8, and a cascade of it
   mmray optimize "$bundles/$1" --recipe "$recipes/thesis-${2:-optimize}.yaml" --output "$bundles/$1-optimized" || true
 }
 
-started=$SECONDS
 say "records: four artists' emoji, a keyword and a spoken word each, in $data"
 [ -f data/emoji/dataset.json ] || python datasets/emoji.py
 if [ "$data" != data/emoji ]; then
@@ -94,29 +94,27 @@ enter() { # BUNDLE VARIANT [MODALITIES], unless it was not made or did not pass
 
 say "the batch job on an artist that none of them has seen"
 enter late fp32
-enter late fp32 image
+enter late-optimized int8-best
+enter late-optimized int8-best image+text
 enter published fp32
 enter intermediate fp32
 enter early fp32
-enter late-optimized int8-best
-enter late-optimized int8-best image+text
-enter late-optimized cascade
-enter student-whole fp32
-enter image-small fp32
+enter image fp32
+enter pruned fp32
+enter pruned-optimized int8-best
 enter image-small-optimized int8-best
+enter student-whole fp32
 enter student-whole-optimized int8-best
 enter student-whole-optimized int8-best image+text
 enter student-whole-optimized cascade
 enter qat-optimized int8-qat
 enter qat-optimized int8-static
-enter image fp32
-enter pruned fp32
-enter pruned-optimized int8-best
 if [ "$quick" ]; then contenders=("${contenders[@]::1}" "${contenders[@]: -1}"); fi
-python jobs/bench variants --input "$data" --copies "$([ "$quick" ] && echo 1 || echo 2)" --rounds 1 "${contenders[@]}"
+python jobs/bench variants --input "$data" --copies 1 --rounds 1 --seconds "$([ "$quick" ] && echo 1 || echo 15)" \
+  "${contenders[@]}"
 
 say "a student that learns the teacher's features too, and one that learns its scores alone"
 of() { for seed in $seeds; do printf '%s' "$bundles/$1-$seed,"; done | sed 's/,$//'; }
 python jobs/bench seeds --input "$data" --one "$(of student)" --other "$(of logits)"
 
-say "$(((SECONDS - started) / 60)) minutes"
+say "all of it"

@@ -100,6 +100,7 @@ def run_once(contender: Contender, folder: Path, output: Path) -> Ran:
         topology="fused",
     )
     summary = run(config, Watcher(nobody, nobody, watch)).summary["this_run"]
+    latest.update(cpu_seconds())  # since the last look
     if summary.get("cascade", {}).get("shift"):
         told.append(summary["rows"])  # between the last look and the end
     used = sum(seconds for pid, seconds in latest.items() if pid not in earlier)
@@ -126,7 +127,7 @@ def cpu_seconds() -> dict[int, float]:
 def decisions(ran: Ran, bundle: str) -> pa.Table:
     """Answers of a run to the records whose label the bundle knows, each once, in order."""
     known = pc.field("meta_label").isin(Bundle.open(bundle).labels) & pc.starts_with(
-        pc.field("shard"), "000-"
+        pc.field("shard"), "0000-"
     )
     columns = ["shard", "row", "label", "meta_label", "meta_caption_group"]
     rows = ds.dataset(f"{ran.output}/parts").to_table(columns, filter=known)

@@ -48,7 +48,7 @@ def main(
             folder = Path(place) / "records"
             folder.mkdir()
             for shard in held_out:
-                shutil.copyfile(shard, folder / f"000-{shard.name}")
+                shutil.copyfile(shard, folder / f"0000-{shard.name}")
             for number, pair in enumerate(pairs):
                 runs = [
                     run_once(Contender(bundle, variant, None), folder, Path(place) / f"{number}-{i}")

@@ -4,15 +4,15 @@
         bundles/stamps-optimized:fp32 bundles/stamps-optimized:cascade   # five minutes a contender
 
 A contender is bundle:variant, or bundle:variant:modalities, as `image+text`, to use only these. All run over
-N and over 2N held-out records in turns, in one Ray session. The additional time of the second N is the slope,
-without start-up. Each is compared with the first one: relative speed, and the one-sided 95 % bound of the
-difference in accuracy, paired and by groups of records (caption_group); ±: the standard error of that
-difference; about 1.6 times it is the smallest difference that so many records can show. Expected on the
-stamps: the cascade is at least 1.3 times as fast as the picture alone and not less accurate, and 2.5 times as
-fast as fp32 with all. With `--permute-captions` each record has the caption of another one instead; then the
-table shows after how many records the run with the last contender, a cascade, reported wrong early answers. A
-table, then one JSON line. Compare ratios of one run; those of the workers' CPU time are less affected by
-other load than wall time.
+N held-out records in turns, in one Ray session, then over N and so many more that these take `--seconds`: the
+additional time for each additional record is the slope, without start-up. Each is compared with the first
+one: relative speed, and the one-sided 95 % bound of the difference in accuracy, paired and by groups of
+records (caption_group); ±: the standard error of that difference; about 1.6 times it is the smallest
+difference that so many records can show. Expected on the stamps: the cascade is at least 1.3 times as fast as
+the picture alone and not less accurate, and 2.5 times as fast as fp32 with all. With `--permute-captions`
+each record has the caption of another one instead; then the table shows after how many records the run with
+the last contender, a cascade, reported wrong early answers. A table, then one JSON line. Compare ratios of
+one run; those of the workers' CPU time are less affected by other load than wall time.
 """
 
 import io
@@ -45,6 +45,7 @@ from mmray.pipeline.cluster import connected
 from mmray.stats.intervals import Clusters
 
 _SOON = 1_000  # records within which a shift should be reported
+_MOST_COPIES = 64  # of N: bounds the disk
 
 
 @dataclass(frozen=True)
@@ -55,22 +56,53 @@ class Case:
     shards: list[Path]  # of held-out records
     copies: int  # of them make N
     rounds: int
+    seconds: float  # that the records beyond N take, about
+
+
+class Inputs:
+    """The held-out records, so many times, each number of copies in a folder of its own."""
+
+    def __init__(self, shards: list[Path], place: Path) -> None:
+        self._shards, self._place = shards, place
+
+    def of(self, copies: int) -> Path:
+        """The folder with so many copies; made if it is new."""
+        folder = self._place / f"{copies}-times"
+        if not folder.exists():
+            folder.mkdir()
+            for copy in range(copies):
+                for shard in self._shards:
+                    shutil.copyfile(shard, folder / f"{copy:04d}-{shard.name}")
+        return folder
+
+
+def more_copies(ran: Ran, copies: int, seconds: float) -> int:
+    """Further copies of the records that take so many seconds, judged by a run over some copies of them.
+
+    At least as many as that run had, and a power of two times that, so that contenders share inputs.
+    """
+    more, took = copies, ran.seconds["clock"]
+    while more * took / copies < seconds and more < _MOST_COPIES * copies:
+        more *= 2
+    return more
 
 
 def compare(case: Case, place: Path) -> dict[str, Any]:
     """Slopes and answers of all contenders."""
-    for size, copies in (("1N", case.copies), ("2N", 2 * case.copies)):
-        (place / size).mkdir()
-        for copy in range(copies):
-            for shard in case.shards:
-                shutil.copyfile(shard, place / size / f"{copy:03d}-{shard.name}")
+    inputs = Inputs(case.shards, place)
     slopes: dict[Contender, dict[str, list[float]]] = {c: {"cpu": [], "clock": []} for c in case.contenders}
     latest: dict[Contender, Ran] = {}
+    copies: dict[Contender, int] = {}
     for number in range(case.rounds):
-        short, latest = (
-            {c: run_once(c, place / size, place / f"{i}-{size}-{number}") for i, c in enumerate(slopes)}
-            for size in ("1N", "2N")
-        )
+        short = {
+            c: run_once(c, inputs.of(case.copies), place / f"{i}-short-{number}")
+            for i, c in enumerate(slopes)
+        }
+        if not number:  # all rounds have the same records
+            copies = {c: case.copies + more_copies(short[c], case.copies, case.seconds) for c in slopes}
+        latest = {
+            c: run_once(c, inputs.of(copies[c]), place / f"{i}-long-{number}") for i, c in enumerate(slopes)
+        }
         for contender, slope in slopes.items():
             more = latest[contender].this_run["rows"] - short[contender].this_run["rows"]
             for kind, seconds in slope.items():
@@ -120,6 +152,7 @@ def compare(case: Case, place: Path) -> dict[str, Any]:
             {
                 "contender": str(contender),
                 "megabytes": round(contender.megabytes, 1),
+                "records": latest[contender].this_run["rows"],
                 "slopes_ms": {kind: [round(value, 2) for value in values] for kind, values in slope.items()},
                 "ratio_to_first": {kind: round(value, 3) for kind, value in ratio.items()},
                 "accuracy": round(float(right.mean()), 4),
@@ -132,7 +165,6 @@ def compare(case: Case, place: Path) -> dict[str, Any]:
         )
     Console(width=140).print(table)
     return {
-        "records": latest[first].this_run["rows"],
         "judged": len(judged),
         "groups": clusters.count,
         "contenders": found,
@@ -151,7 +183,7 @@ def shift(case: Case, place: Path) -> dict[str, Any]:
         for copy in range(case.copies):
             random = np.random.default_rng([number, copy])
             for shard in case.shards:
-                permute_captions(shard, folder / f"{copy:03d}-{shard.name}", random)
+                permute_captions(shard, folder / f"{copy:04d}-{shard.name}", random)
         ran = run_once(case.contenders[-1], folder, place / f"shift-{number}")
         cascade = ran.this_run["cascade"]
         differ = cascade["shadowed"] - cascade["agreed"]
@@ -187,8 +219,9 @@ def main(
     ],
     input: Annotated[Path, typer.Option(help="Directory with the records.")] = Path("data/tuxpaint"),
     shards: Annotated[str, typer.Option(help="Names of the shards that are held out.")] = "test-*.tar",
-    copies: Annotated[int, typer.Option(help="The held-out records this many times over are N.")] = 6,
+    copies: Annotated[int, typer.Option(help="The held-out records this many times over are N.")] = 2,
     rounds: Annotated[int, typer.Option(help="Of each contender; or permutations.")] = 3,
+    seconds: Annotated[float, typer.Option(help="That the records beyond N take, about.")] = 15.0,
     permute_captions: Annotated[bool, typer.Option("--permute-captions", help="Watch a shift.")] = False,
 ) -> None:
     """Measure, and print the figures."""
@@ -196,7 +229,7 @@ def main(
         held_out = sorted(input.glob(shards))
         if not held_out:
             raise InputError(f"{input}: no {shards} there; build them: python datasets/tuxpaint.py")
-        case = Case([parse_contender(text) for text in contenders], held_out, copies, rounds)
+        case = Case([parse_contender(text) for text in contenders], held_out, copies, rounds, seconds)
         with tempfile.TemporaryDirectory() as place, connected():
             found = (shift if permute_captions else compare)(case, Path(place))
     except MmrayError as e:
