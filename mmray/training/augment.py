@@ -32,7 +32,7 @@ def augment(feeds: Mapping[str, Tensor], generator: torch.Generator) -> dict[str
 
     Args:
         feeds: tensors as `mmray.batching.pack` makes them.
-        generator: of the random numbers.
+        generator: of the random numbers, on the tensors' device.
 
     Returns:
         The same names; `pixels` becomes float32 of 0 to 255.
@@ -47,14 +47,14 @@ def augment(feeds: Mapping[str, Tensor], generator: torch.Generator) -> dict[str
 
 def _pixels(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """uint8 [N, H, W, 3] → float32 of the same shape."""
-    n = len(pixels)
+    n, device = len(pixels), generator.device
     x = pixels.permute(0, 3, 1, 2).float()
 
     def spread(width: float, *shape: int) -> Tensor:
-        return (2 * torch.rand(n, *shape, generator=generator, device=generator.device) - 1) * width
+        return (2 * torch.rand(n, *shape, generator=generator, device=device) - 1) * width
 
     angle, scale = spread(_TURN), spread(_SCALE).exp()
-    mirrored = torch.where(torch.rand(n, generator=generator, device=generator.device) < 0.5, -1.0, 1.0)
+    mirrored = torch.where(torch.rand(n, generator=generator, device=device) < 0.5, -1.0, 1.0)
     cos, sin = angle.cos() * scale, angle.sin() * scale
     moved = torch.stack([torch.stack([cos * mirrored, -sin], 1), torch.stack([sin * mirrored, cos], 1)], 1)
     affine = torch.cat([moved, spread(_SHIFT, 2)[:, :, None]], 2)
@@ -70,19 +70,20 @@ def _pixels(pixels: Tensor, generator: torch.Generator) -> Tensor:
 def _log_mel(log_mel: Tensor, generator: torch.Generator) -> Tensor:
     """[N, F, K] → the same shape and dtype."""
     n, frames, bands = log_mel.shape
+    device = generator.device
     silence = log_mel.float().amin()
 
     def spread(width: float) -> Tensor:
-        return (2 * torch.rand(n, 1, generator=generator, device=generator.device) - 1) * width
+        return (2 * torch.rand(n, 1, generator=generator, device=device) - 1) * width
 
     x = _stretched(log_mel.float(), spread(_STRETCH).exp(), spread(_MOVED_FRAMES), 1, silence)
     x = _stretched(x, spread(_BAND_STRETCH).exp(), spread(_MOVED_BANDS), 2, silence)
     x = x + spread(_LOUDER)[:, :, None]
-    noise = silence + _NOISE * torch.rand(n, 1, 1, generator=generator, device=generator.device)
-    x = torch.logaddexp(x, noise + 0.5 * torch.randn(x.shape, generator=generator, device=generator.device))
+    noise = silence + _NOISE * torch.rand(n, 1, 1, generator=generator, device=device)
+    x = torch.logaddexp(x, noise + 0.5 * torch.randn(x.shape, generator=generator, device=device))
     for length, most, axis in ((frames, _FRAMES, 1), (bands, _BANDS, 2), (bands, _BANDS, 2)):
-        width = torch.rand(n, 1, generator=generator, device=generator.device) * min(most, math.ceil(length / 4))
-        start = torch.rand(n, 1, generator=generator, device=generator.device) * length
+        width = torch.rand(n, 1, generator=generator, device=device) * min(most, math.ceil(length / 4))
+        start = torch.rand(n, 1, generator=generator, device=device) * length
         place = torch.arange(length, device=x.device)[None]
         blank = (place >= start) & (place < start + width)
         mean = x.mean(dim=(1, 2), keepdim=True)

@@ -87,11 +87,7 @@ class Batches:
             feeds = {"present": self._tensor(self._present[rows])}
         else:
             arrays = with_blank_rows(self._prepared.feeds(rows))
-            feeds = {
-                name: self._tensor(array)
-                for name, array in arrays.items()
-                if name not in self._skipped
-            }
+            feeds = {name: self._tensor(array) for name, array in arrays.items() if name not in self._skipped}
             if seed is not None:
                 feeds = augment(feeds, torch.Generator(self._device).manual_seed(seed))
         known = {m: self._tensor(values[rows]) for m, values in self._known.items()}

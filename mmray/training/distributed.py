@@ -1,4 +1,4 @@
-"""The same training on several Ray workers, with Ray Train: gradients are averaged over gloo, or NCCL on GPUs.
+"""The same training on several Ray workers, with Ray Train: gradients are averaged by gloo, on GPUs by NCCL.
 
 Every worker sees the same folder of prepared tensors, so on several machines it must lie on a shared disk.
 """
@@ -52,7 +52,7 @@ def run_workers(
     """
     if not ray.is_initialized():
         ray.init(include_dashboard=True)  # Ray Train asks the state API, which it has
-    has_gpus = ray.cluster_resources().get("GPU", 0) >= workers
+    has_gpus = ray.cluster_resources().get("GPU", 0) >= workers  # type: ignore[no-untyped-call]
     trainer = TorchTrainer(
         work,
         train_loop_config=config,

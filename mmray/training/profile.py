@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
-import torch
 from torch.profiler import ProfilerActivity, profile
 
 from mmray.training.loop import Alone, train

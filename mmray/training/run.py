@@ -151,9 +151,7 @@ class Training:
 
     def batches(self, *, augmented: bool, device: torch.device) -> Batches:
         """Batches of the records."""
-        return Batches(
-            self.records, np.array(self.classes), self.known, augmented=augmented, device=device
-        )
+        return Batches(self.records, np.array(self.classes), self.known, augmented=augmented, device=device)
 
     def _prepare(self, made: Design, say: Say) -> Prepared:
         return prepare(

@@ -50,3 +50,19 @@ def test_a_record_that_a_contender_rejects_counts_as_not_right():
     assert list(judged.values()) == ["g", "s#1", "g"]
     assert bench.is_right(both, judged).tolist() == [True, False, False]
     assert bench.is_right(both.slice(1), judged).tolist() == [False, False, False]
+
+
+def test_a_fast_contender_gets_more_records_and_a_slow_one_as_many_again():
+    def ran(seconds):
+        return bench.Ran("out", {"elapsed_s": seconds + 8.0, "startup_s": 8.0, "rows": 100}, None, 0.0)
+
+    assert bench.more_copies(ran(20.0), 2, seconds=15.0) == 2
+    assert bench.more_copies(ran(4.0), 2, seconds=15.0) == 8
+    assert bench.more_copies(ran(0.0), 2, seconds=15.0) == 2 * 64, "too fast to be timed: bounded"
+
+
+def test_copies_of_the_records_have_names_of_their_own(tmp_path):
+    shard = write_shard(tmp_path / "in" / "a.tar", RECORDS)
+    inputs = bench.Inputs([shard], tmp_path)
+    assert sorted(f.name for f in inputs.of(3).iterdir()) == ["0000-a.tar", "0001-a.tar", "0002-a.tar"]
+    assert inputs.of(3) == inputs.of(3) != inputs.of(1)
