@@ -3,7 +3,8 @@
 # makes the emoji of four artists, encoders, three fusions, a teacher, a student, a pruned and an int8-trained
 # model and a cascade, runs them all in the batch job over an artist that none has seen, and prints one table.
 #
-#     jobs/thesis.sh            an hour on two quiet cores, by the sum of its parts; what is there is not made again
+#     jobs/thesis.sh            an hour on two quiet cores; what is there is not made again
+#     jobs/thesis.sh --folds    then teacher and student with each of the other artists as the unseen one: 40 minutes
 #     jobs/thesis.sh --quick    a few records and one epoch: shows that all of it works, no figure; five minutes
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,17 +14,20 @@ export OMP_NUM_THREADS=1
 started=$SECONDS
 say() { printf '\n── %s (%d min)\n' "$1" $(((SECONDS - started) / 60)); }
 
-data=data/emoji bundles=bundles/thesis runs=runs/thesis seeds='0 1 2' quick='' set=()
-optimized='late student-whole pruned image-small qat'
+seeds='0 1 2' quick='' set=() optimized='late student-whole pruned image-small qat'
 if [ "${1:-}" = --quick ]; then
-  data=data/emoji-quick bundles=bundles/thesis-quick runs=runs/thesis-quick seeds=0 quick=yes optimized='student-whole qat'
-  set=(--set epochs=1 --set least_records=5)
+  seeds=0 quick=yes optimized='student-whole qat' set=(--set epochs=1 --set least_records=5)
 fi
-recipes=$runs/recipes
-mkdir -p "$recipes" "$bundles"
-for file in jobs/configs/train/*.yaml jobs/configs/thesis-*.yaml; do
-  sed "s#data/emoji#$data#; s#runs/thesis#$runs#g; s#bundles/thesis#$bundles#g" "$file" >"$recipes/${file##*/}"
-done
+
+use() { # SUFFIX: of the folders of records, bundles and trainings; the recipes for these folders
+  local file
+  data=data/emoji$1 bundles=bundles/thesis$1 runs=runs/thesis$1
+  recipes=$runs/recipes
+  mkdir -p "$recipes" "$bundles"
+  for file in jobs/configs/train/*.yaml jobs/configs/thesis-*.yaml; do
+    sed "s#data/emoji#$data#; s#runs/thesis#$runs#g; s#bundles/thesis#$bundles#g" "$file" >"$recipes/${file##*/}"
+  done
+}
 
 all() { # NAME...: one after the other
   local name
@@ -62,22 +66,31 @@ optimize() { # NAME [RECIPE]: int8, and a cascade of it
   mmray optimize "$bundles/$1" --recipe "$recipes/thesis-${2:-optimize}.yaml" --output "$bundles/$1-optimized" || true
 }
 
+fold() { # ARTIST: the same, with another unseen artist
+  use "-$1"
+  [ -f "$data/dataset.json" ] || python datasets/emoji.py --fold "$1" --output "$data" | sed -u "s/^/$1  /"
+  all sound image image-small late
+  train student-0 student
+  train student-whole
+}
+
+use "${quick:+-quick}"
 say "records: four artists' emoji, a keyword and a spoken word each, in $data"
 [ -f data/emoji/dataset.json ] || python datasets/emoji.py
-if [ "$data" != data/emoji ]; then
+if [ "$quick" ]; then
   mkdir -p "$data"
   cp data/emoji/{train-00000[07],tune-000000,test-000000}.tar "$data"
 fi
 
 together 'published_and_sound' 'train image'
-together 'all image-small late intermediate' 'all pruned early'
+together 'all image-small late early' 'all pruned intermediate'
 for seed in $seeds; do
   together "train student-$seed student --set seed=$seed" \
     "train logits-$seed student --set seed=$seed --set distil.features=0"
 done
 together 'train student-whole' 'optimize late'
 together 'train qat' 'optimize student-whole'
-for name in pruned image-small; do optimize "$name"; done
+together 'optimize pruned' 'optimize image-small'
 optimize qat qat
 
 contenders=()
@@ -116,5 +129,15 @@ python jobs/bench variants --input "$data" --copies 1 --rounds 1 --seconds "$([ 
 say "a student that learns the teacher's features too, and one that learns its scores alone"
 of() { for seed in $seeds; do printf '%s' "$bundles/$1-$seed,"; done | sed 's/,$//'; }
 python jobs/bench seeds --input "$data" --one "$(of student)" --other "$(of logits)"
+
+if [ "${1:-}" = --folds ]; then
+  together 'fold apple' 'fold facebook'
+  say 'fold google'
+  (OMP_NUM_THREADS=2 fold google)
+  say "the student against its teacher, on each artist as the unseen one"
+  folds() { printf '%s,' "$1$2" "$1-apple$2" "$1-facebook$2" "$1-google$2" | sed 's/,$//'; }
+  python jobs/bench seeds --input "$(folds data/emoji)" \
+    --one "$(folds bundles/thesis /student-whole)" --other "$(folds bundles/thesis /late)"
+fi
 
 say "all of it"

@@ -1,12 +1,14 @@
-"""Compares two ways to train the same model, each with several seeds, by accuracy on held-out records.
+"""Compares two models by accuracy on held-out records: each trained with several seeds, or on several folds.
 
     python jobs/bench seeds --input data/emoji --one student,student-1 --other logits,logits-1
-    # a run of the job for each bundle
+    python jobs/bench seeds --input data/emoji,data/emoji-apple --one student,student-apple \
+        --other late,late-apple   # a run of the job for each bundle
 
-Each bundle runs once in the batch job. The gain of a record is the mean over the seeds; its interval is
-paired and by groups of records (caption_group), for the seeds that were run. The gains of single seeds show
-the effect of another seed. Expected of features in addition to logits: no significant gain. A table, then one
-JSON line.
+Each bundle runs once in the batch job. One input for all: the gain of a record is the mean over the seeds. An
+input for each pair: the records of all folds are taken together. The interval is paired and by groups of
+records (caption_group), a group of several folds being one. The gains of single seeds or folds show the
+effect of another one. Expected of features in addition to logits: no significant gain. A table, then one JSON
+line.
 """
 
 import json
@@ -16,8 +18,9 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import pyarrow as pa
+import numpy.typing as npt
 import typer
+from _clustered import clustered_error
 from _watched import Contender, decisions, groups, is_right, run_once
 from rich.console import Console
 from rich.table import Table
@@ -28,58 +31,94 @@ from mmray.stats.intervals import Clusters
 
 
 def main(
-    one: Annotated[str, typer.Option(help="Bundles of one way, a seed each, with commas between.")],
-    other: Annotated[str, typer.Option(help="Bundles of the other way, with the same seeds.")],
-    input: Annotated[Path, typer.Option(help="Directory with the records.")] = Path("data/emoji"),
+    one: Annotated[str, typer.Option(help="Bundles of one model, with commas between.")],
+    other: Annotated[str, typer.Option(help="Bundles of the other, with the same seeds or folds.")],
+    input: Annotated[
+        str, typer.Option(help="Directory with the records, or one for each pair.")
+    ] = "data/emoji",
     shards: Annotated[str, typer.Option(help="Names of the shards that are held out.")] = "test-*.tar",
     variant: Annotated[str, typer.Option(help="Of each bundle.")] = "fp32",
 ) -> None:
     """Measure, and print the figures."""
     try:
-        ours, theirs = one.split(","), other.split(",")
+        ours, theirs, inputs = (text.split(",") for text in (one, other, input))
         if len(ours) != len(theirs):
-            raise InputError(f"--one has {len(ours)} bundles, --other {len(theirs)}: give one of each a seed")
+            raise InputError(f"--one has {len(ours)} bundles, --other {len(theirs)}: give as many of each")
+        if len(inputs) not in (1, len(ours)):
+            raise InputError(
+                f"--input has {len(inputs)} directories: give one, or one for each bundle of --one"
+            )
+        held_out = [_held_out(Path(folder), shards) for folder in inputs]
         pairs = list(zip(ours, theirs, strict=True))
-        held_out = sorted(input.glob(shards))
-        if not held_out:
-            raise InputError(f"{input}: no {shards} there; check --input and --shards")
-        answers: list[list[pa.Table]] = []
+        found: list[npt.NDArray[np.float64]] = []  # [2, records of the pair]
+        named: list[list[str]] = []
         with tempfile.TemporaryDirectory() as place, connected():
-            folder = Path(place) / "records"
-            folder.mkdir()
-            for shard in held_out:
-                shutil.copyfile(shard, folder / f"0000-{shard.name}")
             for number, pair in enumerate(pairs):
+                folder = Path(place) / f"{number}"
+                folder.mkdir()
+                for shard in held_out[number % len(inputs)]:
+                    shutil.copyfile(shard, folder / f"0000-{shard.name}")
                 runs = [
                     run_once(Contender(bundle, variant, None), folder, Path(place) / f"{number}-{i}")
                     for i, bundle in enumerate(pair)
                 ]
-                answers.append([decisions(ran, bundle) for ran, bundle in zip(runs, pair, strict=True)])
-        judged = {at: group for pair in answers for rows in pair for at, group in groups(rows).items()}
-        found = np.array([[is_right(rows, judged) for rows in pair] for pair in answers], np.float64)
+                answers = [decisions(ran, bundle) for ran, bundle in zip(runs, pair, strict=True)]
+                judged = {at: group for rows in answers for at, group in groups(rows).items()}
+                found.append(np.array([is_right(rows, judged) for rows in answers], np.float64))
+                named.append(list(judged.values()))
     except MmrayError as e:
         print(f"error: {e}")
         raise typer.Exit(e.exit_code) from e
-    gains = found[:, 0] - found[:, 1]  # [seeds, records]
-    low, high = Clusters(np.array(list(judged.values()), np.str_)).interval(gains.mean(axis=0), 0.95)
+    gain, of = pooled([right[0] - right[1] for right in found], named, is_folds=len(inputs) > 1)
+    low, high = Clusters(np.array(of, np.str_)).interval(gain, 0.95)
+    error = clustered_error(gain, of)
+    means = np.array([right.mean(axis=1) for right in found])
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("seed", "one", "other", "gain"):
+    for name in ("pair", "n", "one", "other", "gain"):
         table.add_column(name, justify="right")
-    for number, (first, second) in enumerate(found.mean(axis=2)):
-        table.add_row(str(number), f"{first:.3f}", f"{second:.3f}", f"{first - second:+.3f}")
+    for number, (first, second) in enumerate(means):
+        row = (f"{first:.3f}", f"{second:.3f}", f"{first - second:+.3f}")
+        table.add_row(str(number), str(len(named[number])), *row)
     Console().print(table)
-    print(f"mean gain {gains.mean():+.3f} ({low:+.3f} to {high:+.3f}, n {len(judged)})")
+    print(f"mean gain {gain.mean():+.3f} ± {error:.3f} ({low:+.3f} to {high:+.3f}, n {len(gain)})")
     print(
         json.dumps(
             {
-                "one": found[:, 0].mean(axis=1).round(4).tolist(),
-                "other": found[:, 1].mean(axis=1).round(4).tolist(),
-                "gain": round(float(gains.mean()), 4),
+                "one": means[:, 0].round(4).tolist(),
+                "other": means[:, 1].round(4).tolist(),
+                "gain": round(float(gain.mean()), 4),
+                "standard_error": round(error, 4),
                 "interval": [round(low, 4), round(high, 4)],
-                "records": len(judged),
+                "records": len(gain),
             }
         )
     )
+
+
+def pooled(
+    gains: list[npt.NDArray[np.float64]], named: list[list[str]], *, is_folds: bool
+) -> tuple[npt.NDArray[np.float64], list[str]]:
+    """Gain and group of each record: over all folds, or each the mean of the seeds.
+
+    Raises:
+        InputError: the bundles of several seeds do not know the labels of the same records.
+    """
+    if is_folds:
+        return np.concatenate(gains), [group for groups_of in named for group in groups_of]
+    if any(groups_of != named[0] for groups_of in named):
+        raise InputError("the bundles know different labels; give each pair its own --input")
+    return np.mean(gains, axis=0), named[0]
+
+
+def _held_out(folder: Path, shards: str) -> list[Path]:
+    """The held-out shards of a folder.
+
+    Raises:
+        InputError: there are none.
+    """
+    if not (found := sorted(folder.glob(shards))):
+        raise InputError(f"{folder}: no {shards} there; check --input and --shards")
+    return found
 
 
 if __name__ == "__main__":
