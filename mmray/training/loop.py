@@ -165,7 +165,7 @@ class _Run:
             for name, value in parts.items():
                 known = value.detach()  # not read here, which would wait for a GPU
                 sums[name] = sums[name] + known if name in sums else known
-            if workers.rank == 0 and monotonic() - said > _QUIET_S:
+            if workers.rank == 0 and number < self._steps and monotonic() - said > _QUIET_S:
                 said = monotonic()
                 left = (said - began) / number * (self._steps - number)
                 task.say(f"{task.title} {epoch + 1}: {number} of {self._steps} batches, {left:.0f} s left")
