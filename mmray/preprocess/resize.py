@@ -29,8 +29,10 @@ def resize(
         box: left, top, right and bottom of the part that fills the result; None for all.
 
     Returns:
-        Image of the same mode.
+        Image of the same mode; the given one if nothing has to be resized.
     """
+    if size == image.size and box in (None, (0.0, 0.0, float(size[0]), float(size[1]))):
+        return image
     much = 2 * _REDUCING_GAP
     if not HAS_SIMD or image.width >= much * size[0] or image.height >= much * size[1]:
         # Pillow first shrinks by whole factors. Otherwise, stretching a strip of 1 x 50,000,000 pixels would

@@ -37,6 +37,20 @@ def test_it_looks_like_pillows_whichever_side_grows(mode, size, stored):
         assert np.abs(on_white(ours).astype(int) - on_white(theirs)).max() <= 4
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_picture_of_the_wanted_size_stays_as_it_is_and_a_part_of_it_is_enlarged(mode):
+    image = picture(mode, 64, 48)
+    for box in (None, (0.0, 0.0, 64.0, 48.0)):
+        assert np.array_equal(resize(image, (64, 48), box), image.resize((64, 48), box=box))
+    part = (16.0, 12.0, 48.0, 36.0)
+    assert (
+        np.abs(
+            on_white(resize(image, (64, 48), part)).astype(int) - on_white(pillow(image, (64, 48), part))
+        ).max()
+        <= 4
+    )
+
+
 def test_what_is_transparent_lends_no_colour_to_its_neighbours():
     halves = np.zeros((40, 40, 4), np.uint8)
     halves[:, :20] = (255, 0, 0, 255)
