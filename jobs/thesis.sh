@@ -109,6 +109,7 @@ say "the batch job on an artist that none of them has seen"
 enter late fp32
 enter late-optimized int8-best
 enter late-optimized int8-best image+text
+enter late fp32 image+text
 enter published fp32
 enter intermediate fp32
 enter early fp32
@@ -123,7 +124,7 @@ enter student-whole-optimized cascade
 enter qat-optimized int8-qat
 enter qat-optimized int8-static
 if [ "$quick" ]; then contenders=("${contenders[@]::1}" "${contenders[@]: -1}"); fi
-python jobs/bench variants --input "$data" --copies 1 --rounds 1 --seconds "$([ "$quick" ] && echo 1 || echo 15)" \
+python jobs/bench variants --input "$data" --copies 1 --rounds 1 --seconds "$([ "$quick" ] && echo 1 || echo 30)" \
   "${contenders[@]}"
 
 say "a student that learns the teacher's features too, and one that learns its scores alone"
@@ -137,7 +138,7 @@ if [ "${1:-}" = --folds ]; then
   say "the student against its teacher, on each artist as the unseen one"
   folds() { printf '%s,' "$1$2" "$1-apple$2" "$1-facebook$2" "$1-google$2" | sed 's/,$//'; }
   python jobs/bench seeds --input "$(folds data/emoji)" \
-    --one "$(folds bundles/thesis /student-whole)" --other "$(folds bundles/thesis /late)"
+    --one "$(folds bundles/thesis /student-whole:fp32:image+text)" --other "$(folds bundles/thesis /late)"
 fi
 
 say "all of it"

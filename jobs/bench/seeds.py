@@ -4,11 +4,11 @@
     python jobs/bench seeds --input data/emoji,data/emoji-apple --one student,student-apple \
         --other late,late-apple   # a run of the job for each bundle
 
-Each bundle runs once in the batch job. One input for all: the gain of a record is the mean over the seeds. An
-input for each pair: the records of all folds are taken together. The interval is paired and by groups of
-records (caption_group), a group of several folds being one. The gains of single seeds or folds show the
-effect of another one. Expected of features in addition to logits: no significant gain. A table, then one JSON
-line.
+Each bundle runs once in the batch job, in fp32 and with all modalities, or as bundle:variant:image+text. One
+input for all: the gain of a record is the mean over the seeds. An input for each pair: the records of all
+folds are taken together. The interval is paired and by groups of records (caption_group), a group of several
+folds being one. The gains of single seeds or folds show the effect of another one. Expected of features in
+addition to logits: no significant gain. A table, then one JSON line.
 """
 
 import json
@@ -21,10 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import typer
 from _clustered import clustered_error
-from _watched import Contender, decisions, groups, is_right, run_once
+from _watched import Contender, decisions, groups, is_right, parse_contender, run_once
 from rich.console import Console
 from rich.table import Table
 
+from mmray.bundle import FP32
 from mmray.errors import InputError, MmrayError
 from mmray.pipeline.cluster import connected
 from mmray.stats.intervals import Clusters
@@ -37,7 +38,6 @@ def main(
         str, typer.Option(help="Directory with the records, or one for each pair.")
     ] = "data/emoji",
     shards: Annotated[str, typer.Option(help="Names of the shards that are held out.")] = "test-*.tar",
-    variant: Annotated[str, typer.Option(help="Of each bundle.")] = "fp32",
 ) -> None:
     """Measure, and print the figures."""
     try:
@@ -49,7 +49,7 @@ def main(
                 f"--input has {len(inputs)} directories: give one, or one for each bundle of --one"
             )
         held_out = [_held_out(Path(folder), shards) for folder in inputs]
-        pairs = list(zip(ours, theirs, strict=True))
+        pairs = [(contender(a), contender(b)) for a, b in zip(ours, theirs, strict=True)]
         found: list[npt.NDArray[np.float64]] = []  # [2, records of the pair]
         named: list[list[str]] = []
         with tempfile.TemporaryDirectory() as place, connected():
@@ -59,10 +59,10 @@ def main(
                 for shard in held_out[number % len(inputs)]:
                     shutil.copyfile(shard, folder / f"0000-{shard.name}")
                 runs = [
-                    run_once(Contender(bundle, variant, None), folder, Path(place) / f"{number}-{i}")
-                    for i, bundle in enumerate(pair)
+                    run_once(contender, folder, Path(place) / f"{number}-{i}")
+                    for i, contender in enumerate(pair)
                 ]
-                answers = [decisions(ran, bundle) for ran, bundle in zip(runs, pair, strict=True)]
+                answers = [decisions(ran, c.bundle) for ran, c in zip(runs, pair, strict=True)]
                 judged = {at: group for rows in answers for at, group in groups(rows).items()}
                 found.append(np.array([is_right(rows, judged) for rows in answers], np.float64))
                 named.append(list(judged.values()))
@@ -93,6 +93,11 @@ def main(
             }
         )
     )
+
+
+def contender(text: str) -> Contender:
+    """From bundle, then fp32 with all modalities, or bundle:variant, or bundle:variant:image+text."""
+    return parse_contender(text) if ":" in text else Contender(text, FP32, None)
 
 
 def pooled(
