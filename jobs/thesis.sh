@@ -125,7 +125,7 @@ enter qat-optimized int8-qat
 enter qat-optimized int8-static
 if [ "$quick" ]; then contenders=("${contenders[@]::1}" "${contenders[@]: -1}"); fi
 python jobs/bench variants --input "$data" --copies 1 --rounds 1 --seconds "$([ "$quick" ] && echo 1 || echo 30)" \
-  "${contenders[@]}"
+  --plot "$runs/table.png" "${contenders[@]}"
 
 say "a student that learns the teacher's features too, and one that learns its scores alone"
 of() { for seed in $seeds; do printf '%s' "$bundles/$1-$seed,"; done | sed 's/,$//'; }

@@ -111,6 +111,34 @@ def draw_course(found: Mapping[str, Any], path: Path) -> None:
     figure.savefig(path)
 
 
+def draw_contenders(contenders: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Accuracy with its 95 % interval over speed, each point with its number in a list.
+
+    Args:
+        contenders: of the output of `jobs/bench/variants.py`; the first is what speeds are compared with.
+        path: of the image.
+    """
+    figure, panel = plt.subplots(figsize=(9.5, 4.6), layout="constrained", dpi=100)
+    speeds = [found["ratio_to_first"]["clock"] for found in contenders]
+    for number, (speed, found) in enumerate(zip(speeds, contenders, strict=True), start=1):
+        right, (low, high) = found["accuracy"], found["interval"]
+        name = found["contender"].removesuffix(" alone").replace("-optimized", "")
+        colour = plt.get_cmap("tab20")((number - 1) % 20)
+        panel.vlines(speed, low, high, color=colour, lw=1)
+        panel.plot(speed, right, "o", ms=13, color=colour, alpha=0.75, label=f"{number}  {name}")
+        panel.annotate(str(number), (speed, right), ha="center", va="center", fontsize=8)
+    panel.set_xscale("log")
+    ticks = [n for n in (0.25, 0.5, 1, 2, 4, 8, 16) if min(speeds) / 1.5 <= n <= 1.5 * max(speeds)]
+    panel.set_xticks(ticks, [f"{n:g}x" for n in ticks])
+    panel.minorticks_off()
+    panel.set_xlabel(f"rows/s in the job, relative to {contenders[0]['contender']}")
+    panel.set_ylabel("accuracy on held-out records, 95 % interval")
+    figure.legend(loc="outside right center", frameon=False, fontsize=8, markerscale=0.5)
+    _plain(panel)
+    figure.savefig(path)
+    plt.close(figure)
+
+
 def _plain(panel: Axes) -> None:
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(axis="y", color="#e5e7eb")

@@ -28,6 +28,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from _clustered import clustered_error
+from _plots import draw_contenders
 from _watched import (
     Contender,
     Ran,
@@ -222,6 +223,7 @@ def main(
     copies: Annotated[int, typer.Option(help="The held-out records this many times over are N.")] = 2,
     rounds: Annotated[int, typer.Option(help="Of each contender; or permutations.")] = 3,
     seconds: Annotated[float, typer.Option(help="That the records beyond N take, about.")] = 15.0,
+    plot: Annotated[Path | None, typer.Option(help="PNG file to draw: accuracy over speed.")] = None,
     permute_captions: Annotated[bool, typer.Option("--permute-captions", help="Watch a shift.")] = False,
 ) -> None:
     """Measure, and print the figures."""
@@ -235,6 +237,8 @@ def main(
     except MmrayError as e:
         print(f"error: {e}")
         raise typer.Exit(e.exit_code) from e
+    if plot and not permute_captions:
+        draw_contenders(found["contenders"], plot)
     print(json.dumps(found))
 
 
