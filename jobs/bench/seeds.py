@@ -58,10 +58,7 @@ def main(
                 folder.mkdir()
                 for shard in held_out[number % len(inputs)]:
                     shutil.copyfile(shard, folder / f"0000-{shard.name}")
-                runs = [
-                    run_once(contender, folder, Path(place) / f"{number}-{i}")
-                    for i, contender in enumerate(pair)
-                ]
+                runs = [run_once(each, folder, Path(place) / f"{number}-{i}") for i, each in enumerate(pair)]
                 answers = [decisions(ran, c.bundle) for ran, c in zip(runs, pair, strict=True)]
                 judged = {at: group for rows in answers for at, group in groups(rows).items()}
                 found.append(np.array([is_right(rows, judged) for rows in answers], np.float64))
