@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPSConnection, IncompleteRead
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,11 @@ from mmray.errors import MmrayError, UsageError
 
 #: A record: `image` and `audio` as bytes or as the path of a file, `text`, and, in a batch, an `id`.
 Record = Mapping[str, Any]
+
+#: How often a request is sent again whose connection was closed before a whole answer came. A prediction changes
+#: nothing, so sending it twice is safe. A proxy that loads new replicas closes a connection now and then.
+_RESENT = 3
+_CLOSED = (ConnectionResetError, IncompleteRead)  # RemoteDisconnected, too: it is a ConnectionResetError
 
 
 class ServerError(MmrayError):
@@ -113,11 +118,21 @@ class Client:
             first += len(batch)
 
     def _ask(self, method: str, path: str, body: bytes | None = None, media_type: str = "") -> bytes:
-        """Body of a successful answer; retries when a busy server says so."""
+        """Body of a successful answer; retries when a busy server says so, or a connection is closed."""
         headers = self._headers | ({"Content-Type": media_type} if body else {})
         deadline = time.monotonic() + self._patience_s
+        closed = 0
         while True:
-            status, wait_s, said = self._exchange(method, path, body, headers)
+            try:
+                status, wait_s, said = self._exchange(method, path, body, headers)
+            except (OSError, HTTPException) as e:
+                closed += 1
+                if closed > _RESENT or not isinstance(e, _CLOSED):
+                    raise ServerError(
+                        f"{self._url}: no answer ({e or type(e).__name__}); check that the server runs there"
+                    ) from e
+                time.sleep(0.1 * closed)
+                continue
             if status == 200:
                 return said
             if status != 503 or time.monotonic() + wait_s > deadline:
@@ -129,18 +144,11 @@ class Client:
     ) -> tuple[int, float, bytes]:
         """Status, seconds to wait before another try, body."""
         with closing(self._connection(*self._address, timeout=self._timeout_s)) as connection:
-            try:
-                with suppress(
-                    BrokenPipeError, ConnectionResetError
-                ):  # it answered before it received everything
-                    connection.request(method, self._path + path, body, headers)
-                response = connection.getresponse()
-                wait = response.headers.get("Retry-After", "")
-                return response.status, float(wait) if wait.isdecimal() else 1.0, response.read()
-            except (OSError, HTTPException) as e:
-                raise ServerError(
-                    f"{self._url}: no answer ({e or type(e).__name__}); check that the server runs there"
-                ) from e
+            with suppress(BrokenPipeError, ConnectionResetError):  # it answered before it received everything
+                connection.request(method, self._path + path, body, headers)
+            response = connection.getresponse()
+            wait = response.headers.get("Retry-After", "")
+            return response.status, float(wait) if wait.isdecimal() else 1.0, response.read()
 
     def _refused(self, status: int, said: bytes) -> ServerError:
         try:

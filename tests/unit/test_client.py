@@ -11,6 +11,8 @@ from mmray.client import Client, ServerError
 from mmray.errors import UsageError
 
 BUSY = (503, {"Retry-After": "0"}, b'{"title": "Overloaded"}')
+CLOSED = (0, {}, b"")  # the connection is closed without an answer
+CUT = (200, {"Content-Length": "99"}, b'{"label": "d')  # and within one
 
 
 class Scripted(ThreadingHTTPServer):
@@ -31,8 +33,10 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append((self.path, dict(self.headers), body))
         answers = self.server.answers
         status, headers, said = answers.pop(0) if len(answers) > 1 else answers[0]
+        if not status:
+            return
         self.send_response(status)
-        for header in {**headers, "Content-Length": str(len(said))}.items():
+        for header in {"Content-Length": str(len(said)), **headers}.items():
             self.send_header(*header)
         self.end_headers()
         self.wfile.write(said)
@@ -82,6 +86,21 @@ def test_a_busy_server_is_asked_again_with_the_same_record(serve):
     assert Client(server.url).predict({"text": "a"}) == {"label": "cat"}
     assert len(server.asked) == 3
     assert len({body for _, _, body in server.asked}) == 1
+
+
+def test_a_closed_connection_is_opened_again_with_the_same_record(serve):
+    server = serve(CLOSED, CUT, CLOSED, ok(label="cat"))
+    assert Client(server.url).predict({"text": "a"}) == {"label": "cat"}
+    assert len(server.asked) == 4
+    assert len({body for _, _, body in server.asked}) == 1
+
+
+@pytest.mark.parametrize("answer", [CLOSED, CUT])
+def test_a_server_that_always_closes_the_connection_is_not_asked_for_ever(serve, answer):
+    server = serve(answer)
+    with pytest.raises(ServerError, match="no answer"):
+        Client(server.url).model()
+    assert len(server.asked) == 4
 
 
 def test_patience_ends(serve):
