@@ -26,9 +26,6 @@ INPUTS: Mapping[Modality, tuple[str, ...]] = {
     "text": ("input_ids", "attention_mask", "text_row"),
     "audio": ("log_mel", "log_mel_row"),
 }
-#: Default number of records of one inference on a CPU. It matters little if texts of a batch have one length:
-#: 32 stamps took 1.03 times as long each as 8.
-CPU_ROWS = 8
 #: Overhead of a batch on a CPU, in text tokens (docs/log.md).
 BATCH_TOKENS = 16
 

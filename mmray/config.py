@@ -139,7 +139,7 @@ class RunConfig(BaseModel):
     topology: Literal["auto", "fused", "split"] = "auto"
     actors: int | None = Field(None, ge=1)  # with a model each; None: one for each CPU (fused) or GPU (split)
     autoscaling: bool = False  # the cluster grows on demand, so `actors` may be more than fit on it now
-    batch_rows: int | None = Field(None, ge=1, le=4096)  # records of one inference; None: 8, on a GPU 256
+    batch_rows: int | None = Field(None, ge=1, le=4096)  # records of one inference; None: by their size
     block_rows: int = Field(64, ge=1, le=65_536)  # records that travel together
     block_bytes: int = Field(32 << 20, ge=1 << 16)
     part_rows: int | None = Field(None, ge=1)  # None: about a minute of one actor's work

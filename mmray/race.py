@@ -9,13 +9,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
-from mmray.batching import CPU_ROWS, blank, full_batch
+from mmray.batching import blank, full_batch
 from mmray.bundle import FP32, Bundle
 from mmray.digests import sealed, unsealed
 from mmray.engine import Engine, Provider, best_provider, device_type, engine_version
 from mmray.errors import BundleError, EngineError
 from mmray.loading import open_engine
-from mmray.shapes import Ladder
+from mmray.shapes import Ladder, cpu_rows
 from mmray.storage import Location, cache_directory
 
 _ROUNDS = 5  # of all forms in turn, so that other load on the machine affects all of them
@@ -64,8 +64,8 @@ def choose(
         wanted: name of a variant, or "auto".
         provider: where to run.
         threads: threads of one inference.
-        ladder: sizes of the batches: the race uses a typical one. None: CPU_ROWS of the bundle's golden
-            records with the most modalities.
+        ladder: sizes of the batches: the race uses a typical one. None: those of a CPU, of the bundle's
+            golden records with the most modalities.
         cache: permanent directory; None: the default one.
 
     Raises:
@@ -143,7 +143,7 @@ def race(
 ) -> tuple[dict[Form, float], int]:
     """Seconds of a batch by form, the best of some rounds, without those that do not run; and its rows."""
     runs: dict[Form, _Run] = {}
-    rows = ladder.typical.rows if ladder else CPU_ROWS
+    rows = ladder.typical.rows if ladder else cpu_rows(bundle.spec)
     for form in forms:
         try:
             engine = open_engine(
@@ -173,7 +173,7 @@ def _batch(bundle: Bundle, engine: Engine, ladder: Ladder | None) -> _Run:
     if ladder is None:
         # Each subset of the modalities is missing in some golden record, so a batch of all of them would have
         # a third of a job's pictures, and another variant might win.
-        feeds = full_batch(bundle.golden()[0], CPU_ROWS)
+        feeds = full_batch(bundle.golden()[0], cpu_rows(bundle.spec))
         return lambda: engine(feeds)
     bound = engine.bound(blank(bundle.spec, ladder.typical))
 

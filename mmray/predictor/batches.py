@@ -23,6 +23,7 @@ from mmray.engine.turns import Device, Turn
 from mmray.errors import EngineError, one_line
 from mmray.golden import Golden, fitting, lay
 from mmray.preprocess.spec import PreprocessSpec
+from mmray.schema import TENSOR_OF
 from mmray.shapes import Batch, Ladder, Shape, Shaper
 
 
@@ -86,7 +87,8 @@ class BatchRunner:
         stage, rows, shape = self.stage, batch.rows, batch.shape
         handed_on = [name for name in stage.engine.inputs if name.startswith(CARRIED)]
         if shape is None:
-            feeds = pack(tensors.take(rows), self._spec, take=stage.takes, seen=stage.seen)
+            needed = tensors.select([TENSOR_OF[modality] for modality in self._spec.modalities])
+            feeds = pack(needed.take(rows), self._spec, take=stage.takes, seen=stage.seen)
             feeds |= {name: carried_rows(tensors, name, rows) for name in handed_on}
             found: Feeds = {"present": feeds["present"]}
 

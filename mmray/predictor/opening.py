@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmray.align import AlignSpec
-from mmray.batching import CPU_ROWS
 from mmray.bundle import Bundle
 from mmray.cascade import open_stages
 from mmray.confidence import Abstain, least_score
@@ -19,7 +18,7 @@ from mmray.preprocess import OnDamaged, Preprocessor
 from mmray.preprocess.spec import Limits
 from mmray.race import choose
 from mmray.schema import Modality, OutputColumns
-from mmray.shapes import Ladder, job_ladder
+from mmray.shapes import Ladder, cpu_rows, job_ladder
 from mmray.unread import OnForeignText, OnUnread
 
 
@@ -97,7 +96,7 @@ def open_runners(
     for stage in stages:
         if stage.engine.compiled:
             stage.engine.compiled.keep()
-    rows = batch_rows or CPU_ROWS
+    rows = batch_rows or cpu_rows(bundle.spec)
     runners = [
         Runner(stage, bundle.spec, its_golden, device=device, batch_rows=rows, ladder=ladder)
         for stage, its_golden in zip(stages, golden, strict=True)

@@ -8,12 +8,11 @@ from onnx import helper
 from support.bundles import make_bundle, reseal, small_bundle
 from support.racing import convolved, extended, slowed
 
-from mmray.batching import CPU_ROWS
 from mmray.digests import sealed
 from mmray.engine.cpu import FEATURES_VARIABLE, needs_exact_int8
 from mmray.errors import BundleError
 from mmray.race import Form, candidates, choose, is_quantized
-from mmray.shapes import job_ladder
+from mmray.shapes import cpu_rows, job_ladder
 from mmray.variants.quantize.calibrate import collect_ranges
 from mmray.variants.quantize.int8 import to_static_int8
 
@@ -90,7 +89,9 @@ def test_the_race_is_over_a_full_batch_like_the_jobs(folder, slow, tmp_path):
     choice = choose(bundle, "auto", provider="cpu", cache=tmp_path)
     [race] = (tmp_path / "races").iterdir()
     found = json.loads(race.read_text())
-    assert choice.rows_per_s == pytest.approx(CPU_ROWS * 1e3 / found["batch_ms"]["quick"], rel=0.01)
+    assert choice.rows_per_s == pytest.approx(
+        cpu_rows(bundle.spec) * 1e3 / found["batch_ms"]["quick"], rel=0.01
+    )
 
 
 def test_a_variant_that_does_not_run_here_does_not_take_part(folder, slow, tmp_path):

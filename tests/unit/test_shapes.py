@@ -8,7 +8,17 @@ import pytest
 
 from mmray.preprocess.spec import AudioSpec, ImageSpec, PreprocessSpec, TextSpec
 from mmray.schema import TENSORS, error, table
-from mmray.shapes import JOB_ROWS, Ladder, Shape, Shaper, job_ladder, server_ladder, whole_batches
+from mmray.shapes import (
+    JOB_ROWS,
+    Ladder,
+    Shape,
+    Shaper,
+    cpu_rows,
+    job_ladder,
+    row_bytes,
+    server_ladder,
+    whole_batches,
+)
 
 SPEC = PreprocessSpec(
     image=ImageSpec(height=4, width=4),
@@ -17,6 +27,13 @@ SPEC = PreprocessSpec(
 )
 ALL = SPEC.modalities
 PICTURE = bytes(48)
+
+
+@pytest.mark.parametrize(("pixels", "least", "most"), [(4, 64, 64), (72, 32, 64), (224, 8, 16), (4096, 8, 8)])
+def test_a_cpu_takes_many_small_records_at_once_and_few_large_ones(pixels, least, most):
+    spec = SPEC.model_copy(update={"image": ImageSpec(height=pixels, width=pixels)})
+    assert least <= cpu_rows(spec) <= most
+    assert cpu_rows(spec) == 8 or cpu_rows(spec) * row_bytes(spec) <= 2_250_000
 
 
 def clip(patches):
