@@ -22,8 +22,8 @@ from mmray.errors import MmrayError, UsageError
 #: A record: `image` and `audio` as bytes or as the path of a file, `text`, and, in a batch, an `id`.
 Record = Mapping[str, Any]
 
-#: How often a request is sent again whose connection was closed before a whole answer came. A prediction changes
-#: nothing, so sending it twice is safe. A proxy that loads new replicas closes a connection now and then.
+#: How often a request is sent again whose connection was closed before a whole answer came, as by a proxy
+#: that loads new replicas. A prediction changes nothing, so sending it twice is safe.
 _RESENT = 3
 _CLOSED = (ConnectionResetError, IncompleteRead)  # RemoteDisconnected, too: it is a ConnectionResetError
 

@@ -130,9 +130,9 @@ class Ladder:
 
 
 def cpu_rows(spec: PreprocessSpec) -> int:
-    """Rows of a batch on a CPU: enough that starting it costs little, few enough for the cache and for memory.
+    """Rows of a batch on a CPU: enough that starting it costs little, few enough for cache and memory.
 
-    A batch costs a millisecond of its own, a tenth of what small models take for eight pictures of 72 pixels.
+    A batch costs a millisecond of its own, where a small model takes four for eight pictures of 72 pixels.
     With 32 pictures of 224 pixels instead of 8 each takes 2 % longer, and a worker 120 MB more (docs/log.md).
     """
     least, most = _CPU_ROWS
