@@ -65,7 +65,7 @@ def ray_cluster() -> Iterator[None]:
     deadly = str(Path(support.__file__).parent / "deadly")
     import ray
 
-    import mmray.pipeline  # noqa: F401  (settles how loud Ray is, before it is imported)
+    import mmray.pipeline  # noqa: F401  (sets how loud Ray is, before it is imported)
     from mmray.serve.ingress import private_haproxy
 
     with private_haproxy(), tempfile.TemporaryDirectory(prefix="mmray-faults-") as faults:

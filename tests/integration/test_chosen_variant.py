@@ -20,7 +20,7 @@ from mmray.shapes import job_ladder
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     """Its fp32 graph is slow, and its variant "quick" is not."""
-    folder = tmp_path_factory.mktemp("settled")
+    folder = tmp_path_factory.mktemp("chosen")
     graph = slowed(small_bundle().graph("fp32"), folder / "slow.onnx")
     return extended(folder, make_bundle(folder / "slow", graph=graph), "both")
 

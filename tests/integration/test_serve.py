@@ -271,12 +271,12 @@ def test_a_replica_killed_under_load_costs_no_wrong_answer_and_comes_back(server
         while len(set(worker_pids("ServeReplica:mortal")) - {victim, other}) < 1:
             load.wait_for(5)
         load.wait_for(100)
-        settled = len(load.answers)
+        before = len(load.answers)
         load.wait_for(100)
     good = [(i, answer.json()) for i, answer in load.answers if answer and answer.status_code == 200]
     assert all(same(answer, truth[i]) for i, answer in good)
     assert {answer.status_code for _, answer in load.answers if answer} <= {200, 500, 502, 503}
-    assert all(answer and answer.status_code == 200 for _, answer in load.answers[settled:])
+    assert all(answer and answer.status_code == 200 for _, answer in load.answers[before:])
 
 
 @pytest.mark.parametrize(("topology", "text"), [("fused", "LOST"), ("split", "ENDLESS")])

@@ -1,4 +1,4 @@
-"""Answers of a model that was never run: text settles most records, sound none, all together every one."""
+"""Answers of a model that was never run: text answers most records, sound none, all together every one."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ NAMES = ("text", "audio", "image", "image+text", "image+audio", "text+audio", "i
 
 
 def made_evidence(rows=1000, easy=0.7, wrong=0.0, seed=0, classes=5, groups=None, without_text=0):
-    """Text settles the easy records, of which a share is surely wrong; the rest takes all modalities.
+    """Text answers the easy records, of which a share is surely wrong; the rest takes all modalities.
 
     The last `without_text` records lack text.
     """

@@ -13,7 +13,7 @@ from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
 
-import mmray.pipeline  # noqa: F401  (settles how loud Ray is, before it is imported)
+import mmray.pipeline  # noqa: F401  (sets how loud Ray is, before it is imported)
 
 WARNED_S = 120  # before a spot machine goes
 

@@ -168,7 +168,7 @@ def test_the_shadow_runs_the_same_records_each_time_and_changes_no_answer(bundle
 
 @pytest.mark.parametrize("text", [b"poison", b"nan"])
 def test_what_only_the_shadow_finds_wrong_costs_no_answer(folder, text):
-    """The model fails on one of the texts, and gives NaN for the other; the sound alone had settled it."""
+    """The model fails on one of the texts, and gives NaN for the other; the sound alone had answered it."""
     bundle = cascaded(folder / f"sound-{text.decode()}", 0.0, stages=(("audio",), ("text", "image")))
     rows = [{"audio": clip(seconds=1.0), "text": words} for words in (b"a cat", text, b"a dog")]
     predict = Predictor(bundle, variant="cascade", provider="cpu", shadow=1.0)

@@ -105,7 +105,7 @@ def test_early_answers_of_a_cascade_are_as_sure_as_their_exit_says(tmp_path):
 def test_the_run_s_risk_counts_before_the_bundle_s(abstain, asks, expected, tmp_path):
     bundle = abstaining(tmp_path / "b", SURE, asks=asks)
     assert least_score(bundle, "fp32", abstain) == expected
-    assert least_score(bundle, "auto", abstain) is None  # not settled yet
+    assert least_score(bundle, "auto", abstain) is None  # not decided yet
     assert Predictor(bundle, variant="fp32", provider="cpu", abstain=abstain).columns == OutputColumns(
         classes=len(LABELS), least_score=expected
     )

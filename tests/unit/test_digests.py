@@ -11,8 +11,8 @@ from mmray.digests import computed_sha256, is_sealed, seal, sealed, sha256_of, s
 
 
 @pytest.fixture
-def settled(monkeypatch):
-    """Files need not lie still for two seconds before their digest is kept."""
+def stable(monkeypatch):
+    """Files need not be unchanged for two seconds before their digest is kept."""
     monkeypatch.setattr(digests, "_STABLE_NS", -1)
 
 
@@ -28,14 +28,14 @@ def digest(data):
     return hashlib.sha256(data).hexdigest()
 
 
-@pytest.mark.usefixtures("settled")
+@pytest.mark.usefixtures("stable")
 def test_a_file_is_read_once_while_it_stays_as_it_is(tmp_path, computed):
     (tmp_path / "a").write_bytes(b"weights")
     assert [sha256_of(tmp_path / "a") for _ in range(3)] == [digest(b"weights")] * 3
     assert computed == [tmp_path / "a"]
 
 
-@pytest.mark.usefixtures("settled")
+@pytest.mark.usefixtures("stable")
 def test_a_change_is_seen_whatever_the_file_says_of_its_time(tmp_path):
     """Same size, same time of modification."""
     file = tmp_path / "a"
@@ -47,7 +47,7 @@ def test_a_change_is_seen_whatever_the_file_says_of_its_time(tmp_path):
     assert sha256_of(file) == digest(b"weighed")
 
 
-@pytest.mark.usefixtures("settled")
+@pytest.mark.usefixtures("stable")
 def test_another_file_in_its_place_is_seen(tmp_path):
     (tmp_path / "a").write_bytes(b"weights")
     (tmp_path / "b").write_bytes(b"weighed")
@@ -64,7 +64,7 @@ def test_a_file_that_changed_just_now_is_read_again(tmp_path, computed):
     assert len(computed) == 2
 
 
-@pytest.mark.usefixtures("settled")
+@pytest.mark.usefixtures("stable")
 def test_of_a_large_file_other_processes_know_it_too(tmp_path, monkeypatch, computed):
     monkeypatch.setenv("MMRAY_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(digests, "_LARGE_BYTES", 4)

@@ -1,4 +1,4 @@
-"""What a command writes: into new folders, never in vain, and to readers that stop reading."""
+"""What a command writes: into new folders, no work for nothing, and to readers that stop reading."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def test_a_page_that_cannot_be_written_is_refused_by_name(tmp_path, command):
     shown = CliRunner().invoke(app, [*(word.format(**names) for word in command), "--html", str(page)])
     assert isinstance(shown.exception, UsageError)
     assert f"--html {page}: cannot make the directory" in str(shown.exception)
-    assert "variant" not in shown.output  # no work was done in vain
+    assert "variant" not in shown.output  # no work was done
 
 
 def test_a_directory_is_no_file_to_write(tmp_path):

@@ -19,7 +19,7 @@ def out(tmp_path):
     return begin(tmp_path / "run", A, B, C)
 
 
-def settled(out):
+def clean(out):
     Ledger.load(out).clean_up(out)
     return Ledger.load(out)
 
@@ -62,14 +62,14 @@ def test_of_overlapping_parts_the_one_with_more_rows_counts(out):
     ledger = Ledger.load(out)
     assert [part.name for part in ledger.parts] == [large.name]
     assert ledger.superseded == [small.name]
-    assert settled(out).superseded == []
+    assert clean(out).superseded == []
     assert set(files(out)) == {f"parts/{large.name}", f"rejects/{large.name}"}
 
 
 def test_overlap_in_one_shard_costs_the_whole_part_and_its_other_rows_are_missing_again(out):
     write(out, [*rows_of(A, range(6)), *rows_of(C)])
     write(out, [*rows_of(A, [5]), *rows_of(B)])
-    assert settled(out).missing([A, B, C]) == [(A, [Missing(6, None, interval(0, 5).stop)]), (B, [WHOLE])]
+    assert clean(out).missing([A, B, C]) == [(A, [Missing(6, None, interval(0, 5).stop)]), (B, [WHOLE])]
 
 
 def test_of_parts_with_the_same_rows_the_one_with_more_predictions_counts():

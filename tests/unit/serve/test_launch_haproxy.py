@@ -15,7 +15,7 @@ from ray.serve._private.common import RequestProtocol
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
 from ray.serve.config import HTTPOptions
 
-import mmray.serve  # noqa: F401  (settles Serve before it is imported)
+import mmray.serve  # noqa: F401  (configures Serve before it is imported)
 from mmray.errors import UsageError
 from mmray.serve.ingress import private_haproxy
 from mmray.serve.launch_haproxy import private

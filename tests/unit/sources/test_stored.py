@@ -41,7 +41,7 @@ def listings(s3):
     return [request.path for request in s3.server.requests if "list-type=2" in request.path]
 
 
-def settle(monkeypatch):
+def as_stable(monkeypatch):
     """As if what is stored had been there for long."""
     monkeypatch.setattr(state, "_STABLE_S", 0)
 
@@ -96,7 +96,7 @@ def test_where_one_is_not_what_it_is_called_all_are_opened(stored, many):
 
 
 def test_what_is_known_costs_a_listing_alone(stored, monkeypatch):
-    settle(monkeypatch)
+    as_stable(monkeypatch)
     pattern = stored.url("in/t-{000..039}.tar")
     shards = list_shards([pattern])
     stored.server.requests.clear()

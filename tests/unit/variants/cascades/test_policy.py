@@ -147,7 +147,7 @@ def with_half(evidence, seed=1, right=0.9):
 
 
 def test_half_an_image_is_looked_at_first_where_that_is_faster_and_good_enough():
-    """The 30 % that text leaves open are settled by half the image, but for one in ten."""
+    """The 30 % that text leaves open are answered by half the image, but for one in ten."""
     evidence = with_half(made_evidence())
     costs = Costs(0.1, COSTS.modality | {HALF: 3.0}, decoded_image=10.0)
     policy = choose_policy(evidence, costs, ONE_POINT)
