@@ -83,7 +83,7 @@ if [ "$quick" ]; then
 fi
 
 together 'published_and_sound' 'train image'
-together 'all image-small late early' 'all pruned intermediate'
+together 'all image-small late intermediate' 'all pruned early'
 for seed in $seeds; do
   together "train student-$seed student --set seed=$seed" \
     "train logits-$seed student --set seed=$seed --set distil.features=0"
