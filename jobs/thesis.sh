@@ -136,7 +136,7 @@ if [ "${1:-}" = --folds ]; then
   say 'fold google'
   (OMP_NUM_THREADS=2 fold google)
   say "the student against its teacher, on each artist as the unseen one"
-  folds() { printf '%s,' "$1$2" "$1-apple$2" "$1-facebook$2" "$1-google$2" | sed 's/,$//'; }
+  folds() { printf "%s," "$1${2:-}" "$1-apple${2:-}" "$1-facebook${2:-}" "$1-google${2:-}" | sed 's/,$//'; }
   python jobs/bench seeds --input "$(folds data/emoji)" \
     --one "$(folds bundles/thesis /student-whole:fp32:image+text)" --other "$(folds bundles/thesis /late)"
 fi
