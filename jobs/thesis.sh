@@ -4,7 +4,7 @@
 # model and a cascade, runs them all in the batch job over an artist that none has seen, and prints one table.
 #
 #     jobs/thesis.sh            an hour on two quiet cores; what is there is not made again
-#     jobs/thesis.sh --folds    then teacher and student with each of the other artists as the unseen one: 40 minutes
+#     jobs/thesis.sh --folds    then teacher and student with each of the other artists as the unseen one: 50 minutes
 #     jobs/thesis.sh --quick    a few records and one epoch: shows that all of it works, no figure; five minutes
 set -euo pipefail
 cd "$(dirname "$0")/.."
