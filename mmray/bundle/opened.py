@@ -208,7 +208,9 @@ class Bundle:
         if RECORDS not in self.manifest.files:
             return None
         try:
-            return pq.read_table(pa.BufferReader(self._read(RECORDS)))
+            # In this thread alone: one of Arrow's that lets go of Python's bytes while Python exits aborts
+            # the process.
+            return pq.ParquetFile(pa.BufferReader(self._read(RECORDS))).read(use_threads=False)
         except Exception as e:  # as in golden
             raise self._unreadable(RECORDS, e) from e
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -22,6 +24,27 @@ def copy(tmp_path):
 def edit_manifest(path, **changes):
     manifest = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps(manifest | changes))
+
+
+_NEW_THREADS = """
+import os, sys
+import pyarrow as pa, pyarrow.parquet as pq
+from mmray.bundle import Bundle
+from mmray.pipeline.sink import read_parquet
+from mmray.storage import Location
+
+bundle = Bundle.open(sys.argv[1])
+pq.write_table(pa.table({"row": range(9)}), sys.argv[2])
+before = set(os.listdir("/proc/self/task"))
+assert bundle.golden_records().num_rows and read_parquet(Location.parse(sys.argv[2])).num_rows == 9
+print(len(set(os.listdir("/proc/self/task")) - before))
+"""
+
+
+def test_parquet_is_read_without_a_thread_that_could_outlive_python(tmp_path):
+    """One of Arrow's that let go of Python's bytes while Python exited ended `bundle inspect` by SIGABRT."""
+    command = [sys.executable, "-c", _NEW_THREADS, str(small_bundle().path), str(tmp_path / "a.parquet")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "0\n"
 
 
 def test_what_is_written_is_what_is_opened():
