@@ -24,7 +24,7 @@ from mmray.schema import TENSOR_OF, Modality
 #: Rows of a batch of a job on a device; fewer for large records.
 JOB_ROWS = 256
 _CPU_ROWS = (8, 64)  # of a batch on a CPU, by the size of its records
-_CPU_BYTES = 2_250_000  # of the inputs of such a batch: 32 pictures of 72 pixels, 11 of 224
+_CPU_BYTES = 2_250_000  # of its inputs: 34 records of 72 pixels, text and sound; 11 of 224
 #: Rows of a batch of a server: it uses the first size that fits the waiting records.
 SERVER_ROWS = (1, 4, 16, 64, 256)
 
